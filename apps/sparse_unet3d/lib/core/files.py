@@ -1,0 +1,40 @@
+"""Files that others read are written beside their place and renamed into it."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a path to write to, in the same folder and with the same ending; rename it to ``path`` on success.
+
+    A reader sees the old file or the new one, never a part. On an exception the old file stays and the new one is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ending = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
+    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=ending, dir=path.parent)
+    os.close(handle)
+    beside = Path(name)
+    # mkstemp makes files that only their owner can read; these are to be shared like any other file.
+    umask = os.umask(0)
+    os.umask(umask)
+    beside.chmod(0o666 & ~umask)
+    try:
+        yield beside
+        with beside.open("rb") as written:
+            os.fsync(written.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, renamed into place."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
