@@ -13,7 +13,7 @@ from typing import Any
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a path to write to, in the same folder and with the same ending; rename it to ``path`` on success.
 
-    A reader sees the old file or the new one, never a part. On an exception the old file stays and the new one is removed.
+    A reader sees the old file or the new one, never a part. On an exception the old file stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ network        channel 0, 1 … K            as in a prediction
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,10 +85,11 @@ class LabelScheme:
         """All segment names in the order Slicer creates them: the model's first, so that paint lies over them."""
         return (*self.predicted, *self.classes)
 
-    def targets(self, annotation: NDArray[np.integer]) -> NDArray[np.int64]:
+    def targets(self, annotation: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Turn an annotation into the network's targets, same shape: ``IGNORED``, 0 background, 1 … K foreground."""
         table = np.array([IGNORED, *range(1, len(self.foreground) + 1), 0], dtype=np.int64)
-        return table[annotation]
+        targets: NDArray[np.int64] = table[annotation]
+        return targets
 
     def describe(self) -> str:
         """One line for messages: ``foreground inside, tubule; background outside``."""
