@@ -1,0 +1,187 @@
+"""Rotation, scaling and smooth dense elastic deformation in one resampling (section 3.2).
+
+``draw_deformation`` makes all random choices; ``warp`` applies them, straight from the volume into the tile.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+MARGIN = 2
+"""Control points beyond the tile on each side: the boundary rule of the spline then has no say inside the tile."""
+
+
+@dataclass(frozen=True)
+class DeformationSettings:
+    """How strongly tiles are deformed.
+
+    Attributes:
+        rotation: largest rotation about each axis in degrees, drawn uniformly from ± this.
+        scaling: largest change of size; the factor is drawn log-uniformly from 1/(1 + scaling) … 1 + scaling.
+        elastic_sd: standard deviation in voxels, along each axis, of the vectors at the control points.
+        elastic_spacing: distance between control points in voxels, the same along each axis.
+    """
+
+    rotation: float = 15.0
+    scaling: float = 0.15
+    elastic_sd: tuple[float, ...] = (4.0, 4.0, 4.0)
+    elastic_spacing: int = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Deformation:
+    """Where each voxel of a tile comes from: ``centre + matrix @ (x - tile // 2) + displacement(x)``.
+
+    Attributes:
+        centre: (dims,) source voxel position of the tile's middle voxel.
+        matrix: (dims, dims) rotation and scaling, in voxels.
+        vectors: (dims, *control points) displacement in source voxels at the control points; the first one lies
+            ``MARGIN`` spacings before the tile's first voxel.
+        spacing: distance between control points in tile voxels.
+    """
+
+    centre: NDArray[np.float64]
+    matrix: NDArray[np.float64]
+    vectors: NDArray[np.float64]
+    spacing: int
+
+
+def control_points(tile: Sequence[int], spacing: int) -> tuple[int, ...]:
+    """Return the number of control points along each axis for a tile of these sizes."""
+    return tuple(math.ceil((size - 1) / spacing) + 1 + 2 * MARGIN for size in tile)
+
+
+def identity_deformation(centre: Sequence[int], tile: Sequence[int], spacing: int) -> Deformation:
+    """Return the deformation that cuts the tile out of the volume as it is."""
+    dims = len(tile)
+    vectors = np.zeros((dims, *control_points(tile, spacing)))
+    return Deformation(np.asarray(centre, dtype=float), np.eye(dims), vectors, spacing)
+
+
+def draw_deformation(
+    generator: np.random.Generator,
+    centre: Sequence[int],
+    tile: Sequence[int],
+    settings: DeformationSettings,
+    voxel_size: Sequence[float],
+) -> Deformation:
+    """Draw rotation, scaling and control point vectors.
+
+    Args:
+        generator: the only source of randomness.
+        centre: source voxel that the tile's middle voxel shows, but for the elastic displacement there.
+        tile: input sizes of the tile; two or three axes.
+        settings: strengths.
+        voxel_size: of the volume along each axis, in any unit; rotations are rigid in space, not in voxel indices.
+    """
+    dims = len(tile)
+    angles = np.radians(generator.uniform(-settings.rotation, settings.rotation, size=3 if dims == 3 else 1))
+    factor = math.exp(generator.uniform(-1, 1) * math.log1p(settings.scaling))
+    size = np.asarray(voxel_size, dtype=float)
+    matrix = factor * (_rotation(angles) * size) / size[:, None]
+    scale = np.asarray(settings.elastic_sd[:dims]).reshape(-1, *[1] * dims)
+    vectors = scale * generator.standard_normal((dims, *control_points(tile, settings.elastic_spacing)))
+    return Deformation(np.asarray(centre, dtype=float), matrix, vectors, settings.elastic_spacing)
+
+
+def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rotation matrix in the plane (one angle), or about z, y and x in turn (three angles), in radians."""
+    if len(angles) == 1:
+        cos, sin = math.cos(angles[0]), math.sin(angles[0])
+        return np.array([[cos, -sin], [sin, cos]])
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        first, second = [a for a in range(3) if a != axis]
+        turn = np.eye(3)
+        turn[first, first] = turn[second, second] = math.cos(angle)
+        turn[first, second], turn[second, first] = -math.sin(angle), math.sin(angle)
+        matrix = turn @ matrix
+    return matrix
+
+
+def _spline_weights(size: int, points: int, spacing: int) -> NDArray[np.float64]:
+    """Return (size, points): the cubic B-spline weight of each control point at each voxel along an axis."""
+    distance = np.abs(np.arange(size)[:, None] / spacing + MARGIN - np.arange(points)[None, :])
+    near = 2 / 3 - distance**2 + distance**3 / 2
+    far = (2 - distance) ** 3 / 6
+    return np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+
+
+def displacement(deformation: Deformation, tile: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Interpolate the control point vectors by cubic B-splines: at a control point the result is its vector.
+
+    Returns:
+        (dims, *tile) float32 displacement in source voxels.
+    """
+    dims = len(tile)
+    coefficients = np.stack([ndimage.spline_filter(v, order=3, mode="mirror") for v in deformation.vectors])
+    field = torch.as_tensor(coefficients, dtype=torch.float32, device=device)
+    for axis, size in enumerate(tile):
+        weights = _spline_weights(size, coefficients.shape[1 + axis], deformation.spacing)
+        field = torch.tensordot(field, torch.as_tensor(weights, dtype=torch.float32, device=device), ([1], [1]))
+    # Each product moved the axis it interpolated to the end, so that after all of them the order is as before.
+    assert field.ndim == dims + 1
+    return field
+
+
+def source_positions(deformation: Deformation, tile: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Return (dims, *tile) float32: the source voxel position of each tile voxel."""
+    dims = len(tile)
+    positions = displacement(deformation, tile, device)
+    for source in range(dims):
+        positions[source] += float(deformation.centre[source])
+        for axis, size in enumerate(tile):
+            offsets = torch.arange(size, dtype=torch.float32, device=device) - size // 2
+            shape = [-1 if a == axis else 1 for a in range(dims)]
+            positions[source] += float(deformation.matrix[source, axis]) * offsets.view(shape)
+    return positions
+
+
+def _sampling_grid(positions: Tensor, shape: Sequence[int]) -> Tensor:
+    """Turn source positions into ``grid_sample``'s coordinates: (1, *tile, dims), last axis first, -1 … 1."""
+    last = torch.tensor([max(size - 1, 1) for size in shape], dtype=torch.float32, device=positions.device)
+    scaled = positions * (2 / last).view(-1, *[1] * len(shape)) - 1
+    return scaled.flip(0).movedim(0, -1).unsqueeze(0)
+
+
+def sample_image(image: Tensor, positions: Tensor) -> Tensor:
+    """Interpolate an image linearly, mirrored outside the volume.
+
+    Args:
+        image: (C, *volume) float32.
+        positions: (dims, *tile) source voxel positions.
+
+    Returns:
+        (C, *tile) float32.
+    """
+    grid = _sampling_grid(positions, image.shape[1:])
+    return functional.grid_sample(
+        image.unsqueeze(0), grid, mode="bilinear", padding_mode="reflection", align_corners=True
+    )[0]
+
+
+def sample_annotation(annotation: Tensor, positions: Tensor) -> Tensor:
+    """Take the nearest voxel of an annotation; outside the volume nothing is labelled.
+
+    Args:
+        annotation: (*volume) uint8.
+        positions: (dims, *tile) source voxel positions.
+
+    Returns:
+        (*tile) uint8.
+    """
+    shape = annotation.shape
+    nearest = torch.round(positions).long()
+    inside = torch.ones(nearest.shape[1:], dtype=torch.bool, device=annotation.device)
+    flat = torch.zeros(nearest.shape[1:], dtype=torch.long, device=annotation.device)
+    for axis, size in enumerate(shape):
+        inside &= (nearest[axis] >= 0) & (nearest[axis] < size)
+        flat = flat * size + nearest[axis].clamp(0, size - 1)
+    return torch.where(inside, annotation.reshape(-1)[flat], 0)

@@ -1,0 +1,51 @@
+"""Intersection over Union on labelled voxels (section 4.1)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .labels import IGNORED, LabelScheme
+
+
+def confusion(prediction: NDArray[np.uint8], annotation: NDArray[np.uint8], scheme: LabelScheme) -> NDArray[np.int64]:
+    """Count labelled voxels by true and predicted class.
+
+    Args:
+        prediction: values 0 … K, any shape.
+        annotation: values 0 … K+1, the same shape; unlabelled voxels don't count.
+        scheme: the label scheme that both follow.
+
+    Returns:
+        (K+1, K+1) counts, rows true classes, columns predicted ones, 0 being background. Counts of several volumes
+        may be added before IoU is taken of them.
+    """
+    classes = len(scheme.classes)
+    targets = scheme.targets(annotation)
+    labelled = targets != IGNORED
+    joint = targets[labelled] * classes + prediction[labelled]
+    return np.bincount(joint, minlength=classes * classes).reshape(classes, classes)
+
+
+def iou_per_class(counts: NDArray[np.int64], scheme: LabelScheme) -> dict[str, float | None]:
+    """Return true positives / (true positives + false negatives + false positives) for each foreground class.
+
+    Args:
+        counts: what ``confusion`` returned.
+        scheme: the label scheme.
+
+    Returns:
+        IoU in 0 … 1 by class name; None for a class that is neither annotated nor predicted.
+    """
+    result: dict[str, float | None] = {}
+    for value, name in enumerate(scheme.foreground, start=1):
+        both = int(counts[value, value])
+        either = int(counts[value].sum() + counts[:, value].sum()) - both
+        result[name] = both / either if either else None
+    return result
+
+
+def mean_iou(per_class: dict[str, float | None]) -> float | None:
+    """Return the mean over the classes that have an IoU; None where none has."""
+    values: Sequence[float] = [value for value in per_class.values() if value is not None]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,174 @@
+"""A trained network with the plan it was trained by, and the folder that keeps models."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .annotations import SliceSplit
+from .errors import InputError
+from .files import replacing, write_json
+from .labels import LabelScheme
+from .network import UNet
+from .plan import Plan
+
+FORMAT = 1
+"""Version of the model file's content."""
+
+
+def build_network(plan: Plan) -> UNet:
+    """Return the untrained network that a plan describes."""
+    return UNet(plan.channels, len(plan.scheme.classes), plan.width, plan.dims, plan.batch_norm)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained network and what is known of it.
+
+    Attributes:
+        network: the U-Net, on the CPU.
+        plan: what it was trained by.
+        split: annotated slices it was trained on, and those held out.
+        score: mean foreground IoU in 0 … 1 on ``metric``'s slices when it was published.
+        metric: ``validation IoU``, or ``training IoU`` where there were too few slices to hold any out.
+        run: identifies the training run, by the time it started.
+        epoch: at which it was taken.
+    """
+
+    network: UNet
+    plan: Plan
+    split: SliceSplit
+    score: float
+    metric: str
+    run: str
+    epoch: int
+
+    def save(self, path: Path) -> None:
+        """Write the model file, renamed into place."""
+        content = {
+            "format": FORMAT,
+            "network": self.network.state_dict(),
+            "plan": self.plan.to_json(),
+            "split": self.split.to_json(),
+            "score": self.score,
+            "metric": self.metric,
+            "run": self.run,
+            "epoch": self.epoch,
+        }
+        with replacing(path) as beside:
+            torch.save(content, beside)
+
+    @classmethod
+    def load(cls, path: Path) -> "Model":
+        """Read a model file.
+
+        Raises:
+            InputError: the file is missing, unreadable or of another format.
+        """
+        content = load_content(path)
+        plan = Plan.from_json(content["plan"])
+        network = build_network(plan)
+        network.load_state_dict(content["network"])
+        return cls(
+            network=network.eval(),
+            plan=plan,
+            split=SliceSplit.from_json(content["split"]),
+            score=content["score"],
+            metric=content["metric"],
+            run=content["run"],
+            epoch=content["epoch"],
+        )
+
+
+def load_content(path: Path) -> Mapping[str, Any]:
+    """Read a file that ``torch.save`` wrote, tensors on the CPU.
+
+    Raises:
+        InputError: the file is missing, unreadable or of another format.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such model file; train a model first")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{path}: cannot be read as a model file ({error}); remove it and train again") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise InputError(f"{path}: model file format {found}, expected {FORMAT}; train again with this version")
+    result: Mapping[str, Any] = content
+    return result
+
+
+def check_fit(path: Path, plan: Plan, scheme: LabelScheme, channels: int | None = None) -> None:
+    """Refuse a model that doesn't fit what is asked of it.
+
+    Args:
+        path: of the model file, for the message.
+        plan: the model's.
+        scheme: the server's.
+        channels: of the image, if there is one.
+
+    Raises:
+        InputError: another label scheme or number of channels; names the file and both values.
+    """
+    if plan.scheme != scheme:
+        raise InputError(
+            f"{path}: the model knows {plan.scheme.describe()}, the server is configured for {scheme.describe()}; "
+            "start the server with the model's classes (--conf labels, --conf background) or another --conf models"
+        )
+    if channels is not None and plan.channels != channels:
+        raise InputError(
+            f"{path}: the model takes images of {plan.channels} channel(s), this one has {channels}; "
+            "choose images recorded in the same way, or train a model on these"
+        )
+
+
+class ModelFolder:
+    """Where the models of one project are kept.
+
+    =================  ===============================================================
+    ``model.pt``       the published model, which inference uses
+    ``plan.json``      its plan, for people
+    ``archive/``       earlier published models
+    ``checkpoint.pt``  where training stands, to continue from
+    ``stats.json``     the last report of training
+    ``events/``        TensorBoard events
+    =================  ===============================================================
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.published = self.path / "model.pt"
+        self.plan_path = self.path / "plan.json"
+        self.archive = self.path / "archive"
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.stats_path = self.path / "stats.json"
+        self.events = self.path / "events"
+
+    def is_published(self) -> bool:
+        return self.published.is_file()
+
+    def load(self, scheme: LabelScheme, channels: int | None = None) -> Model:
+        """Read the published model.
+
+        Raises:
+            InputError: there is none, or it doesn't fit the scheme or the number of channels.
+        """
+        model = Model.load(self.published)
+        check_fit(self.published, model.plan, scheme, channels)
+        return model
+
+    def publish(self, model: Model) -> None:
+        """Make ``model`` the published one; keep the last one of an earlier run in the archive."""
+        if self.is_published():
+            earlier = Model.load(self.published)
+            if earlier.run != model.run:
+                self.archive.mkdir(parents=True, exist_ok=True)
+                number = 1 + sum(1 for _ in self.archive.glob("model_*.pt"))
+                with replacing(self.archive / f"model_{number:04d}.pt") as beside:
+                    shutil.copyfile(self.published, beside)
+        model.save(self.published)
+        write_json(self.plan_path, model.plan.to_json())

@@ -1,0 +1,89 @@
+"""Which statistics batch normalisation uses outside training (section 2).
+
+The paper normalises by the current statistics at test time too. Three ways are offered:
+
+==========  ============================================================================================
+``tile``    each tile by its own statistics: the paper's way. Neighbouring tiles may differ at their border.
+``volume``  statistics are collected over the whole volume first and then frozen: tiles fit without seams.
+``running`` the averages that training kept.
+==========  ============================================================================================
+"""
+
+import copy
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Statistics = Literal["tile", "volume", "running"]
+
+
+def _normalisations(network: nn.Module) -> list[_BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
+
+
+def by_running_statistics(network: nn.Module) -> nn.Module:
+    """Return a copy of the network that normalises by the averages kept in it."""
+    return copy.deepcopy(network).eval()
+
+
+def by_tile_statistics(network: nn.Module) -> nn.Module:
+    """Return a copy of the network that normalises each input by its own statistics and keeps no averages."""
+    changed = copy.deepcopy(network).eval()
+    for module in _normalisations(changed):
+        module.training = True
+        module.track_running_stats = False
+    return changed
+
+
+class _Pooled:
+    """Mean and variance of one layer's input over several tiles."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = torch.zeros(())
+        self.squares = torch.zeros(())
+
+    def add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        features = inputs[0].detach()
+        axes = [0, *range(2, features.ndim)]
+        count = features.numel() // features.shape[1]
+        variance, mean = torch.var_mean(features, dim=axes, correction=0)
+        # In double precision, since the mean square less the squared mean may cancel.
+        mean, variance = mean.double(), variance.double()
+        self.count += count
+        self.total = self.total.to(mean) + count * mean
+        self.squares = self.squares.to(mean) + count * (variance + mean**2)
+
+    def mean_and_variance(self) -> tuple[Tensor, Tensor]:
+        mean = self.total / self.count
+        return mean, self.squares / self.count - mean**2
+
+
+@torch.inference_mode()
+def by_volume_statistics(network: nn.Module, tiles: Iterable[Tensor]) -> nn.Module:
+    """Return a copy of the network that normalises by statistics pooled over all the tiles.
+
+    Args:
+        network: any network with batch normalisation; its own averages are not used.
+        tiles: (N, C, ...) inputs that together cover the volume. While the statistics are collected, each tile passes
+            through the network normalised by its own.
+    """
+    collecting = by_tile_statistics(network)
+    layers = _normalisations(collecting)
+    pooled = [_Pooled() for _ in layers]
+    handles = [layer.register_forward_pre_hook(statistic.add) for layer, statistic in zip(layers, pooled, strict=True)]
+    for tile in tiles:
+        collecting(tile)
+    for handle in handles:
+        handle.remove()
+    frozen = by_running_statistics(network)
+    for layer, statistic in zip(_normalisations(frozen), pooled, strict=True):
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        mean, variance = statistic.mean_and_variance()
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(variance)
+    return frozen

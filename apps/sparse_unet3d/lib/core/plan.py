@@ -1,0 +1,187 @@
+"""The plan: all that is decided from data and machine before training, saved with the model as readable JSON."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .deformation import DeformationSettings
+from .errors import InputError
+from .grey_values import GreyValueSettings
+from .labels import LabelScheme
+from .normalisation import Statistics
+from .sampling import AugmentationSettings
+from .tiles import input_size, is_valid, next_valid
+from .volumes import Volume, scale_intensity
+from .working_grid import WorkingGrid
+
+PAPER_WIDTH = 32
+PAPER_TILE = (132, 132, 116)
+
+CPU_WIDTH = 8
+"""Default width without a GPU: a step of the paper's width takes about 15 s on two cores, one of this about 2 s."""
+
+CPU_TILE = (172, 172, 172)
+"""Largest default tile without a GPU. Its output is 13 % of its voxels, that of the paper's tile 3 %."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What a person may decide; None leaves it to ``make_plan``.
+
+    Attributes:
+        width: feature maps of the first convolution.
+        spacing: working voxel size along each axis, in the image's unit; the image's own if None.
+        statistics: which statistics batch normalisation uses outside training.
+
+    Raises:
+        InputError: a value outside what is possible.
+    """
+
+    width: int | None = None
+    spacing: tuple[float, ...] | None = None
+    statistics: Statistics | None = None
+
+    def __post_init__(self) -> None:
+        if self.width is not None and self.width < 1:
+            raise InputError(f"width: {self.width} feature maps; give a whole number of at least 1, the paper's is 32")
+        if self.spacing is not None and (len(self.spacing) != 3 or not all(s > 0 for s in self.spacing)):
+            raise InputError(f"spacing: {self.spacing}; give three positive numbers, e.g. 1.76,1.76,2.04")
+        if self.statistics is not None and self.statistics not in get_args(Statistics):
+            raise InputError(f"statistics: {self.statistics!r}; give one of {', '.join(get_args(Statistics))}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided before training.
+
+    Attributes:
+        scheme: the label scheme.
+        channels: of the images.
+        spacing: working voxel size along each axis; None: each volume's own.
+        width: feature maps of the first convolution.
+        dims: 3, or 2 for the network of slices.
+        batch_norm: whether the network normalises before each ReLU.
+        statistics: which ones it uses outside training.
+        tile: input sizes of training tiles.
+        class_balance: exponent of the class weights, 0 (each voxel counts the same) … 1 (each class does).
+        learning_rate: at the start; it falls to 0 as (1 - progress)^0.9.
+        momentum: of the stochastic gradient descent.
+        steps_per_epoch: training steps between two reports.
+        augmentation: strengths.
+    """
+
+    scheme: LabelScheme
+    channels: int
+    spacing: tuple[float, ...] | None
+    width: int
+    tile: tuple[int, ...]
+    dims: int = 3
+    batch_norm: bool = True
+    statistics: Statistics = "volume"
+    class_balance: float = 0.5
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    steps_per_epoch: int = 10
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+
+    def __post_init__(self) -> None:
+        invalid = [size for size in self.tile if not is_valid(size)]
+        if invalid:
+            raise InputError(f"plan: tile {self.tile}: {invalid[0]} is no valid size; take {next_valid(invalid[0])}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values that ``from_json`` reads back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Plan":
+        """Read what ``to_json`` wrote."""
+        scheme, augmentation = values["scheme"], values["augmentation"]
+        deformation = dict(augmentation["deformation"])
+        deformation["elastic_sd"] = tuple(deformation["elastic_sd"])
+        return cls(
+            **{
+                **values,
+                "scheme": LabelScheme(tuple(scheme["foreground"]), scheme["background"]),
+                "spacing": None if values["spacing"] is None else tuple(values["spacing"]),
+                "tile": tuple(values["tile"]),
+                "augmentation": AugmentationSettings(
+                    DeformationSettings(**deformation), GreyValueSettings(**augmentation["grey_values"])
+                ),
+            }
+        )
+
+    def agrees_with(self, options: PlanOptions) -> bool:
+        """Tell whether nothing that a person decided contradicts the plan."""
+        return (
+            options.width in (None, self.width)
+            and options.spacing in (None, self.spacing)
+            and options.statistics in (None, self.statistics)
+        )
+
+
+def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptions, device: str) -> Plan:
+    """Decide on the plan for a set of annotated volumes.
+
+    On a GPU it is the paper's network and tile. On a CPU the network is narrower, and tiles are as large as the
+    volumes need up to a limit, since larger tiles waste less on their border.
+
+    Args:
+        volumes: at least one, all of the same number of channels.
+        scheme: the label scheme.
+        options: what a person decided.
+        device: ``cpu`` or ``cuda``.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    grids = [WorkingGrid.of(volume.shape, volume.spacing, options.spacing) for volume in volumes]
+    largest = np.max([grid.working for grid in grids], axis=0)
+    limit = CPU_TILE if on_cpu else PAPER_TILE
+    tile = tuple(min(input_size(int(length)), most) for length, most in zip(largest, limit, strict=True))
+    size = np.median([grid.voxel_size(volume.spacing) for grid, volume in zip(grids, volumes, strict=True)], axis=0)
+    return Plan(
+        scheme=scheme,
+        channels=volumes[0].channels,
+        spacing=options.spacing,
+        width=options.width or (CPU_WIDTH if on_cpu else PAPER_WIDTH),
+        tile=tile,
+        statistics=options.statistics or "volume",
+        augmentation=AugmentationSettings(deformation=DeformationSettings(elastic_sd=_elastic_sd(size))),
+    )
+
+
+def _elastic_sd(voxel_size: Sequence[float]) -> tuple[float, ...]:
+    """Return the paper's 4 voxels along each axis; less along an axis whose voxels are over twice the smallest size.
+
+    There 4 voxels would be a far larger distance in space than along the others.
+    """
+    smallest = min(voxel_size)
+    return tuple(4.0 if size <= 2 * smallest else 4.0 * smallest / size for size in map(float, voxel_size))
+
+
+def prepare_image(volume: Volume, plan: Plan) -> tuple[Tensor, WorkingGrid]:
+    """Turn a volume into the network's input: the same for training, validation and inference.
+
+    Returns:
+        (C, *working) float32 in 0 … 1, and the working grid.
+
+    Raises:
+        InputError: the volume has another number of channels than the plan.
+    """
+    if volume.channels != plan.channels:
+        raise InputError(
+            f"the image has {volume.channels} channel(s), the model was trained on {plan.channels}; "
+            "choose images recorded in the same way, or train a model on these"
+        )
+    grid = WorkingGrid.of(volume.shape, volume.spacing, plan.spacing)
+    return torch.as_tensor(grid.image(scale_intensity(volume.array))), grid
+
+
+def one_pass_voxels(shape: Sequence[int]) -> int:
+    """Return the input voxels of one pass over a whole volume of this working shape, border included."""
+    return math.prod(input_size(length) for length in shape)

@@ -1,0 +1,122 @@
+"""Training tiles: centred on labelled voxels, classes balanced, augmented on the fly (section 3.2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .deformation import DeformationSettings, draw_deformation, sample_annotation, sample_image, source_positions
+from .errors import InputError
+from .grey_values import GreyValueSettings, apply_grey_mapping, draw_grey_mapping
+from .labels import UNLABELLED, LabelScheme
+from .tiles import CONTEXT, output_shape
+
+ATTEMPTS = 100
+"""Draws before giving up on a tile with labelled voxels: a deformation moves its centre only slightly."""
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """All that is random in a training tile but for its place."""
+
+    deformation: DeformationSettings = field(default_factory=DeformationSettings)
+    grey_values: GreyValueSettings = field(default_factory=GreyValueSettings)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingVolume:
+    """A prepared volume on the working grid.
+
+    Attributes:
+        image: (C, *spatial) float32 in 0 … 1.
+        annotation: (*spatial) uint8, values 0 … K+1.
+        voxel_size: along each axis.
+    """
+
+    image: Tensor
+    annotation: Tensor
+    voxel_size: tuple[float, ...]
+
+
+class TileSampler:
+    """Draws augmented training tiles.
+
+    Args:
+        volumes: annotated volumes, on the device where tiles are wanted.
+        scheme: the label scheme.
+        tile: input sizes.
+        augmentation: strengths.
+
+    Raises:
+        InputError: none of the volumes has a labelled voxel.
+    """
+
+    def __init__(
+        self,
+        volumes: Sequence[TrainingVolume],
+        scheme: LabelScheme,
+        tile: Sequence[int],
+        augmentation: AugmentationSettings,
+    ) -> None:
+        self.volumes = list(volumes)
+        self.tile = tuple(tile)
+        self.output = output_shape(tile)
+        self.augmentation = augmentation
+        self._targets = torch.as_tensor(scheme.targets(np.arange(len(scheme.classes) + 1)))
+        # For each class, the volumes that have it with the positions of its voxels.
+        self._voxels: list[list[tuple[int, NDArray[np.int64]]]] = []
+        for value in range(1, len(scheme.classes) + 1):
+            found = [
+                (index, np.flatnonzero(volume.annotation.cpu().numpy() == value))
+                for index, volume in enumerate(self.volumes)
+            ]
+            found = [(index, voxels) for index, voxels in found if len(voxels)]
+            if found:
+                self._voxels.append(found)
+        if not self._voxels:
+            raise InputError("training: no voxel is labelled in any annotation; paint a slice and submit it first")
+
+    def draw(self, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Draw one tile.
+
+        Args:
+            generator: the only source of randomness.
+
+        Returns:
+            Image (C, *tile) float32 and targets (*output) int64, at least one of them labelled.
+        """
+        for _ in range(ATTEMPTS):
+            index, centre = self._draw_place(generator)
+            volume = self.volumes[index]
+            deformation = draw_deformation(
+                generator, centre, self.tile, self.augmentation.deformation, volume.voxel_size
+            )
+            positions = source_positions(deformation, self.tile, volume.image.device)
+            middle = (slice(None), *(slice(CONTEXT, CONTEXT + size) for size in self.output))
+            annotation = sample_annotation(volume.annotation, positions[middle])
+            if torch.any(annotation != UNLABELLED):
+                break
+        else:
+            raise InputError(f"training: no labelled voxel came into a tile in {ATTEMPTS} draws; annotate more of it")
+        mapping = draw_grey_mapping(generator, len(volume.image), self.augmentation.grey_values)
+        image = apply_grey_mapping(sample_image(volume.image, positions), mapping)
+        return image, self._targets.to(annotation.device)[annotation.long()]
+
+    def _draw_place(self, generator: np.random.Generator) -> tuple[int, list[int]]:
+        """Draw class, volume and labelled voxel, and centre the tile there.
+
+        Where the tile's output would reach beyond the volume it is moved inside: outside nothing is labelled.
+        """
+        found = self._voxels[generator.integers(len(self._voxels))]
+        index, voxels = found[generator.integers(len(found))]
+        shape = self.volumes[index].annotation.shape
+        voxel = np.unravel_index(voxels[generator.integers(len(voxels))], shape)
+        centre = []
+        for position, length, output in zip(voxel, shape, self.output, strict=True):
+            before = output // 2
+            after = length - (output - before)
+            centre.append(int(np.clip(position, before, after)) if after >= before else length // 2)
+        return index, centre

@@ -1,0 +1,133 @@
+"""Tile arithmetic: which input sizes are valid, what comes out, how tiles cover a volume (section 2, figure 2).
+
+Every convolution is valid (unpadded), so the output is ``CONTEXT`` voxels smaller on each side. Three 2×2×2 poolings
+must divide evenly, which leaves the sizes n ≡ 4 (mod 8), n ≥ 92. Because of the poolings the network commutes with
+shifts by multiples of 8 only: tiles whose output starts on that lattice, in a frame fixed to the volume, compute
+exactly the same voxels as one pass over the whole volume.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+
+LATTICE = 8
+"""Distance in voxels between admissible tile origins: three poolings by two."""
+
+CONTEXT = 44
+"""Voxels that the valid convolutions cut off on each side of a tile."""
+
+SMALLEST = 92
+"""Smallest valid input size along an axis; its output is 4 voxels wide."""
+
+
+def is_valid(size: int) -> bool:
+    """Tell whether an input of ``size`` voxels along an axis passes all poolings evenly."""
+    return size >= SMALLEST and size % LATTICE == SMALLEST % LATTICE
+
+
+def next_valid(size: int) -> int:
+    """Return the smallest valid input size that is at least ``size``."""
+    return max(SMALLEST, size + (SMALLEST - size) % LATTICE)
+
+
+def output_size(size: int) -> int:
+    """Return the output size along an axis for a valid input size.
+
+    Raises:
+        InputError: ``size`` is not valid; the message names the nearest sizes that are.
+    """
+    if not is_valid(size):
+        above = next_valid(size)
+        nearest = str(above) if above == SMALLEST else f"{above - LATTICE} or {above}"
+        raise InputError(f"tile: {size} voxels along an axis don't pass three poolings evenly; take {nearest}")
+    return size - 2 * CONTEXT
+
+
+def input_size(output: int) -> int:
+    """Return the smallest valid input size whose output is at least ``output`` voxels."""
+    return next_valid(output + 2 * CONTEXT)
+
+
+def output_shape(tile: Sequence[int]) -> tuple[int, ...]:
+    """Return ``output_size`` for each axis of an input tile."""
+    return tuple(output_size(size) for size in tile)
+
+
+def axis_origins(length: int, size: int) -> list[int]:
+    """Return where the outputs of tiles start along an axis, so that together they cover ``0 … length - 1``.
+
+    Args:
+        length: voxels of the volume along the axis.
+        size: valid input size of the tile along it.
+
+    Raises:
+        InputError: ``size`` is not valid, or its output of 4 voxels leaves gaps between lattice points.
+    """
+    output = output_size(size)
+    if length <= output:
+        return [0]
+    step = output - output % LATTICE
+    if step == 0:
+        raise InputError(
+            f"tile: an input of {size} voxels gives {output}, less than the lattice of {LATTICE}; "
+            f"take at least {SMALLEST + LATTICE}"
+        )
+    return list(range(0, length - output + step, step))
+
+
+def tile_origins(shape: Sequence[int], tile: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield the output origins, all multiples of 8, of the tiles that cover a volume of ``shape``."""
+    return itertools.product(*(axis_origins(length, size) for length, size in zip(shape, tile, strict=True)))
+
+
+def _axis_choices(length: int) -> list[tuple[int, int]]:
+    """Return (tiles, input size) along an axis: for each number of tiles the smallest size that covers ``length``."""
+    choices = [(1, input_size(length))]
+    smallest = SMALLEST + LATTICE
+    for size in range(choices[0][1] - LATTICE, smallest - 1, -LATTICE):
+        tiles = len(axis_origins(length, size))
+        if tiles > choices[-1][0]:
+            choices.append((tiles, size))
+        else:
+            choices[-1] = (tiles, size)
+    return choices
+
+
+def choose_tile(shape: Sequence[int], max_voxels: int) -> tuple[int, ...]:
+    """Choose the tile that covers a volume with the least computation within a limit of memory.
+
+    Args:
+        shape: the volume in voxels.
+        max_voxels: most input voxels that one tile may have.
+
+    Returns:
+        Valid input sizes for each axis. Larger tiles waste less on their borders, so the limit is used up; where even
+        the smallest tiling tile is above the limit, that one is returned.
+    """
+    best: tuple[float, tuple[int, ...]] | None = None
+    for choice in itertools.product(*(_axis_choices(length) for length in shape)):
+        voxels = math.prod(size for _, size in choice)
+        if voxels > max_voxels:
+            continue
+        computed = float(voxels * math.prod(tiles for tiles, _ in choice))
+        if best is None or computed < best[0]:
+            best = computed, tuple(size for _, size in choice)
+    if best is None:
+        return tuple(_axis_choices(length)[-1][1] for length in shape)
+    return best[1]
+
+
+def mirror(positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Map positions outside ``0 … length - 1`` to those they mirror, repeatedly where the volume is thin.
+
+    The border voxel is not repeated: -1 becomes 1. A volume of one voxel repeats it.
+    """
+    if length == 1:
+        return np.zeros_like(positions)
+    folded = np.mod(positions, 2 * (length - 1))
+    return np.where(folded < length, folded, 2 * (length - 1) - folded)

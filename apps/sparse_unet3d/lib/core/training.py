@@ -1,0 +1,402 @@
+"""Training from sparse annotation (section 3.2): stochastic gradient descent on augmented tiles, one at a time."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .allocation import keep_freed_memory
+from .annotations import AnnotatedSlice, SliceSplit, annotated_slices, apply_split, split_slices
+from .errors import InputError
+from .files import replacing
+from .inference import laid_out
+from .labels import UNLABELLED, LabelScheme
+from .loss import class_weights, weighted_cross_entropy
+from .metrics import confusion, iou_per_class, mean_iou
+from .model import FORMAT, Model, ModelFolder, build_network, check_fit, load_content
+from .plan import Plan, PlanOptions, make_plan, one_pass_voxels, prepare_image
+from .sampling import TileSampler, TrainingVolume
+from .segmentation import segment_with
+from .volumes import Volume
+
+Start = Literal["continue", "afresh"]
+
+VALIDATION_SHARE = 0.15
+"""Most of the training time that validation may take; decides how often it is done."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingCase:
+    """A volume with its annotation.
+
+    Attributes:
+        id: of the image.
+        volume: the image.
+        annotation: (X, Y, Z) uint8 on the volume's grid, 0 unlabelled, 1 … K foreground, K+1 background.
+    """
+
+    id: str
+    volume: Volume
+    annotation: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What a person sets for one training.
+
+    Attributes:
+        max_epochs: epochs after which it ends.
+        max_minutes: minutes after which it ends, whichever comes first; 0 for no limit.
+        start: ``continue`` where the last training stood, or ``afresh`` with an untrained network.
+        seed: of all randomness.
+
+    Raises:
+        InputError: a value outside what is possible.
+    """
+
+    max_epochs: int = 100
+    max_minutes: float = 0.0
+    start: Start = "continue"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_epochs < 1:
+            raise InputError(f"max_epochs: {self.max_epochs}; give a whole number of at least 1")
+        if self.max_minutes < 0:
+            raise InputError(f"max_minutes: {self.max_minutes}; give 0 (no limit) or more")
+        if self.start not in get_args(Start):
+            raise InputError(f"start: {self.start!r}; give one of {', '.join(get_args(Start))}")
+
+
+Report = dict[str, Any]
+"""What is told after each epoch, JSON values:
+
+``run`` when the training started (ISO time), ``epoch``, ``total_epochs``, ``seconds`` of training so far, ``loss`` of
+the epoch, ``metric`` (``validation IoU`` or ``training IoU``), ``score`` and ``iou`` by class of the last evaluation
+(None before the first), ``best_metric`` of the published model or 0, ``published`` whether this run has published a
+model, ``finished``, ``message`` for people.
+"""
+
+
+def check_cases(cases: Sequence[TrainingCase], scheme: LabelScheme) -> None:
+    """Refuse annotations that nothing can be learnt from.
+
+    Raises:
+        InputError: nothing annotated, a single class annotated, or unlike numbers of channels.
+    """
+    painted = np.zeros(len(scheme.classes) + 1, dtype=bool)
+    for case in cases:
+        painted[np.unique(case.annotation)] = True
+    names = [name for name, found in zip(scheme.classes, painted[1:], strict=True) if found]
+    if not names:
+        raise InputError("training: nothing is annotated yet; paint some slices, submit them and train again")
+    if len(names) == 1:
+        others = ", ".join(name for name in scheme.classes if name != names[0])
+        raise InputError(
+            f"training: only the class {names[0]!r} is annotated, which leaves nothing to tell it from; "
+            f"paint some of {others} as well"
+        )
+    first = cases[0]
+    for case in cases[1:]:
+        if case.volume.channels != first.volume.channels:
+            raise InputError(
+                f"training: image {case.id!r} has {case.volume.channels} channel(s), {first.id!r} has "
+                f"{first.volume.channels}; put images recorded in different ways into different folders"
+            )
+
+
+def train(
+    cases: Sequence[TrainingCase],
+    scheme: LabelScheme,
+    folder: ModelFolder,
+    options: TrainingOptions,
+    plan_options: PlanOptions,
+    device: str,
+    report: Callable[[Report], None],
+) -> Report:
+    """Train a network, publishing it whenever it gets better on the held-out slices.
+
+    A process that runs this may be killed at any time: after each epoch the folder's checkpoint holds all that is
+    needed to continue.
+
+    Args:
+        cases: annotated volumes; those without any paint are left out.
+        scheme: the label scheme.
+        folder: where models are kept.
+        options: what a person set.
+        plan_options: what a person decided about the plan.
+        device: ``cpu`` or ``cuda``.
+        report: called after each epoch.
+
+    Returns:
+        The last report.
+
+    Raises:
+        InputError: nothing can be learnt from the cases.
+    """
+    check_cases(cases, scheme)
+    keep_freed_memory()
+    cases = [case for case in cases if np.any(case.annotation)]
+    run = _start_run(cases, scheme, folder, options, plan_options, device)
+    return run.go(report)
+
+
+def _start_run(
+    cases: Sequence[TrainingCase],
+    scheme: LabelScheme,
+    folder: ModelFolder,
+    options: TrainingOptions,
+    plan_options: PlanOptions,
+    device: str,
+) -> "_Run":
+    """Set up a run: continued where the checkpoint allows it, else new."""
+    channels = cases[0].volume.channels
+    checkpoint = _fitting_checkpoint(folder, scheme, channels, plan_options) if options.start == "continue" else None
+    rival = _fitting_published(folder, scheme, channels)
+    earlier = SliceSplit.from_json(checkpoint["split"]) if checkpoint else rival.split if rival else None
+    slices = {case.id: annotated_slices(case.annotation) for case in cases}
+    split = split_slices(slices, options.seed, earlier)
+    volumes = [case.volume for case in cases]
+    plan = Plan.from_json(checkpoint["plan"]) if checkpoint else make_plan(volumes, scheme, plan_options, device)
+    torch.manual_seed(options.seed)
+    run = _Run(cases, folder, options, device, plan, split, rival)
+    if checkpoint:
+        run.continue_from(checkpoint)
+    return run
+
+
+def _fitting_checkpoint(
+    folder: ModelFolder, scheme: LabelScheme, channels: int, plan_options: PlanOptions
+) -> Mapping[str, Any] | None:
+    """Return the checkpoint's content if there is one that fits what is to be trained."""
+    if not folder.checkpoint.is_file():
+        return None
+    try:
+        content = load_content(folder.checkpoint)
+        plan = Plan.from_json(content["plan"])
+        check_fit(folder.checkpoint, plan, scheme, channels)
+    except InputError:
+        return None
+    return content if plan.agrees_with(plan_options) else None
+
+
+def _fitting_published(folder: ModelFolder, scheme: LabelScheme, channels: int) -> Model | None:
+    """Return the published model if there is one that does the same task: a new one has to score as well."""
+    if not folder.is_published():
+        return None
+    try:
+        return folder.load(scheme, channels)
+    except InputError:
+        return None
+
+
+class _Run:
+    """One training run; its state is what a checkpoint holds."""
+
+    def __init__(
+        self,
+        cases: Sequence[TrainingCase],
+        folder: ModelFolder,
+        options: TrainingOptions,
+        device: str,
+        plan: Plan,
+        split: SliceSplit,
+        rival: Model | None,
+    ) -> None:
+        self.folder, self.options, self.device, self.plan, self.split = folder, options, device, plan, split
+        self.rival = rival
+        self.network = build_network(plan).to(device)
+        if plan.dims == 3:
+            self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.optimiser = torch.optim.SGD(
+            self.network.parameters(), lr=plan.learning_rate, momentum=plan.momentum, nesterov=True
+        )
+        self.id = datetime.now(UTC).isoformat(timespec="microseconds")
+        self.epoch = 0
+        self.seconds = 0.0
+        self.best: float | None = None
+        self._prepare(cases)
+
+    def _prepare(self, cases: Sequence[TrainingCase]) -> None:
+        """Split the annotations, prepare the volumes and set the class weights."""
+        scheme, nothing = self.plan.scheme, list[AnnotatedSlice]()
+        training: list[TrainingVolume] = []
+        evaluation: list[TrainingCase] = []
+        counts = np.zeros(len(scheme.classes), dtype=np.int64)
+        for case in cases:
+            learnt, held_out = apply_split(
+                case.annotation, self.split.training.get(case.id, nothing), self.split.validation.get(case.id, nothing)
+            )
+            image, grid = prepare_image(case.volume, self.plan)
+            resampled = grid.annotation(learnt)
+            training.append(
+                TrainingVolume(
+                    image.to(self.device),
+                    torch.as_tensor(resampled).to(self.device),
+                    grid.voxel_size(case.volume.spacing),
+                )
+            )
+            targets = scheme.targets(resampled)
+            counts += np.bincount(targets[targets >= 0], minlength=len(counts))
+            judged = held_out if self.split.has_validation else learnt
+            if np.any(judged != UNLABELLED):
+                evaluation.append(replace(case, annotation=judged))
+        self.sampler = TileSampler(training, scheme, self.plan.tile, self.plan.augmentation)
+        self.weights = torch.tensor(class_weights(counts.tolist(), self.plan.class_balance), device=self.device)
+        self.evaluation = evaluation
+        self.evaluation_interval = self._evaluation_interval(training)
+
+    def _evaluation_interval(self, volumes: Sequence[TrainingVolume]) -> int:
+        """Return every how many epochs to evaluate; counted in voxels, not seconds, so that runs can be repeated."""
+        one_evaluation = sum(one_pass_voxels(volume.annotation.shape) for volume in volumes)
+        # A training step passes its tile forward once and backward at about twice the cost.
+        one_epoch = 3 * self.plan.steps_per_epoch * math.prod(self.plan.tile)
+        return math.ceil(one_evaluation / (VALIDATION_SHARE * one_epoch))
+
+    @property
+    def metric(self) -> str:
+        return "validation IoU" if self.split.has_validation else "training IoU"
+
+    def continue_from(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take over the network, and the course of the run too unless it had come to its end."""
+        self.network.load_state_dict(checkpoint["network"])
+        if not checkpoint["finished"]:
+            self.optimiser.load_state_dict(checkpoint["optimiser"])
+            self.id, self.epoch = checkpoint["run"], checkpoint["epoch"]
+            self.seconds, self.best = checkpoint["seconds"], checkpoint["best"]
+
+    def _save_checkpoint(self, finished: bool) -> None:
+        content = {
+            "format": FORMAT,
+            "plan": self.plan.to_json(),
+            "split": self.split.to_json(),
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "run": self.id,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "best": self.best,
+            "finished": finished,
+        }
+        with replacing(self.folder.checkpoint) as beside:
+            torch.save(content, beside)
+
+    def _progress(self) -> float:
+        """Return the part of the run that is done, 0 … 1."""
+        progress = self.epoch / self.options.max_epochs
+        if self.options.max_minutes:
+            progress = max(progress, self.seconds / (60 * self.options.max_minutes))
+        return min(progress, 1.0)
+
+    def go(self, report: Callable[[Report], None]) -> Report:
+        """Train until the options say stop."""
+        to_beat = self._score_to_beat()
+        score: float | None = None
+        iou: dict[str, float | None] | None = None
+        loss = math.nan
+        latest = self._report(loss, score, iou, to_beat, self._progress() >= 1)
+        while self._progress() < 1:
+            began, before = time.monotonic(), self.seconds
+            loss = self._train_epoch()
+            self.epoch += 1
+            self.seconds = before + time.monotonic() - began
+            finished = self._progress() >= 1
+            if finished or self.epoch % self.evaluation_interval == 0:
+                score, iou = self._evaluate(self.network, self.plan)
+                if score >= max(to_beat, self.best or 0.0):
+                    self.best = score
+                    self.folder.publish(self._model(score))
+                self.seconds = before + time.monotonic() - began
+            self._save_checkpoint(finished)
+            latest = self._report(loss, score, iou, to_beat, finished)
+            report(latest)
+        return latest
+
+    def _score_to_beat(self) -> float:
+        """Score the published model of an earlier run on the slices that this run is judged by (design, rule 5)."""
+        if self.rival is None or self.rival.run == self.id:
+            return 0.0
+        return self._evaluate(self.rival.network, self.rival.plan)[0]
+
+    def _report(
+        self,
+        loss: float,
+        score: float | None,
+        iou: dict[str, float | None] | None,
+        to_beat: float,
+        finished: bool,
+    ) -> Report:
+        if self.best is not None:
+            message = f"published with {self.metric} {self.best:.3f}"
+        elif to_beat:
+            message = f"the published model keeps its place until one scores at least {to_beat:.3f} ({self.metric})"
+        else:
+            message = "no model is published yet"
+        if not self.split.has_validation:
+            message += "; too few annotated slices to hold any out, so the IoU is that of the slices trained on"
+        return {
+            "run": self.id,
+            "epoch": self.epoch,
+            "total_epochs": self.options.max_epochs,
+            "seconds": round(self.seconds, 1),
+            "loss": loss,
+            "metric": self.metric,
+            "score": score,
+            "iou": iou,
+            "best_metric": max(to_beat, self.best or 0.0),
+            "published": self.best is not None,
+            "finished": finished,
+            "message": message,
+        }
+
+    def _train_epoch(self) -> float:
+        """Train for an epoch; the next tile is drawn beside each step. Returns the mean loss."""
+        self.network.train()
+        steps = range(self.epoch * self.plan.steps_per_epoch, (self.epoch + 1) * self.plan.steps_per_epoch)
+        began, before = time.monotonic(), self.seconds
+        losses = []
+        with ThreadPoolExecutor(max_workers=1) as drawing:
+            coming = drawing.submit(self._draw, steps[0])
+            for step in steps:
+                image, targets = coming.result()
+                if step + 1 in steps:
+                    coming = drawing.submit(self._draw, step + 1)
+                self.seconds = before + time.monotonic() - began
+                losses.append(self._step(image, targets))
+        return sum(losses) / len(losses)
+
+    def _draw(self, step: int) -> tuple[Tensor, Tensor]:
+        # One generator per step: a continued run draws what an uninterrupted one would have drawn.
+        return self.sampler.draw(np.random.default_rng((self.options.seed, step)))
+
+    def _step(self, image: Tensor, targets: Tensor) -> float:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.plan.learning_rate * (1 - self._progress()) ** 0.9
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = weighted_cross_entropy(self.network(laid_out(image.unsqueeze(0))), targets.unsqueeze(0), self.weights)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        return float(loss)
+
+    def _evaluate(self, network: nn.Module, plan: Plan) -> tuple[float, dict[str, float | None]]:
+        """Return mean and per class IoU on the held-out slices, or on the training slices where there are none."""
+        scheme = plan.scheme
+        counts = np.zeros((len(scheme.classes), len(scheme.classes)), dtype=np.int64)
+        for case in self.evaluation:
+            prediction = segment_with(network, plan, case.volume, self.device)
+            counts += confusion(prediction, case.annotation, scheme)
+        iou = iou_per_class(counts, scheme)
+        return mean_iou(iou) or 0.0, iou
+
+    def _model(self, score: float) -> Model:
+        network = build_network(self.plan)
+        network.load_state_dict(self.network.state_dict())
+        return Model(network, self.plan, self.split, score, self.metric, self.id, self.epoch)

@@ -1,0 +1,86 @@
+"""The grid that the network works on: the volume's own, or a coarser or finer one (the paper halved its data)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Resize
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class WorkingGrid:
+    """A volume's own grid and the working grid laid over the same extent.
+
+    Attributes:
+        native: voxels of the volume along each axis.
+        working: voxels of the working grid along each axis.
+    """
+
+    native: tuple[int, ...]
+    working: tuple[int, ...]
+
+    @classmethod
+    def of(cls, shape: Sequence[int], voxel_size: Sequence[float], spacing: Sequence[float] | None) -> "WorkingGrid":
+        """Lay a grid of about ``spacing`` over a volume.
+
+        Args:
+            shape: the volume in voxels.
+            voxel_size: its voxel size, in the unit of ``spacing``.
+            spacing: wanted voxel size, rounded so that a whole number of voxels fits; None keeps the volume's own.
+        """
+        native = tuple(shape)
+        if spacing is None:
+            return cls(native, native)
+        sizes = zip(shape, voxel_size, spacing, strict=True)
+        return cls(native, tuple(max(1, round(length * own / wanted)) for length, own, wanted in sizes))
+
+    @property
+    def is_native(self) -> bool:
+        return self.native == self.working
+
+    def voxel_size(self, native: Sequence[float]) -> tuple[float, ...]:
+        """Return the working voxel size, given the volume's own."""
+        sizes = zip(native, self.native, self.working, strict=True)
+        return tuple(size * before / after for size, before, after in sizes)
+
+    def image(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Resample an image (C, *native) to (C, *working): linear, smoothed first where it gets coarser."""
+        if self.is_native:
+            return image
+        resize = Resize(self.working, mode="trilinear", align_corners=False, anti_aliasing=True)
+        return np.asarray(resize(torch.as_tensor(image)), dtype=np.float32)
+
+    def annotation(self, annotation: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resample an annotation (*native) to (*working) such that no painted plane falls between the voxels.
+
+        A working voxel takes the most frequent class among the labelled voxels in it; where none lies in it, as on a
+        finer grid, the value of the nearest voxel.
+        """
+        if self.is_native:
+            return annotation
+        nearest = annotation
+        for axis, (native, working) in enumerate(zip(self.native, self.working, strict=True)):
+            centres = (np.arange(working) + 0.5) * native / working
+            nearest = np.take(nearest, centres.astype(np.int64), axis=axis)
+        labelled = np.nonzero(annotation)
+        inside: Any = tuple(
+            (index * 2 + 1) * working // (2 * native)
+            for index, native, working in zip(labelled, self.native, self.working, strict=True)
+        )
+        values = annotation[labelled]
+        votes = np.zeros((int(values.max(initial=0)) + 1, *self.working), dtype=np.int32)
+        np.add.at(votes, (values, *inside), 1)
+        return np.where(votes.any(axis=0), votes.argmax(axis=0), nearest).astype(np.uint8)
+
+    def back(self, probabilities: Tensor) -> Tensor:
+        """Resample class probabilities (classes, *working) to (classes, *native), linearly."""
+        if self.is_native:
+            return probabilities
+        return functional.interpolate(
+            probabilities.unsqueeze(0), size=self.native, mode="trilinear", align_corners=False
+        )[0]
