@@ -1,0 +1,445 @@
+"""Kidney-like phantom volumes with known truth, after section 3.1 of the paper.
+
+A specimen is embryonic tissue with a few convoluted tubules, recorded in three channels as by a confocal microscope:
+
+1. the tubule stain (Tomato-Lectin): tubule walls, but also solid blood vessels and blobs of the same brightness;
+2. nuclei (DAPI) everywhere but in hollow places;
+3. cell membranes (Beta-Catenin) everywhere but in hollow places.
+
+Hollow places are the tubules' lumina and cavities that no stained wall surrounds. So the brightness of a voxel doesn't tell
+its class, the surroundings do. All arrays have the axes (X, Y, Z); lengths are in µm.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
+
+from .files import replacing
+
+__all__ = ["PAPER_SPECIMENS", "SAMPLE_SPECIMENS", "Specimen", "make_phantom", "write_samples"]
+
+INSIDE = 1
+TUBULE = 2
+
+Floats = NDArray[np.float64]
+Field = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """All that distinguishes one specimen and its recording from another.
+
+    Args:
+        shape: voxels in x, y, z.
+        seed: a phantom is a function of its specimen alone, so another seed gives other tubules.
+        spacing: voxel size in µm.
+        calibre: mean outer radius of the tubules in µm, varying by about 10 % along each.
+        lumen: mean radius of the lumen as a fraction of the outer radius.
+        tubules: fraction of the volume that tubules with their lumina are grown to fill.
+        vessels: fraction of the volume filled by solid structures that take the tubule stain.
+        cavities: fraction of the volume filled by hollow places without a stained wall.
+        staining: brightness of the stained structures in each channel, 1 being that of a good stain.
+        haze: brightness of unstained tissue in the tubule stain's channel.
+        photons: photons counted at full brightness at the top of the volume; fewer make more shot noise.
+        read_noise: standard deviation of the detector's noise, in photons.
+        attenuation: depth in µm over which the light falls to 1/e.
+        blur: standard deviation of the point-spread function in µm along x, y and z.
+        seams: standard deviation of the four tiles' gains.
+    """
+
+    shape: tuple[int, int, int]
+    seed: int
+    spacing: tuple[float, float, float] = (1.76, 1.76, 2.04)
+    calibre: float = 13.0
+    lumen: float = 0.48
+    tubules: float = 0.15
+    vessels: float = 0.09
+    cavities: float = 0.05
+    staining: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    haze: float = 0.2
+    photons: float = 100.0
+    read_noise: float = 1.5
+    attenuation: float = 180.0
+    blur: tuple[float, float, float] = (1.5, 1.5, 3.0)
+    seams: float = 0.08
+
+
+SAMPLE_SPECIMENS = (
+    Specimen((128, 128, 64), seed=1),
+    Specimen(
+        (128, 128, 64), seed=2, calibre=14.5, lumen=0.5, staining=(0.85, 1.2, 0.9), haze=0.24, photons=70.0, seams=0.1
+    ),
+    Specimen(
+        (128, 128, 64), seed=3, calibre=12.2, lumen=0.5, staining=(1.1, 0.8, 1.15), haze=0.16, photons=140.0, seams=0.06
+    ),
+)
+"""The three volumes of the sample datastore."""
+
+PAPER_SPECIMENS = (
+    Specimen((248, 244, 64), seed=1),
+    Specimen(
+        (245, 244, 56), seed=2, calibre=15.0, lumen=0.5, staining=(0.8, 1.25, 0.85), haze=0.26, photons=60.0, seams=0.1
+    ),
+    Specimen(
+        (246, 244, 59),
+        seed=3,
+        calibre=12.0,
+        lumen=0.5,
+        staining=(1.15, 0.75, 1.2),
+        haze=0.15,
+        photons=150.0,
+        seams=0.06,
+    ),
+)
+"""Three volumes of the paper's sizes."""
+
+
+def make_phantom(specimen: Specimen) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """Grow a specimen and record it.
+
+    Returns:
+        The image (3, X, Y, Z), 12 bits in uint16 as from the paper's microscope, and the truth (X, Y, Z): 0 background,
+        1 inside the tubule, 2 tubule (its wall). Equal specimens give equal arrays.
+    """
+    anatomy, noise = np.random.default_rng(specimen.seed).spawn(2)
+    tissue = _Tissue.grow(specimen, anatomy)
+    return _record(specimen, _stain(specimen, tissue, anatomy), noise), tissue.truth
+
+
+def write_samples(
+    images_folder: str | Path, truth_folder: str | Path, specimens: Sequence[Specimen] = SAMPLE_SPECIMENS
+) -> list[Path]:
+    """Write ``kidney_1.nii.gz``, … to ``images_folder`` and true label maps of the same names to ``truth_folder``.
+
+    Images are NIfTI of shape (X, Y, Z, 1, 3) with vector intent, the only multi-channel form of NIfTI that 3D Slicer
+    shows with the right geometry. Slicer works in mm and is awkward with things of a hundredth of that, so, as is usual in
+    microscopy, 1 µm is written as 1 mm: where Slicer says 1.76 mm read 1.76 µm. The axes x, y, z point left, posterior,
+    superior, which Slicer shows as microscopists do: x to the right, y down.
+
+    Returns:
+        The paths of the images.
+    """
+    images = []
+    for number, specimen in enumerate(specimens, 1):
+        image, truth = make_phantom(specimen)
+        name = f"kidney_{number}.nii.gz"
+        # (C, X, Y, Z) to (X, Y, Z, 1, C)
+        vectors = np.moveaxis(image, 0, -1)[:, :, :, np.newaxis]
+        images.append(Path(images_folder) / name)
+        _write_nifti(images[-1], vectors, specimen.spacing, intent="vector")
+        _write_nifti(Path(truth_folder) / name, truth, specimen.spacing, intent="none")
+    return images
+
+
+def _write_nifti(path: Path, array: NDArray[Any], spacing: tuple[float, float, float], intent: str) -> None:
+    nifti = nibabel.Nifti1Image(array, np.diag([-spacing[0], -spacing[1], spacing[2], 1.0]))
+    nifti.header.set_intent(intent)
+    nifti.header.set_xyzt_units("mm")
+    nifti.set_qform(nifti.affine, code=1)
+    nifti.set_sform(nifti.affine, code=1)
+    with replacing(path) as beside:
+        nibabel.save(nifti, beside)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tubes:
+    """Tubes and blobs of one kind: points along their centre lines, densely enough to be taken for the line itself.
+
+    points: (N, 3) in µm; radius: (N,) outer radius there in µm; lumen: (N,) radius of the lumen as a fraction of it.
+    """
+
+    points: Floats
+    radius: Floats
+    lumen: Floats
+
+
+class _Grown:
+    """The tubes of one kind that stand in the way of others: points 1/3 radius apart on their centre lines, in µm."""
+
+    def __init__(self) -> None:
+        self.points = np.empty((0, 3))
+        self.radii = np.empty(0)
+        self.tree = cKDTree(self.points)
+
+    def add(self, line: Floats, radius: float) -> None:
+        self.points = np.vstack([self.points, line])
+        self.radii = np.append(self.radii, np.full(len(line), radius))
+        self.tree = cKDTree(self.points)
+
+    def distance(self, points: Floats) -> Floats:
+        """Distance (N,) from the surface of the nearest tube.
+
+        Of the three nearest points of centre lines only: radii of one kind differ too little for another to matter much.
+        """
+        if not len(self.points):
+            return np.full(len(points), np.inf)
+        distance, index = self.tree.query(points, k=min(3, len(self.points)))
+        distance, index = distance.reshape(len(points), -1), index.reshape(len(points), -1)
+        nearest: Floats = (distance - self.radii[index]).min(axis=1)
+        return nearest
+
+
+class _Space:
+    """The box that tubes grow in, and what grew there so far. Lengths in µm."""
+
+    def __init__(self, size: Floats, rng: np.random.Generator) -> None:
+        self.size = size
+        self.rng = rng
+        self.kinds: list[_Grown] = []
+
+    def clearance(self, points: Floats, radius: float) -> Floats:
+        """Free distance (N,) between spheres of ``radius`` around ``points`` (N, 3) and all that grew before."""
+        free = np.full(len(points), np.inf)
+        for kind in self.kinds:
+            free = np.minimum(free, kind.distance(points) - radius)
+        return free
+
+    def fill(self, volume: float, radius: float, length: float, gap: float, variation: float, lumen: float) -> _Tubes:
+        """Grow tubes of mean ``radius`` and at most ``length`` until they fill ``volume`` (µm³) or find no more room."""
+        grown: list[_Tubes] = []
+        kind = _Grown()
+        self.kinds.append(kind)
+        filled, failures = 0.0, 0
+        while filled < volume and failures < 20:
+            own = radius * self.rng.uniform(1 - variation / 2, 1 + variation / 2)
+            room = (volume - filled) / (np.pi * own**2)
+            line = self._line(own, min(length, room), gap)
+            if line is None:
+                failures += 1
+                continue
+            tube = self._tube(line, own, variation, lumen)
+            grown.append(tube)
+            inner = np.all((tube.points > -own / 2) & (tube.points < self.size + own / 2), axis=1)
+            filled += float(np.mean(inner)) * np.pi * own**2 * max(len(line) * own / 3, own)
+            kind.add(line, own)
+        return _Tubes(
+            np.vstack([tube.points for tube in grown]),
+            np.concatenate([tube.radius for tube in grown]),
+            np.concatenate([tube.lumen for tube in grown]),
+        )
+
+    def _line(self, radius: float, length: float, gap: float) -> Floats | None:
+        """A winding centre line, points (N, 3) every third of the radius, that keeps ``gap`` from all others.
+
+        It looks four radii ahead along a fan of arcs and takes the one with most room, so that it winds through free
+        space and around itself. None where it soon got stuck.
+        """
+        rng = self.rng
+        step, tightest = radius / 3, 1 / (1.7 * radius)
+        starts = rng.uniform(0, self.size, (50, 3))
+        room = self.clearance(starts, radius)
+        if room.max() < gap:
+            return None
+        line = [starts[int(np.argmax(room))] if np.isfinite(room).all() else starts[0]]
+        heading = rng.normal(size=3)
+        heading /= np.linalg.norm(heading)
+        bend = np.zeros(3)
+        ahead = radius * np.array([0.34, 1.0, 2.0, 3.0, 4.0])
+        steps = max(1, int(length / step))
+        while len(line) < steps:
+            fan = np.concatenate(
+                [0.9 * bend + rng.normal(0, 0.25, (12, 3)) * tightest, rng.normal(0, 0.7, (12, 3)) * tightest]
+            )
+            fan -= np.outer(fan @ heading, heading)
+            curvature = np.linalg.norm(fan, axis=1, keepdims=True)
+            fan *= np.minimum(1, tightest / curvature)
+            curvature = np.minimum(curvature, tightest)[..., None]
+            angle = curvature * ahead[None, :, None]
+            # Points (fan, ahead, 3) along circular arcs.
+            arcs = line[-1] + heading * np.sin(angle) / curvature + fan[:, None] / curvature**2 * (1 - np.cos(angle))
+            free = self.clearance(arcs.reshape(-1, 3), radius).reshape(arcs.shape[:2])
+            # Its own line counts from where it can have turned away from itself.
+            own = np.array(line)
+            behind = (len(line) - 1 - np.arange(len(line))) * step
+            near = behind[None, :] + ahead[:, None] < 3.2 * radius
+            distance = cdist(arcs.reshape(-1, 3), own).reshape(*arcs.shape[:2], -1) - 2 * radius
+            free = np.minimum(free, np.where(near, np.inf, distance).min(axis=2)) - gap
+            outside = np.maximum(-arcs, arcs - self.size).max(axis=2) - 0.2 * radius
+            blocked = np.maximum(np.maximum(-free, outside), 0) / radius
+            cost = blocked @ np.array([8.0, 4.0, 2.0, 1.0, 1.0]) + rng.uniform(0, 0.2, len(fan))
+            best = int(np.argmin(cost))
+            if free[best, 0] < 0 or outside[best, 0] > radius:
+                break
+            bend = fan[best]
+            line.append(arcs[best, 0])
+            heading = heading + bend * step
+            heading /= np.linalg.norm(heading)
+        return np.array(line) if len(line) >= min(steps, 12) else None
+
+    def _tube(self, line: Floats, radius: float, variation: float, lumen: float) -> _Tubes:
+        """The dense form of a centre line, with calibre and lumen varying along it."""
+        count = 8 * len(line)
+        if len(line) > 3:
+            points = CubicSpline(np.arange(len(line)), line)(np.linspace(0, len(line) - 1, count))
+        else:
+            points = np.repeat(line, 8, axis=0)
+        # Calibre and lumen vary over about two diameters: 4 radii, 12 steps, 96 points.
+        waves = gaussian_filter1d(self.rng.normal(size=(2, count + 400)), 50, axis=1)[:, 200:-200] * np.sqrt(50 * 3.545)
+        waves = np.clip(waves, -2, 2)
+        return _Tubes(points, radius * (1 + variation / 2 * waves[0]), lumen + 0.03 * waves[1])
+
+
+@dataclass(frozen=True, eq=False)
+class _Tissue:
+    """What there is in the specimen before it is stained, all maps (X, Y, Z).
+
+    truth: 0 background, 1 lumen, 2 wall; vessel: solid structures that take the tubule stain; hollow: lumina and
+    cavities; membrane: the boundaries between cells and of hollow places; nucleus: brightness of the nucleus, 0 outside.
+    """
+
+    truth: NDArray[np.uint8]
+    vessel: Mask
+    hollow: Mask
+    membrane: Mask
+    nucleus: Field
+
+    @classmethod
+    def grow(cls, specimen: Specimen, rng: np.random.Generator) -> "_Tissue":
+        spacing = np.array(specimen.spacing)
+        space = _Space(np.array(specimen.shape) * spacing, rng)
+        whole = float(np.prod(space.size))
+        calibre = specimen.calibre
+        gap = 0.3 * calibre
+        tubules = space.fill(specimen.tubules * whole, calibre, 60 * calibre, gap, 0.2, specimen.lumen)
+        vessels = space.fill(specimen.vessels * 0.85 * whole, 0.5 * calibre, 12 * calibre, 0.2 * calibre, 0.6, 0.0)
+        cavities = space.fill(specimen.cavities * whole, 0.5 * calibre, 8 * calibre, 0.2 * calibre, 0.8, 0.0)
+        blobs = space.fill(specimen.vessels * 0.15 * whole, 0.5 * calibre, 0.1, 0.2 * calibre, 0.6, 0.0)
+
+        unevenness = 0.06 * calibre * _waves(specimen.shape, 5.0 / spacing, rng)
+        wall_distance, lumen = _distance(specimen, tubules, unevenness)
+        truth = np.zeros(specimen.shape, np.uint8)
+        truth[wall_distance < 1] = TUBULE
+        truth[wall_distance < lumen] = INSIDE
+        vessel = _distance(specimen, vessels, unevenness)[0] < 1
+        vessel |= _distance(specimen, blobs, unevenness)[0] < 1
+        vessel &= truth == 0
+        hollow = (_distance(specimen, cavities, unevenness)[0] < 1) & (truth == 0) & ~vessel
+        hollow |= truth == INSIDE
+        middle = np.abs(wall_distance - (1 + lumen) / 2) < 0.06
+        membrane, nucleus = _cells(specimen, truth, hollow, vessel, middle, rng)
+        return cls(truth, vessel, hollow, membrane, nucleus)
+
+
+def _waves(shape: tuple[int, int, int], sigma: Floats, rng: np.random.Generator) -> Field:
+    """A smooth random field with mean 0 and standard deviation 1; ``sigma`` in voxels along each axis."""
+    field: Field = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma, mode="wrap", truncate=3)
+    return field / field.std()
+
+
+def _distance(specimen: Specimen, tubes: _Tubes, unevenness: Field) -> tuple[Field, Field]:
+    """Distance from the nearest centre line as a fraction of the outer radius there, and that place's lumen fraction.
+
+    Both (X, Y, Z); far from all tubes the distance is infinite and the lumen 0.
+    """
+    spacing = np.array(specimen.spacing)
+    reach = float(tubes.radius.max()) * 1.25
+    # No voxel is farther from a point than from that point's projection onto the box, so that lines outside count too.
+    voxels = np.clip((tubes.points / spacing).astype(int), 0, np.array(specimen.shape) - 1)
+    empty = np.ones(specimen.shape, bool)
+    empty[tuple(voxels.T)] = False
+    near = np.argwhere(distance_transform_edt(empty, sampling=spacing) < reach + spacing.max())
+    distance, index = cKDTree(tubes.points).query((near + 0.5) * spacing, distance_upper_bound=reach)
+    hit = np.isfinite(distance)
+    near, distance, index = near[hit], distance[hit], index[hit]
+    place = tuple(near.T)
+    relative = np.full(specimen.shape, np.inf, np.float32)
+    lumen = np.zeros(specimen.shape, np.float32)
+    relative[place] = (distance + unevenness[place]) / tubes.radius[index]
+    lumen[place] = tubes.lumen[index]
+    return relative, lumen
+
+
+def _cells(
+    specimen: Specimen,
+    truth: NDArray[np.uint8],
+    hollow: Mask,
+    vessel: Mask,
+    middle: Mask,
+    rng: np.random.Generator,
+) -> tuple[Mask, Field]:
+    """Fill all but the hollow places with cells, each the places nearest to its nucleus.
+
+    Returns:
+        The membranes and the brightness of the nuclei, both (X, Y, Z).
+    """
+    spacing = np.array(specimen.spacing)
+
+    def scattered(pitch: float, where: Mask) -> NDArray[np.intp]:
+        """Voxels (N, 3) of ``where``, about one in each cube of ``pitch`` µm."""
+        voxels = rng.permutation(np.argwhere(where))
+        cubes = (voxels * spacing // pitch).astype(int)
+        _, first = np.unique(np.ravel_multi_index(tuple(cubes.T), tuple(cubes.max(axis=0) + 1)), return_index=True)
+        chosen: NDArray[np.intp] = voxels[np.sort(first)]
+        return chosen
+
+    # A wall is one layer of cells, its nuclei in the middle.
+    nuclei = np.concatenate([scattered(10.0, middle), scattered(15.0, (truth == 0) & ~hollow)])
+    radius = rng.uniform(2.4, 4.0, len(nuclei)).astype(np.float32)
+    light = rng.uniform(0.6, 1.2, len(nuclei)).astype(np.float32)
+    cell = np.zeros(specimen.shape, np.int32)
+    cell[tuple(nuclei.T)] = np.arange(1, len(nuclei) + 1)
+    distance, nearest = distance_transform_edt(cell == 0, sampling=spacing, return_indices=True)
+    cell = cell[tuple(nearest)] - 1
+    nucleus = np.where((distance < radius[cell]) & ~hollow, light[cell], np.float32(0))
+    # Cells end at the walls of tubules, vessels and hollow places.
+    part = cell * 4 + np.where(hollow, 0, np.where(truth == TUBULE, 1, np.where(vessel, 2, 3)))
+    part[hollow] = -1
+    membrane = np.zeros(specimen.shape, bool)
+    for axis in range(3):
+        before = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
+        after = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
+        membrane[before] |= part[before] != part[after]
+    return membrane & ~hollow, nucleus
+
+
+def _stain(specimen: Specimen, tissue: _Tissue, rng: np.random.Generator) -> Field:
+    """Brightness (3, X, Y, Z) of the stained specimen, about 0 to 1, before any microscope saw it."""
+    spacing = np.array(specimen.spacing)
+    fine = _waves(specimen.shape, 2.5 / spacing, rng)
+    coarse = _waves(specimen.shape, 18.0 / spacing, rng)
+    solid = ~tissue.hollow
+    tubule_stain, nuclear_stain, membrane_stain = specimen.staining
+    taken = (
+        np.clip(0.62 + 0.16 * coarse + 0.12 * fine, 0.15, None) + 0.3 * tissue.membrane - 0.25 * (tissue.nucleus > 0)
+    )
+    stained = (tissue.truth == TUBULE) | tissue.vessel
+    channels = np.empty((3, *specimen.shape), np.float32)
+    channels[0] = solid * specimen.haze * np.clip(1 + 0.4 * fine + 0.3 * coarse, 0.2, None)
+    channels[0][stained] = tubule_stain * taken[stained]
+    channels[1] = nuclear_stain * tissue.nucleus + solid * 0.08 * (1 + 0.3 * fine)
+    channels[2] = membrane_stain * tissue.membrane * np.clip(0.9 + 0.2 * coarse, 0.3, None) + solid * 0.1 * (
+        1 + 0.3 * fine
+    )
+    channels[:, tissue.hollow] = 0.03
+    return np.clip(channels, 0, None)
+
+
+def _record(specimen: Specimen, brightness: Field, rng: np.random.Generator) -> NDArray[np.uint16]:
+    """What the microscope makes of it: blur, falling light with depth, four tiles, photons, the detector's 12 bits."""
+    spacing = np.array(specimen.spacing)
+    depth = (np.arange(specimen.shape[2]) * spacing[2] / specimen.attenuation).astype(np.float32)
+    halves = [slice(None, None)] * 2
+    middle = [int(n / 2 + rng.uniform(-0.06, 0.06) * n) for n in specimen.shape[:2]]
+    image = np.empty(brightness.shape, np.uint16)
+    for channel, ideal in enumerate(brightness):
+        seen = gaussian_filter(ideal, np.array(specimen.blur) / spacing, truncate=3) * np.exp(-depth)
+        for i in range(2):
+            for j in range(2):
+                halves[0] = slice(middle[0], None) if i else slice(0, middle[0])
+                halves[1] = slice(middle[1], None) if j else slice(0, middle[1])
+                gain, offset = rng.normal(1, specimen.seams), rng.normal(0, 0.1 * specimen.seams)
+                seen[tuple(halves)] = np.clip(seen[tuple(halves)] * gain + offset + 0.02, 0, None)
+        photons = rng.poisson(seen * specimen.photons) + rng.normal(0, specimen.read_noise, seen.shape)
+        # Full brightness comes to lie at 60 % of the detector's range.
+        image[channel] = np.clip(np.round(100 + photons * (2400 / specimen.photons)), 0, 4095)
+    return image
