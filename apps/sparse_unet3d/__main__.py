@@ -1,0 +1,87 @@
+"""The commands of this software: ``python apps/sparse_unet3d COMMAND``, from the project's folder."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from lib.commands.demo import DemoOptions, run_demo
+from lib.commands.samples import make_samples
+from lib.commands.server_process import ServerError
+from lib.core.errors import InputError
+
+PROJECT = Path(__file__).resolve().parents[2]
+DATASTORE = PROJECT / "datastore"
+SAMPLE_TRUTH = PROJECT / "sample_truth"
+
+
+def samples(_arguments: argparse.Namespace) -> None:
+    """Run the command ``samples``."""
+    if not make_samples(DATASTORE, SAMPLE_TRUTH):
+        print(f"The sample volumes are there: {DATASTORE}")
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    """Run the command ``demo``."""
+    studies: Path | None = arguments.studies
+    if studies is None:
+        make_samples(DATASTORE, SAMPLE_TRUTH)
+    run_demo(
+        DemoOptions(
+            images=studies / "images" if studies else DATASTORE,
+            truths=studies / "labels" if studies else SAMPLE_TRUTH,
+            labels=arguments.labels or ("" if studies else "inside,tubule"),
+            slices_per_axis=1 if studies else 3,
+            minutes=arguments.minutes,
+            output=arguments.output,
+            seed=arguments.seed,
+        )
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    top = argparse.ArgumentParser(prog="python apps/sparse_unet3d", description="Sparse U-Net for 3D Slicer.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("samples", help="make the sample volumes, unless they are there")
+    command.set_defaults(run=samples)
+    command = commands.add_parser(
+        "demo", help="annotate, train, segment and measure without a person; writes report.html and report.json"
+    )
+    command.add_argument(
+        "--studies",
+        type=Path,
+        metavar="FOLDER",
+        help="folder with images/ and dense labels/ (0 background, 1, 2, … classes); default: the sample volumes",
+    )
+    command.add_argument("--labels", metavar="NAMES", help="class names, separated by commas; default: class_1, …")
+    command.add_argument("--minutes", type=float, default=6.0, help="how long to train (default: %(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="decides which slices are annotated (default: 0)")
+    command.add_argument(
+        "--output", type=Path, default=PROJECT / "demo", metavar="FOLDER", help="where the report goes (default: demo)"
+    )
+    command.set_defaults(run=demo)
+    return top
+
+
+def main() -> int:
+    """Run a command; return the exit code: 0 done, 1 the server failed, 2 bad input, 130 interrupted."""
+    # Told to stop, end in order as on Ctrl-C, so that no server stays behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arguments = parser().parse_args()
+    try:
+        arguments.run(arguments)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except ServerError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,277 @@
+"""The whole loop without a person: annotate slices, train, segment, and compare with the truth.
+
+Everything goes over the network through MONAI Label's own client, as from 3D Slicer.
+"""
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.client import MONAILabelClient
+from numpy.typing import NDArray
+
+from ..core.errors import InputError
+from ..core.files import write_json
+from ..core.labels import UNLABELLED, LabelScheme
+from ..core.metrics import confusion, iou_per_class, mean_iou
+from ..core.volumes import Volume, onto_grid, read_label_map, read_volume
+from .annotator import export_like_slicer, paint_slices, truth_as_annotation
+from .report import Segmented, show, write_report
+from .server_process import ServerError, running_server
+
+MODEL = "sparse_unet3d"
+BACKGROUND = "outside"
+ENDINGS = (".nii.gz", ".nii", ".nrrd")
+POLL_SECONDS = 2
+MAX_EPOCHS = 100_000
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the demo is run on, and how.
+
+    Args:
+        images: folder of volumes.
+        truths: folder of dense label maps under the volumes' file names, 0 background, 1 … K foreground.
+        labels: foreground class names separated by commas; empty: ``class_1``, … as many as the truth has.
+        slices_per_axis: slices annotated per axis, on all volumes but one.
+        minutes: how long to train.
+        output: folder for ``report.html``, ``report.json`` and ``server.log``.
+        seed: decides which slices are annotated.
+    """
+
+    images: Path
+    truths: Path
+    labels: str
+    slices_per_axis: int
+    minutes: float
+    output: Path
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A volume with its truth, (X, Y, Z): 0 background, 1 … K foreground."""
+
+    path: Path
+    volume: Volume
+    truth: NDArray[np.integer[Any]]
+
+
+class Clock:
+    """Prints what happens with the time since the start."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.start
+
+    def say(self, text: str) -> None:
+        minutes, seconds = divmod(int(self.seconds), 60)
+        print(f"[{minutes:2d}:{seconds:02d}] {text}", flush=True)
+
+
+def read_cases(images: Path, truths: Path) -> dict[str, Case]:
+    """Read all volumes that have a truth, by image id (the file name without its ending).
+
+    Raises:
+        InputError: fewer than two volumes with a truth, or a truth on another grid than its volume.
+    """
+    for folder in (images, truths):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; expected images/ and labels/ with files of the same names")
+    cases = {}
+    for path in sorted(images.iterdir()):
+        ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
+        truth = truths / path.name
+        if ending is None or not truth.exists():
+            continue
+        volume = read_volume(path)
+        cases[path.name.removesuffix(ending)] = Case(path, volume, onto_grid(read_label_map(truth), volume))
+    if len(cases) < 2:
+        raise InputError(
+            f"{images}: {len(cases)} volumes with a label map of the same file name in {truths}; give at least 2, "
+            f"one to annotate and one that stays unannotated"
+        )
+    return cases
+
+
+def label_scheme(labels: str, cases: Mapping[str, Case]) -> LabelScheme:
+    """Name the classes of the truth.
+
+    Raises:
+        InputError: fewer names than classes.
+    """
+    classes = max(int(case.truth.max()) for case in cases.values())
+    scheme = LabelScheme.parse(labels or ",".join(f"class_{n}" for n in range(1, classes + 1)), BACKGROUND)
+    if len(scheme.foreground) < classes:
+        raise InputError(f"--labels: {labels!r} names {len(scheme.foreground)} classes, but the truth has {classes}")
+    return scheme
+
+
+def run_demo(options: DemoOptions) -> dict[str, Any]:
+    """Run the loop and write the report.
+
+    Returns:
+        What ``report.json`` says.
+
+    Raises:
+        InputError: the volumes or their truth cannot be used.
+        ServerError: the server failed.
+    """
+    clock = Clock()
+    cases = read_cases(options.images, options.truths)
+    scheme = label_scheme(options.labels, cases)
+    rng = np.random.default_rng(options.seed)
+    conf = {"labels": ",".join(scheme.foreground), "background": scheme.background}
+    with tempfile.TemporaryDirectory(prefix="sparse_unet3d_") as scratch_name:
+        scratch = Path(scratch_name)
+        studies, downloads = scratch / "studies", scratch / "downloads"
+        studies.mkdir()
+        downloads.mkdir()
+        for case in cases.values():
+            shutil.copy(case.path, studies)
+        clock.say(f"Starting a server on copies of {len(cases)} volumes ...")
+        with running_server(studies, conf, options.output / "server.log", downloads) as client:
+            segments = list(client.info()["labels"])
+            annotations: dict[str, NDArray[np.uint8]] = {}
+            for _ in range(len(cases) - 1):
+                image_id = next_image(client, cases, annotations)
+                annotation = paint_slices(cases[image_id].truth, scheme, options.slices_per_axis, rng)
+                label = downloads / f"{image_id}.nii.gz"
+                params = export_like_slicer(label, annotation, cases[image_id].volume, scheme, segments)
+                client.save_label(image_id, str(label), params=params)
+                annotations[image_id] = annotation
+                clock.say(f"Annotated {image_id}: {percent(annotation):.1f} % of its voxels painted and submitted.")
+            training = train(client, options.minutes, clock)
+            predictions = {}
+            for image_id, case in cases.items():
+                clock.say(f"Segmenting {image_id} ...")
+                predictions[image_id] = segment(client, image_id, case.volume, scheme)
+            clock.say("Stopping the server ...")
+
+    segmented = [
+        Segmented(
+            image_id,
+            case.volume,
+            annotations.get(image_id, np.full(case.truth.shape, UNLABELLED, np.uint8)),
+            predictions[image_id],
+            case.truth,
+        )
+        for image_id, case in cases.items()
+    ]
+    report = summarise(segmented, scheme, training)
+    report["slices_per_axis"] = options.slices_per_axis
+    report["seed"] = options.seed
+    report["command"] = " ".join(["python", *sys.argv])
+    report["versions"] = {name: version(name) for name in ("torch", "monai", "monailabel", "numpy")}
+    report["seconds"] = round(clock.seconds, 1)
+    write_json(options.output / "report.json", report)
+    write_report(options.output / "report.html", report, segmented, scheme)
+    for kind, text in (("semi_automated", "annotated volumes"), ("fully_automated", "unannotated volume")):
+        scores = ", ".join(f"{name} {show(value)}" for name, value in report[kind]["iou"].items())
+        clock.say(f"IoU on unpainted voxels, {text}: mean {show(report[kind]['mean_foreground_iou'])} ({scores})")
+    clock.say(f"Report with pictures: {options.output / 'report.html'}")
+    return report
+
+
+def next_image(client: MONAILabelClient, cases: Mapping[str, Case], annotated: Mapping[str, Any]) -> str:
+    """Ask for the next image to annotate, as the button "Next Sample" does."""
+    offered = client.next_sample("sparse", {}).get("id")
+    if offered not in cases or offered in annotated:
+        raise ServerError(f"The strategy 'sparse' offered {offered!r}; expected a volume that is not annotated yet.")
+    return str(offered)
+
+
+def train(client: MONAILabelClient, minutes: float, clock: Clock) -> dict[str, Any]:
+    """Train for so many minutes, printing each epoch, and return the final statistics with their ``history``."""
+    clock.say(f"Training for {minutes:g} minutes ...")
+    client.train_start(MODEL, {"max_minutes": minutes, "max_epochs": MAX_EPOCHS, "start": "afresh"})
+    history: list[dict[str, Any]] = []
+    status = "SUBMITTED"
+    while status in ("SUBMITTED", "RUNNING"):
+        time.sleep(POLL_SECONDS)
+        # The status first: what is written before the end of training is then read after it.
+        task = client.train_status()
+        status = task["status"]
+        stats = client.info()["train_stats"][MODEL]
+        if stats.get("epoch") and (not history or stats["epoch"] != history[-1]["epoch"]):
+            history.append(stats)
+            left = max(minutes * 60 - stats["seconds"], 0)
+            clock.say(
+                f"epoch {stats['epoch']}: loss {stats['loss']:.3f}, {stats['metric']} {show(stats['score'])}, "
+                f"{left / 60:.1f} minutes left"
+            )
+    if status != "DONE":
+        details = "\n".join(f"  {line}" for line in task.get("details", []))
+        raise ServerError(f"Training ended with the status {status}. It printed at last:\n{details}")
+    if MODEL not in client.info()["models"]:
+        raise ServerError("Training ended, but no model was published.")
+    return {**stats, "history": history}
+
+
+def segment(client: MONAILabelClient, image_id: str, volume: Volume, scheme: LabelScheme) -> NDArray[np.uint8]:
+    """Let the server segment an image, as the button "Run" does.
+
+    Returns:
+        The prediction (X, Y, Z) on the volume's own grid: 0 background, 1 … K foreground.
+    """
+    path, params = client.infer(MODEL, image_id, {"result_extension": ".nrrd", "result_dtype": "uint8"})
+    result = onto_grid(read_label_map(path), volume)
+    names = params["label_names"]
+    # A list names the values from 1 on; a dictionary says which value each name has.
+    values = names if isinstance(names, dict) else {name: value for value, name in enumerate(names, start=1)}
+    prediction = np.zeros(result.shape, np.uint8)
+    for value, name in enumerate(scheme.predicted, start=1):
+        prediction[result == values[name]] = value
+    return prediction
+
+
+def percent(annotation: NDArray[np.uint8]) -> float:
+    """Return the percentage of labelled voxels."""
+    return 100 * np.count_nonzero(annotation != UNLABELLED) / annotation.size
+
+
+def summarise(segmented: Sequence[Segmented], scheme: LabelScheme, training: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare predictions with the truth on the voxels that were never annotated.
+
+    Returns:
+        JSON-able dict. ``semi_automated`` is the mean over the annotated volumes, ``fully_automated`` over the others.
+    """
+    volumes = []
+    for case in segmented:
+        unseen = truth_as_annotation(case.truth, scheme)
+        unseen[case.annotation != UNLABELLED] = UNLABELLED
+        iou = iou_per_class(confusion(case.prediction, unseen, scheme), scheme)
+        volumes.append(
+            {
+                "id": case.id,
+                "annotated": bool(case.annotation.any()),
+                "labelled_voxels_percent": percent(case.annotation),
+                "iou": iou,
+                "mean_foreground_iou": mean_iou(iou),
+            }
+        )
+    annotated = [case.annotation for case in segmented if case.annotation.any()]
+    labelled = sum(np.count_nonzero(annotation) for annotation in annotated)
+    return {
+        "semi_automated": _mean_over([volume for volume in volumes if volume["annotated"]], scheme),
+        "fully_automated": _mean_over([volume for volume in volumes if not volume["annotated"]], scheme),
+        "labelled_voxels_percent": 100 * labelled / sum(annotation.size for annotation in annotated),
+        "volumes": volumes,
+        "training": training,
+    }
+
+
+def _mean_over(volumes: Sequence[Mapping[str, Any]], scheme: LabelScheme) -> dict[str, Any]:
+    iou = {name: mean_iou({v["id"]: v["iou"][name] for v in volumes}) for name in scheme.foreground}
+    return {"mean_foreground_iou": mean_iou(iou), "iou": iou}
