@@ -1,0 +1,1 @@
+"""The MONAI Label tasks: datastore, trainer, infer task, strategies, scoring. Thin: each calls ``core``."""

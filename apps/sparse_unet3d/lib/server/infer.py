@@ -1,0 +1,128 @@
+"""The infer task that 3D Slicer's Run button starts: the dense segmentation of an image."""
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
+from ..core.errors import InputError
+from ..core.model import Model, ModelFolder
+from ..core.segmentation import segment
+from ..core.volumes import read_volume, write_label_map
+from .conf import Conf
+from .datastore import AnnotationStore
+from .trainer import default_device
+
+logger = logging.getLogger(__name__)
+
+RESULT_ENDINGS = (".nii.gz", ".nii", ".nrrd")
+
+
+class Segmentation(InferTask):
+    """Segments with the published model, and keeps what it says as the image's prediction.
+
+    Not offered as long as no model is published that fits the server's label scheme.
+    """
+
+    def __init__(self, conf: Conf, datastore: Datastore) -> None:
+        super().__init__(
+            type=InferType.SEGMENTATION,
+            labels={name: value for value, name in enumerate(conf.scheme.predicted, start=1)},
+            dimension=3,
+            description="Dense segmentation by the published model",
+        )
+        self.conf = conf
+        self.datastore = datastore
+        self.folder = ModelFolder(conf.models)
+        self._one_at_a_time = threading.Lock()
+        self._loaded: tuple[int, Model | InputError] | None = None
+
+    def model(self) -> Model:
+        """Return the published model, read again whenever its file changed.
+
+        Raises:
+            InputError: there is none, or it doesn't fit the label scheme.
+        """
+        if not self.folder.is_published():
+            raise InputError("there is no model yet; paint some slices, submit them and train first")
+        changed = self.folder.published.stat().st_mtime_ns
+        if self._loaded is None or self._loaded[0] != changed:
+            try:
+                self._loaded = changed, self.folder.load(self.conf.scheme)
+            except InputError as error:
+                logger.error(error)
+                self._loaded = changed, error
+        model = self._loaded[1]
+        if isinstance(model, InputError):
+            raise model
+        return model
+
+    def is_valid(self) -> bool:
+        try:
+            self.model()
+        except InputError:
+            return False
+        return True
+
+    def info(self) -> dict[str, Any]:
+        model = self.model()
+        spacing = "the image's own spacing" if model.plan.spacing is None else f"spacing {model.plan.spacing}"
+        description = f"{self.description}: width {model.plan.width}, {spacing}, {model.metric} {model.score:.3f}"
+        return {**super().info(), "description": description}
+
+    def get_path(self, validate: bool = True) -> str | None:
+        """Return the model file for downloads; with ``validate`` False MONAI Label wants a place to upload one to."""
+        return str(self.folder.published) if validate and self.folder.is_published() else None
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Segment an image.
+
+        Args:
+            request: ``image`` is its file, ``image_id`` its name in the datastore (or None), ``result_extension``
+                the ending of the result file.
+
+        Returns:
+            A temporary label file over the image as 3D Slicer shows it, 0 background and values from 1 as in
+            ``label_names``, and what is known of it.
+
+        Raises:
+            InputError: no model, or an image that can't be read or has other channels than the model.
+        """
+        ending = request.get("result_extension") or RESULT_ENDINGS[0]
+        if ending not in RESULT_ENDINGS:
+            raise InputError(f"result_extension {ending!r}: choose one of {', '.join(RESULT_ENDINGS)}")
+        began = time.monotonic()
+        model = self.model()
+        volume = read_volume(request["image"])
+        with self._one_at_a_time:
+            prediction = segment(model, volume, default_device(), _LogProgress(request["image"]))
+        info = {
+            "label_names": self.labels,
+            "model": {"run": model.run, "epoch": model.epoch, "metric": model.metric, "score": model.score},
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        with tempfile.NamedTemporaryFile(prefix="prediction-", suffix=ending, delete=False) as file:
+            result = Path(file.name)
+        write_label_map(result, prediction, volume.affine if volume.slicer_affine is None else volume.slicer_affine)
+        if request.get("image_id") and isinstance(self.datastore, AnnotationStore):
+            self.datastore.save_prediction(request["image_id"], prediction, volume.affine, info)
+        return str(result), info
+
+
+class _LogProgress:
+    """Logs every tenth of the work."""
+
+    def __init__(self, image: str) -> None:
+        self.image, self.logged = image, 0
+
+    def __call__(self, done: float) -> None:
+        tenths = int(done * 10)
+        if tenths > self.logged:
+            self.logged = tenths
+            logger.info("Segmenting %s: %d %%", self.image, 10 * tenths)

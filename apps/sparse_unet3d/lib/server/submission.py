@@ -1,0 +1,137 @@
+"""From the label that a client submits to an annotation on the image's grid (slicer-contract, points 1 to 5)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import InputError
+from ..core.labels import LabelScheme
+from ..core.volumes import onto_grid, read_label_map, read_volume
+
+
+class SchemeError(InputError):
+    """A stored annotation has a class that the server isn't configured for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Submission:
+    """What a person painted.
+
+    Attributes:
+        annotation: (X, Y, Z) uint8 on the image's grid, 0 unlabelled, 1 … K+1.
+        affine: (4, 4) of the image, voxel to RAS in mm.
+        slicer_affine: the one that 3D Slicer gives to the image where it misreads it, else None.
+        warnings: what the annotator should know.
+    """
+
+    annotation: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+    slicer_affine: NDArray[np.float64] | None
+    warnings: list[str]
+
+
+def read_submission(
+    label_file: str | Path, image_file: str | Path, label_info: object, scheme: LabelScheme
+) -> Submission:
+    """Read a submitted label.
+
+    Args:
+        label_file: what the client sent.
+        image_file: the image it belongs to.
+        label_info: list of ``{"name": …}``, one for each value of the label from 1; or None, then the values are
+            taken to be those of the scheme.
+        scheme: the server's label scheme.
+
+    Raises:
+        InputError: the label or the image can't be read, the label isn't on the image's grid, has a voxel of a
+            segment that the scheme doesn't know, or nothing painted.
+    """
+    label = read_label_map(label_file)
+    names = scheme.classes if label_info is None else _segment_names(label_info)
+    table, warnings = _table(np.unique(label.array), names, scheme, named=label_info is not None)
+    volume = read_volume(image_file)
+    annotation = table[onto_grid(label, volume)]
+    if not annotation.any():
+        raise InputError(
+            f"the label holds no paint of {', '.join(scheme.classes)}; paint at least one slice, then submit again"
+        )
+    return Submission(annotation, volume.affine, volume.slicer_affine, warnings)
+
+
+def remap(
+    annotation: NDArray[np.uint8], label_names: Mapping[str, int], scheme: LabelScheme, where: str
+) -> NDArray[np.uint8]:
+    """Bring a stored annotation to the scheme's values, by the names it was stored with.
+
+    Raises:
+        SchemeError: a voxel of a class that the scheme doesn't have; names ``where`` and the class.
+    """
+    table = np.zeros(256, dtype=np.uint8)
+    for name, value in label_names.items():
+        if name in scheme.classes:
+            table[value] = scheme.classes.index(name) + 1
+        elif (annotation == value).any():
+            raise SchemeError(
+                f"{where}: has voxels of the class {name!r}; the server is configured for {scheme.describe()}. "
+                "Start it with all classes that were painted (--conf labels, --conf background), "
+                "or on another studies folder"
+            )
+    return table[annotation]
+
+
+def _segment_names(label_info: object) -> list[str]:
+    """Read the names out of what 3D Slicer's plugin sends."""
+    if not isinstance(label_info, Sequence) or isinstance(label_info, str):
+        raise InputError(f"label_info: {label_info!r}; expected a list of {{'name': …}}, one for each segment")
+    names = []
+    for entry in label_info:
+        name = entry.get("name") if isinstance(entry, Mapping) else None
+        if not isinstance(name, str):
+            raise InputError(f"label_info: the entry {entry!r} has no name; expected {{'name': …}}")
+        names.append(name)
+    return names
+
+
+def _table(
+    values: NDArray[np.integer[Any]], names: Sequence[str], scheme: LabelScheme, named: bool
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """Return the annotation value of each value of the label, and warnings.
+
+    Voxel value v belongs to the v-th name. The ``idx`` that the plugin sends besides counts segments that it
+    doesn't export, so it can't be used.
+    """
+    if values[-1] > len(names):
+        raise InputError(
+            f"the label has voxels of value {values[-1]}, but "
+            + (
+                f"only {len(names)} segments are named in label_info"
+                if named
+                else "without label_info the values are 0 unlabelled, "
+                + ", ".join(f"{value} {name}" for value, name in enumerate(names, start=1))
+            )
+        )
+    painted = set(values.tolist()) - {0}
+    table = np.zeros(len(names) + 1, dtype=np.uint8)
+    warnings = []
+    for value, name in enumerate(names, start=1):
+        if name in scheme.classes:
+            table[value] = scheme.classes.index(name) + 1
+        elif name in scheme.predicted:
+            covered = [other for other in names[: value - 1] if other in scheme.classes]
+            if value in painted and covered:
+                warnings.append(
+                    f"the segment {name!r} stands after {covered[0]!r} in the list: where both overlap, Slicer "
+                    "submits the model's instead of your paint. Drag the (predicted) segments to the top"
+                )
+        elif value in painted:
+            raise InputError(
+                f"the segment {name!r} is none of the server's ({', '.join(scheme.classes)}); "
+                "rename it to one of these, or delete it, and submit again"
+            )
+        else:
+            warnings.append(f"the empty segment {name!r} was ignored; the server knows {', '.join(scheme.classes)}")
+    return table, warnings

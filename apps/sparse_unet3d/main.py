@@ -1,0 +1,140 @@
+"""The MONAI Label app: reads ``--conf`` and wires the tasks together."""
+
+import os
+import sys
+from typing import Any, NoReturn
+
+from monailabel.config import settings
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.tasks.activelearning.first import First
+from monailabel.tasks.activelearning.random import Random
+
+from lib.core.errors import InputError
+from lib.core.plan import CPU_WIDTH, PAPER_WIDTH
+from lib.server.conf import Conf
+from lib.server.datastore import FINAL, AnnotationStore
+from lib.server.infer import Segmentation
+from lib.server.replies import errors_for_clients, not_found, submission_reply
+from lib.server.scoring import IouScoring
+from lib.server.strategies import Sparse
+from lib.server.tasks import check_requests
+from lib.server.trainer import Trainer, default_device
+
+NAME = "sparse_unet3d"
+
+
+class SparseUNet3D(MONAILabelApp):
+    """3-D U-Net that learns a dense segmentation from a few annotated slices."""
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        try:
+            self.settings = Conf.parse(conf or {}, app_dir, studies)
+        except InputError as error:
+            refuse_to_start(error)
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name="Sparse U-Net 3D",
+            description="Learns a dense segmentation from a few annotated slices (Çiçek et al. 2016)",
+            version="0.1.0",
+            labels=list(self.settings.scheme.segments),
+        )
+        # MONAI Label would start a scoring process, 10 s of work, with every Next Sample.
+        self._auto_update_scoring = False
+
+    def init_datastore(self) -> Datastore:
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        return AnnotationStore(self.studies, self.settings.scheme)
+
+    def init_infers(self) -> dict[str, Segmentation]:
+        return {NAME: Segmentation(self.settings, self._datastore)}
+
+    def init_trainers(self) -> dict[str, Trainer]:
+        return {NAME: Trainer(self.settings)}
+
+    def init_strategies(self) -> dict[str, Any]:
+        return {"random": Random(), "first": First(), "sparse": Sparse()}
+
+    def init_scoring_methods(self) -> dict[str, IouScoring]:
+        return {"iou": IouScoring(self.settings.scheme)}
+
+    def on_init_complete(self) -> None:
+        """Begin to serve. Only the server calls this; the processes it starts have the app, too, but only read."""
+        check_requests()
+        if isinstance(self._datastore, AnnotationStore) and not settings.MONAI_LABEL_DATASTORE_READ_ONLY:
+            try:
+                self._datastore.serve(watch=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
+            except InputError as error:
+                refuse_to_start(error)
+        super().on_init_complete()
+
+    def info(self) -> dict[str, Any]:
+        device = default_device()
+        width = self.settings.plan.width or (CPU_WIDTH if device == "cpu" else PAPER_WIDTH)
+        notes = [
+            self.description,
+            f"trains on {'the CPU' if device == 'cpu' else 'the GPU'} with width {width} (the paper's: {PAPER_WIDTH})",
+            f"{self.settings.scheme.describe()}",
+        ]
+        return {**super().info(), "description": "; ".join(notes)}
+
+    @errors_for_clients()
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Segment an image; the result is kept as its prediction, whatever the request says of saving labels."""
+        store = datastore or self._datastore
+        self._require(self._infers, request.get("model"), "model")
+        image = request.get("image")
+        known = isinstance(image, str) and image in store.list_images()
+        request = {**request, "save_label": False, "image_id": image if known else None}
+        if known:
+            request["image"] = store.get_image_uri(image)
+        elif isinstance(image, str) and not os.path.exists(image):
+            not_found(f"there is no image {image!r} in the datastore")
+        return super().infer(request, store)
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._require(self._strategies, request.get("strategy") or "random", "strategy")
+        return super().next_sample(request)
+
+    def check_request(self, method: str, request: dict[str, Any]) -> None:
+        """Refuse what can't be done, before a process is started for it.
+
+        Raises:
+            InputError: the request or the state of the datastore doesn't allow it.
+            HTTPException: 404 for an unknown trainer, model or scoring method.
+        """
+        if method == "train":
+            self._require(self._trainers, request.get("model"), "trainer").check(request, self._datastore)
+        elif method == "batch_infer":
+            self._require(self._infers, request.get("model"), "model").model()
+        elif method == "scoring":
+            self._require(self._scoring_methods, request.get("method"), "scoring method")
+
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
+        """Tell the annotator what was understood."""
+        info = self._datastore.get_label_info(image_id, FINAL)
+        return submission_reply(image_id, info, self.settings.scheme) if "statistics" in info else {}
+
+    def model_file(self, model: str, validate: bool = True) -> str | None:
+        with errors_for_clients():
+            if not validate:
+                raise InputError(
+                    "models are published by training only; for those of another project use --conf models"
+                )
+        return super().model_file(model, validate)
+
+    @staticmethod
+    def _require(tasks: dict[str, Any], name: str | None, kind: str) -> Any:
+        if name not in tasks:
+            not_found(f"there is no {kind} {name!r}; known: {', '.join(tasks)}")
+        return tasks[name]
+
+
+def refuse_to_start(error: InputError) -> NoReturn:
+    """End the process with a message that a person can read."""
+    # The web server prints whatever ends it with its traceback, in which the message would drown.
+    sys.tracebacklimit = 0
+    raise SystemExit(f"\nThe server cannot start. {error}\n") from None
