@@ -6,8 +6,8 @@ A specimen is embryonic tissue with a few convoluted tubules, recorded in three 
 2. nuclei (DAPI) everywhere but in hollow places;
 3. cell membranes (Beta-Catenin) everywhere but in hollow places.
 
-Hollow places are the tubules' lumina and cavities that no stained wall surrounds. So the brightness of a voxel doesn't tell
-its class, the surroundings do. All arrays have the axes (X, Y, Z); lengths are in µm.
+Hollow places are the tubules' lumina and cavities that no stained wall surrounds. So the brightness of a voxel doesn't
+tell its class, the surroundings do. All arrays have the axes (X, Y, Z); lengths are in µm.
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ class Specimen:
         read_noise: standard deviation of the detector's noise, in photons.
         attenuation: depth in µm over which the light falls to 1/e.
         blur: standard deviation of the point-spread function in µm along x, y and z.
-        seams: standard deviation of the four tiles' gains.
+        seams: standard deviation of the four tiles' gains; their offsets differ by a fifth of it.
     """
 
     shape: tuple[int, int, int]
@@ -86,14 +86,14 @@ SAMPLE_SPECIMENS = (
 """The three volumes of the sample datastore."""
 
 PAPER_SPECIMENS = (
-    Specimen((248, 244, 64), seed=1),
+    Specimen((248, 244, 64), seed=1, calibre=18.0),
     Specimen(
-        (245, 244, 56), seed=2, calibre=15.0, lumen=0.5, staining=(0.8, 1.25, 0.85), haze=0.26, photons=60.0, seams=0.1
+        (245, 244, 56), seed=2, calibre=20.5, lumen=0.5, staining=(0.8, 1.25, 0.85), haze=0.26, photons=60.0, seams=0.1
     ),
     Specimen(
         (246, 244, 59),
         seed=3,
-        calibre=12.0,
+        calibre=16.0,
         lumen=0.5,
         staining=(1.15, 0.75, 1.2),
         haze=0.15,
@@ -101,7 +101,7 @@ PAPER_SPECIMENS = (
         seams=0.06,
     ),
 )
-"""Three volumes of the paper's sizes."""
+"""Three volumes of the paper's sizes, with tubules large enough to be halved in each dimension once more."""
 
 
 def make_phantom(specimen: Specimen) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
@@ -122,9 +122,9 @@ def write_samples(
     """Write ``kidney_1.nii.gz``, … to ``images_folder`` and true label maps of the same names to ``truth_folder``.
 
     Images are NIfTI of shape (X, Y, Z, 1, 3) with vector intent, the only multi-channel form of NIfTI that 3D Slicer
-    shows with the right geometry. Slicer works in mm and is awkward with things of a hundredth of that, so, as is usual in
-    microscopy, 1 µm is written as 1 mm: where Slicer says 1.76 mm read 1.76 µm. The axes x, y, z point left, posterior,
-    superior, which Slicer shows as microscopists do: x to the right, y down.
+    shows with the right geometry. Slicer works in mm and is awkward with things a thousand times smaller than patients,
+    so, as is usual in microscopy, 1 µm is written as 1 mm: where Slicer says 1.76 mm read 1.76 µm. The axes x, y, z
+    point left, posterior, superior, which Slicer shows as microscopists do: x to the right, y down.
 
     Returns:
         The paths of the images.
@@ -179,7 +179,7 @@ class _Grown:
     def distance(self, points: Floats) -> Floats:
         """Distance (N,) from the surface of the nearest tube.
 
-        Of the three nearest points of centre lines only: radii of one kind differ too little for another to matter much.
+        Of the three nearest points of centre lines only: within a kind radii differ too little for another to matter.
         """
         if not len(self.points):
             return np.full(len(points), np.inf)
@@ -205,7 +205,13 @@ class _Space:
         return free
 
     def fill(self, volume: float, radius: float, length: float, gap: float, variation: float, lumen: float) -> _Tubes:
-        """Grow tubes of mean ``radius`` and at most ``length`` until they fill ``volume`` (µm³) or find no more room."""
+        """Grow tubes of mean ``radius`` and at most ``length`` until they fill ``volume`` or find no more room.
+
+        Args:
+            volume: in µm³; radius, length, gap: in µm, the gap being what is kept free to other tubes.
+            variation: how far tubes differ in radius, and each along itself, as a fraction of it.
+            lumen: mean radius of the lumen as a fraction of the tube's; 0 for none.
+        """
         grown: list[_Tubes] = []
         kind = _Grown()
         self.kinds.append(kind)
@@ -223,9 +229,9 @@ class _Space:
             filled += float(np.mean(inner)) * np.pi * own**2 * max(len(line) * own / 3, own)
             kind.add(line, own)
         return _Tubes(
-            np.vstack([tube.points for tube in grown]),
-            np.concatenate([tube.radius for tube in grown]),
-            np.concatenate([tube.lumen for tube in grown]),
+            np.concatenate([np.empty((0, 3)), *(tube.points for tube in grown)]),
+            np.concatenate([np.empty(0), *(tube.radius for tube in grown)]),
+            np.concatenate([np.empty(0), *(tube.lumen for tube in grown)]),
         )
 
     def _line(self, radius: float, length: float, gap: float) -> Floats | None:
@@ -278,13 +284,16 @@ class _Space:
 
     def _tube(self, line: Floats, radius: float, variation: float, lumen: float) -> _Tubes:
         """The dense form of a centre line, with calibre and lumen varying along it."""
-        count = 8 * len(line)
+        dense = 4
+        count = dense * len(line)
         if len(line) > 3:
             points = CubicSpline(np.arange(len(line)), line)(np.linspace(0, len(line) - 1, count))
         else:
-            points = np.repeat(line, 8, axis=0)
-        # Calibre and lumen vary over about two diameters: 4 radii, 12 steps, 96 points.
-        waves = gaussian_filter1d(self.rng.normal(size=(2, count + 400)), 50, axis=1)[:, 200:-200] * np.sqrt(50 * 3.545)
+            points = np.repeat(line, dense, axis=0)
+        # Waves about two diameters long, 12 points of the line; a Gaussian shrinks white noise by (4π σ²)^(1/4).
+        sigma = 6 * dense
+        white = self.rng.normal(size=(2, count + 8 * sigma))
+        waves = gaussian_filter1d(white, sigma, axis=1)[:, 4 * sigma : -4 * sigma] * (4 * np.pi * sigma**2) ** 0.25
         waves = np.clip(waves, -2, 2)
         return _Tubes(points, radius * (1 + variation / 2 * waves[0]), lumen + 0.03 * waves[1])
 
@@ -294,7 +303,7 @@ class _Tissue:
     """What there is in the specimen before it is stained, all maps (X, Y, Z).
 
     truth: 0 background, 1 lumen, 2 wall; vessel: solid structures that take the tubule stain; hollow: lumina and
-    cavities; membrane: the boundaries between cells and of hollow places; nucleus: brightness of the nucleus, 0 outside.
+    cavities; membrane: the boundaries between cells and of hollow places; nucleus: brightness of nuclei, 0 outside.
     """
 
     truth: NDArray[np.uint8]
@@ -333,7 +342,8 @@ class _Tissue:
 def _waves(shape: tuple[int, int, int], sigma: Floats, rng: np.random.Generator) -> Field:
     """A smooth random field with mean 0 and standard deviation 1; ``sigma`` in voxels along each axis."""
     field: Field = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma, mode="wrap", truncate=3)
-    return field / field.std()
+    field /= field.std()
+    return field
 
 
 def _distance(specimen: Specimen, tubes: _Tubes, unevenness: Field) -> tuple[Field, Field]:
@@ -341,6 +351,10 @@ def _distance(specimen: Specimen, tubes: _Tubes, unevenness: Field) -> tuple[Fie
 
     Both (X, Y, Z); far from all tubes the distance is infinite and the lumen 0.
     """
+    relative = np.full(specimen.shape, np.inf, np.float32)
+    lumen = np.zeros(specimen.shape, np.float32)
+    if not len(tubes.points):
+        return relative, lumen
     spacing = np.array(specimen.spacing)
     reach = float(tubes.radius.max()) * 1.25
     # No voxel is farther from a point than from that point's projection onto the box, so that lines outside count too.
@@ -348,12 +362,12 @@ def _distance(specimen: Specimen, tubes: _Tubes, unevenness: Field) -> tuple[Fie
     empty = np.ones(specimen.shape, bool)
     empty[tuple(voxels.T)] = False
     near = np.argwhere(distance_transform_edt(empty, sampling=spacing) < reach + spacing.max())
-    distance, index = cKDTree(tubes.points).query((near + 0.5) * spacing, distance_upper_bound=reach)
+    distance, index = cKDTree(tubes.points, balanced_tree=False, compact_nodes=False).query(
+        (near + 0.5) * spacing, distance_upper_bound=reach
+    )
     hit = np.isfinite(distance)
     near, distance, index = near[hit], distance[hit], index[hit]
     place = tuple(near.T)
-    relative = np.full(specimen.shape, np.inf, np.float32)
-    lumen = np.zeros(specimen.shape, np.float32)
     relative[place] = (distance + unevenness[place]) / tubes.radius[index]
     lumen[place] = tubes.lumen[index]
     return relative, lumen
@@ -428,18 +442,16 @@ def _record(specimen: Specimen, brightness: Field, rng: np.random.Generator) -> 
     """What the microscope makes of it: blur, falling light with depth, four tiles, photons, the detector's 12 bits."""
     spacing = np.array(specimen.spacing)
     depth = (np.arange(specimen.shape[2]) * spacing[2] / specimen.attenuation).astype(np.float32)
-    halves = [slice(None, None)] * 2
-    middle = [int(n / 2 + rng.uniform(-0.06, 0.06) * n) for n in specimen.shape[:2]]
+    cuts = [int(n * rng.uniform(0.44, 0.56)) for n in specimen.shape[:2]]
+    tiles = [(x, y) for x in (slice(cuts[0]), slice(cuts[0], None)) for y in (slice(cuts[1]), slice(cuts[1], None))]
     image = np.empty(brightness.shape, np.uint16)
     for channel, ideal in enumerate(brightness):
-        seen = gaussian_filter(ideal, np.array(specimen.blur) / spacing, truncate=3) * np.exp(-depth)
-        for i in range(2):
-            for j in range(2):
-                halves[0] = slice(middle[0], None) if i else slice(0, middle[0])
-                halves[1] = slice(middle[1], None) if j else slice(0, middle[1])
-                gain, offset = rng.normal(1, specimen.seams), rng.normal(0, 0.1 * specimen.seams)
-                seen[tuple(halves)] = np.clip(seen[tuple(halves)] * gain + offset + 0.02, 0, None)
-        photons = rng.poisson(seen * specimen.photons) + rng.normal(0, specimen.read_noise, seen.shape)
+        light = gaussian_filter(ideal, np.array(specimen.blur) / spacing, truncate=3) * np.exp(-depth)
+        for tile in tiles:
+            gain, offset = rng.normal(1, specimen.seams), rng.normal(0.04, 0.2 * specimen.seams)
+            light[tile] = light[tile] * gain + offset
+        photons = rng.poisson(np.clip(light, 0, None) * specimen.photons).astype(np.float64)
+        photons += rng.normal(0, specimen.read_noise, photons.shape)
         # Full brightness comes to lie at 60 % of the detector's range.
         image[channel] = np.clip(np.round(100 + photons * (2400 / specimen.photons)), 0, 4095)
     return image
