@@ -50,6 +50,7 @@ class Specimen:
         cavities: fraction of the volume filled by hollow places without a stained wall.
         staining: brightness of the stained structures in each channel, 1 being that of a good stain.
         haze: brightness of unstained tissue in the tubule stain's channel.
+        brightness: the detector's gain; at 1, full brightness lies at 60 % of its range above darkness.
         photons: photons counted at full brightness at the top of the volume; fewer make more shot noise.
         read_noise: standard deviation of the detector's noise, in photons.
         attenuation: depth in µm over which the light falls to 1/e.
@@ -67,6 +68,7 @@ class Specimen:
     cavities: float = 0.05
     staining: tuple[float, float, float] = (1.0, 1.0, 1.0)
     haze: float = 0.2
+    brightness: float = 1.0
     photons: float = 100.0
     read_noise: float = 1.5
     attenuation: float = 180.0
@@ -77,10 +79,26 @@ class Specimen:
 SAMPLE_SPECIMENS = (
     Specimen((128, 128, 64), seed=1),
     Specimen(
-        (128, 128, 64), seed=2, calibre=14.5, lumen=0.5, staining=(0.85, 1.2, 0.9), haze=0.24, photons=70.0, seams=0.1
+        (128, 128, 64),
+        seed=2,
+        calibre=14.5,
+        lumen=0.5,
+        staining=(0.85, 1.2, 0.9),
+        haze=0.24,
+        brightness=0.75,
+        photons=70.0,
+        seams=0.1,
     ),
     Specimen(
-        (128, 128, 64), seed=3, calibre=12.2, lumen=0.5, staining=(1.1, 0.8, 1.15), haze=0.16, photons=140.0, seams=0.06
+        (128, 128, 64),
+        seed=3,
+        calibre=12.2,
+        lumen=0.5,
+        staining=(1.1, 0.8, 1.15),
+        haze=0.16,
+        brightness=1.1,
+        photons=140.0,
+        seams=0.06,
     ),
 )
 """The three volumes of the sample datastore."""
@@ -88,7 +106,15 @@ SAMPLE_SPECIMENS = (
 PAPER_SPECIMENS = (
     Specimen((248, 244, 64), seed=1, calibre=18.0),
     Specimen(
-        (245, 244, 56), seed=2, calibre=20.5, lumen=0.5, staining=(0.8, 1.25, 0.85), haze=0.26, photons=60.0, seams=0.1
+        (245, 244, 56),
+        seed=2,
+        calibre=20.5,
+        lumen=0.5,
+        staining=(0.8, 1.25, 0.85),
+        haze=0.26,
+        brightness=0.6,
+        photons=60.0,
+        seams=0.1,
     ),
     Specimen(
         (246, 244, 59),
@@ -97,6 +123,7 @@ PAPER_SPECIMENS = (
         lumen=0.5,
         staining=(1.15, 0.75, 1.2),
         haze=0.15,
+        brightness=1.1,
         photons=150.0,
         seams=0.06,
     ),
@@ -265,11 +292,10 @@ class _Space:
             arcs = line[-1] + heading * np.sin(angle) / curvature + fan[:, None] / curvature**2 * (1 - np.cos(angle))
             free = self.clearance(arcs.reshape(-1, 3), radius).reshape(arcs.shape[:2])
             # Its own line counts from where it can have turned away from itself.
-            own = np.array(line)
             behind = (len(line) - 1 - np.arange(len(line))) * step
             near = behind[None, :] + ahead[:, None] < 3.2 * radius
-            distance = cdist(arcs.reshape(-1, 3), own).reshape(*arcs.shape[:2], -1) - 2 * radius
-            free = np.minimum(free, np.where(near, np.inf, distance).min(axis=2)) - gap
+            itself = cdist(arcs.reshape(-1, 3), np.array(line)).reshape(*arcs.shape[:2], -1) - 2 * radius
+            free = np.minimum(free, np.where(near, np.inf, itself).min(axis=2)) - gap
             outside = np.maximum(-arcs, arcs - self.size).max(axis=2) - 0.2 * radius
             blocked = np.maximum(np.maximum(-free, outside), 0) / radius
             cost = blocked @ np.array([8.0, 4.0, 2.0, 1.0, 1.0]) + rng.uniform(0, 0.2, len(fan))
@@ -452,6 +478,5 @@ def _record(specimen: Specimen, brightness: Field, rng: np.random.Generator) -> 
             light[tile] = light[tile] * gain + offset
         photons = rng.poisson(np.clip(light, 0, None) * specimen.photons).astype(np.float64)
         photons += rng.normal(0, specimen.read_noise, photons.shape)
-        # Full brightness comes to lie at 60 % of the detector's range.
-        image[channel] = np.clip(np.round(100 + photons * (2400 / specimen.photons)), 0, 4095)
+        image[channel] = np.clip(np.round(100 + photons * (2400 * specimen.brightness / specimen.photons)), 0, 4095)
     return image
