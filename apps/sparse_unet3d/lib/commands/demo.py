@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import InputError
 from ..core.files import write_json
+from ..core.formats import READERS
 from ..core.labels import UNLABELLED, LabelScheme
 from ..core.metrics import confusion, iou_per_class, mean_iou
 from ..core.volumes import Volume, onto_grid, read_label_map, read_volume
@@ -28,8 +29,9 @@ from .server_process import ServerError, running_server
 
 MODEL = "sparse_unet3d"
 BACKGROUND = "outside"
-ENDINGS = (".nii.gz", ".nii", ".nrrd")
 POLL_SECONDS = 2
+SILENT_SECONDS = 30
+HISTORY = ("epoch", "seconds", "loss", "metric", "score", "iou")
 MAX_EPOCHS = 100_000
 
 
@@ -91,7 +93,7 @@ def read_cases(images: Path, truths: Path) -> dict[str, Case]:
             raise InputError(f"{folder}: no such folder; expected images/ and labels/ with files of the same names")
     cases = {}
     for path in sorted(images.iterdir()):
-        ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
+        ending = next((ending for ending in READERS if path.name.endswith(ending)), None)
         truth = truths / path.name
         if ending is None or not truth.exists():
             continue
@@ -198,25 +200,30 @@ def train(client: MONAILabelClient, minutes: float, clock: Clock) -> dict[str, A
     client.train_start(MODEL, {"max_minutes": minutes, "max_epochs": MAX_EPOCHS, "start": "afresh"})
     history: list[dict[str, Any]] = []
     status = "SUBMITTED"
+    spoke = clock.seconds
     while status in ("SUBMITTED", "RUNNING"):
         time.sleep(POLL_SECONDS)
         # The status first: what is written before the end of training is then read after it.
         task = client.train_status()
         status = task["status"]
         stats = client.info()["train_stats"][MODEL]
-        if stats.get("epoch") and (not history or stats["epoch"] != history[-1]["epoch"]):
+        if stats["epoch"] > (history[-1]["epoch"] if history else 0):
             history.append(stats)
             left = max(minutes * 60 - stats["seconds"], 0)
             clock.say(
-                f"epoch {stats['epoch']}: loss {stats['loss']:.3f}, {stats['metric']} {show(stats['score'])}, "
+                f"epoch {stats['epoch']}: loss {show(stats['loss'])}, {stats['metric']} {show(stats['score'])}, "
                 f"{left / 60:.1f} minutes left"
             )
+            spoke = clock.seconds
+        elif clock.seconds - spoke > SILENT_SECONDS:
+            clock.say("... at work on the next epoch")
+            spoke = clock.seconds
     if status != "DONE":
         details = "\n".join(f"  {line}" for line in task.get("details", []))
         raise ServerError(f"Training ended with the status {status}. It printed at last:\n{details}")
     if MODEL not in client.info()["models"]:
         raise ServerError("Training ended, but no model was published.")
-    return {**stats, "history": history}
+    return {**stats, "history": [{key: epoch[key] for key in HISTORY} for epoch in history]}
 
 
 def segment(client: MONAILabelClient, image_id: str, volume: Volume, scheme: LabelScheme) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 from ..core.files import replacing
 from ..core.labels import LabelScheme
@@ -30,7 +32,7 @@ CHANNEL_NAMES = {1: ("grey",), 2: ("magenta", "green"), 3: ("red", "green", "blu
 AXES = "xyz"
 PICTURE_PIXELS = 270
 DIMMED = 0.45
-# Slices closer than this to an annotated one look like it and would flatter the model.
+# Slices this close to an annotated one look like it and would flatter the model.
 MARGIN = 3
 
 Picture = NDArray[np.uint8]
@@ -107,7 +109,7 @@ def best_slice(case: Segmented, axis: int) -> int:
     for value in range(1, int(case.truth.max()) + 1):
         classes += (case.truth == value).any(axis=others)
     foreground = np.count_nonzero(case.truth, axis=others)
-    near_paint = np.convolve((case.annotation != 0).all(axis=others), np.ones(2 * MARGIN + 1), mode="same") > 0
+    near_paint = binary_dilation((case.annotation != 0).all(axis=others), iterations=MARGIN)
     return int(np.lexsort((foreground, classes, ~near_paint))[-1])
 
 
@@ -145,8 +147,8 @@ def training_curve(history: Sequence[Mapping[str, Any]], table: NDArray[np.uint8
     loss, iou = figure.subplots(1, 2)
     loss.plot([e["seconds"] / 60 for e in history], [e["loss"] for e in history], color="black", marker=".")
     loss.set(title="Loss (lower is better)", ylabel="loss", ylim=(0, None))
-    # Validation takes time of its own and is not done after each epoch.
-    scored = [e for e in history if e["iou"]]
+    # Validation takes time of its own and is not done after each epoch; between, the last scores are repeated.
+    scored = [e for before, e in pairwise([{"iou": None}, *history]) if e["iou"] != before["iou"]]
     for value, name in enumerate(scored[-1]["iou"] if scored else (), start=1):
         iou.plot(
             [e["seconds"] / 60 for e in scored],
