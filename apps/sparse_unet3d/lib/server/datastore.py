@@ -122,7 +122,9 @@ class AnnotationStore(LocalDatastore):
                     f"tag {tag!r}: labels are submitted under the tag {FINAL!r} only; "
                     "the others are written by the server itself"
                 )
-            with _naming(label_filename, "the submitted label"):
+            if not isinstance(label_info, Mapping):
+                raise InputError(f"params: {label_info!r}; expected an object with label_info and client_id")
+            with _naming(label_filename, f"the submitted {self._to_id(label_filename)[1]} label"):
                 submission = read_submission(
                     label_filename, self.get_image_uri(image_id), label_info.get("label_info"), self.scheme
                 )
@@ -312,9 +314,9 @@ class AnnotationStore(LocalDatastore):
         current = self._current(image_id)
         newest = max(map(_version_number, labels), default=0)
         behind = newest > current.get("version", 0)
-        if FINAL in labels and "version" not in current:
+        if FINAL in labels and "version" not in current and not behind:
             return self._adopt(image_id)
-        if not behind and (FINAL not in labels or self._fits_scheme(image_id)):
+        if not behind and (FINAL not in labels or self._is_whole(image_id)):
             return False
         tag = f"{VERSION}{newest}" if behind else FINAL
         path = self.get_label_uri(image_id, tag)
@@ -328,12 +330,16 @@ class AnnotationStore(LocalDatastore):
         )
         return True
 
-    def _fits_scheme(self, image_id: str) -> bool:
+    def _is_whole(self, image_id: str) -> bool:
+        """Tell whether ``final`` and ``original`` hold the same version in the scheme's values."""
         labels = self._datastore.objects[image_id].labels
-        shown = labels[ORIGINAL].info.get("label_names", {}) if ORIGINAL in labels else {}
-        stored = labels[FINAL].info.get("label_names", {})
+        final, original = labels[FINAL].info, labels[ORIGINAL].info if ORIGINAL in labels else {}
         # The order of the names counts too: Slicer goes by it.
-        return list(stored) == list(self.scheme.classes) and list(shown) == list(self.scheme.segments)
+        return (
+            final["version"] == original.get("version")
+            and list(final["label_names"]) == list(self.scheme.classes)
+            and list(original["label_names"]) == list(self.scheme.segments)
+        )
 
     def _facts(self, annotation: NDArray[np.uint8]) -> dict[str, Any]:
         return {"label_names": self._label_names(), "statistics": statistics(annotation, self.scheme)}

@@ -1,0 +1,538 @@
+"""The datastore on real files; what it stored is read with nibabel and json, not with its own code."""
+
+import json
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from fastapi import HTTPException
+from numpy.typing import NDArray
+
+from lib.core.labels import LabelScheme
+from lib.server.datastore import AnnotationStore
+from lib.server.submission import SchemeError
+from serving import SEGMENTS, SHAPE, SPACING, as_slicer_sends, paint, scaled, snapshot, stored, write_image, write_label
+
+SCHEME = LabelScheme(("inside", "tubule"), "outside")
+
+
+def open_store(studies: Path, scheme: LabelScheme = SCHEME, watch: bool = False) -> AnnotationStore:
+    """Open the datastore as the server does."""
+    store = AnnotationStore(str(studies), scheme)
+    store.serve(watch=watch)
+    return store
+
+
+def submit(
+    store: AnnotationStore,
+    folder: Path,
+    annotation: NDArray[np.uint8],
+    image: str = "a",
+    affine: NDArray[np.float64] | None = None,
+) -> None:
+    """Submit as 3D Slicer does."""
+    label, params = as_slicer_sends(annotation)
+    file = write_label(folder / f"upload-{threading.get_ident()}.nii.gz", label, affine)
+    store.save_label(image, str(file), "final", params)
+
+
+def label_info(studies: Path, tag: str, image: str = "a") -> dict[str, Any]:
+    """What the index says of a label."""
+    index = json.loads((studies / "datastore_v2.json").read_text())
+    return index["objects"][image]["labels"][tag]["info"]
+
+
+def refusal(status: int, *words: str) -> Any:
+    return pytest.raises(HTTPException, match="(?s)" + ".*".join([str(status), *words]))
+
+
+def test_a_submission_is_stored_as_version_final_and_original(studies: Path, tmp_path: Path) -> None:
+    submit(open_store(studies), tmp_path, paint())
+    assert (stored(studies, "final") == paint()).all()
+    assert (stored(studies, "version_1") == paint()).all()
+    shown, names = stored(studies, "original"), label_info(studies, "original")["params"]["label_names"]
+    assert list(names) == SEGMENTS
+    assert list(names.values()) == [1, 2, 3, 4, 5]
+    by_value = {value: name for name, value in names.items()}
+    for voxel, value in np.ndenumerate(paint()):
+        assert (by_value[shown[voxel]] if shown[voxel] else "") == ["", "inside", "tubule", "outside"][value]
+    info = label_info(studies, "final")
+    assert info["version"] == 1
+    assert info["label_names"] == {"inside": 1, "tubule": 2, "outside": 3}
+    assert info["statistics"]["annotated_slices"] == [[6, 10], [5, 9], [4, 6]]
+    assert info["statistics"]["labelled_voxels"] == np.count_nonzero(paint())
+
+
+def test_values_are_mapped_by_name(studies: Path, tmp_path: Path) -> None:
+    names = ["outside", "tubule", "tubule (predicted)", "inside"]
+    label = np.zeros(SHAPE, np.int16)
+    label[6], label[10], label[:, 5], label[:, 9] = 1, 2, 3, 4
+    file = write_label(tmp_path / "label.nii.gz", label)
+    # idx counts segments that weren't exported, as the plugin's does.
+    params = {"label_info": [{"name": name, "idx": 7 + i} for i, name in enumerate(names)]}
+    open_store(studies).save_label("a", str(file), "final", params)
+    expected = np.zeros(SHAPE, np.uint8)
+    for voxel, value in np.ndenumerate(label):
+        expected[voxel] = {0: 0, 1: 3, 2: 2, 3: 0, 4: 1}[int(value)]
+    assert (stored(studies, "final") == expected).all()
+
+
+def test_without_names_the_values_are_those_of_the_scheme(studies: Path, tmp_path: Path) -> None:
+    store = open_store(studies)
+    store.save_label("a", str(write_label(tmp_path / "label.nii", paint())), "final", {})
+    assert (stored(studies, "final") == paint()).all()
+    with refusal(400, "value 4", "3 outside"):
+        store.save_label("a", str(write_label(tmp_path / "label.nii", paint() + 1)), "final", {})
+
+
+OBLIQUE = np.array([[0.48, -0.12, 0.1, 4], [0.13, 0.47, -0.2, -3], [-0.02, 0.11, 1.2, 8], [0, 0, 0, 1]])
+LEFT_HANDED = scaled(-0.5, 0.5, 1.25)
+
+
+@pytest.mark.parametrize("affine", [scaled(0.5, 0.5, 1.25), LEFT_HANDED, OBLIQUE], ids=["plain", "left", "oblique"])
+@pytest.mark.parametrize("flip", [False, True], ids=["as is", "flipped"])
+def test_a_label_in_another_voxel_order_is_brought_onto_the_grid(
+    studies: Path, tmp_path: Path, affine: NDArray[np.float64], flip: bool
+) -> None:
+    write_image(studies / "a.nii.gz", affine=affine)
+    label, params = as_slicer_sends(paint())
+    its_affine = affine.copy()
+    if flip:  # along k, what Slicer does to left-handed images
+        label = label[:, :, ::-1]
+        its_affine[:3, 3] += affine[:3, 2] * (SHAPE[2] - 1)
+        its_affine[:3, 2] *= -1
+    file = write_label(tmp_path / "label.nii.gz", label, its_affine)
+    open_store(studies).save_label("a", str(file), "final", params)
+    for tag in ("final", "version_1", "original"):
+        assert np.allclose(nibabel.load(studies / "labels" / tag / "a.nii.gz").affine, affine, atol=1e-5)
+    assert (stored(studies, "final") == paint()).all()
+
+
+def test_a_label_over_an_image_that_slicer_misreads(studies: Path, tmp_path: Path) -> None:
+    affine = scaled(0.5, 0.5, 1.25)  # RAS; Slicer takes channels-last images for LPS
+    write_image(studies / "a.nii.gz", (*SHAPE, 3), affine)
+    misread = np.diag([-0.5, -0.5, 1.25, 1.0])
+    misread[:3, 3] = affine[:3, 3]
+    submit(open_store(studies), tmp_path, paint(), affine=misread)
+    assert (stored(studies, "final") == paint()).all()
+    assert np.allclose(nibabel.load(studies / "labels/final/a.nii.gz").affine, affine)
+    assert np.allclose(nibabel.load(studies / "labels/original/a.nii.gz").affine, misread)
+
+
+def test_every_submission_is_kept(studies: Path, tmp_path: Path) -> None:
+    store = open_store(studies)
+    submit(store, tmp_path, paint())
+    first = (studies / "labels/version_1/a.nii.gz").read_bytes()
+    fewer = paint()
+    fewer[10] = 0
+    submit(store, tmp_path, fewer)
+    assert (studies / "labels/version_1/a.nii.gz").read_bytes() == first
+    assert (stored(studies, "version_2") == fewer).all()
+    assert (stored(studies, "final") == fewer).all()
+    info = label_info(studies, "final")
+    assert info["version"] == 2
+    assert info["earlier_version"] == 1
+    assert info["gone_slices"] == [[10], [], []]
+
+
+@pytest.mark.parametrize("index", ["kept", "lost"])
+def test_a_version_number_is_never_given_twice(studies: Path, tmp_path: Path, index: str) -> None:
+    store = open_store(studies)
+    submit(store, tmp_path, paint())
+    submit(store, tmp_path, paint())
+    shutil.rmtree(studies / "labels/version_2")
+    if index == "lost":
+        (studies / "datastore_v2.json").unlink()
+    store = open_store(studies)
+    submit(store, tmp_path, paint())
+    assert label_info(studies, "final")["version"] == 3
+    assert not (studies / "labels/version_2").exists()
+
+
+def test_predicted_segments_are_never_stored(studies: Path, tmp_path: Path) -> None:
+    store = open_store(studies)
+    label, params = as_slicer_sends(paint())
+    label[label == 0] = 2
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", label)), "final", params)
+    assert (stored(studies, "final") == paint()).all()
+    with refusal(400, "no paint"):
+        store.save_label("a", str(write_label(tmp_path / "label.nii.gz", label % 3)), "final", params)
+
+
+def test_paint_that_the_models_segments_may_have_overwritten_is_warned_of(studies: Path, tmp_path: Path) -> None:
+    label = np.zeros(SHAPE, np.int16)
+    label[6], label[10] = 1, 2
+    params = {"label_info": [{"name": "tubule"}, {"name": "inside (predicted)"}]}
+    open_store(studies).save_label("a", str(write_label(tmp_path / "label.nii.gz", label)), "final", params)
+    (warning,) = label_info(studies, "final")["warnings"]
+    assert "'inside (predicted)' stands after 'tubule'" in warning
+
+
+def test_unknown_segments_are_refused_by_name_or_ignored_if_empty(studies: Path, tmp_path: Path) -> None:
+    store = open_store(studies)
+    label, params = as_slicer_sends(paint())
+    params["label_info"].append({"name": "nucleus", "idx": 6})
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", label)), "final", params)
+    (warning,) = label_info(studies, "final")["warnings"]
+    assert "'nucleus' was ignored" in warning
+    before = snapshot(studies)
+    label[0, 0, 0] = 6
+    with refusal(400, "'nucleus'", "inside, tubule, outside"):
+        store.save_label("a", str(write_label(tmp_path / "label.nii.gz", label)), "final", params)
+    assert snapshot(studies) == before
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("empty", ["no paint"]),
+        ("another shape", ["the submitted .nii.gz label", "20, 18, 11"]),
+        ("another place", ["the submitted .nii.gz label", "grid"]),
+        ("not whole", ["the submitted .nii.gz label", "0.5", "whole number"]),
+        ("not named", ["value 6", "5 segments"]),
+        ("damaged", ["the submitted .nii.gz label", "damaged"]),
+        ("another ending", ["the submitted .tif label"]),
+        ("no list", ["label_info", "expected a list"]),
+        ("no name", ["label_info", "no name"]),
+        ("no object", ["params", "expected an object"]),
+    ],
+)
+def test_what_cannot_be_used_is_refused_and_changes_nothing(
+    studies: Path, tmp_path: Path, case: str, words: list[str]
+) -> None:
+    store = open_store(studies)
+    submit(store, tmp_path, paint())
+    before = snapshot(studies)
+    label: NDArray[Any]
+    params: Any
+    label, params = as_slicer_sends(paint())
+    affine, file = scaled(*SPACING), tmp_path / "label.nii.gz"
+    if case == "empty":
+        label[:] = 0
+    elif case == "another shape":
+        label = label[:, :, :-1]
+    elif case == "another place":
+        affine[0, 3] += 0.25
+    elif case == "not whole":
+        label = label.astype(np.float32)
+        label[3, 3, 3] = 0.5
+    elif case == "not named":
+        label[3, 3, 3] = 6
+    elif case == "no list":
+        params = {"label_info": {"inside": 1}}
+    elif case == "no name":
+        params = {"label_info": [{"idx": 1}]}
+    elif case == "no object":
+        params = ["inside"]
+    write_label(file, label, affine)
+    if case == "damaged":
+        file.write_bytes(file.read_bytes()[:200])
+    elif case == "another ending":
+        file = file.rename(tmp_path / "label.tif")
+    with refusal(400, *words):
+        store.save_label("a", str(file), "final", params)
+    assert snapshot(studies) == before
+
+
+def test_an_unknown_image_is_not_found(studies: Path, tmp_path: Path) -> None:
+    with refusal(404, "'nobody'", "a, b"):
+        submit(open_store(studies), tmp_path, paint(), image="nobody")
+
+
+@pytest.mark.parametrize("tag", ["original", "version_1", "version_9", "prediction", "mine"])
+def test_clients_write_no_other_tag(studies: Path, tmp_path: Path, tag: str) -> None:
+    store = open_store(studies)
+    submit(store, tmp_path, paint())
+    before = snapshot(studies)
+    with refusal(400, tag):
+        store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), tag, {})
+    assert snapshot(studies) == before
+
+
+def test_a_prediction_stands_apart(studies: Path, tmp_path: Path) -> None:
+    store = open_store(studies)
+    submit(store, tmp_path, paint())
+    prediction = np.ones(SHAPE, np.uint8)
+    store.save_prediction("a", prediction, scaled(*SPACING), {"seconds": 3.0})
+    assert (stored(studies, "prediction") == 1).all()
+    assert label_info(studies, "prediction")["label_names"] == {"inside (predicted)": 1, "tubule (predicted)": 2}
+    assert (stored(studies, "final") == paint()).all()
+    assert store.datalist() == [{"image": str(studies / "a.nii.gz"), "label": str(studies / "labels/final/a.nii.gz")}]
+
+
+def test_annotations_are_never_deleted(studies: Path, tmp_path: Path) -> None:
+    store = open_store(studies)
+    submit(store, tmp_path, paint())
+    before = snapshot(studies)
+    for tag in ("final", "original", "version_1"):
+        with refusal(400, "never deleted"):
+            store.remove_label("a", tag)
+    with refusal(400, "annotated"):
+        store.remove_image("a")
+    assert snapshot(studies) == before
+    with refusal(404, "nobody"):
+        store.remove_image("nobody")
+    with refusal(404, "prediction"):
+        store.remove_label("a", "prediction")
+
+
+def test_predictions_and_images_without_annotation_can_be_removed(studies: Path) -> None:
+    store = open_store(studies)
+    store.save_prediction("a", np.ones(SHAPE, np.uint8), scaled(*SPACING), {})
+    store.save_prediction("b", np.ones(SHAPE, np.uint8), scaled(*SPACING), {})
+    store.remove_label("a", "prediction")
+    assert store.get_labels_by_image_id("a") == {}
+    store.remove_image("b")
+    assert open_store(studies).list_images() == ["a"]
+    assert not list((studies / "labels/prediction").iterdir())
+
+
+def test_only_the_servers_own_label_info_is_protected(studies: Path, tmp_path: Path) -> None:
+    store = open_store(studies)
+    submit(store, tmp_path, paint())
+    with refusal(400, "version"):
+        store.update_label_info("a", "final", {"version": 7})
+    store.update_label_info("a", "final", {"remark": "good"})
+    (studies / "datastore_v2.json").unlink()
+    assert open_store(studies).get_label_info("a", "final")["remark"] == "good"
+
+
+# The index
+
+
+def test_nothing_is_lost_with_the_index(studies: Path, tmp_path: Path) -> None:
+    store = open_store(studies)
+    submit(store, tmp_path, paint())
+    submit(store, tmp_path, paint()[::-1])
+    store.save_prediction("a", np.ones(SHAPE, np.uint8), scaled(*SPACING), {"seconds": 3.0})
+    labels = store.json()["objects"]["a"]["labels"]
+    index = studies / "datastore_v2.json"
+    index.unlink()
+    assert open_store(studies).json()["objects"]["a"]["labels"] == labels
+    index.write_text(index.read_text()[:300])
+    damaged = index.read_bytes()
+    assert open_store(studies).json()["objects"]["a"]["labels"] == labels
+    (aside,) = studies.glob("datastore_v2.damaged-*.json")
+    assert aside.read_bytes() == damaged
+
+
+def test_opening_writes_nothing(studies: Path, tmp_path: Path) -> None:
+    submit(open_store(studies), tmp_path, paint())
+    write_image(studies / "c.nii.gz")
+    for index in ("as it was", "damaged"):
+        if index == "damaged":
+            (studies / "datastore_v2.json").write_text("{")
+        before = {path: path.stat().st_mtime_ns for path in studies.rglob("*")}
+        reader = AnnotationStore(str(studies), SCHEME)
+        assert len(reader.datalist()) == 1
+        assert sorted(reader.list_images()) == ["a", "b", "c"]
+        assert {path: path.stat().st_mtime_ns for path in studies.rglob("*")} == before
+
+
+def test_the_index_is_whole_at_every_moment(studies: Path, tmp_path: Path) -> None:
+    store = open_store(studies)
+    done = threading.Event()
+    failures = []
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                json.loads((studies / "datastore_v2.json").read_text())
+            except (ValueError, OSError) as error:
+                failures.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(100):
+        store.update_image_info("a", {"number": number, "padding": "x" * 20000})
+    done.set()
+    reader.join()
+    assert not failures
+
+
+def test_files_being_written_and_files_of_macos_are_no_images(studies: Path) -> None:
+    for name in (".writing-x.nii.gz", "._a.nii.gz", "models/m.nii.gz", "labels/final/.writing-a.nii.gz", "notes.png"):
+        (studies / name).parent.mkdir(exist_ok=True, parents=True)
+        shutil.copy(studies / "a.nii.gz", studies / name)
+    store = open_store(studies)
+    assert sorted(store.list_images()) == ["a", "b"]
+    assert store.get_labeled_images() == []
+
+
+# Several at once
+
+
+def test_simultaneous_submissions_are_all_kept(studies: Path, tmp_path: Path) -> None:
+    # Two stores, as in two processes; two threads in each.
+    stores = [open_store(studies), open_store(studies)]
+    errors = []
+
+    def work(store: AnnotationStore, worker: int) -> None:
+        try:
+            for number in range(4):
+                annotation = paint()
+                annotation[0, 0, worker], annotation[0, 1, number] = 1, 2
+                submit(store, tmp_path, annotation)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(stores[worker % 2], worker)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    contents = {stored(studies, f"version_{number}").tobytes() for number in range(1, 17)}
+    assert len(contents) == 16
+    assert label_info(studies, "final")["version"] == 16
+    assert (stored(studies, "final") == stored(studies, "version_16")).all()
+    index = json.loads((studies / "datastore_v2.json").read_text())["objects"]["a"]["labels"]
+    assert len(index) == 16 + 2
+    assert all(index[f"version_{number}"]["info"]["version"] == number for number in range(1, 17))
+
+
+def test_changed_files_are_noticed_and_disturb_no_submission(studies: Path, tmp_path: Path) -> None:
+    store = open_store(studies, watch=True)
+    for number in range(6):
+        write_image(studies / f"new{number}.nii.gz")
+        submit(store, tmp_path, paint())
+        assert "a" in store.list_images()
+        assert store.get_label_info("a", "final")["version"] == number + 1
+    os.rename(studies / "new5.nii.gz", studies / "renamed.nii.gz")
+    (studies / "new4.nii.gz").unlink()
+    expected = ["a", "b", "new0", "new1", "new2", "new3", "renamed"]
+    wait_for(lambda: sorted(store.list_images()) == expected)
+    assert {f"version_{number}" for number in range(1, 7)} < set(store.get_labels_by_image_id("a"))
+    # What another process stores is seen, too.
+    submit(AnnotationStore(str(studies), SCHEME), tmp_path, paint())
+    wait_for(lambda: store.get_label_info("a", "final")["version"] == 7)
+
+
+def wait_for(condition: Any) -> None:
+    until = time.monotonic() + 10
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert condition()
+
+
+# What a killed server or a person left
+
+
+@pytest.mark.parametrize("killed", ["before final", "before the info of final", "before original"])
+def test_a_submission_that_was_cut_short_is_completed(studies: Path, tmp_path: Path, killed: str) -> None:
+    store = open_store(studies)
+    submit(store, tmp_path, paint())
+    before = snapshot(studies)
+    second = paint()
+    second[0] = 3
+    submit(store, tmp_path, second)
+    undone = ["datastore_v2.json", "labels/original/a.nii.gz", "labels/original/a.json"]
+    if killed != "before original":
+        undone.append("labels/final/a.json")
+    if killed == "before final":
+        undone.append("labels/final/a.nii.gz")
+    for name in undone:
+        (studies / name).write_bytes(before[name])
+    store = open_store(studies)
+    assert (stored(studies, "final") == second).all()
+    assert (stored(studies, "original") == np.where(second > 0, second + 2, 0)).all()
+    assert store.get_label_info("a", "final")["version"] == 2
+    assert store.get_label_info("a", "original")["version"] == 2
+
+
+def test_a_first_submission_that_was_cut_short_is_completed(studies: Path, tmp_path: Path) -> None:
+    submit(open_store(studies), tmp_path, paint())
+    shutil.rmtree(studies / "labels/original")
+    for name in ("datastore_v2.json", "labels/final/a.json"):
+        (studies / name).unlink()
+    store = open_store(studies)
+    assert set(store.get_labels_by_image_id("a")) == {"version_1", "final", "original"}
+    assert store.get_label_info("a", "original")["version"] == 1
+
+
+def test_final_is_made_again_from_the_newest_version(studies: Path, tmp_path: Path) -> None:
+    submit(open_store(studies), tmp_path, paint())
+    (studies / "labels/final/a.nii.gz").unlink()
+    assert len(open_store(studies).datalist()) == 1
+    assert (stored(studies, "final") == paint()).all()
+
+
+def test_a_label_put_there_by_hand_becomes_a_version(studies: Path) -> None:
+    (studies / "labels/final").mkdir(parents=True)
+    write_label(studies / "labels/final/a.nii", paint())
+    write_label(studies / "labels/final/b.nii.gz", paint()[:-1])
+    store = open_store(studies)
+    assert (stored(studies, "version_1") == paint()).all()
+    assert (stored(studies, "final") == paint()).all()
+    assert not (studies / "labels/final/a.nii").exists()
+    # One that can't be used is left alone and left out.
+    assert store.get_labeled_images() == ["a"]
+    assert (studies / "labels/final/b.nii.gz").exists()
+
+
+def test_another_scheme_goes_by_names(studies: Path, tmp_path: Path) -> None:
+    submit(open_store(studies), tmp_path, paint())
+    version = (studies / "labels/version_1/a.nii.gz").read_bytes()
+    wider = LabelScheme(("vessel", "tubule", "inside"), "outside")
+    open_store(studies, wider)
+    final = stored(studies, "final")
+    for voxel, value in np.ndenumerate(paint()):
+        assert final[voxel] == {0: 0, 1: 3, 2: 2, 3: 4}[int(value)]
+    assert list(label_info(studies, "original")["params"]["label_names"]) == list(wider.segments)
+    assert (studies / "labels/version_1/a.nii.gz").read_bytes() == version
+    open_store(studies)
+    assert (stored(studies, "final") == paint()).all()
+    with pytest.raises(SchemeError, match=r"a\.nii\.gz: has voxels of the class 'tubule'.*inside, vessel"):
+        open_store(studies, LabelScheme(("inside", "vessel"), "outside"))
+
+
+# Images
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("NaN", ["'new'", "NaN"]),
+        ("2-D", ["'new'", "2-D"]),
+        ("truncated", ["'new'", "damaged"]),
+        ("no image", ["'new'", "damaged"]),
+        ("ending", ["'new'", ".png"]),
+        ("folder", ["'../new'", "plain file name"]),
+        ("taken", ["'a'", "another image"]),
+    ],
+)
+def test_images_that_cannot_be_used_are_not_taken(studies: Path, tmp_path: Path, case: str, words: list[str]) -> None:
+    store = open_store(studies)
+    before = snapshot(studies)
+    file = write_image(tmp_path / "upload.nii.gz", seed=9)
+    name = {"folder": "../new", "taken": "a"}.get(case, "new")
+    if case == "NaN":
+        array = np.ones(SHAPE, np.float32)
+        array[3, 4, 5] = np.nan
+        write_label(file, array)
+    elif case == "2-D":
+        write_label(file, np.ones((30, 30), np.uint8))
+    elif case == "truncated":
+        file.write_bytes(file.read_bytes()[:1000])
+    elif case == "no image":
+        file.write_text("hello")
+    elif case == "ending":
+        file = file.rename(tmp_path / "upload.png")
+    with refusal(400, *words):
+        store.add_image(name, str(file), {})
+    assert snapshot(studies) == before
+
+
+def test_an_uploaded_image_is_stored(studies: Path, tmp_path: Path) -> None:
+    store = open_store(studies)
+    file = write_image(tmp_path / "upload.nii.gz", seed=9)
+    assert store.add_image("new", str(file), {"client_id": "me"}) == "new"
+    assert (studies / "new.nii.gz").read_bytes() == file.read_bytes()
+    assert store.add_image("new", str(file), {}) == "new"
+    assert open_store(studies).get_image_info("new")["client_id"] == "me"

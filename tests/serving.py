@@ -1,0 +1,136 @@
+"""A real server in a process of its own, and small images and annotations to serve."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import requests
+from monailabel.client import MONAILabelClient
+from numpy.typing import NDArray
+
+APP = Path(__file__).parents[1] / "apps" / "sparse_unet3d"
+SHAPE = (20, 18, 12)
+SPACING = (0.5, 0.5, 1.25)
+SEGMENTS = ["inside (predicted)", "tubule (predicted)", "inside", "tubule", "outside"]
+"""What 3D Slicer shows with the classes by default."""
+
+
+def scaled(*spacing: float) -> NDArray[np.float64]:
+    """An affine with the axes in RAS order."""
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = (-7, 11, 3)
+    return affine
+
+
+def write_image(
+    path: Path, shape: tuple[int, ...] = SHAPE, affine: NDArray[np.float64] | None = None, seed: int = 0
+) -> Path:
+    """Write noise with a bright block, as uint16; channels last where the shape has four sizes."""
+    array = np.random.default_rng(seed).integers(0, 60, shape).astype(np.uint16)
+    array[5:15, 4:14, 3:9] += 300
+    nibabel.save(nibabel.Nifti1Image(array, scaled(*SPACING) if affine is None else affine), path)
+    return path
+
+
+def write_label(path: Path, array: NDArray[Any], affine: NDArray[np.float64] | None = None) -> Path:
+    nibabel.save(nibabel.Nifti1Image(array, scaled(*SPACING) if affine is None else affine), path)
+    return path
+
+
+def paint() -> NDArray[np.uint8]:
+    """An annotation of the block of ``write_image``: two slices across each axis; 1 inside, 2 tubule, 3 outside."""
+    dense = np.full(SHAPE, 3, np.uint8)
+    dense[5:15, 4:14, 3:9] = 2
+    dense[8:12, 7:11, 5:7] = 1
+    sparse = np.zeros(SHAPE, np.uint8)
+    sparse[[6, 10]] = dense[[6, 10]]
+    sparse[:, [5, 9]] = dense[:, [5, 9]]
+    sparse[:, :, [4, 6]] = dense[:, :, [4, 6]]
+    return sparse
+
+
+def as_slicer_sends(annotation: NDArray[np.uint8]) -> tuple[NDArray[np.int16], dict[str, Any]]:
+    """The label map and parameters that the plugin makes of paint: values by position among all segments."""
+    label = np.where(annotation > 0, annotation + 2, 0).astype(np.int16)
+    return label, {"label_info": [{"name": name, "idx": position} for position, name in enumerate(SEGMENTS, start=1)]}
+
+
+def stored(studies: Path, tag: str, image: str = "a") -> NDArray[np.uint8]:
+    """The voxels of a label file in the datastore's folder."""
+    return np.asarray(nibabel.load(studies / "labels" / tag / f"{image}.nii.gz").dataobj)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """All files of a folder with their content."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+class Server:
+    """``monailabel start_server`` with the app, on a free port."""
+
+    def __init__(self, studies: Path, folder: Path, **conf: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client = MONAILabelClient(self.url, tmpdir=str(folder), client_id="tester")
+        self.log = folder / f"server-{self.port}.log"
+        options = [word for key, value in conf.items() for word in ("--conf", key, value)]
+        command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", APP, "--studies", studies]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, "--host", "127.0.0.1", "--port", str(self.port), *options],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env={**os.environ, "MONAI_LABEL_SESSION_PATH": str(folder / "sessions")},
+            )
+
+    def wait(self) -> "Server":
+        """Wait until it answers."""
+        until = time.monotonic() + 120
+        while time.monotonic() < until and self.process.poll() is None:
+            try:
+                requests.get(f"{self.url}/info/", timeout=5).raise_for_status()
+                return self
+            except requests.ConnectionError:
+                time.sleep(0.3)
+        raise AssertionError(f"the server didn't start:\n{self.log.read_text()}")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=30)
+
+    def get(self, path: str, **kwargs: Any) -> requests.Response:
+        return requests.get(self.url + path, timeout=60, **kwargs)
+
+    def put_label(self, image: str, file: Path, params: object = None, tag: str = "") -> requests.Response:
+        with file.open("rb") as label:
+            return requests.put(
+                f"{self.url}/datastore/label",
+                params={"image": image, **({"tag": tag} if tag else {})},
+                data={"params": json.dumps({} if params is None else params)},
+                files={"label": (file.name, label)},
+                timeout=60,
+            )
+
+    def put_image(self, image: str, file: Path) -> requests.Response:
+        with file.open("rb") as content:
+            return requests.put(
+                f"{self.url}/datastore/image", params={"image": image}, files={"file": (file.name, content)}, timeout=60
+            )
+
+    def infer(self, image: str, **params: object) -> requests.Response:
+        return requests.post(
+            f"{self.url}/infer/sparse_unet3d",
+            params={"image": image},
+            data={"params": json.dumps(params)},
+            timeout=300,
+        )
