@@ -1,0 +1,98 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from lib.core import tiles
+from lib.core.errors import InputError
+
+
+def layer_by_layer(size: int) -> int | None:
+    """Follow a size through the network of figure 2; None where a pooling or a convolution doesn't fit."""
+    for _ in range(3):
+        size -= 4
+        if size <= 0 or size % 2:
+            return None
+        size //= 2
+    size -= 4
+    for _ in range(3):
+        if size <= 0:
+            return None
+        size = 2 * size - 4
+    return size if size > 0 else None
+
+
+@pytest.mark.parametrize("size", range(1, 400))
+def test_sizes_agree_with_walking_through_the_layers(size: int) -> None:
+    expected = layer_by_layer(size)
+    assert tiles.is_valid(size) == (expected is not None)
+    if expected is not None:
+        assert tiles.output_size(size) == expected
+
+
+def test_the_papers_tile() -> None:
+    assert tiles.output_shape((132, 132, 116)) == (44, 44, 28)
+
+
+def test_invalid_size_is_refused_naming_the_nearest_valid_ones() -> None:
+    with pytest.raises(InputError, match=r"130 .* 124 or 132"):
+        tiles.output_size(130)
+    with pytest.raises(InputError, match=r"40 .* take 92"):
+        tiles.output_size(40)
+
+
+@pytest.mark.parametrize("output", range(1, 100))
+def test_input_size_is_the_smallest_that_gives_the_output(output: int) -> None:
+    size = tiles.input_size(output)
+    smaller = [n for n in range(1, size) if (layer_by_layer(n) or 0) >= output]
+    assert layer_by_layer(size) is not None
+    assert layer_by_layer(size) >= output  # type: ignore[operator]
+    assert not smaller
+
+
+@pytest.mark.parametrize("size", [100, 116, 132, 172])
+@pytest.mark.parametrize("length", [1, 5, 12, 28, 29, 44, 45, 64, 84, 85, 245])
+def test_tiles_cover_the_axis_from_the_lattice_without_a_tile_too_many(length: int, size: int) -> None:
+    origins = tiles.axis_origins(length, size)
+    output = tiles.output_size(size)
+    assert all(origin % tiles.LATTICE == 0 for origin in origins)
+    covered = np.zeros(length + output, dtype=bool)
+    for origin in origins:
+        assert origin < length
+        covered[origin : origin + output] = True
+    assert covered[:length].all()
+    assert len(origins) == max(1, math.ceil((length - output % 8) / (output - output % 8)))
+
+
+def test_the_smallest_tile_cannot_be_put_side_by_side() -> None:
+    assert tiles.axis_origins(4, 92) == [0]
+    with pytest.raises(InputError, match="take at least 100"):
+        tiles.axis_origins(5, 92)
+
+
+@pytest.mark.parametrize("shape", [(30, 50, 20), (64, 128, 9)])
+@pytest.mark.parametrize("max_voxels", [2_000_000, 3_000_000, 10_000_000])
+def test_chosen_tile_computes_least_of_all_within_the_limit(shape: tuple[int, ...], max_voxels: int) -> None:
+    def computed(tile: tuple[int, ...]) -> int:
+        return math.prod(tile) * len(list(tiles.tile_origins(shape, tile)))
+
+    chosen = tiles.choose_tile(shape, max_voxels)
+    candidates = [
+        tile
+        for tile in itertools.product(range(100, 240, 8), repeat=3)
+        if math.prod(tile) <= max_voxels and all(tiles.is_valid(n) for n in tile)
+    ]
+    assert math.prod(chosen) <= max_voxels
+    assert computed(chosen) <= min(map(computed, candidates))
+
+
+def test_without_memory_for_any_tile_the_smallest_is_taken() -> None:
+    assert tiles.choose_tile((300, 300, 300), 1) == (100, 100, 100)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 40])
+def test_mirror_is_numpys_reflection_repeated(length: int) -> None:
+    positions = np.arange(-90, length + 90)
+    expected = np.pad(np.arange(length), 90, mode="reflect") if length > 1 else np.zeros(length + 180)
+    np.testing.assert_array_equal(tiles.mirror(positions, length), expected)
