@@ -130,8 +130,10 @@ def read_label_map(path: str | Path) -> LabelMap:
             f"overlaps"
         )
     array = volume.array[0]
-    if array.dtype.kind != "i" and array.dtype.kind != "u":
-        whole = array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        # A number too large for an integer becomes another one, and is refused like a fraction.
+        with np.errstate(invalid="ignore"):
+            whole = array.astype(np.int64)
         if (whole != array).any():
             value = array[whole != array].flat[0]
             raise InputError(f"{path}: the value {value} is not a whole number; expected label numbers 0, 1, 2, …")

@@ -1,0 +1,506 @@
+"""Geometry is checked against ITK, the library that 3D Slicer reads files with, through SimpleITK."""
+
+import gzip
+import itertools
+
+import nibabel
+import nrrd
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
+
+from lib.core.errors import InputError
+from lib.core.volumes import (
+    LabelMap,
+    Volume,
+    onto_grid,
+    read_label_map,
+    read_volume,
+    scale_intensity,
+    write_label_map,
+)
+from real_data import label_maps
+
+RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SHAPE = (5, 6, 7)
+
+
+def affine_of(spacing=(0.5, 1.25, 3.0), angles=(0, 0, 0), origin=(-12.5, 40.25, 7.0), mirror=False):
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ np.diag(spacing)
+    affine[:3, 3] = origin
+    return affine @ np.diag([-1 if mirror else 1, 1, 1, 1])
+
+
+AFFINES = {
+    "straight": affine_of(),
+    "oblique": affine_of(angles=(10, -25, 70)),
+    "left-handed": affine_of(mirror=True),
+    "left-handed oblique": affine_of(angles=(10, -25, 70), mirror=True),
+    "sagittal": affine_of(angles=(90, 0, 90)),
+    "microscope": affine_of(spacing=(0.00026, 0.00026, 0.002), origin=(0.1, -0.2, 0.05)),
+}
+
+
+def numbers(shape=SHAPE, dtype=np.int16):
+    return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+
+
+def save_nifti(path, array, affine=AFFINES["oblique"], intent=None, **header):
+    image = nibabel.Nifti1Image(array, None)
+    image.set_qform(affine, 1)
+    image.set_sform(affine, 1)
+    if intent:
+        image.header.set_intent(intent)
+    for key, value in header.items():
+        image.header[key] = value
+    nibabel.save(image, path)
+    return path
+
+
+def itk_affine(path):
+    """The affine (RAS) that ITK reads from the file's first three axes."""
+    image = sitk.ReadImage(str(path))
+    n = image.GetDimension()
+    affine = np.eye(4)
+    affine[:3, :3] = (np.reshape(image.GetDirection(), (n, n)) * image.GetSpacing())[:3, :3]
+    affine[:3, 3] = image.GetOrigin()[:3]
+    return RAS @ affine
+
+
+def itk_array(path):
+    """(C, X, Y, Z) as ITK reads it."""
+    image = sitk.ReadImage(str(path))
+    array = np.moveaxis(sitk.GetArrayFromImage(image), (0, 1, 2), (2, 1, 0))
+    return np.moveaxis(array, 3, 0) if image.GetNumberOfComponentsPerPixel() > 1 else array[None]
+
+
+@pytest.mark.parametrize("name", AFFINES)
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd"])
+def test_reads_what_itk_writes(tmp_path, name, ending):
+    path, affine = tmp_path / f"image{ending}", AFFINES[name]
+    lps = RAS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(numbers().T)
+    image.SetSpacing(spacing)
+    image.SetDirection((lps[:3, :3] / spacing).ravel())
+    image.SetOrigin(lps[:3, 3])
+    sitk.WriteImage(image, str(path))
+
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.array, numbers()[None])
+    assert volume.array.dtype == np.int16
+    np.testing.assert_allclose(volume.affine, affine, rtol=1e-5, atol=1e-6 * spacing.max())
+    np.testing.assert_allclose(volume.spacing, spacing, rtol=1e-6)
+    assert (volume.shape, volume.channels, volume.slicer_affine) == (SHAPE, 1, None)
+
+
+@pytest.mark.parametrize("name", AFFINES)
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd"])
+def test_label_maps_survive_a_round_trip(tmp_path, name, ending):
+    path, affine, array = tmp_path / f"label{ending}", AFFINES[name], numbers(dtype=np.uint8) % 4
+    write_label_map(path, array, affine)
+    tolerance = 1e-6 * np.abs(affine).max()
+
+    label = read_label_map(path)
+    np.testing.assert_array_equal(label.array, array)
+    assert label.array.dtype == np.uint8
+    np.testing.assert_allclose(label.affine, affine, atol=tolerance)
+    np.testing.assert_array_equal(itk_array(path)[0], array)
+    np.testing.assert_allclose(itk_affine(path), affine, atol=tolerance)
+    if ending != ".nrrd":
+        header = nibabel.load(path).header
+        assert header["qform_code"] == header["sform_code"] == 1
+        np.testing.assert_allclose(header.get_qform(), affine, atol=tolerance)
+        np.testing.assert_allclose(header.get_sform(), affine, atol=tolerance)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("qform_code", "sform_code"), list(itertools.product(range(5), range(5))))
+def test_chooses_between_qform_and_sform_as_itk_does(tmp_path, qform_code, sform_code):
+    image = nibabel.Nifti1Image(numbers(), None)
+    image.header.set_qform(AFFINES["oblique"], 1)
+    image.header.set_sform(AFFINES["left-handed"], 1)
+    image.header["qform_code"], image.header["sform_code"] = qform_code, sform_code
+    nibabel.save(image, tmp_path / "image.nii")
+    found = read_volume(tmp_path / "image.nii").affine
+    np.testing.assert_allclose(found, itk_affine(tmp_path / "image.nii"), atol=1e-5)
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_a_sheared_sform_gives_way_to_the_qform_as_in_itk(tmp_path, code):
+    sheared = AFFINES["oblique"].copy()
+    sheared[0, 2] += 0.5
+    image = nibabel.Nifti1Image(numbers(), None)
+    image.header.set_qform(AFFINES["oblique"], 1)
+    image.header.set_sform(sheared, code)
+    nibabel.save(image, tmp_path / "image.nii")
+    found = read_volume(tmp_path / "image.nii").affine
+    np.testing.assert_allclose(found, itk_affine(tmp_path / "image.nii"), atol=1e-5)
+    np.testing.assert_allclose(found, AFFINES["oblique"], atol=1e-5)
+
+
+@pytest.mark.parametrize(("unit", "millimetres"), [("unknown", 1), ("mm", 1), ("micron", 0.001), ("meter", 1000)])
+def test_units_become_millimetres(tmp_path, unit, millimetres):
+    image = nibabel.Nifti1Image(numbers(), AFFINES["oblique"])
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "image.nii.gz")
+    found = read_volume(tmp_path / "image.nii.gz").affine
+    np.testing.assert_allclose(found[:3], millimetres * AFFINES["oblique"][:3], rtol=1e-5)
+    np.testing.assert_allclose(found, itk_affine(tmp_path / "image.nii.gz"), rtol=1e-5)
+
+
+def misread(affine):
+    """The geometry of ../shared/slicer-contract.md: spacing and origin right, directions of an identity in LPS."""
+    expected = np.diag([*(np.linalg.norm(affine[:3, :3], axis=0) * [-1, -1, 1]), 1.0])
+    expected[:3, 3] = affine[:3, 3]
+    return expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "intent", "is_misread"),
+    [
+        ((5, 6, 7, 2), None, True),
+        ((5, 6, 7, 2), "vector", True),
+        ((5, 6, 7, 1, 2), None, True),
+        ((5, 6, 7, 2, 1), None, True),
+        ((5, 6, 7, 1, 2), "vector", False),
+        ((5, 6, 7, 1), None, False),
+        ((5, 6, 7, 1, 1), None, False),
+    ],
+)
+@pytest.mark.parametrize("name", ["oblique", "left-handed"])
+def test_channels_of_nifti(tmp_path, shape, intent, is_misread, name):
+    array, affine = numbers(shape), AFFINES[name]
+    volume = read_volume(save_nifti(tmp_path / "image.nii.gz", array, affine, intent))
+    expected = array.reshape(5, 6, 7, -1)
+    assert volume.array.shape == (expected.shape[3], *SHAPE)
+    for channel in range(volume.channels):
+        np.testing.assert_array_equal(volume.array[channel], expected[..., channel])
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-5)
+    assert (volume.slicer_affine is not None) == is_misread
+    if volume.slicer_affine is not None:
+        np.testing.assert_allclose(volume.slicer_affine, misread(affine), atol=1e-5)
+    if intent == "vector" and len(shape) == 5:
+        np.testing.assert_array_equal(volume.array, itk_array(tmp_path / "image.nii.gz"))
+
+
+def test_rgb_nifti(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
+    array = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    for channel, name in enumerate("RGB"):
+        array[name] = colours[..., channel]
+    volume = read_volume(save_nifti(tmp_path / "image.nii.gz", array))
+    np.testing.assert_array_equal(volume.array, np.moveaxis(colours, 3, 0))
+    assert volume.array.dtype == np.uint8
+    assert volume.slicer_affine is None
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", ">u2", "<u2", "i4", "f4", ">f4", "f8"])
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_types_are_kept_in_the_machines_byte_order(tmp_path, dtype, kind):
+    array = numbers().astype(dtype)
+    nibabel.save(kind(array, np.eye(4)), tmp_path / "image.nii")
+    volume = read_volume(tmp_path / "image.nii")
+    np.testing.assert_array_equal(volume.array[0], array)
+    assert volume.array.dtype == np.dtype(dtype).newbyteorder("=")
+    assert volume.array.flags.c_contiguous
+
+
+def test_rescaled_values(tmp_path):
+    stored = nibabel.Nifti1Image(numbers(), np.eye(4))
+    stored.header.set_slope_inter(0.5, 3)
+    nibabel.save(stored, tmp_path / "image.nii")
+    volume = read_volume(tmp_path / "image.nii")
+    np.testing.assert_allclose(volume.array, itk_array(tmp_path / "image.nii"))
+    assert volume.array.dtype.kind == "f"
+
+
+@pytest.mark.parametrize("space", ["left-posterior-superior", "RAS", "left-anterior-superior", "scanner-xyz", None])
+@pytest.mark.parametrize("name", ["oblique", "left-handed"])
+def test_spaces_of_nrrd(tmp_path, space, name):
+    affine = AFFINES[name]
+    header = {"space": space} if space else {"space dimension": 3}
+    header |= {"space directions": affine[:3, :3].T, "space origin": affine[:3, 3]}
+    nrrd.write(str(tmp_path / "image.nrrd"), numbers(), header)
+    volume = read_volume(tmp_path / "image.nrrd")
+    np.testing.assert_array_equal(volume.array, itk_array(tmp_path / "image.nrrd"))
+    np.testing.assert_allclose(volume.affine, itk_affine(tmp_path / "image.nrrd"), atol=1e-9)
+
+
+@pytest.mark.parametrize("header", [{}, {"spacings": [0.5, 2, 3]}], ids=["nothing", "spacings"])
+def test_nrrd_without_directions(tmp_path, header):
+    nrrd.write(str(tmp_path / "image.nrrd"), numbers(), header)
+    np.testing.assert_allclose(read_volume(tmp_path / "image.nrrd").affine, itk_affine(tmp_path / "image.nrrd"))
+
+
+@pytest.mark.parametrize("kind", ["vector", "RGB-color", "list", "3-vector", "point"])
+@pytest.mark.parametrize("axis", range(4))
+def test_channels_of_nrrd(tmp_path, kind, axis):
+    array, lps = np.moveaxis(numbers((3, *SHAPE)), 0, axis), RAS @ AFFINES["oblique"]
+    header = {
+        "space": "left-posterior-superior",
+        "kinds": np.insert(np.array(["domain"] * 3, dtype=object), axis, kind).tolist(),
+        "space directions": np.insert(lps[:3, :3].T, axis, np.nan, axis=0),
+        "space origin": lps[:3, 3],
+    }
+    nrrd.write(str(tmp_path / "image.nrrd"), array, header)
+    volume = read_volume(tmp_path / "image.nrrd")
+    np.testing.assert_array_equal(volume.array, numbers((3, *SHAPE)))
+    np.testing.assert_array_equal(volume.array, itk_array(tmp_path / "image.nrrd"))
+    np.testing.assert_allclose(volume.affine, itk_affine(tmp_path / "image.nrrd"), atol=1e-9)
+    assert volume.slicer_affine is None
+
+
+def test_channel_axis_of_nrrd_known_by_its_missing_direction_alone(tmp_path):
+    directions = np.vstack([[[np.nan] * 3], np.diag([1, 2, 3])])
+    header = {"space": "RAS", "space directions": directions, "space origin": [1, 2, 3]}
+    nrrd.write(str(tmp_path / "image.nrrd"), numbers((2, *SHAPE)), header)
+    volume = read_volume(tmp_path / "image.nrrd")
+    assert (volume.channels, volume.shape, volume.spacing) == (2, SHAPE, (1, 2, 3))
+
+
+def test_nrrd_without_geometry_has_its_channels_last(tmp_path):
+    nrrd.write(str(tmp_path / "image.nrrd"), numbers((*SHAPE, 2)))
+    volume = read_volume(tmp_path / "image.nrrd")
+    np.testing.assert_array_equal(volume.array, np.moveaxis(numbers((*SHAPE, 2)), 3, 0))
+
+
+def damaged(path, cut):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if cut == "half" else content[:-4] if cut == "end" else b"nonsense")
+    return path
+
+
+def with_flipped_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+def save_nrrd(path, array, header=None):
+    nrrd.write(str(path), array, header or {})
+    return path
+
+
+RANDOM = np.random.default_rng(0).integers(0, 9999, (20, 20, 20)).astype(np.int16)
+NAN = np.where(numbers() == 100, np.nan, numbers()).astype(np.float32)
+BAD_VOLUMES = {
+    "missing": (lambda d: d / "image.nii", "no such file"),
+    "unknown ending": (lambda d: d / "image.tiff", "unknown file ending"),
+    "2-D": (lambda d: save_nifti(d / "image.nii", numbers((5, 6))), "2-D"),
+    "one slice": (lambda d: save_nifti(d / "image.nii", numbers((5, 6, 1))), "2-D"),
+    "one slice with channels": (lambda d: save_nifti(d / "image.nii", numbers((5, 6, 1, 3))), "2-D"),
+    "2-D nrrd": (lambda d: save_nrrd(d / "image.nrrd", numbers((5, 6))), "2-D"),
+    "2-D colour nrrd": (
+        lambda d: save_nrrd(d / "image.nrrd", numbers((3, 5, 6)), {"kinds": ["RGB-color", "domain", "domain"]}),
+        "2-D",
+    ),
+    "time series of vectors": (lambda d: save_nifti(d / "image.nii", numbers((*SHAPE, 2, 3))), "one point in time"),
+    "four axes in space": (
+        lambda d: save_nrrd(d / "i.nrrd", numbers((*SHAPE, 2)), {"space dimension": 4, "space directions": np.eye(4)}),
+        "three axes",
+    ),
+    "NaN": (
+        lambda d: save_nifti(d / "image.nii", NAN),
+        r"1 values are NaN or infinite \(the first at voxel \(2, 2, 2\)",
+    ),
+    "infinite": (lambda d: save_nrrd(d / "image.nrrd", np.where(np.isnan(NAN), np.inf, NAN)), "infinite"),
+    "complex": (lambda d: save_nifti(d / "image.nii", numbers().astype(np.complex64)), "complex"),
+    "complex nrrd": (
+        lambda d: save_nrrd(d / "image.nrrd", numbers((2, *SHAPE)), {"kinds": ["complex", *["domain"] * 3]}),
+        "complex",
+    ),
+    "half a nii": (lambda d: damaged(save_nifti(d / "image.nii", RANDOM), "half"), "damaged"),
+    "half a nii.gz": (lambda d: damaged(save_nifti(d / "image.nii.gz", RANDOM), "half"), "damaged"),
+    "nii.gz without its end": (lambda d: damaged(save_nifti(d / "image.nii.gz", RANDOM), "end"), "damaged"),
+    "nii.gz with a wrong bit": (lambda d: with_flipped_bit(save_nifti(d / "image.nii.gz", RANDOM)), "damaged"),
+    "half a nrrd": (lambda d: damaged(save_nrrd(d / "image.nrrd", RANDOM), "half"), "damaged"),
+    "text as nii": (lambda d: damaged(save_nifti(d / "image.nii", RANDOM), "all"), "damaged"),
+    "text as nii.gz": (lambda d: damaged(save_nifti(d / "image.nii.gz", RANDOM), "all"), "damaged"),
+    "text as nrrd": (lambda d: damaged(save_nrrd(d / "image.nrrd", RANDOM), "all"), "damaged"),
+    "no voxel size": (
+        lambda d: save_nrrd(
+            d / "image.nrrd",
+            numbers(),
+            {"space": "RAS", "space directions": np.diag([1, 0, 1]), "space origin": [0] * 3},
+        ),
+        "affine",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_VOLUMES)
+def test_bad_volumes_are_refused_by_name(tmp_path, name):
+    make, message = BAD_VOLUMES[name]
+    path = make(tmp_path)
+    with pytest.raises(InputError, match=message) as refusal:
+        read_volume(path)
+    assert str(path) in str(refusal.value)
+
+
+def test_nrrd_does_not_reach_for_other_files(tmp_path):
+    (tmp_path / "secret").write_bytes(bytes(8))
+    header = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nencoding: raw\ndata file: secret\n\n"
+    (tmp_path / "image.nrrd").write_text(header)
+    with pytest.raises(InputError, match="another file"):
+        read_volume(tmp_path / "image.nrrd")
+
+
+def test_label_maps_of_whole_floats(tmp_path):
+    label = read_label_map(save_nifti(tmp_path / "label.nii.gz", numbers().astype(np.float32)))
+    np.testing.assert_array_equal(label.array, numbers())
+    assert label.array.dtype.kind == "i"
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (numbers() / 2, "value 0.5 is not a whole number"),
+        (np.full(SHAPE, 1e20), "not a whole number"),
+        (numbers() - 3, "value -3 is negative"),
+        (numbers((*SHAPE, 2)), "2 channels"),
+        (NAN, "NaN"),
+    ],
+)
+def test_bad_label_maps_are_refused_by_name(tmp_path, array, message):
+    path = save_nifti(tmp_path / "label.nii.gz", array)
+    with pytest.raises(InputError, match=message) as refusal:
+        read_label_map(path)
+    assert str(path) in str(refusal.value)
+
+
+def volume_of(affine, channels=1, slicer_affine=None):
+    return Volume(np.zeros((channels, *SHAPE), np.uint8), affine, slicer_affine)
+
+
+@pytest.mark.parametrize("name", AFFINES)
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("flips", list(itertools.product([False, True], repeat=3)))
+def test_onto_grid_finds_each_voxel_where_it_lies_in_the_world(name, order, flips):
+    affine, truth = AFFINES[name], numbers()
+    # Turned as numpy does; the affine of the turned array by following four of its voxels to where they came from.
+    places = np.moveaxis(np.indices(SHAPE), 0, -1)
+    turned, from_where = truth.transpose(order), places.transpose(*order, 3)
+    for axis in range(3):
+        if flips[axis]:
+            turned, from_where = np.flip(turned, axis), np.flip(from_where, axis)
+    first = from_where[0, 0, 0]
+    back = np.eye(4)
+    back[:3, 3] = first
+    back[:3, :3] = np.array([from_where[1, 0, 0], from_where[0, 1, 0], from_where[0, 0, 1]]).T - first[:, None]
+
+    found = onto_grid(LabelMap(turned, (affine @ back).astype(np.float32).astype(np.float64)), volume_of(affine))
+    np.testing.assert_array_equal(found, truth)
+
+
+def test_onto_grid_takes_back_what_itk_turned(tmp_path):
+    """3D Slicer flips left-handed images; here ITK turns one to a right-handed order of axes."""
+    affine, truth = AFFINES["left-handed"], numbers(dtype=np.uint8)
+    write_label_map(tmp_path / "label.nii.gz", truth, affine)
+    turned = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "label.nii.gz")), "PIR")
+    sitk.WriteImage(turned, str(tmp_path / "turned.nrrd"))
+    label = read_label_map(tmp_path / "turned.nrrd")
+    assert label.array.shape != truth.shape
+    np.testing.assert_array_equal(onto_grid(label, volume_of(affine)), truth)
+
+
+@pytest.mark.parametrize("name", AFFINES)
+def test_onto_grid_takes_misread_geometry_voxel_by_voxel(name):
+    affine, truth = AFFINES[name], numbers()
+    volume = volume_of(affine, 2, misread(affine))
+    np.testing.assert_array_equal(onto_grid(LabelMap(truth, misread(affine)), volume), truth)
+    np.testing.assert_array_equal(onto_grid(LabelMap(truth, affine), volume), truth)
+    if name != "sagittal":
+        with pytest.raises(InputError):
+            onto_grid(LabelMap(truth, misread(affine)), volume_of(affine))
+
+
+def shifted(affine, by):
+    return affine @ np.block([[np.eye(3), np.reshape(by, (3, 1))], [np.zeros(3), 1]])
+
+
+@pytest.mark.parametrize(
+    ("shape", "turn"),
+    [
+        ((5, 6, 8), np.eye(4)),
+        ((6, 5, 7), np.eye(4)),
+        (SHAPE, shifted(np.eye(4), (1, 0, 0))),
+        (SHAPE, shifted(np.eye(4), (0, 0, 0.5))),
+        (SHAPE, np.diag([2, 1, 1, 1])),
+        (SHAPE, np.diag([1.05, 1, 1, 1])),
+        (SHAPE, np.diag([-1, 1, 1, 1])),
+        (SHAPE, affine_of((1, 1, 1), (0, 0, 5), (0, 0, 0))),
+    ],
+    ids=["size", "order", "one voxel off", "half a voxel off", "voxel size", "voxel size a bit", "mirrored", "rotated"],
+)
+@pytest.mark.parametrize("slicer_affine", [None, misread(AFFINES["oblique"])], ids=["", "misread"])
+def test_other_grids_are_refused_with_both_described(shape, turn, slicer_affine):
+    affine = AFFINES["oblique"]
+    label = LabelMap(np.zeros(shape, np.uint8), affine @ turn, "label.nii.gz")
+    volume = Volume(np.zeros((1, *SHAPE)), affine, slicer_affine, "image.nii.gz")
+    with pytest.raises(InputError) as refusal:
+        onto_grid(label, volume)
+    message = str(refusal.value)
+    for text in ("label.nii.gz", "image.nii.gz", str(shape), str(SHAPE), "0.5 × 1.25 × 3", "-12.5, 40.25, 7", "export"):
+        assert text in message
+
+
+def test_scale_intensity_per_channel():
+    random = np.random.default_rng(0)
+    array = np.stack([random.integers(0, 4000, (20, 21, 22)), random.normal(5e5, 10, (20, 21, 22)).astype(int)])
+    for dtype in (np.uint32, np.int64, np.float64):
+        scaled = scale_intensity(array.astype(dtype))
+        assert scaled.dtype == np.float32
+        for channel, result in zip(array, scaled, strict=True):
+            in_order = np.sort(channel.ravel())
+            # The percentile of n sorted values is the linear interpolation at (n - 1) · percentage.
+            low, high = (np.interp(p * (in_order.size - 1), range(in_order.size), in_order) for p in (0.005, 0.995))
+            np.testing.assert_allclose(result, ((channel - low) / (high - low)).clip(0, 1), atol=1e-6)
+
+
+def test_scale_intensity_of_channels_with_little_in_them():
+    array = np.zeros((2, 20, 20, 20), np.uint16)
+    array[1, 3, 4, 5:7] = 100, 200
+    scaled = scale_intensity(array)
+    assert not scaled[0].any()
+    np.testing.assert_allclose(scaled[1, 3, 4, 4:8], [0, 0.5, 1, 0])
+
+
+def test_scale_intensity_ignores_gain_offset_and_a_hot_pixel():
+    array = np.random.default_rng(1).integers(0, 1000, (1, 20, 20, 20)).astype(np.float32)
+    other = array * 7 + 300
+    np.testing.assert_allclose(scale_intensity(other), scale_intensity(array), atol=1e-5)
+    other[0, 0, 0, 0] = 1e9
+    np.testing.assert_allclose(scale_intensity(other)[0, 1:], scale_intensity(array)[0, 1:], atol=1e-3)
+
+
+def test_uppercase_endings(tmp_path):
+    save_nifti(tmp_path / "image.nii.gz", numbers()).rename(tmp_path / "IMAGE.NII.GZ")
+    assert read_volume(str(tmp_path / "IMAGE.NII.GZ")).shape == SHAPE
+
+
+def test_label_map_with_unknown_ending_is_refused(tmp_path):
+    with pytest.raises(InputError, match="unknown file ending"):
+        write_label_map(tmp_path / "label.png", np.zeros(SHAPE, np.uint8), np.eye(4))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("file", label_maps(), ids=lambda path: path.stem)
+def test_real_data(file):
+    volume, label = read_volume(file.parent.parent / "images" / file.name), read_label_map(file)
+    np.testing.assert_allclose(volume.affine, itk_affine(file), atol=1e-6)
+    found = onto_grid(label, volume)
+    assert found.shape == volume.shape
+    assert found.max() == 2
+    np.testing.assert_array_equal(found, itk_array(file)[0])
+    np.testing.assert_array_equal(gzip.decompress(file.read_bytes())[352:], found.tobytes(order="F"))
+    scaled = scale_intensity(volume.array)
+    assert scaled.shape == (volume.channels, *volume.shape)
+    assert scaled.min() == 0
+    assert scaled.max() == 1
+    if volume.channels > 1:
+        assert volume.slicer_affine is not None
+        np.testing.assert_array_equal(onto_grid(LabelMap(label.array, volume.slicer_affine), volume), label.array)
