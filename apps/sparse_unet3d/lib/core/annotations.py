@@ -196,7 +196,7 @@ def split_slices(
     """
     total = sum(len(set(places)) for places in slices.values())
     trained, kept = (earlier.training, earlier.validation) if earlier else ({}, {})
-    size, held = Counter[_Line](), Counter[_Line | str | int]()
+    size, held = Counter[_Line](), Counter[str | int | _Line]()
     free: dict[_Line, list[AnnotatedSlice]] = {}
     validation: dict[str, list[AnnotatedSlice]] = {}
 
@@ -223,7 +223,6 @@ def split_slices(
                 able,
                 key=lambda line: (
                     MAX_HELD_OUT_SHARE * (held[line] + 1) > size[line],
-                    held[line],
                     held[line[0]] + held[line[1]],
                     _rank(seed, line[0], free[line][0]),
                 ),

@@ -98,7 +98,7 @@ def read_volume(path: str | Path) -> Volume:
         raise InputError(
             f"{path}: a 2-D image (volume of shape {array.shape[1:]}); expected at least 2 voxels along each of 3 axes"
         )
-    if array.dtype.kind not in "iufb":
+    if array.dtype.kind not in "iuf":
         raise InputError(f"{path}: values of type {array.dtype}; expected integers or real numbers, convert it")
     if array.dtype.kind == "f":
         strange = ~np.isfinite(array)
