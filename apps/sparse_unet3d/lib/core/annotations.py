@@ -219,6 +219,7 @@ def split_slices(
             able = [line for line, places in free.items() if places and held[line] < size[line] - 1]
             if not able:
                 break
+            # Where enough is left, then where least was taken from the image and the axis, then by rank.
             line = min(
                 able,
                 key=lambda line: (
