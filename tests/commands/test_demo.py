@@ -82,6 +82,8 @@ def test_demo_runs_the_loop_and_leaves_only_its_report(studies, tmp_path):
         ("ball_1", True),
         ("ball_2", False),
     ]
+    assert [len(indices) for indices in report["volumes"][0]["annotated_slices"]] == [1, 1, 1]
+    assert report["volumes"][1]["annotated_slices"] == [[], [], []]
     assert report["training"]["history"][0]["epoch"] == 1
     assert "data:image/png;base64" in (output / "report.html").read_text()
     assert "Epoch 1" in (output / "server.log").read_text()

@@ -133,50 +133,31 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     clock = Clock()
     cases = read_cases(options.images, options.truths)
     scheme = label_scheme(options.labels, cases)
-    rng = np.random.default_rng(options.seed)
     conf = {"labels": ",".join(scheme.foreground), "background": scheme.background}
-    with tempfile.TemporaryDirectory(prefix="sparse_unet3d_") as scratch_name:
-        scratch = Path(scratch_name)
-        studies, downloads = scratch / "studies", scratch / "downloads"
+    with tempfile.TemporaryDirectory(prefix="sparse_unet3d_") as scratch:
+        studies, downloads = Path(scratch, "studies"), Path(scratch, "downloads")
         studies.mkdir()
         downloads.mkdir()
         for case in cases.values():
             shutil.copy(case.path, studies)
         clock.say(f"Starting a server on copies of {len(cases)} volumes ...")
         with running_server(studies, conf, options.output / "server.log", downloads) as client:
-            segments = list(client.info()["labels"])
-            annotations: dict[str, NDArray[np.uint8]] = {}
-            for _ in range(len(cases) - 1):
-                image_id = next_image(client, cases, annotations)
-                annotation = paint_slices(cases[image_id].truth, scheme, options.slices_per_axis, rng)
-                label = downloads / f"{image_id}.nii.gz"
-                params = export_like_slicer(label, annotation, cases[image_id].volume, scheme, segments)
-                client.save_label(image_id, str(label), params=params)
-                annotations[image_id] = annotation
-                clock.say(f"Annotated {image_id}: {percent(annotation):.1f} % of its voxels painted and submitted.")
+            annotations = annotate(client, cases, scheme, options, downloads, clock)
             training = train(client, options.minutes, clock)
-            predictions = {}
+            segmented = []
             for image_id, case in cases.items():
                 clock.say(f"Segmenting {image_id} ...")
-                predictions[image_id] = segment(client, image_id, case.volume, scheme)
-            clock.say("Stopping the server ...")
-
-    segmented = [
-        Segmented(
-            image_id,
-            case.volume,
-            annotations.get(image_id, np.full(case.truth.shape, UNLABELLED, np.uint8)),
-            predictions[image_id],
-            case.truth,
-        )
-        for image_id, case in cases.items()
-    ]
-    report = summarise(segmented, scheme, training)
-    report["slices_per_axis"] = options.slices_per_axis
-    report["seed"] = options.seed
-    report["command"] = " ".join(["python", *sys.argv])
-    report["versions"] = {name: version(name) for name in ("torch", "monai", "monailabel", "numpy")}
-    report["seconds"] = round(clock.seconds, 1)
+                prediction = segment(client, image_id, case.volume, scheme)
+                annotation = annotations.get(image_id, np.full_like(prediction, UNLABELLED))
+                segmented.append(Segmented(image_id, case.volume, annotation, prediction, case.truth))
+    report = {
+        **summarise(segmented, scheme, training),
+        "seconds": round(clock.seconds, 1),
+        "slices_per_axis": options.slices_per_axis,
+        "seed": options.seed,
+        "command": " ".join(["python", *sys.argv]),
+        "versions": {name: version(name) for name in ("torch", "monai", "monailabel", "numpy")},
+    }
     write_json(options.output / "report.json", report)
     write_report(options.output / "report.html", report, segmented, scheme)
     for kind, text in (("semi_automated", "annotated volumes"), ("fully_automated", "unannotated volume")):
@@ -184,6 +165,33 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         clock.say(f"IoU on unpainted voxels, {text}: mean {show(report[kind]['mean_foreground_iou'])} ({scores})")
     clock.say(f"Report with pictures: {options.output / 'report.html'}")
     return report
+
+
+def annotate(
+    client: MONAILabelClient,
+    cases: Mapping[str, Case],
+    scheme: LabelScheme,
+    options: DemoOptions,
+    downloads: Path,
+    clock: Clock,
+) -> dict[str, NDArray[np.uint8]]:
+    """Annotate all volumes but one, in the order in which the server offers them.
+
+    Returns:
+        The submitted annotations (X, Y, Z), 0 unlabelled, 1 … K+1, by image id.
+    """
+    rng = np.random.default_rng(options.seed)
+    segments = list(client.info()["labels"])
+    annotations: dict[str, NDArray[np.uint8]] = {}
+    for _ in range(len(cases) - 1):
+        image_id = next_image(client, cases, annotations)
+        annotation = paint_slices(cases[image_id].truth, scheme, options.slices_per_axis, rng)
+        label = downloads / f"{image_id}.nii.gz"
+        params = export_like_slicer(label, annotation, cases[image_id].volume, scheme, segments)
+        client.save_label(image_id, str(label), params=params)
+        annotations[image_id] = annotation
+        clock.say(f"Annotated {image_id}: {percent(annotation):.1f} % of its voxels painted and submitted.")
+    return annotations
 
 
 def next_image(client: MONAILabelClient, cases: Mapping[str, Case], annotated: Mapping[str, Any]) -> str:
@@ -243,6 +251,12 @@ def segment(client: MONAILabelClient, image_id: str, volume: Volume, scheme: Lab
     return prediction
 
 
+def painted_slices(annotation: NDArray[np.uint8]) -> list[list[int]]:
+    """Return the indices of the slices of which every voxel is painted, per axis."""
+    painted = annotation != UNLABELLED
+    return [np.flatnonzero(painted.all(axis=others)).tolist() for others in ((1, 2), (0, 2), (0, 1))]
+
+
 def percent(annotation: NDArray[np.uint8]) -> float:
     """Return the percentage of labelled voxels."""
     return 100 * np.count_nonzero(annotation != UNLABELLED) / annotation.size
@@ -252,7 +266,8 @@ def summarise(segmented: Sequence[Segmented], scheme: LabelScheme, training: Map
     """Compare predictions with the truth on the voxels that were never annotated.
 
     Returns:
-        JSON-able dict. ``semi_automated`` is the mean over the annotated volumes, ``fully_automated`` over the others.
+        JSON-able dict. ``semi_automated`` is the mean over the annotated volumes, ``fully_automated`` over the others;
+        ``labelled_voxels_percent`` is the share of painted voxels in the annotated volumes.
     """
     volumes = []
     for case in segmented:
@@ -263,6 +278,7 @@ def summarise(segmented: Sequence[Segmented], scheme: LabelScheme, training: Map
             {
                 "id": case.id,
                 "annotated": bool(case.annotation.any()),
+                "annotated_slices": painted_slices(case.annotation),
                 "labelled_voxels_percent": percent(case.annotation),
                 "iou": iou,
                 "mean_foreground_iou": mean_iou(iou),
