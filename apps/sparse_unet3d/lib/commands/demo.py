@@ -218,10 +218,8 @@ def train(client: MONAILabelClient, minutes: float, clock: Clock) -> dict[str, A
         if stats["epoch"] > (history[-1]["epoch"] if history else 0):
             history.append(stats)
             left = max(minutes * 60 - stats["seconds"], 0)
-            clock.say(
-                f"epoch {stats['epoch']}: loss {show(stats['loss'])}, {stats['metric']} {show(stats['score'])}, "
-                f"{left / 60:.1f} minutes left"
-            )
+            score = f", {stats['metric']} {show(stats['score'])}" if stats["score"] is not None else ""
+            clock.say(f"epoch {stats['epoch']}: loss {show(stats['loss'])}{score}, {left / 60:.1f} minutes left")
             spoke = clock.seconds
         elif clock.seconds - spoke > SILENT_SECONDS:
             clock.say("... at work on the next epoch")
