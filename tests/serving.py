@@ -81,7 +81,9 @@ class Server:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = MONAILabelClient(self.url, tmpdir=str(folder), client_id="tester")
-        self.log = folder / f"server-{self.port}.log"
+        self.log = folder / "server.log"
+        self.tmp = folder / "tmp"
+        self.tmp.mkdir()
         options = [word for key, value in conf.items() for word in ("--conf", key, value)]
         command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", APP, "--studies", studies]
         with self.log.open("w") as log:
@@ -90,7 +92,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
-                env={**os.environ, "MONAI_LABEL_SESSION_PATH": str(folder / "sessions")},
+                env={**os.environ, "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"), "TMPDIR": str(self.tmp)},
             )
 
     def wait(self) -> "Server":

@@ -337,8 +337,8 @@ class AnnotationStore(LocalDatastore):
         # The order of the names counts too: Slicer goes by it.
         return (
             final["version"] == original.get("version")
-            and list(final["label_names"]) == list(self.scheme.classes)
-            and list(original["label_names"]) == list(self.scheme.segments)
+            and list(final.get("label_names", ())) == list(self.scheme.classes)
+            and list(original.get("label_names", ())) == list(self.scheme.segments)
         )
 
     def _facts(self, annotation: NDArray[np.uint8]) -> dict[str, Any]:

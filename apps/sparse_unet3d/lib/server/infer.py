@@ -12,7 +12,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from ..core.errors import InputError
-from ..core.model import Model, ModelFolder
+from ..core.model import Model, ModelFolder, check_fit
 from ..core.segmentation import segment
 from ..core.volumes import read_volume, write_label_map
 from .conf import Conf
@@ -100,6 +100,10 @@ class Segmentation(InferTask):
         began = time.monotonic()
         model = self.model()
         volume = read_volume(request["image"])
+        try:
+            check_fit(self.folder.published, model.plan, self.conf.scheme, volume.channels)
+        except InputError as error:
+            raise InputError(f"{volume.name}: {error}") from error
         with self._one_at_a_time:
             prediction = segment(model, volume, default_device(), _LogProgress(request["image"]))
         info = {

@@ -1,0 +1,66 @@
+"""--conf options."""
+
+from pathlib import Path
+
+import pytest
+
+from lib.core.errors import InputError
+from lib.core.labels import LabelScheme
+from lib.server.conf import KEYS, Conf
+
+
+def parse(**conf: str) -> Conf:
+    return Conf.parse(conf, "/app", "/studies")
+
+
+def test_without_options() -> None:
+    conf = parse()
+    assert conf.scheme == LabelScheme(("inside", "tubule"), "outside")
+    assert conf.models == Path("/studies/models")
+    assert (conf.plan.width, conf.plan.spacing, conf.plan.statistics) == (None, None, None)
+
+
+def test_with_all_options() -> None:
+    conf = parse(
+        labels="anterior, posterior",
+        background="rest",
+        models="/elsewhere",
+        width="8",
+        spacing="1,1.5,2",
+        statistics="tile",
+        server_mode="true",
+    )
+    assert conf.scheme == LabelScheme(("anterior", "posterior"), "rest")
+    assert conf.models == Path("/elsewhere")
+    assert (conf.plan.width, conf.plan.spacing, conf.plan.statistics) == (8, (1.0, 1.5, 2.0), "tile")
+
+
+def test_models_of_a_remote_store_are_kept_with_the_app() -> None:
+    assert Conf.parse({}, "/app", "https://store/dicom-web").models == Path("/app/model")
+
+
+def test_an_unknown_key_is_named_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match="lables") as refused:
+        parse(lables="inside")
+    assert all(key in str(refused.value) for key in KEYS)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("labels", "inside,inside", "'inside' is given twice"),
+        ("labels", "inside,outside", "'outside' is given twice"),
+        ("labels", "inside,,tubule", "empty"),
+        ("labels", "", "empty"),
+        ("background", "background", "'background' is reserved"),
+        ("labels", "inside (predicted)", "reserved"),
+        ("width", "wide", "width wide"),
+        ("width", "0", "width: 0"),
+        ("spacing", "1,x,1", "spacing 1,x,1"),
+        ("spacing", "1,1", "three positive numbers"),
+        ("statistics", "mean", "'mean'.*tile, volume, running"),
+    ],
+)
+def test_impossible_values_are_refused(key: str, value: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        parse(**{key: value})

@@ -1,0 +1,51 @@
+"""IoU of stored predictions against annotations."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.core.labels import LabelScheme
+from lib.server.datastore import AnnotationStore
+from lib.server.scoring import IouScoring
+from serving import SHAPE, SPACING, paint, scaled, write_label
+
+SCHEME = LabelScheme(("inside", "tubule"), "outside")
+
+
+def test_iou_counts_annotated_voxels_only(studies: Path, tmp_path: Path) -> None:
+    store = AnnotationStore(str(studies), SCHEME)
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", {})
+    prediction = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
+    store.save_prediction("a", prediction, scaled(*SPACING), {})
+    result = IouScoring(SCHEME)({}, store)
+    expected = {}
+    for value, name in ((1, "inside"), (2, "tubule")):
+        both = either = 0
+        for said, true in zip(prediction.flat, paint().flat, strict=True):
+            if true:
+                both += said == value and true == value
+                either += said == value or true == value
+        expected[name] = both / either
+    assert result["images"]["a"]["iou"] == pytest.approx(expected)
+    assert result["all"]["mean_iou"] == pytest.approx(sum(expected.values()) / 2)
+    assert store.get_label_info("a", "prediction")["iou"] == pytest.approx(expected)
+
+
+def test_nothing_to_score(studies: Path, tmp_path: Path) -> None:
+    store = AnnotationStore(str(studies), SCHEME)
+    scoring = IouScoring(SCHEME)
+    nothing = {"images": {}, "all": {"iou": {"inside": None, "tubule": None}, "mean_iou": None}}
+    assert scoring({}, store) == nothing
+    store.save_prediction("a", np.ones(SHAPE, np.uint8), scaled(*SPACING), {})
+    assert scoring({}, store) == nothing
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", {})
+    # A prediction of a model with other classes, one of another image, and a damaged one.
+    other = LabelScheme(("vessel",), "outside")
+    AnnotationStore(str(studies), other).save_prediction("a", np.ones(SHAPE, np.uint8), scaled(*SPACING), {})
+    store.refresh()
+    assert scoring({}, store) == nothing
+    store.save_prediction("a", np.ones((4, 4, 4), np.uint8), scaled(*SPACING), {})
+    assert scoring({}, store) == nothing
+    (studies / "labels/prediction/a.nii.gz").write_bytes(b"x")
+    assert scoring({}, store) == nothing

@@ -1,0 +1,154 @@
+"""The trainer around the method's training: options, data and what is told of its progress."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lib.core.errors import InputError
+from lib.server.conf import Conf
+from lib.server.datastore import AnnotationStore
+from lib.server.trainer import Trainer, _Progress, read_cases, read_options
+from serving import SHAPE, paint, write_image, write_label
+
+
+def set_up(studies: Path) -> tuple[Trainer, AnnotationStore]:
+    conf = Conf.parse({"width": "2"}, "/app", str(studies))
+    store = AnnotationStore(str(studies), conf.scheme)
+    store.serve(watch=False)
+    return Trainer(conf), store
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"max_epochs": 7, "max_minutes": 3, "start": "afresh"},
+        {"max_epochs": "7", "max_minutes": "3", "start": "afresh"},
+        {"max_epochs": [7], "max_minutes": ["3"], "start": ["afresh", "continue"], "device": ["cpu"], "model": "m"},
+    ],
+)
+def test_options_arrive_as_values_texts_or_lists(request_: dict[str, Any]) -> None:
+    options = read_options(request_)
+    assert (options.max_epochs, options.max_minutes, options.start) == (7, 3, "afresh")
+
+
+def test_missing_options_have_the_defaults_that_slicer_shows(studies: Path) -> None:
+    shown = set_up(studies)[0].config()
+    for request in ({}, {"max_epochs": "", "max_minutes": None, "start": []}, shown):
+        options = read_options(request)
+        assert options.max_epochs == shown["max_epochs"]
+        assert options.max_minutes == shown["max_minutes"]
+        assert options.start == shown["start"][0] == "continue"
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"max_epochs": "many"}, "max_epochs: 'many'"),
+        ({"max_epochs": 0}, "max_epochs: 0"),
+        ({"max_epochs": "nan"}, "max_epochs: 'nan'"),
+        ({"max_minutes": -1}, "max_minutes: -1"),
+        ({"max_minutes": {}}, "max_minutes: {}"),
+        ({"start": "again"}, "'again'.*continue, afresh"),
+        ({"start": 3}, "start: 3"),
+    ],
+)
+def test_impossible_options_are_refused(request_: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_options(request_)
+
+
+def test_slicer_shows_numbers_before_the_first_training_and_of_a_damaged_file(studies: Path) -> None:
+    trainer, _ = set_up(studies)
+    expected = {"epoch": 0, "total_epochs": 1, "total_time": "", "best_metric": 0.0, "message": "not trained yet"}
+    assert trainer.stats() == expected
+    trainer.folder.path.mkdir()
+    trainer.folder.stats_path.write_text('{"epo')
+    assert trainer.stats() == expected
+
+
+def test_nothing_annotated_is_refused(studies: Path) -> None:
+    trainer, store = set_up(studies)
+    with pytest.raises(InputError, match="nothing is annotated"):
+        trainer.check({}, store)
+    with pytest.raises(InputError, match="nothing is annotated"):
+        trainer({}, store)
+    assert "nothing is annotated" in trainer.stats()["message"]
+
+
+def test_a_single_class_is_refused_until_another_image_has_a_second(studies: Path, tmp_path: Path) -> None:
+    trainer, store = set_up(studies)
+    for image, value in (("a", 2), ("b", 1)):
+        label = np.where(paint() > 0, value, 0).astype(np.uint8)
+        store.save_label(image, str(write_label(tmp_path / "label.nii.gz", label)), "final", {})
+        if image == "a":
+            with pytest.raises(InputError, match=r"only the class 'tubule'.*inside, outside"):
+                trainer.check({}, store)
+            with pytest.raises(InputError, match="only the class 'tubule'"):
+                trainer({}, store)
+    trainer.check({}, store)
+
+
+def test_cases_are_the_annotated_images(studies: Path, tmp_path: Path) -> None:
+    trainer, store = set_up(studies)
+    write_image(studies / "c.v2.nii.gz", (*SHAPE, 3))
+    store.refresh()
+    for image in ("c.v2", "a"):
+        label = write_label(tmp_path / "label.nii.gz", paint() if image == "a" else paint()[::-1])
+        store.save_label(image, str(label), "final", {})
+    cases = {case.id: case for case in read_cases(store, trainer.conf.scheme)}
+    assert set(cases) == {"a", "c.v2"}
+    assert cases["a"].volume.channels == 1
+    assert cases["c.v2"].volume.channels == 3
+    assert (cases["a"].annotation == paint()).all()
+    assert (cases["c.v2"].annotation == paint()[::-1]).all()
+    with pytest.raises(InputError, match="channel"):
+        trainer({}, store)
+
+
+def test_an_annotation_spoilt_on_disk_is_named(studies: Path, tmp_path: Path) -> None:
+    trainer, store = set_up(studies)
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", {})
+    write_label(studies / "labels/final/a.nii.gz", paint() + 1)
+    with pytest.raises(InputError, match=r"final/a\.nii\.gz: has voxels of value 4"):
+        read_cases(store, trainer.conf.scheme)
+
+
+def report(epoch: int, **changes: Any) -> dict[str, Any]:
+    values = {
+        "run": "2030-01-01T10:00:00+00:00",
+        "epoch": epoch,
+        "total_epochs": 2,
+        "seconds": 61.0 * epoch,
+        "loss": 1.0 / epoch,
+        "metric": "validation IoU",
+        "score": None,
+        "iou": None,
+        "best_metric": 0.0,
+        "published": False,
+        "finished": False,
+        "message": "going",
+    }
+    return {**values, **changes}
+
+
+def test_progress_is_written_for_slicer_and_tensorboard(studies: Path) -> None:
+    trainer, _ = set_up(studies)
+    iou = {"inside": 0.25, "tubule": None}
+    with _Progress(trainer.folder) as progress:
+        progress.report(report(1, loss=math.nan))
+        # /info sends it as JSON, which knows no NaN; Slicer's bar moves only while there is no total time.
+        assert json.loads(trainer.folder.stats_path.read_text())["loss"] is None
+        assert (trainer.stats()["epoch"], trainer.stats()["total_time"]) == (1, "")
+        progress.report(report(2, score=0.25, iou=iou, best_metric=0.25, finished=True))
+    stats = trainer.stats()
+    assert (stats["epoch"], stats["total_epochs"], stats["total_time"]) == (2, 2, "0:02:02")
+    assert stats["best_metric"] == 0.25
+    (run,) = trainer.folder.events.iterdir()
+    events = EventAccumulator(str(run)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("validation IoU/inside")] == [(2, 0.25)]
+    assert [event.step for event in events.Scalars("loss")] == [1, 2]
