@@ -59,7 +59,7 @@ def processes_about(text):
 def environment(scratch):
     """The demo's scratch folders go where the test can find out who still uses them."""
     scratch.mkdir()
-    return {**os.environ, "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "TMPDIR": str(scratch)}
 
 
 def test_demo_runs_the_loop_and_leaves_only_its_report(studies, tmp_path):
