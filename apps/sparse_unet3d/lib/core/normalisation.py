@@ -62,7 +62,7 @@ class _Pooled:
         return mean, self.squares / self.count - mean**2
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def by_volume_statistics(network: nn.Module, tiles: Iterable[Tensor]) -> nn.Module:
     """Return a copy of the network that normalises by statistics pooled over all the tiles.
 

@@ -85,7 +85,7 @@ class Plan:
     batch_norm: bool = True
     statistics: Statistics = "volume"
     class_balance: float = 0.5
-    learning_rate: float = 0.01
+    learning_rate: float = 0.1
     momentum: float = 0.9
     steps_per_epoch: int = 10
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
@@ -160,7 +160,7 @@ def _elastic_sd(voxel_size: Sequence[float]) -> tuple[float, ...]:
 
     There 4 voxels would be a far larger distance in space than along the others.
     """
-    smallest = min(voxel_size)
+    smallest = float(min(voxel_size))
     return tuple(4.0 if size <= 2 * smallest else 4.0 * smallest / size for size in map(float, voxel_size))
 
 

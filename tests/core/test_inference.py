@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+
+from lib.core.inference import cut_tile, predict_labels, predict_probabilities, predict_tiles, settle_statistics
+from lib.core.network import UNet
+from lib.core.tiles import CONTEXT, input_size, output_shape
+
+
+def network(channels: int = 2, dims: int = 3) -> UNet:
+    torch.manual_seed(0)
+    return UNet(channels, 3, width=2, dims=dims)
+
+
+def logits_of(net: torch.nn.Module, image: torch.Tensor, tile: tuple[int, ...]) -> torch.Tensor:
+    result = torch.full((3, *image.shape[1:]), torch.nan)
+    for box, logits in predict_tiles(net, image, tile, "cpu"):
+        result[(slice(None), *box)] = logits
+    return result
+
+
+def test_cut_tile_is_numpys_mirrored_padding() -> None:
+    image = torch.rand(2, 60, 30, 20)
+    padded = np.pad(image.numpy(), [(0, 0)] + [(150, 150)] * 3, mode="reflect")
+    tile = cut_tile(image, (8, 16, 0), (100, 92, 108))[0].numpy()
+    starts = [150 - CONTEXT + o for o in (8, 16, 0)]
+    box = tuple(slice(s, s + n) for s, n in zip(starts, (100, 92, 108), strict=True))
+    np.testing.assert_array_equal(tile, padded[(slice(None), *box)])
+
+
+@pytest.mark.parametrize("shape", [(30, 41, 25), (60, 3, 9), (1, 20, 33)])
+def test_frozen_statistics_make_all_tilings_agree_with_one_single_pass(shape: tuple[int, ...]) -> None:
+    """Also for volumes thinner than the 44 voxels of context, which are mirrored repeatedly."""
+    torch.manual_seed(1)
+    image = torch.rand(2, *shape)
+    frozen = settle_statistics(network(), image, (100, 108, 100), "volume", "cpu")
+    tilings = [(100, 100, 100), (108, 100, 116), (116, 132, 100)]
+    whole = tuple(map(input_size, shape))
+    with torch.no_grad():
+        single = frozen(cut_tile(image, (0, 0, 0), whole))[0][:, : shape[0], : shape[1], : shape[2]]
+    assert single.std() > 0.1
+    for tile in tilings:
+        torch.testing.assert_close(logits_of(frozen, image, tile), single, atol=1e-4, rtol=0)
+
+
+def test_origins_off_the_lattice_would_not_agree() -> None:
+    """What the lattice is for: shifted by 4 voxels, the poolings see other pairs."""
+    image = torch.rand(2, 40, 40, 40)
+    frozen = settle_statistics(network(), image, (132, 132, 132), "volume", "cpu")
+    with torch.no_grad():
+        on = frozen(cut_tile(image, (8, 0, 0), (100, 100, 100)))[0, :, :8]
+        off = frozen(cut_tile(image, (4, 0, 0), (100, 100, 100)))[0, :, 4:]
+    assert (on - off).abs().max() > 1e-2
+
+
+def test_tiles_by_their_own_statistics_differ_at_borders_and_by_the_volumes_do_not() -> None:
+    image = torch.rand(2, 60, 20, 20)
+    image[:, 30:] *= 4
+    tile, whole = (100, 108, 108), tuple(map(input_size, (60, 20, 20)))
+    frozen = settle_statistics(network(), image, tile, "volume", "cpu")
+    changing = settle_statistics(network(), image, tile, "tile", "cpu")
+    torch.testing.assert_close(logits_of(frozen, image, tile), logits_of(frozen, image, whole), atol=1e-4, rtol=0)
+    difference = logits_of(changing, image, tile) - logits_of(changing, image, whole)
+    assert difference.abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("statistics", ["tile", "volume", "running"])
+def test_labels_are_the_most_probable_classes(statistics: str) -> None:
+    image = torch.rand(2, 30, 30, 20)
+    fractions: list[float] = []
+    labels = predict_labels(network(), image, (108, 108, 108), statistics, progress=fractions.append)
+    probabilities = predict_probabilities(network(), image, (108, 108, 108), statistics)
+    torch.testing.assert_close(probabilities.sum(dim=0), torch.ones(30, 30, 20))
+    np.testing.assert_array_equal(labels, probabilities.argmax(dim=0).numpy())
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    assert len(fractions) == 4
+
+
+def test_two_dimensions_by_the_same_code() -> None:
+    image = torch.rand(1, 70, 45)
+    frozen = settle_statistics(network(1, dims=2), image, (116, 132), "volume", "cpu")
+    whole = logits_of(frozen, image, tuple(map(input_size, (70, 45))))
+    torch.testing.assert_close(logits_of(frozen, image, (116, 132)), whole, atol=1e-4, rtol=0)
+    assert output_shape((116, 132)) == (28, 44)

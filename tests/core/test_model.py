@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib.core.annotations import AnnotatedSlice, SliceSplit
+from lib.core.errors import InputError
+from lib.core.labels import LabelScheme
+from lib.core.model import Model, ModelFolder, build_network
+from lib.core.plan import Plan
+
+SCHEME = LabelScheme(("inside", "tubule"), "outside")
+
+
+def model(run: str = "first", score: float = 0.5, scheme: LabelScheme = SCHEME) -> Model:
+    plan = Plan(scheme, channels=2, spacing=None, width=2, tile=(100, 100, 100))
+    split = SliceSplit({"a": [AnnotatedSlice(0, 3)]}, {"a": [AnnotatedSlice(2, 5)]})
+    return Model(build_network(plan), plan, split, score, "validation IoU", run, 7)
+
+
+def test_model_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    folder, saved = ModelFolder(tmp_path), model()
+    folder.publish(saved)
+    loaded = folder.load(SCHEME, channels=2)
+    assert (loaded.plan, loaded.split, loaded.score) == (saved.plan, saved.split, saved.score)
+    assert (loaded.metric, loaded.run, loaded.epoch) == ("validation IoU", "first", 7)
+    image = torch.rand(1, 2, 100, 100, 100)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.network(image), saved.network.eval()(image))
+    assert '"foreground"' in folder.plan_path.read_text()
+
+
+def test_model_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
+    folder = ModelFolder(tmp_path)
+    folder.publish(model())
+    with pytest.raises(InputError, match=r"model.pt: .*inside, tubule; background outside.*nucleus; background rest"):
+        folder.load(LabelScheme(("nucleus",), "rest"))
+    with pytest.raises(InputError, match=r"model.pt: .* 2 channel\(s\), this one has 3"):
+        folder.load(SCHEME, channels=3)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", None])
+def test_missing_or_broken_file_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
+    folder = ModelFolder(tmp_path)
+    if content is not None:
+        folder.published.write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.pt: "):
+        folder.load(SCHEME)
+
+
+def test_truncated_model_file_is_refused_by_name(tmp_path: Path) -> None:
+    folder = ModelFolder(tmp_path)
+    folder.publish(model())
+    whole = folder.published.read_bytes()
+    folder.published.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"model\.pt: cannot be read"):
+        folder.load(SCHEME)
+
+
+def test_earlier_runs_models_are_kept(tmp_path: Path) -> None:
+    folder = ModelFolder(tmp_path)
+    for run, score in (("first", 0.4), ("first", 0.5), ("second", 0.6), ("second", 0.7), ("third", 0.8)):
+        folder.publish(model(run, score))
+    assert folder.load(SCHEME).score == 0.8
+    archived = sorted(folder.archive.iterdir())
+    assert [path.name for path in archived] == ["model_0001.pt", "model_0002.pt"]
+    assert [Model.load(path).score for path in archived] == [0.5, 0.7]

@@ -1,0 +1,84 @@
+import json
+
+import numpy as np
+import pytest
+
+from lib.core.errors import InputError
+from lib.core.labels import LabelScheme
+from lib.core.plan import Plan, PlanOptions, make_plan, one_pass_voxels, prepare_image
+from lib.core.volumes import Volume
+
+SCHEME = LabelScheme(("inside", "tubule"), "outside")
+
+
+def volume(shape: tuple[int, ...], spacing: tuple[float, ...] = (1, 1, 1), channels: int = 3) -> Volume:
+    array = np.random.default_rng(0).integers(0, 1000, size=(channels, *shape)).astype(np.uint16)
+    return Volume(array, np.diag([*spacing, 1.0]), None)
+
+
+def test_on_a_gpu_the_plan_is_the_papers() -> None:
+    plan = make_plan([volume((248, 244, 64), (1.76, 1.76, 2.04))], SCHEME, PlanOptions(), "cuda")
+    assert (plan.width, plan.tile, plan.channels, plan.dims, plan.batch_norm) == (32, (132, 132, 116), 3, 3, True)
+    assert plan.augmentation.deformation.elastic_sd == (4, 4, 4)
+    assert plan.augmentation.deformation.elastic_spacing == 32
+
+
+def test_tile_is_no_larger_than_the_largest_volume_needs() -> None:
+    plan = make_plan([volume((36, 20, 10)), volume((12, 28, 30))], SCHEME, PlanOptions(), "cpu")
+    assert plan.tile == (124, 116, 124)
+
+
+def test_a_persons_options_count() -> None:
+    options = PlanOptions(width=5, spacing=(2, 2, 2), statistics="running")
+    plan = make_plan([volume((60, 60, 60))], SCHEME, options, "cpu")
+    assert (plan.width, plan.spacing, plan.statistics, plan.tile) == (5, (2, 2, 2), "running", (124, 124, 124))
+    assert plan.agrees_with(options)
+    assert plan.agrees_with(PlanOptions())
+    assert not plan.agrees_with(PlanOptions(width=6))
+
+
+def test_flat_voxels_are_displaced_as_far_in_space_along_each_axis() -> None:
+    plan = make_plan([volume((60, 60, 20), (0.25, 0.25, 2.0))], SCHEME, PlanOptions(), "cpu")
+    assert plan.augmentation.deformation.elastic_sd == pytest.approx((4, 4, 0.5))
+
+
+def test_plan_survives_json() -> None:
+    plan = make_plan([volume((60, 60, 20), (0.25, 0.25, 2.0))], SCHEME, PlanOptions(spacing=(1, 1, 2)), "cpu")
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"width": 0}, "width: 0"),
+        ({"spacing": (1, 2)}, r"spacing: \(1, 2\)"),
+        ({"spacing": (1, 2, -3)}, "three positive numbers"),
+        ({"statistics": "batch"}, "'batch'; give one of tile, volume, running"),
+    ],
+)
+def test_bad_options_are_refused_by_name(values: dict, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        PlanOptions(**values)
+
+
+def test_invalid_tile_is_refused() -> None:
+    with pytest.raises(InputError, match=r"130 is no valid size; take 132"):
+        Plan(SCHEME, 1, None, 8, (130, 132, 132))
+
+
+def test_image_is_scaled_and_resampled() -> None:
+    plan = make_plan([volume((40, 40, 20))], SCHEME, PlanOptions(spacing=(2, 2, 1)), "cpu")
+    image, grid = prepare_image(volume((40, 40, 20)), plan)
+    assert image.shape == (3, 20, 20, 20)
+    assert grid.native == (40, 40, 20)
+    assert 0 <= float(image.min()) < float(image.max()) <= 1
+
+
+def test_other_number_of_channels_is_refused() -> None:
+    plan = make_plan([volume((40, 40, 20))], SCHEME, PlanOptions(), "cpu")
+    with pytest.raises(InputError, match=r"2 channel\(s\).* trained on 3"):
+        prepare_image(volume((40, 40, 20), channels=2), plan)
+
+
+def test_one_pass_counts_the_border() -> None:
+    assert one_pass_voxels((44, 44, 28)) == 132 * 132 * 116

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+
+from lib.core.deformation import DeformationSettings
+from lib.core.errors import InputError
+from lib.core.grey_values import GreyValueSettings
+from lib.core.labels import IGNORED, LabelScheme
+from lib.core.sampling import AugmentationSettings, TileSampler, TrainingVolume
+from lib.core.tiles import CONTEXT, output_shape
+
+SCHEME = LabelScheme(("inside", "tubule"), "outside")
+TILE = (100, 108, 100)
+NO_AUGMENTATION = AugmentationSettings(
+    DeformationSettings(rotation=0, scaling=0, elastic_sd=(0, 0, 0)), GreyValueSettings(slope_sd=0, offset_sd=0)
+)
+
+
+def sparse_volume(seed: int, shape: tuple[int, ...] = (50, 40, 30)) -> TrainingVolume:
+    """One annotated slice, nearly all of it background, a few voxels of the other classes."""
+    generator = np.random.default_rng(seed)
+    annotation = np.zeros(shape, dtype=np.uint8)
+    annotation[:, :, 12] = 3
+    annotation[10:14, 5:8, 12] = 2
+    annotation[11, 6, 12] = 1
+    image = generator.random((1, *shape)).astype(np.float32)
+    return TrainingVolume(torch.tensor(image), torch.tensor(annotation), (1.0, 1.0, 1.0))
+
+
+def test_without_augmentation_a_tile_is_cut_out_of_the_mirrored_volume() -> None:
+    volume = sparse_volume(0)
+    sampler = TileSampler([volume], SCHEME, TILE, NO_AUGMENTATION)
+    padded = np.pad(volume.image[0].numpy(), 150, mode="reflect")
+    targets_of = np.pad(SCHEME.targets(volume.annotation.numpy()), 150, constant_values=IGNORED)
+    image, targets = sampler.draw(np.random.default_rng(0))
+    # The first voxel's value tells where the tile may have been cut, repeatedly because of the mirrored border.
+    places = []
+    for start in np.argwhere(np.abs(padded - image[0, 0, 0, 0].item()) < 1e-4):
+        cut = padded[tuple(slice(s, s + n) for s, n in zip(start, TILE, strict=True))]
+        if cut.shape == TILE and np.allclose(cut, image[0].numpy(), atol=1e-4):
+            places.append(start + CONTEXT)
+    cuts = [
+        targets_of[tuple(slice(s, s + n) for s, n in zip(place, output_shape(TILE), strict=True))] for place in places
+    ]
+    assert any(np.array_equal(cut, targets.numpy()) for cut in cuts)
+
+
+def test_every_tile_has_labelled_voxels_and_classes_are_balanced() -> None:
+    volumes = [sparse_volume(seed) for seed in range(2)]
+    sampler = TileSampler(volumes, SCHEME, TILE, AugmentationSettings())
+    with_inside = 0
+    for seed in range(60):
+        image, targets = sampler.draw(np.random.default_rng(seed))
+        assert image.shape == (1, *TILE)
+        assert targets.shape == output_shape(TILE)
+        assert (targets != IGNORED).any()
+        with_inside += int((targets == 1).any() or (targets == 2).any())
+    # Of the labelled voxels 0.7 % are foreground; balanced draws centre two tiles in three on it.
+    assert with_inside >= 30
+
+
+def test_a_tile_that_sees_nothing_labelled_is_drawn_again() -> None:
+    """A deformation so strong that the voxel in the middle often leaves the output."""
+    volume = sparse_volume(0)
+    volume.annotation.zero_()
+    volume.annotation[25, 20, 15] = 1
+    wild = AugmentationSettings(DeformationSettings(rotation=0, scaling=0, elastic_sd=(12, 12, 12)))
+    sampler = TileSampler([volume], SCHEME, (100, 100, 100), wild)
+    for seed in range(20):
+        _, targets = sampler.draw(np.random.default_rng(seed))
+        assert (targets != IGNORED).any()
+
+
+def test_a_seed_repeats_a_tile() -> None:
+    sampler = TileSampler([sparse_volume(0)], SCHEME, TILE, AugmentationSettings())
+    first, second, other = (sampler.draw(np.random.default_rng(seed)) for seed in (5, 5, 6))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_volumes_without_any_label_are_refused() -> None:
+    volume = sparse_volume(0)
+    volume.annotation.zero_()
+    with pytest.raises(InputError, match="no voxel is labelled"):
+        TileSampler([volume], SCHEME, TILE, AugmentationSettings())
