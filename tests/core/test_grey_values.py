@@ -5,7 +5,7 @@ import torch
 from lib.core.grey_values import ENTRIES, GreyValueSettings, apply_grey_mapping, draw_grey_mapping
 
 
-def test_mapping_is_numpys_linear_interpolation_in_the_table() -> None:
+def test_mapping_is_the_curve_that_the_table_stands_for() -> None:
     generator = np.random.default_rng(0)
     tables = draw_grey_mapping(generator, 2, GreyValueSettings())
     image = generator.random((2, 5, 6, 7)).astype(np.float32)
@@ -13,14 +13,14 @@ def test_mapping_is_numpys_linear_interpolation_in_the_table() -> None:
     mapped = apply_grey_mapping(torch.tensor(image), tables).numpy()
     for channel in range(2):
         expected = np.interp(image[channel], np.linspace(0, 1, ENTRIES), tables[channel])
-        np.testing.assert_allclose(mapped[channel], expected, atol=1e-5)
+        np.testing.assert_allclose(mapped[channel], expected, atol=5e-4)
 
 
 def test_brighter_stays_brighter_and_curves_are_smooth() -> None:
     tables = draw_grey_mapping(np.random.default_rng(1), 200, GreyValueSettings(slope_sd=0.5))
     slopes = np.diff(tables, axis=1) * (ENTRIES - 1)
     assert (slopes > 0).all()
-    assert np.abs(np.diff(slopes, axis=1) / slopes[:, 1:]).max() < 0.1
+    assert np.abs(np.diff(slopes, axis=1) / slopes[:, 1:]).max() < 0.01
     assert slopes.std() > 0.3
 
 

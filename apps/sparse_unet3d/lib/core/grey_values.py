@@ -11,8 +11,8 @@ from torch import Tensor
 KNOTS = 4
 """Points at which the slope of the mapping is drawn."""
 
-ENTRIES = 256
-"""Entries of the table that stands for the mapping; between them it is linear."""
+ENTRIES = 4096
+"""Entries of the table that stands for the mapping; values take the nearest one."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,8 @@ def apply_grey_mapping(image: Tensor, tables: NDArray[np.float64]) -> Tensor:
     Returns:
         The mapped image, of the same shape.
     """
+    entries = (image * (ENTRIES - 1)).round_().clamp_(0, ENTRIES - 1).to(torch.int32)
     result = torch.empty_like(image)
     for channel, table in enumerate(torch.as_tensor(tables, dtype=torch.float32, device=image.device)):
-        position = image[channel] * (ENTRIES - 1)
-        entry = position.long().clamp_(0, ENTRIES - 2)
-        result[channel] = table[entry] + (position - entry) * (table[entry + 1] - table[entry])
+        torch.index_select(table, 0, entries[channel].flatten(), out=result[channel].view(-1))
     return result

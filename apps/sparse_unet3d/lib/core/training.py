@@ -266,12 +266,17 @@ class _Run:
         return "validation IoU" if self.split.has_validation else "training IoU"
 
     def continue_from(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take over the network, and the course of the run too unless it had come to its end."""
+        """Take over the network, and the course of the run too unless it has come to its end."""
         self.network.load_state_dict(checkpoint["network"])
-        if not checkpoint["finished"]:
-            self.optimiser.load_state_dict(checkpoint["optimiser"])
-            self.id, self.epoch = checkpoint["run"], checkpoint["epoch"]
-            self.seconds, self.best = checkpoint["seconds"], checkpoint["best"]
+        if checkpoint["finished"]:
+            return
+        self.epoch, self.seconds = checkpoint["epoch"], checkpoint["seconds"]
+        if self._progress() >= 1:
+            # The options ask for less than was done already: that run is over, a new one starts from its weights.
+            self.epoch, self.seconds = 0, 0.0
+            return
+        self.optimiser.load_state_dict(checkpoint["optimiser"])
+        self.id, self.best = checkpoint["run"], checkpoint["best"]
 
     def _save_checkpoint(self, finished: bool) -> None:
         content = {
@@ -358,19 +363,22 @@ class _Run:
         }
 
     def _train_epoch(self) -> float:
-        """Train for an epoch; the next tile is drawn beside each step. Returns the mean loss."""
+        """Train for an epoch, or until the time is up. Returns the mean loss."""
         self.network.train()
         steps = range(self.epoch * self.plan.steps_per_epoch, (self.epoch + 1) * self.plan.steps_per_epoch)
         began, before = time.monotonic(), self.seconds
         losses = []
+        # The next tile is drawn beside each step.
         with ThreadPoolExecutor(max_workers=1) as drawing:
             coming = drawing.submit(self._draw, steps[0])
             for step in steps:
                 image, targets = coming.result()
                 if step + 1 in steps:
                     coming = drawing.submit(self._draw, step + 1)
-                self.seconds = before + time.monotonic() - began
                 losses.append(self._step(image, targets))
+                self.seconds = before + time.monotonic() - began
+                if self._progress() >= 1:
+                    break
         return sum(losses) / len(losses)
 
     def _draw(self, step: int) -> tuple[Tensor, Tensor]:
