@@ -141,18 +141,25 @@ def test_every_submission_is_kept(studies: Path, tmp_path: Path) -> None:
     assert info["gone_slices"] == [[10], [], []]
 
 
-@pytest.mark.parametrize("index", ["kept", "lost"])
-def test_a_version_number_is_never_given_twice(studies: Path, tmp_path: Path, index: str) -> None:
+@pytest.mark.parametrize(
+    "removed",
+    [
+        ["labels/version_2/a.nii.gz", "labels/version_2/a.json"],
+        ["labels/version_2/a.nii.gz", "labels/version_2/a.json", "datastore_v2.json"],
+        ["labels/version_2/a.nii.gz", "labels/version_2/a.json", "labels/final/a.nii.gz", "labels/final/a.json"],
+        ["labels/version_2/a.nii.gz", "labels/final/a.nii.gz", "labels/final/a.json", "datastore_v2.json"],
+    ],
+)
+def test_a_version_number_is_never_given_twice(studies: Path, tmp_path: Path, removed: list[str]) -> None:
     store = open_store(studies)
     submit(store, tmp_path, paint())
     submit(store, tmp_path, paint())
-    shutil.rmtree(studies / "labels/version_2")
-    if index == "lost":
-        (studies / "datastore_v2.json").unlink()
+    for name in removed:
+        (studies / name).unlink()
     store = open_store(studies)
     submit(store, tmp_path, paint())
     assert label_info(studies, "final")["version"] == 3
-    assert not (studies / "labels/version_2").exists()
+    assert not (studies / "labels/version_2/a.nii.gz").exists()
 
 
 def test_predicted_segments_are_never_stored(studies: Path, tmp_path: Path) -> None:
@@ -404,7 +411,10 @@ def test_changed_files_are_noticed_and_disturb_no_submission(studies: Path, tmp_
         submit(store, tmp_path, paint())
         assert "a" in store.list_images()
         assert store.get_label_info("a", "final")["version"] == number + 1
+    wait_for(lambda: len(store.list_images()) == 8)
+    time.sleep(0.5)  # lets earlier events pass, which would bring the new name along
     os.rename(studies / "new5.nii.gz", studies / "renamed.nii.gz")
+    wait_for(lambda: "renamed" in store.list_images())
     (studies / "new4.nii.gz").unlink()
     expected = ["a", "b", "new0", "new1", "new2", "new3", "renamed"]
     wait_for(lambda: sorted(store.list_images()) == expected)

@@ -111,11 +111,11 @@ class Segmentation(InferTask):
             "model": {"run": model.run, "epoch": model.epoch, "metric": model.metric, "score": model.score},
             "seconds": round(time.monotonic() - began, 1),
         }
+        if request.get("image_id") and isinstance(self.datastore, AnnotationStore):
+            self.datastore.save_prediction(request["image_id"], prediction, volume.affine, info)
         with tempfile.NamedTemporaryFile(prefix="prediction-", suffix=ending, delete=False) as file:
             result = Path(file.name)
         write_label_map(result, prediction, volume.affine if volume.slicer_affine is None else volume.slicer_affine)
-        if request.get("image_id") and isinstance(self.datastore, AnnotationStore):
-            self.datastore.save_prediction(request["image_id"], prediction, volume.affine, info)
         return str(result), info
 
 
