@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
+import nrrd
 import numpy as np
 import pytest
 from fastapi import HTTPException
@@ -205,6 +206,7 @@ def test_unknown_segments_are_refused_by_name_or_ignored_if_empty(studies: Path,
         ("not named", ["value 6", "5 segments"]),
         ("damaged", ["the submitted .nii.gz label", "damaged"]),
         ("another ending", ["the submitted .tif label"]),
+        ("segmentation", ["the submitted", "Slicer segmentation", ".nii.gz"]),
         ("no list", ["label_info", "expected a list"]),
         ("no name", ["label_info", "no name"]),
         ("no object", ["params", "expected an object"]),
@@ -242,6 +244,9 @@ def test_what_cannot_be_used_is_refused_and_changes_nothing(
         file.write_bytes(file.read_bytes()[:200])
     elif case == "another ending":
         file = file.rename(tmp_path / "label.tif")
+    elif case == "segmentation":
+        file = tmp_path / "label.seg.nrrd"
+        nrrd.write(str(file), label)
     with refusal(400, *words):
         store.save_label("a", str(file), "final", params)
     assert snapshot(studies) == before

@@ -50,6 +50,12 @@ def read_submission(
         InputError: the label or the image can't be read, the label isn't on the image's grid, has a voxel of a
             segment that the scheme doesn't know, or nothing painted.
     """
+    if str(label_file).endswith(".seg.nrrd"):
+        # Its values aren't the positions in label_info.
+        raise InputError(
+            f"{label_file}: a Slicer segmentation, not a label map; choose the file extension .nii.gz in Slicer's "
+            "settings for MONAI Label"
+        )
     label = read_label_map(label_file)
     names = scheme.classes if label_info is None else _segment_names(label_info)
     table, warnings = _table(np.unique(label.array), names, scheme, named=label_info is not None)
