@@ -61,10 +61,10 @@ class Specimen:
     shape: tuple[int, int, int]
     seed: int
     spacing: tuple[float, float, float] = (1.76, 1.76, 2.04)
-    calibre: float = 13.0
+    calibre: float = 14.5
     lumen: float = 0.48
     tubules: float = 0.15
-    vessels: float = 0.09
+    vessels: float = 0.11
     cavities: float = 0.05
     staining: tuple[float, float, float] = (1.0, 1.0, 1.0)
     haze: float = 0.2
@@ -81,7 +81,7 @@ SAMPLE_SPECIMENS = (
     Specimen(
         (128, 128, 64),
         seed=2,
-        calibre=14.5,
+        calibre=16.5,
         lumen=0.5,
         staining=(0.85, 1.2, 0.9),
         haze=0.24,
@@ -92,7 +92,7 @@ SAMPLE_SPECIMENS = (
     Specimen(
         (128, 128, 64),
         seed=3,
-        calibre=12.2,
+        calibre=14.0,
         lumen=0.5,
         staining=(1.1, 0.8, 1.15),
         haze=0.16,
