@@ -392,7 +392,7 @@ class _Run:
         loss = weighted_cross_entropy(self.network(laid_out(image.unsqueeze(0))), targets.unsqueeze(0), self.weights)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
-        return float(loss)
+        return loss.item()
 
     def _evaluate(self, network: nn.Module, plan: Plan) -> tuple[float, dict[str, float | None]]:
         """Return mean and per class IoU on the held-out slices, or on the training slices where there are none."""
