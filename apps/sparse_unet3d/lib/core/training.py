@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -86,24 +86,35 @@ model, ``finished``, ``message`` for people.
 """
 
 
-def check_cases(cases: Sequence[TrainingCase], scheme: LabelScheme) -> None:
+def check_painted(painted: Collection[str], scheme: LabelScheme) -> None:
     """Refuse annotations that nothing can be learnt from.
+
+    Args:
+        painted: names of the classes that have paint in any annotation.
+        scheme: the label scheme.
+
+    Raises:
+        InputError: nothing annotated, or a single class.
+    """
+    if not painted:
+        raise InputError("training: nothing is annotated yet; paint some slices, submit them and train again")
+    if len(painted) == 1:
+        (only,) = painted
+        others = ", ".join(name for name in scheme.classes if name != only)
+        raise InputError(
+            f"training: only the class {only!r} is annotated, which leaves nothing to tell it from; "
+            f"paint some of {others} as well, submit and train again"
+        )
+
+
+def check_cases(cases: Sequence[TrainingCase], scheme: LabelScheme) -> None:
+    """Refuse cases that can't be trained on together.
 
     Raises:
         InputError: nothing annotated, a single class annotated, or unlike numbers of channels.
     """
-    painted = np.zeros(len(scheme.classes) + 1, dtype=bool)
-    for case in cases:
-        painted[np.unique(case.annotation)] = True
-    names = [name for name, found in zip(scheme.classes, painted[1:], strict=True) if found]
-    if not names:
-        raise InputError("training: nothing is annotated yet; paint some slices, submit them and train again")
-    if len(names) == 1:
-        others = ", ".join(name for name in scheme.classes if name != names[0])
-        raise InputError(
-            f"training: only the class {names[0]!r} is annotated, which leaves nothing to tell it from; "
-            f"paint some of {others} as well"
-        )
+    found = {value for case in cases for value in np.unique(case.annotation).tolist()}
+    check_painted([name for value, name in enumerate(scheme.classes, start=1) if value in found], scheme)
     first = cases[0]
     for case in cases[1:]:
         if case.volume.channels != first.volume.channels:

@@ -19,7 +19,7 @@ from ..core.errors import InputError
 from ..core.files import write_json
 from ..core.labels import LabelScheme
 from ..core.model import ModelFolder
-from ..core.training import Report, TrainingCase, TrainingOptions, train
+from ..core.training import Report, TrainingCase, TrainingOptions, check_painted, train
 from ..core.volumes import onto_grid, read_label_map, read_volume
 from .conf import Conf
 from .datastore import EXTENSIONS, FINAL
@@ -69,20 +69,11 @@ class Trainer(TrainTask):
             InputError: an option that isn't possible, nothing annotated or a single class only.
         """
         read_options(request)
-        painted: dict[str, int] = {}
+        painted = set()
         for image_id in datastore.get_labeled_images():
-            info = datastore.get_label_info(image_id, FINAL)
-            for name, voxels in info.get("statistics", {}).get("voxels", {}).items():
-                painted[name] = painted.get(name, 0) + voxels
-        if not datastore.get_labeled_images():
-            raise InputError("training: nothing is annotated yet; paint some slices, submit them and train again")
-        names = [name for name, voxels in painted.items() if voxels]
-        if len(names) == 1:
-            others = [name for name in self.conf.scheme.classes if name not in names]
-            raise InputError(
-                f"training: only the class {names[0]!r} is annotated, which leaves nothing to tell it from; "
-                f"paint some of {', '.join(others)} as well, submit and train again"
-            )
+            voxels = datastore.get_label_info(image_id, FINAL).get("statistics", {}).get("voxels", {})
+            painted |= {name for name, count in voxels.items() if count}
+        check_painted(painted, self.conf.scheme)
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train; what happens is told through the statistics file, TensorBoard events and the log.
