@@ -81,7 +81,7 @@ class Plan:
     dims: int = 3
     batch_norm: bool = True
     statistics: Statistics = "volume"
-    class_balance: float = 0.5
+    class_balance: float = 0.25
     learning_rate: float = 0.1
     momentum: float = 0.9
     steps_per_epoch: int = 10

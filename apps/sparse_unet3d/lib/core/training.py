@@ -29,7 +29,7 @@ from .volumes import Volume
 
 Start = Literal["continue", "afresh"]
 
-VALIDATION_SHARE = 0.15
+VALIDATION_SHARE = 0.1
 """Most of the training time that validation may take; decides how often it is done."""
 
 
