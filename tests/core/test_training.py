@@ -84,18 +84,18 @@ class Killed(Exception):
 
 def test_a_killed_run_continues_where_it_stood(tmp_path: Path) -> None:
     """Network, momentum, schedule and the draws go on: the end is that of a run that was never killed."""
-    run(tmp_path / "whole", [case()], max_epochs=3)
+    run(tmp_path / "whole", [case()], max_epochs=2)
 
     def kill(report: dict[str, Any]) -> None:
-        if report["epoch"] == 2:
+        if report["epoch"] == 1:
             raise Killed
 
     folder = ModelFolder(tmp_path / "killed")
     with pytest.raises(Killed):
-        train([case()], SCHEME, folder, TrainingOptions(max_epochs=3), PlanOptions(width=2), "cpu", kill)
+        train([case()], SCHEME, folder, TrainingOptions(max_epochs=2), PlanOptions(width=2), "cpu", kill)
     reports: list[dict[str, Any]] = []
-    final = run(tmp_path / "killed", [case()], reports, max_epochs=3)
-    assert [report["epoch"] for report in reports] == [3]
+    final = run(tmp_path / "killed", [case()], reports, max_epochs=2)
+    assert [report["epoch"] for report in reports] == [2]
     assert final["finished"]
     for name, value in weights(tmp_path / "whole").items():
         torch.testing.assert_close(weights(tmp_path / "killed")[name], value, msg=name)
@@ -110,6 +110,20 @@ def test_after_its_end_training_goes_on_from_its_weights_and_afresh_begins_anew(
     assert (weights(tmp_path)["classify.weight"] - before).abs().max() < 0.2 * before.abs().max()
     run(tmp_path, [case()], max_epochs=1, start="afresh", seed=9)
     assert (weights(tmp_path)["classify.weight"] - before).abs().max() > 0.2 * before.abs().max()
+
+
+def test_what_cannot_be_continued_is_started_afresh_and_said_so(tmp_path: Path) -> None:
+    """Another width, and files that a full disk cut short: the damaged model is kept too."""
+    run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001)
+    wider = run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001, width=3)
+    assert "started afresh" in wider["message"]
+    assert "width" in wider["message"]
+    for name in ("checkpoint.pt", "model.pt"):
+        (tmp_path / name).write_bytes(b"cut short")
+    final = run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001, width=3)
+    assert "cannot be read as a model file" in final["message"]
+    assert final["published"]
+    assert b"cut short" in [path.read_bytes() for path in (tmp_path / "archive").iterdir()]
 
 
 def test_a_published_model_is_replaced_only_by_one_as_good_on_the_same_slices(tmp_path: Path) -> None:

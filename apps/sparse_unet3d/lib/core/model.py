@@ -163,12 +163,17 @@ class ModelFolder:
 
     def publish(self, model: Model) -> None:
         """Make ``model`` the published one; keep the last one of an earlier run in the archive."""
-        if self.is_published():
-            earlier = Model.load(self.published)
-            if earlier.run != model.run:
-                self.archive.mkdir(parents=True, exist_ok=True)
-                number = 1 + sum(1 for _ in self.archive.glob("model_*.pt"))
-                with replacing(self.archive / f"model_{number:04d}.pt") as beside:
-                    shutil.copyfile(self.published, beside)
+        if self.is_published() and self._published_run() != model.run:
+            self.archive.mkdir(parents=True, exist_ok=True)
+            number = 1 + sum(1 for _ in self.archive.glob("model_*.pt"))
+            with replacing(self.archive / f"model_{number:04d}.pt") as beside:
+                shutil.copyfile(self.published, beside)
         model.save(self.published)
         write_json(self.plan_path, model.plan.to_json())
+
+    def _published_run(self) -> str | None:
+        """Return the run of the published model; None if it can't be read, it is archived as it is then."""
+        try:
+            return Model.load(self.published).run
+        except InputError:
+            return None

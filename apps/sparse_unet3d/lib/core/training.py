@@ -170,7 +170,9 @@ def _start_run(
 ) -> "_Run":
     """Set up a run: continued where the checkpoint allows it, else new."""
     channels = cases[0].volume.channels
-    checkpoint = _fitting_checkpoint(folder, scheme, channels, plan_options) if options.start == "continue" else None
+    checkpoint, note = None, ""
+    if options.start == "continue" and folder.checkpoint.is_file():
+        checkpoint, note = _fitting_checkpoint(folder, scheme, channels, plan_options)
     rival = _fitting_published(folder, scheme, channels)
     earlier = SliceSplit.from_json(checkpoint["split"]) if checkpoint else rival.split if rival else None
     slices = {case.id: annotated_slices(case.annotation) for case in cases}
@@ -178,7 +180,7 @@ def _start_run(
     volumes = [case.volume for case in cases]
     plan = Plan.from_json(checkpoint["plan"]) if checkpoint else make_plan(volumes, scheme, plan_options, device)
     torch.manual_seed(options.seed)
-    run = _Run(cases, folder, options, device, plan, split, rival)
+    run = _Run(cases, folder, options, device, plan, split, rival, note)
     if checkpoint:
         run.continue_from(checkpoint)
     return run
@@ -186,17 +188,17 @@ def _start_run(
 
 def _fitting_checkpoint(
     folder: ModelFolder, scheme: LabelScheme, channels: int, plan_options: PlanOptions
-) -> Mapping[str, Any] | None:
-    """Return the checkpoint's content if there is one that fits what is to be trained."""
-    if not folder.checkpoint.is_file():
-        return None
+) -> tuple[Mapping[str, Any] | None, str]:
+    """Return the checkpoint's content, or None and why it doesn't fit what is to be trained."""
     try:
         content = load_content(folder.checkpoint)
         plan = Plan.from_json(content["plan"])
         check_fit(folder.checkpoint, plan, scheme, channels)
-    except InputError:
-        return None
-    return content if plan.agrees_with(plan_options) else None
+        if not plan.agrees_with(plan_options):
+            raise InputError(f"{folder.checkpoint}: was trained by other --conf width, spacing or statistics")
+    except InputError as error:
+        return None, f"started afresh, since the last training cannot be continued ({error})"
+    return content, ""
 
 
 def _fitting_published(folder: ModelFolder, scheme: LabelScheme, channels: int) -> Model | None:
@@ -221,9 +223,10 @@ class _Run:
         plan: Plan,
         split: SliceSplit,
         rival: Model | None,
+        note: str,
     ) -> None:
         self.folder, self.options, self.device, self.plan, self.split = folder, options, device, plan, split
-        self.rival = rival
+        self.rival, self.note = rival, note
         self.network = build_network(plan).to(device)
         if plan.dims == 3:
             self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -358,6 +361,8 @@ class _Run:
             message = "no model is published yet"
         if not self.split.has_validation:
             message += "; too few annotated slices to hold any out, so the IoU is that of the slices trained on"
+        if self.note:
+            message += f"; {self.note}"
         return {
             "run": self.id,
             "epoch": self.epoch,
