@@ -22,7 +22,7 @@ SPACING = 8
 
 
 def random_deformation(tile: tuple[int, ...], centre: tuple[int, ...], seed: int = 0) -> Deformation:
-    settings = DeformationSettings(rotation=30, scaling=0.2, elastic_sd=(2.0,) * len(tile), elastic_spacing=SPACING)
+    settings = DeformationSettings(rotation=30, scaling=0.2, elastic_sd=2, elastic_spacing=SPACING)
     return draw_deformation(np.random.default_rng(seed), centre, tile, settings, [1.0] * len(tile))
 
 
@@ -73,7 +73,7 @@ def test_identity_parameters_give_the_identity() -> None:
     generator = np.random.default_rng(2)
     image = torch.tensor(generator.random((3, 30, 24, 26)).astype(np.float32))
     annotation = torch.tensor(generator.integers(0, 4, size=(30, 24, 26)).astype(np.uint8))
-    settings = DeformationSettings(rotation=0, scaling=0, elastic_sd=(0, 0, 0))
+    settings = DeformationSettings(rotation=0, scaling=0, elastic_sd=0)
     deformation = draw_deformation(generator, (15, 12, 13), (30, 24, 26), settings, (1, 1, 2.5))
     for same in (deformation, identity_deformation((15, 12, 13), (30, 24, 26), 32)):
         positions = source_positions(same, (30, 24, 26))
@@ -108,7 +108,7 @@ def test_vectors_have_the_papers_spread() -> None:
 
 
 def test_rotation_is_rigid_in_space_where_voxels_are_not_cubes() -> None:
-    settings = DeformationSettings(rotation=40, scaling=0, elastic_sd=(0, 0, 0))
+    settings = DeformationSettings(rotation=40, scaling=0, elastic_sd=0)
     size = np.array([0.5, 1.0, 3.0])
     matrix = draw_deformation(np.random.default_rng(0), (0, 0, 0), (20, 20, 20), settings, size).matrix
     in_space = matrix * size[:, None] / size
@@ -118,7 +118,7 @@ def test_rotation_is_rigid_in_space_where_voxels_are_not_cubes() -> None:
 
 
 def test_scaling_stays_within_its_limits() -> None:
-    settings = DeformationSettings(rotation=0, scaling=0.25, elastic_sd=(0, 0, 0))
+    settings = DeformationSettings(rotation=0, scaling=0.25, elastic_sd=0)
     factors = [
         draw_deformation(np.random.default_rng(seed), (0, 0, 0), (20, 20, 20), settings, (1, 1, 1)).matrix[0, 0]
         for seed in range(200)

@@ -19,7 +19,7 @@ def volume(shape: tuple[int, ...], spacing: tuple[float, ...] = (1, 1, 1), chann
 def test_on_a_gpu_the_plan_is_the_papers() -> None:
     plan = make_plan([volume((248, 244, 64), (1.76, 1.76, 2.04))], SCHEME, PlanOptions(), "cuda")
     assert (plan.width, plan.tile, plan.channels, plan.dims, plan.batch_norm) == (32, (132, 132, 116), 3, 3, True)
-    assert plan.augmentation.deformation.elastic_sd == (4, 4, 4)
+    assert plan.augmentation.deformation.elastic_sd == 4
     assert plan.augmentation.deformation.elastic_spacing == 32
 
 
@@ -37,9 +37,16 @@ def test_a_persons_options_count() -> None:
     assert not plan.agrees_with(PlanOptions(width=6))
 
 
-def test_flat_voxels_are_displaced_as_far_in_space_along_each_axis() -> None:
-    plan = make_plan([volume((60, 60, 20), (0.25, 0.25, 2.0))], SCHEME, PlanOptions(), "cpu")
-    assert plan.augmentation.deformation.elastic_sd == pytest.approx((4, 4, 0.5))
+def test_flat_voxels_are_worked_on_as_nearly_cubes() -> None:
+    """The network then sees about as far along each axis; a person's own choice counts more."""
+    flat = [volume((192, 192, 32), (0.25, 0.25, 2.0)), volume((160, 192, 32), (0.25, 0.25, 2.0))]
+    plan = make_plan(flat, SCHEME, PlanOptions(), "cpu")
+    assert plan.spacing == (1, 1, 2)
+    image, grid = prepare_image(flat[0], plan)
+    assert image.shape == (3, 48, 48, 32)
+    assert grid.voxel_size((0.25, 0.25, 2.0)) == pytest.approx((1, 1, 2))
+    assert make_plan(flat, SCHEME, PlanOptions(spacing=(0.5, 0.5, 2)), "cpu").spacing == (0.5, 0.5, 2)
+    assert make_plan([volume((40, 40, 20), (1, 1, 2))], SCHEME, PlanOptions(), "cpu").spacing is None
 
 
 def test_plan_survives_json() -> None:

@@ -12,7 +12,7 @@ from lib.core.tiles import CONTEXT, output_shape
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
 TILE = (100, 108, 100)
 NO_AUGMENTATION = AugmentationSettings(
-    DeformationSettings(rotation=0, scaling=0, elastic_sd=(0, 0, 0)), GreyValueSettings(slope_sd=0, offset_sd=0)
+    DeformationSettings(rotation=0, scaling=0, elastic_sd=0), GreyValueSettings(slope_sd=0, offset_sd=0)
 )
 
 
@@ -64,7 +64,7 @@ def test_a_tile_that_sees_nothing_labelled_is_drawn_again() -> None:
     volume = sparse_volume(0)
     volume.annotation.zero_()
     volume.annotation[25, 20, 15] = 1
-    wild = AugmentationSettings(DeformationSettings(rotation=0, scaling=0, elastic_sd=(12, 12, 12)))
+    wild = AugmentationSettings(DeformationSettings(rotation=0, scaling=0, elastic_sd=12))
     sampler = TileSampler([volume], SCHEME, (100, 100, 100), wild)
     for seed in range(20):
         _, targets = sampler.draw(np.random.default_rng(seed))

@@ -31,7 +31,7 @@ class DeformationSettings:
 
     rotation: float = 15.0
     scaling: float = 0.15
-    elastic_sd: tuple[float, ...] = (4.0, 4.0, 4.0)
+    elastic_sd: float = 4.0
     elastic_spacing: int = 32
 
 
@@ -86,8 +86,7 @@ def draw_deformation(
     factor = math.exp(generator.uniform(-1, 1) * math.log1p(settings.scaling))
     size = np.asarray(voxel_size, dtype=float)
     matrix = factor * (_rotation(angles) * size) / size[:, None]
-    scale = np.asarray(settings.elastic_sd[:dims]).reshape(-1, *[1] * dims)
-    vectors = scale * generator.standard_normal((dims, *control_points(tile, settings.elastic_spacing)))
+    vectors = settings.elastic_sd * generator.standard_normal((dims, *control_points(tile, settings.elastic_spacing)))
     return Deformation(np.asarray(centre, dtype=float), matrix, vectors, settings.elastic_spacing)
 
 

@@ -26,6 +26,9 @@ PAPER_TILE = (132, 132, 116)
 CPU_WIDTH = 8
 """Default width without a GPU: a step of the paper's width takes about 15 s on two cores, one of this about 2 s."""
 
+MOST_ELONGATED = 2.0
+"""Largest ratio between the sides of a working voxel; the paper's are nearly cubes (1.76 × 1.76 × 2.04 µm)."""
+
 
 @dataclass(frozen=True)
 class PlanOptions:
@@ -33,7 +36,7 @@ class PlanOptions:
 
     Attributes:
         width: feature maps of the first convolution.
-        spacing: working voxel size along each axis, in the image's unit; the image's own if None.
+        spacing: working voxel size along each axis, in the image's unit.
         statistics: which statistics batch normalisation uses outside training.
 
     Raises:
@@ -100,8 +103,6 @@ class Plan:
     def from_json(cls, values: dict[str, Any]) -> "Plan":
         """Read what ``to_json`` wrote."""
         scheme, augmentation = values["scheme"], values["augmentation"]
-        deformation = dict(augmentation["deformation"])
-        deformation["elastic_sd"] = tuple(deformation["elastic_sd"])
         return cls(
             **{
                 **values,
@@ -109,7 +110,8 @@ class Plan:
                 "spacing": None if values["spacing"] is None else tuple(values["spacing"]),
                 "tile": tuple(values["tile"]),
                 "augmentation": AugmentationSettings(
-                    DeformationSettings(**deformation), GreyValueSettings(**augmentation["grey_values"])
+                    DeformationSettings(**augmentation["deformation"]),
+                    GreyValueSettings(**augmentation["grey_values"]),
                 ),
             }
         )
@@ -137,28 +139,29 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
         device: ``cpu`` or ``cuda``.
     """
     on_cpu = torch.device(device).type == "cpu"
-    grids = [WorkingGrid.of(volume.shape, volume.spacing, options.spacing) for volume in volumes]
-    largest = np.max([grid.working for grid in grids], axis=0)
+    spacing = options.spacing or _nearly_cubic(np.median([volume.spacing for volume in volumes], axis=0).tolist())
+    largest = np.max([WorkingGrid.of(volume.shape, volume.spacing, spacing).working for volume in volumes], axis=0)
     tile = tuple(min(input_size(int(length)), most) for length, most in zip(largest, PAPER_TILE, strict=True))
-    size = np.median([grid.voxel_size(volume.spacing) for grid, volume in zip(grids, volumes, strict=True)], axis=0)
     return Plan(
         scheme=scheme,
         channels=volumes[0].channels,
-        spacing=options.spacing,
+        spacing=spacing,
         width=options.width or (CPU_WIDTH if on_cpu else PAPER_WIDTH),
         tile=tile,
         statistics=options.statistics or "volume",
-        augmentation=AugmentationSettings(deformation=DeformationSettings(elastic_sd=_elastic_sd(size))),
     )
 
 
-def _elastic_sd(voxel_size: Sequence[float]) -> tuple[float, ...]:
-    """Return the paper's 4 voxels along each axis; less along an axis whose voxels are over twice the smallest size.
+def _nearly_cubic(voxel_size: Sequence[float]) -> tuple[float, ...] | None:
+    """Return a working voxel size for volumes whose voxels are far from cubes; None where their own will do.
 
-    There 4 voxels would be a far larger distance in space than along the others.
+    The network's context is 88 voxels along each axis. Where the voxels of one axis are over twice as large as those
+    of another, the finer axes are coarsened to half the largest size, so that it sees about as far along all of them.
     """
-    smallest = float(min(voxel_size))
-    return tuple(4.0 if size <= 2 * smallest else 4.0 * smallest / size for size in map(float, voxel_size))
+    largest = max(voxel_size)
+    if largest <= MOST_ELONGATED * min(voxel_size):
+        return None
+    return tuple(max(float(size), float(largest) / MOST_ELONGATED) for size in voxel_size)
 
 
 def prepare_image(volume: Volume, plan: Plan) -> tuple[Tensor, WorkingGrid]:
