@@ -62,6 +62,12 @@ def test_earlier_runs_models_are_kept(tmp_path: Path) -> None:
     for run, score in (("first", 0.4), ("first", 0.5), ("second", 0.6), ("second", 0.7), ("third", 0.8)):
         folder.publish(model(run, score))
     assert folder.load(SCHEME).score == 0.8
+    (folder.archive / "model_0001.pt").rename(folder.archive / "model_0007.pt")
+    folder.publish(model("fourth", 0.9))
+    assert len(list(folder.archive.iterdir())) == 3
+    assert Model.load(folder.archive / "model_0008.pt").score == 0.8
+    (folder.archive / "model_0008.pt").unlink()
+    (folder.archive / "model_0007.pt").rename(folder.archive / "model_0001.pt")
     archived = sorted(folder.archive.iterdir())
     assert [path.name for path in archived] == ["model_0001.pt", "model_0002.pt"]
     assert [Model.load(path).score for path in archived] == [0.5, 0.7]

@@ -29,9 +29,9 @@ def test_tile_is_no_larger_than_the_largest_volume_needs() -> None:
 
 
 def test_a_persons_options_count() -> None:
-    options = PlanOptions(width=5, spacing=(2, 2, 2), statistics="running")
+    options = PlanOptions(width=5, spacing=(2, 2, 2), statistics="tile")
     plan = make_plan([volume((60, 60, 60))], SCHEME, options, "cpu")
-    assert (plan.width, plan.spacing, plan.statistics, plan.tile) == (5, (2, 2, 2), "running", (124, 124, 116))
+    assert (plan.width, plan.spacing, plan.statistics, plan.tile) == (5, (2, 2, 2), "tile", (124, 124, 116))
     assert plan.agrees_with(options)
     assert plan.agrees_with(PlanOptions())
     assert not plan.agrees_with(PlanOptions(width=6))

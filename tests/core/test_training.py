@@ -138,6 +138,40 @@ def test_a_published_model_is_replaced_only_by_one_as_good_on_the_same_slices(tm
     assert not (tmp_path / "archive").exists()
 
 
+def test_a_model_published_before_the_kill_is_not_replaced_by_a_poorer_one(tmp_path: Path) -> None:
+    """Killed between publishing and the checkpoint, a run finds its own, better model when it goes on."""
+    run(tmp_path, [case()], max_epochs=3)
+    good = ModelFolder(tmp_path).load(SCHEME)
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    for value in checkpoint["network"].values():
+        value.zero_()
+    torch.save({**checkpoint, "epoch": 1, "finished": False}, tmp_path / "checkpoint.pt")
+    final = run(tmp_path, [case()], max_epochs=2)
+    assert final["run"] == good.run
+    assert final["score"] < final["best_metric"] == pytest.approx(good.score, abs=1e-6)
+    assert ModelFolder(tmp_path).load(SCHEME).epoch == good.epoch
+
+
+def test_divergence_is_said_and_nothing_of_it_kept(tmp_path: Path) -> None:
+    run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001)
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    checkpoint["network"]["classify.bias"].fill_(torch.nan)
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    before = (tmp_path / "model.pt").read_bytes()
+    with pytest.raises(InputError, match="diverged in epoch 1"):
+        run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001)
+    assert (tmp_path / "model.pt").read_bytes() == before
+
+
+def test_a_class_is_never_held_out_of_training_as_a_whole(tmp_path: Path) -> None:
+    """Only one slice shows the ball; whatever the seed, training has it."""
+    slices = [(0, 0), (0, 6), (1, 0), (1, 11), (2, 0), (2, 11)]
+    for seed in range(6):
+        folder = tmp_path / str(seed)
+        run(folder, [case(slices=slices)], max_epochs=1, max_minutes=0.0001, seed=seed)
+        assert (0, 6) in ModelFolder(folder).load(SCHEME).split.training["a"]
+
+
 def test_held_out_slices_stay_held_out_when_more_are_annotated(tmp_path: Path) -> None:
     run(tmp_path, [case()], max_epochs=1)
     first = ModelFolder(tmp_path).load(SCHEME).split

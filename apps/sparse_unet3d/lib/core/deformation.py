@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 MARGIN = 2
-"""Control points beyond the tile on each side: the boundary rule of the spline then has no say inside the tile."""
+"""Control points beyond the tile on each side: the boundary rule of the spline then has hardly any say inside it."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def draw_deformation(
 
 
 def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the rotation matrix in the plane (one angle), or about z, y and x in turn (three angles), in radians."""
+    """Return the rotation matrix in the plane (one angle), or about x, y and z in turn (three angles), in radians."""
     if len(angles) == 1:
         cos, sin = math.cos(angles[0]), math.sin(angles[0])
         return np.array([[cos, -sin], [sin, cos]])

@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+UMASK = os.umask(0o077)
+"""The process's own, read once: it can only be read by setting it, which other threads would notice."""
+os.umask(UMASK)
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -22,12 +26,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     os.close(handle)
     beside = Path(name)
     # mkstemp makes files that only their owner can read; these are to be shared like any other file.
-    umask = os.umask(0)
-    os.umask(umask)
-    beside.chmod(0o666 & ~umask)
+    beside.chmod(0o666 & ~UMASK)
     try:
         yield beside
-        with beside.open("rb") as written:
+        with beside.open("r+b") as written:  # Windows syncs only what is open for writing
             os.fsync(written.fileno())
         beside.replace(path)
     finally:

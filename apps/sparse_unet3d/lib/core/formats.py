@@ -126,10 +126,13 @@ def _without_directions(affine: Affine) -> Affine:
 
 
 def write_nifti(path: Path, array: NDArray[np.uint8], affine: Affine) -> None:
-    """Write a map (X, Y, Z) with the affine as qform and sform alike, so that all readers agree on it."""
+    """Write a map (X, Y, Z) with the affine as qform and sform alike, so that all readers agree on it.
+
+    A qform cannot hold shear; a sheared affine is the sform alone.
+    """
     image = nibabel.Nifti1Image(array, affine)
     image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
+    image.set_qform(affine, code=0 if _is_sheared(affine) else 1)
     image.header.set_xyzt_units("mm")
     nibabel.save(image, path)
 

@@ -1,5 +1,6 @@
 """Overlap-tile inference: volumes of any size, tile by tile, with mirrored context (section 1.1, after the u-net)."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -69,7 +70,7 @@ def settle_statistics(
     network: nn.Module, image: Tensor, tile: Sequence[int], statistics: Statistics, device: torch.device | str
 ) -> nn.Module:
     """Return a copy of the network, on ``device``, that normalises this image as ``statistics`` says."""
-    network = network.to(device)
+    network = copy.deepcopy(network).to(device)
     origins = list(tile_origins(image.shape[1:], tile))
     if statistics == "running":
         return by_running_statistics(network)

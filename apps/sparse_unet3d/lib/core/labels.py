@@ -32,6 +32,9 @@ PREDICTED = " (predicted)"
 RESERVED = ("background", "foreground_scribbles", "background_scribbles", "annotate here")
 """Names that 3D Slicer's plugin drops on submit, or that this software uses for itself."""
 
+MOST_CLASSES = 127
+"""Most foreground classes: the model's and the painted ones together are numbered in 8 bits."""
+
 
 @dataclass(frozen=True)
 class LabelScheme:
@@ -47,6 +50,8 @@ class LabelScheme:
     def __post_init__(self) -> None:
         if not self.foreground:
             raise InputError("labels: no foreground class given; name at least one, e.g. --conf labels inside,tubule")
+        if len(self.foreground) > MOST_CLASSES:
+            raise InputError(f"labels: {len(self.foreground)} foreground classes; at most {MOST_CLASSES} are possible")
         seen: set[str] = set()
         for name in self.classes:
             if not name:

@@ -14,7 +14,8 @@ def class_weights(counts: Sequence[int], exponent: float) -> list[float]:
 
     Args:
         counts: labelled voxels of each network class, over all annotations.
-        exponent: 1 gives each class the same influence on the loss, 0 each voxel.
+        exponent: with 1 the weights make up for all difference in frequency, with 0 they are the same. Tiles are
+            centred on all classes equally often already.
 
     Returns:
         One weight per class, 1 on average over the labelled voxels; 0 for a class that has none.

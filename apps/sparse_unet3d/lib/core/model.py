@@ -69,18 +69,21 @@ class Model:
             InputError: the file is missing, unreadable or of another format.
         """
         content = load_content(path)
-        plan = Plan.from_json(content["plan"])
-        network = build_network(plan)
-        network.load_state_dict(content["network"])
-        return cls(
-            network=network.eval(),
-            plan=plan,
-            split=SliceSplit.from_json(content["split"]),
-            score=content["score"],
-            metric=content["metric"],
-            run=content["run"],
-            epoch=content["epoch"],
-        )
+        try:
+            plan = Plan.from_json(content["plan"])
+            network = build_network(plan)
+            network.load_state_dict(content["network"])
+            return cls(
+                network=network.eval(),
+                plan=plan,
+                split=SliceSplit.from_json(content["split"]),
+                score=content["score"],
+                metric=content["metric"],
+                run=content["run"],
+                epoch=content["epoch"],
+            )
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: is no whole model file ({error}); remove it and train again") from error
 
 
 def load_content(path: Path) -> Mapping[str, Any]:
@@ -164,16 +167,15 @@ class ModelFolder:
     def publish(self, model: Model) -> None:
         """Make ``model`` the published one; keep the last one of an earlier run in the archive."""
         if self.is_published() and self._published_run() != model.run:
-            self.archive.mkdir(parents=True, exist_ok=True)
-            number = 1 + sum(1 for _ in self.archive.glob("model_*.pt"))
-            with replacing(self.archive / f"model_{number:04d}.pt") as beside:
+            numbers = [int(path.stem.removeprefix("model_")) for path in self.archive.glob("model_*.pt")]
+            with replacing(self.archive / f"model_{1 + max(numbers, default=0):04d}.pt") as beside:
                 shutil.copyfile(self.published, beside)
         model.save(self.published)
         write_json(self.plan_path, model.plan.to_json())
 
     def _published_run(self) -> str | None:
-        """Return the run of the published model; None if it can't be read, it is archived as it is then."""
+        """Return the run of the published model; None if it can't be read: then it is archived as it is."""
         try:
-            return Model.load(self.published).run
+            return str(load_content(self.published)["run"])
         except InputError:
             return None

@@ -1,10 +1,13 @@
 """Which statistics batch normalisation uses outside training (section 2).
 
-The paper normalises by the current statistics at test time too. Three ways are offered:
+The paper normalises by the current statistics at test time too. Three ways are offered; the default is ``running``,
+which scored best after the hundred steps and more that minutes on a CPU allow (phantom, organoid and hippocampus
+alike): training tiles are centred on labelled voxels of all classes, from which a whole volume, mostly background,
+differs.
 
 ==========  ============================================================================================
 ``tile``    each tile by its own statistics: the paper's way. Neighbouring tiles may differ at their border.
-``volume``  statistics are collected over the whole volume first and then frozen: tiles fit without seams.
+``volume``  statistics of all tiles are pooled first and then frozen: tiles fit without seams.
 ``running`` the averages that training kept.
 ==========  ============================================================================================
 """
@@ -73,6 +76,8 @@ def by_volume_statistics(network: nn.Module, tiles: Iterable[Tensor]) -> nn.Modu
     """
     collecting = by_tile_statistics(network)
     layers = _normalisations(collecting)
+    if not layers:
+        return collecting
     pooled = [_Pooled() for _ in layers]
     handles = [layer.register_forward_pre_hook(statistic.add) for layer, statistic in zip(layers, pooled, strict=True)]
     for tile in tiles:

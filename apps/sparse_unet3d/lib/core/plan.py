@@ -24,7 +24,7 @@ PAPER_WIDTH = 32
 PAPER_TILE = (132, 132, 116)
 
 CPU_WIDTH = 8
-"""Default width without a GPU: a step of the paper's width takes about 15 s on two cores, one of this about 2 s."""
+"""Default width without a GPU: on the paper's tile, a step of its width takes about 15 s on two cores, of this 2 s."""
 
 MOST_ELONGATED = 2.0
 """Largest ratio between the sides of a working voxel; the paper's are nearly cubes (1.76 × 1.76 × 2.04 µm)."""
@@ -50,7 +50,7 @@ class PlanOptions:
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
             raise InputError(f"width: {self.width} feature maps; give a whole number of at least 1, the paper's is 32")
-        if self.spacing is not None and (len(self.spacing) != 3 or not all(s > 0 for s in self.spacing)):
+        if self.spacing is not None and (len(self.spacing) != 3 or not all(0 < s < math.inf for s in self.spacing)):
             raise InputError(f"spacing: {self.spacing}; give three positive numbers, e.g. 1.76,1.76,2.04")
         if self.statistics is not None and self.statistics not in get_args(Statistics):
             raise InputError(f"statistics: {self.statistics!r}; give one of {', '.join(get_args(Statistics))}")
@@ -83,8 +83,8 @@ class Plan:
     tile: tuple[int, ...]
     dims: int = 3
     batch_norm: bool = True
-    statistics: Statistics = "volume"
-    class_balance: float = 0.25
+    statistics: Statistics = "running"
+    class_balance: float = 1 / 3
     learning_rate: float = 0.1
     momentum: float = 0.9
     steps_per_epoch: int = 10
@@ -117,12 +117,12 @@ class Plan:
         )
 
     def agrees_with(self, options: PlanOptions) -> bool:
-        """Tell whether nothing that a person decided contradicts the plan."""
-        return (
-            options.width in (None, self.width)
-            and options.spacing in (None, self.spacing)
-            and options.statistics in (None, self.statistics)
-        )
+        """Tell whether nothing that a person decided about the network contradicts the plan."""
+        return options.width in (None, self.width) and options.spacing in (None, self.spacing)
+
+    def with_statistics(self, options: PlanOptions) -> "Plan":
+        """Return the plan with the statistics that a person chose: they may change after training."""
+        return dataclasses.replace(self, statistics=options.statistics or self.statistics)
 
 
 def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptions, device: str) -> Plan:
@@ -148,7 +148,7 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
         spacing=spacing,
         width=options.width or (CPU_WIDTH if on_cpu else PAPER_WIDTH),
         tile=tile,
-        statistics=options.statistics or "volume",
+        statistics=options.statistics or "running",
     )
 
 

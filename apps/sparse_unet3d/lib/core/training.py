@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .allocation import keep_freed_memory
 from .annotations import AnnotatedSlice, SliceSplit, annotated_slices, apply_split, split_slices
 from .errors import InputError
 from .files import replacing
@@ -30,7 +29,7 @@ from .volumes import Volume
 Start = Literal["continue", "afresh"]
 
 VALIDATION_SHARE = 0.1
-"""Most of the training time that validation may take; decides how often it is done."""
+"""About the share of the training time that validation takes; decides how often it is done."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +153,6 @@ def train(
         InputError: nothing can be learnt from the cases.
     """
     check_cases(cases, scheme)
-    keep_freed_memory()
     cases = [case for case in cases if np.any(case.annotation)]
     run = _start_run(cases, scheme, folder, options, plan_options, device)
     return run.go(report)
@@ -177,13 +175,32 @@ def _start_run(
     earlier = SliceSplit.from_json(checkpoint["split"]) if checkpoint else rival.split if rival else None
     slices = {case.id: annotated_slices(case.annotation) for case in cases}
     split = split_slices(slices, options.seed, earlier)
+    if not _spares_all_classes(cases, split, scheme):
+        split = SliceSplit(slices, {})
     volumes = [case.volume for case in cases]
     plan = Plan.from_json(checkpoint["plan"]) if checkpoint else make_plan(volumes, scheme, plan_options, device)
+    plan = plan.with_statistics(plan_options)
     torch.manual_seed(options.seed)
     run = _Run(cases, folder, options, device, plan, split, rival, note)
     if checkpoint:
         run.continue_from(checkpoint)
     return run
+
+
+def _spares_all_classes(cases: Sequence[TrainingCase], split: SliceSplit, scheme: LabelScheme) -> bool:
+    """Tell whether training keeps all painted classes, and the held-out slices have something to be judged by."""
+    learnt, held_out = set[int](), set[int]()
+    for case in cases:
+        for values, part in zip((learnt, held_out), _parts(case, split), strict=True):
+            values.update(np.unique(part).tolist())
+    foreground = set(range(1, len(scheme.foreground) + 1))
+    return not split.has_validation or (held_out <= learnt | {UNLABELLED} and bool(held_out & foreground))
+
+
+def _parts(case: TrainingCase, split: SliceSplit) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return what is trained on of a case's annotation, and what is held out."""
+    nothing = list[AnnotatedSlice]()
+    return apply_split(case.annotation, split.training.get(case.id, nothing), split.validation.get(case.id, nothing))
 
 
 def _fitting_checkpoint(
@@ -195,8 +212,8 @@ def _fitting_checkpoint(
         plan = Plan.from_json(content["plan"])
         check_fit(folder.checkpoint, plan, scheme, channels)
         if not plan.agrees_with(plan_options):
-            raise InputError(f"{folder.checkpoint}: was trained by other --conf width, spacing or statistics")
-    except InputError as error:
+            raise InputError(f"{folder.checkpoint}: was trained by another --conf width or spacing")
+    except (InputError, KeyError, TypeError) as error:
         return None, f"started afresh, since the last training cannot be continued ({error})"
     return content, ""
 
@@ -235,20 +252,20 @@ class _Run:
         )
         self.id = datetime.now(UTC).isoformat(timespec="microseconds")
         self.epoch = 0
+        self.steps = 0
         self.seconds = 0.0
-        self.best: float | None = None
+        self.published_score: float | None = None
         self._prepare(cases)
 
     def _prepare(self, cases: Sequence[TrainingCase]) -> None:
         """Split the annotations, prepare the volumes and set the class weights."""
-        scheme, nothing = self.plan.scheme, list[AnnotatedSlice]()
+        scheme = self.plan.scheme
         training: list[TrainingVolume] = []
+        judged_voxels = 0
         evaluation: list[TrainingCase] = []
         counts = np.zeros(len(scheme.classes), dtype=np.int64)
         for case in cases:
-            learnt, held_out = apply_split(
-                case.annotation, self.split.training.get(case.id, nothing), self.split.validation.get(case.id, nothing)
-            )
+            learnt, held_out = _parts(case, self.split)
             image, grid = prepare_image(case.volume, self.plan)
             resampled = grid.annotation(learnt)
             training.append(
@@ -263,17 +280,19 @@ class _Run:
             judged = held_out if self.split.has_validation else learnt
             if np.any(judged != UNLABELLED):
                 evaluation.append(replace(case, annotation=judged))
+                judged_voxels += one_pass_voxels(grid.working)
         self.sampler = TileSampler(training, scheme, self.plan.tile, self.plan.augmentation)
         self.weights = torch.tensor(class_weights(counts.tolist(), self.plan.class_balance), device=self.device)
         self.evaluation = evaluation
-        self.evaluation_interval = self._evaluation_interval(training)
+        self.evaluation_interval = self._evaluation_interval(judged_voxels)
 
-    def _evaluation_interval(self, volumes: Sequence[TrainingVolume]) -> int:
+    def _evaluation_interval(self, voxels: int) -> int:
         """Return every how many epochs to evaluate; counted in voxels, not seconds, so that runs can be repeated."""
-        one_evaluation = sum(one_pass_voxels(volume.annotation.shape) for volume in volumes)
         # A training step passes its tile forward once and backward at about twice the cost.
         one_epoch = 3 * self.plan.steps_per_epoch * math.prod(self.plan.tile)
-        return math.ceil(one_evaluation / (VALIDATION_SHARE * one_epoch))
+        interval = math.ceil(voxels / (VALIDATION_SHARE * one_epoch))
+        # Whoever presses Stop is to find a model, however large the volumes are.
+        return min(interval, max(1, self.options.max_epochs // 10))
 
     @property
     def metric(self) -> str:
@@ -282,6 +301,8 @@ class _Run:
     def continue_from(self, checkpoint: Mapping[str, Any]) -> None:
         """Take over the network, and the course of the run too unless it has come to its end."""
         self.network.load_state_dict(checkpoint["network"])
+        # Never drawn again: each training iteration sees another image, also after the end of a run.
+        self.steps = checkpoint["steps"]
         if checkpoint["finished"]:
             return
         self.epoch, self.seconds = checkpoint["epoch"], checkpoint["seconds"]
@@ -290,7 +311,7 @@ class _Run:
             self.epoch, self.seconds = 0, 0.0
             return
         self.optimiser.load_state_dict(checkpoint["optimiser"])
-        self.id, self.best = checkpoint["run"], checkpoint["best"]
+        self.id = checkpoint["run"]
 
     def _save_checkpoint(self, finished: bool) -> None:
         content = {
@@ -302,7 +323,7 @@ class _Run:
             "run": self.id,
             "epoch": self.epoch,
             "seconds": self.seconds,
-            "best": self.best,
+            "steps": self.steps,
             "finished": finished,
         }
         with replacing(self.folder.checkpoint) as beside:
@@ -317,12 +338,13 @@ class _Run:
 
     def go(self, report: Callable[[Report], None]) -> Report:
         """Train until the options say stop."""
-        to_beat = self._score_to_beat()
+        if self.rival:
+            # Whatever it scored before: annotations may have changed since (design, rule 5).
+            self.published_score = self._evaluate(self.rival.network, self.rival.plan)[0]
+        published = self.rival is not None and self.rival.run == self.id
         score: float | None = None
         iou: dict[str, float | None] | None = None
-        loss = math.nan
-        latest = self._report(loss, score, iou, to_beat, self._progress() >= 1)
-        while self._progress() < 1:
+        while True:
             began, before = time.monotonic(), self.seconds
             loss = self._train_epoch()
             self.epoch += 1
@@ -330,35 +352,26 @@ class _Run:
             finished = self._progress() >= 1
             if finished or self.epoch % self.evaluation_interval == 0:
                 score, iou = self._evaluate(self.network, self.plan)
-                if score >= max(to_beat, self.best or 0.0):
-                    self.best = score
+                if self.published_score is None or score >= self.published_score:
                     self.folder.publish(self._model(score))
+                    self.published_score, published = score, True
                 self.seconds = before + time.monotonic() - began
             self._save_checkpoint(finished)
-            latest = self._report(loss, score, iou, to_beat, finished)
+            latest = self._report(loss, score, iou, published, finished)
             report(latest)
-        return latest
-
-    def _score_to_beat(self) -> float:
-        """Score the published model of an earlier run on the slices that this run is judged by (design, rule 5)."""
-        if self.rival is None or self.rival.run == self.id:
-            return 0.0
-        return self._evaluate(self.rival.network, self.rival.plan)[0]
+            if finished:
+                return latest
 
     def _report(
-        self,
-        loss: float,
-        score: float | None,
-        iou: dict[str, float | None] | None,
-        to_beat: float,
-        finished: bool,
+        self, loss: float, score: float | None, iou: dict[str, float | None] | None, published: bool, finished: bool
     ) -> Report:
-        if self.best is not None:
-            message = f"published with {self.metric} {self.best:.3f}"
-        elif to_beat:
-            message = f"the published model keeps its place until one scores at least {to_beat:.3f} ({self.metric})"
-        else:
+        best = self.published_score
+        if best is None:
             message = "no model is published yet"
+        elif published:
+            message = f"published with {self.metric} {best:.3f}"
+        else:
+            message = f"the published model keeps its place until one scores at least {best:.3f} ({self.metric})"
         if not self.split.has_validation:
             message += "; too few annotated slices to hold any out, so the IoU is that of the slices trained on"
         if self.note:
@@ -372,8 +385,8 @@ class _Run:
             "metric": self.metric,
             "score": score,
             "iou": iou,
-            "best_metric": max(to_beat, self.best or 0.0),
-            "published": self.best is not None,
+            "best_metric": best or 0.0,
+            "published": published,
             "finished": finished,
             "message": message,
         }
@@ -381,7 +394,7 @@ class _Run:
     def _train_epoch(self) -> float:
         """Train for an epoch, or until the time is up. Returns the mean loss."""
         self.network.train()
-        steps = range(self.epoch * self.plan.steps_per_epoch, (self.epoch + 1) * self.plan.steps_per_epoch)
+        steps = range(self.steps, self.steps + self.plan.steps_per_epoch)
         began, before = time.monotonic(), self.seconds
         losses = []
         # The next tile is drawn beside each step.
@@ -395,7 +408,14 @@ class _Run:
                 self.seconds = before + time.monotonic() - began
                 if self._progress() >= 1:
                     break
-        return sum(losses) / len(losses)
+        self.steps = steps.stop
+        loss = sum(losses) / len(losses)
+        if not math.isfinite(loss):
+            raise InputError(
+                f"training: it diverged in epoch {self.epoch + 1} (loss {loss}); nothing of that epoch was kept. "
+                "Train with start 'afresh'; if it happens again, look for outliers in the images"
+            )
+        return loss
 
     def _draw(self, step: int) -> tuple[Tensor, Tensor]:
         # One generator per step: a continued run draws what an uninterrupted one would have drawn.

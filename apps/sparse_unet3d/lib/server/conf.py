@@ -17,7 +17,7 @@ KEYS = {
     "width": "feature maps of the first convolution (32 on a GPU, as in the paper; fewer on a CPU)",
     "spacing": "working voxel size, three numbers separated by commas, in the image's unit "
     "(the image's own if its voxels are nearly cubes)",
-    "statistics": "what batch normalisation goes by outside training: tile, volume or running (volume)",
+    "statistics": "what batch normalisation goes by outside training: tile, volume or running (running)",
 }
 """Known keys, what they mean, and in brackets their defaults."""
 

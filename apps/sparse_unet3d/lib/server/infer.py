@@ -5,6 +5,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,15 @@ class Segmentation(InferTask):
         changed = self.folder.published.stat().st_mtime_ns
         if self._loaded is None or self._loaded[0] != changed:
             try:
-                self._loaded = changed, self.folder.load(self.conf.scheme)
+                model = self.folder.load(self.conf.scheme)
+                self._loaded = changed, replace(model, plan=model.plan.with_statistics(self.conf.plan))
             except InputError as error:
                 logger.error(error)
                 self._loaded = changed, error
-        model = self._loaded[1]
-        if isinstance(model, InputError):
-            raise model
-        return model
+        loaded = self._loaded[1]
+        if isinstance(loaded, InputError):
+            raise loaded
+        return loaded
 
     def is_valid(self) -> bool:
         try:

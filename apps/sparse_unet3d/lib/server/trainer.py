@@ -15,6 +15,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 from torch.utils.tensorboard import SummaryWriter
 
+from ..core.allocation import keep_freed_memory
 from ..core.errors import InputError
 from ..core.files import write_json
 from ..core.labels import LabelScheme
@@ -84,6 +85,7 @@ class Trainer(TrainTask):
         try:
             options = read_options(request)
             cases = read_cases(datastore, self.conf.scheme)
+            keep_freed_memory()
             with _Progress(self.folder) as progress:
                 latest = train(
                     cases, self.conf.scheme, self.folder, options, self.conf.plan, default_device(), progress.report
