@@ -66,8 +66,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run a command; return the exit code: 0 done, 1 the server failed, 2 bad input, 130 interrupted."""
-    # Told to stop, end in order as on Ctrl-C, so that no server stays behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Told to stop, end in order as on Ctrl-C, so that no server stays behind; also where a shell that started this in
+    # the background had it ignore Ctrl-C.
+    for told in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(told, signal.default_int_handler)
     arguments = parser().parse_args()
     try:
         arguments.run(arguments)

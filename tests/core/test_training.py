@@ -1,6 +1,7 @@
 """Training on a small ball that a bright image shows: minutes of it would be a benchmark, not a test."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from lib.core import training
 from lib.core.annotations import AnnotatedSlice, keep_slices
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.metrics import confusion, iou_per_class
 from lib.core.model import ModelFolder
-from lib.core.plan import PlanOptions
+from lib.core.plan import PlanOptions, make_plan
 from lib.core.segmentation import segment
 from lib.core.training import TrainingCase, TrainingOptions, train
 from lib.core.volumes import Volume
@@ -47,6 +49,12 @@ def run(
     )
 
 
+@pytest.fixture
+def short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs of 3 steps instead of 10, for tests of the course of a run, not of what it learns."""
+    monkeypatch.setattr(training, "make_plan", lambda *given: replace(make_plan(*given), steps_per_epoch=3))
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoint.pt", weights_only=True)["network"]  # type: ignore[no-any-return]
 
@@ -70,6 +78,7 @@ def test_it_learns_and_the_published_model_segments_the_rest_of_the_volume(tmp_p
         assert iou_per_class(confusion(prediction, unseen, SCHEME), SCHEME)["ball"] > 0.5
 
 
+@pytest.mark.usefixtures("short_epochs")
 def test_a_seed_repeats_a_run(tmp_path: Path) -> None:
     for name, seed in (("one", 3), ("same", 3), ("other", 4)):
         run(tmp_path / name, [case()], max_epochs=1, seed=seed)
@@ -82,6 +91,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.usefixtures("short_epochs")
 def test_a_killed_run_continues_where_it_stood(tmp_path: Path) -> None:
     """Network, momentum, schedule and the draws go on: the end is that of a run that was never killed."""
     run(tmp_path / "whole", [case()], max_epochs=2)
@@ -101,6 +111,7 @@ def test_a_killed_run_continues_where_it_stood(tmp_path: Path) -> None:
         torch.testing.assert_close(weights(tmp_path / "killed")[name], value, msg=name)
 
 
+@pytest.mark.usefixtures("short_epochs")
 def test_after_its_end_training_goes_on_from_its_weights_and_afresh_begins_anew(tmp_path: Path) -> None:
     first = run(tmp_path, [case()], max_epochs=2)
     before = weights(tmp_path)["classify.weight"]
@@ -172,6 +183,7 @@ def test_a_class_is_never_held_out_of_training_as_a_whole(tmp_path: Path) -> Non
         assert (0, 6) in ModelFolder(folder).load(SCHEME).split.training["a"]
 
 
+@pytest.mark.usefixtures("short_epochs")
 def test_held_out_slices_stay_held_out_when_more_are_annotated(tmp_path: Path) -> None:
     run(tmp_path, [case()], max_epochs=1)
     first = ModelFolder(tmp_path).load(SCHEME).split
@@ -183,12 +195,14 @@ def test_held_out_slices_stay_held_out_when_more_are_annotated(tmp_path: Path) -
     assert {tuple(place) for place in second["training"]["a"]} >= set(first.training["a"])
 
 
+@pytest.mark.usefixtures("short_epochs")
 def test_too_few_slices_to_hold_any_out_are_reported_as_training_iou(tmp_path: Path) -> None:
     final = run(tmp_path, [case(slices=[(0, 6), (1, 6), (2, 6)])], max_epochs=1)
     assert final["metric"] == "training IoU"
     assert "too few annotated slices" in final["message"]
 
 
+@pytest.mark.usefixtures("short_epochs")
 def test_only_human_paint_reaches_the_loss(tmp_path: Path) -> None:
     """What lies at unlabelled voxels of the truth has no influence: two truths with the same paint train alike."""
     painted = case()
