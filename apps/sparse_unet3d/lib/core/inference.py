@@ -70,13 +70,13 @@ def settle_statistics(
     network: nn.Module, image: Tensor, tile: Sequence[int], statistics: Statistics, device: torch.device | str
 ) -> nn.Module:
     """Return a copy of the network, on ``device``, that normalises this image as ``statistics`` says."""
-    network = copy.deepcopy(network).to(device)
-    origins = list(tile_origins(image.shape[1:], tile))
     if statistics == "running":
-        return by_running_statistics(network)
+        return by_running_statistics(network).to(device)
+    origins = list(tile_origins(image.shape[1:], tile))
     # A single tile's own statistics are the volume's.
     if statistics == "tile" or len(origins) == 1:
-        return by_tile_statistics(network)
+        return by_tile_statistics(network).to(device)
+    network = copy.deepcopy(network).to(device)
     return by_volume_statistics(network, (laid_out(cut_tile(image, o, tile).to(device)) for o in origins))
 
 

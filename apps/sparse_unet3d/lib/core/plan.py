@@ -148,8 +148,7 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
         spacing=spacing,
         width=options.width or (CPU_WIDTH if on_cpu else PAPER_WIDTH),
         tile=tile,
-        statistics=options.statistics or "running",
-    )
+    ).with_statistics(options)
 
 
 def _nearly_cubic(voxel_size: Sequence[float]) -> tuple[float, ...] | None:

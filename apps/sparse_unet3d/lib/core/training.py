@@ -177,9 +177,10 @@ def _start_run(
     split = split_slices(slices, options.seed, earlier)
     if not _spares_all_classes(cases, split, scheme):
         split = SliceSplit(slices, {})
-    volumes = [case.volume for case in cases]
-    plan = Plan.from_json(checkpoint["plan"]) if checkpoint else make_plan(volumes, scheme, plan_options, device)
-    plan = plan.with_statistics(plan_options)
+    if checkpoint:
+        plan = Plan.from_json(checkpoint["plan"]).with_statistics(plan_options)
+    else:
+        plan = make_plan([case.volume for case in cases], scheme, plan_options, device)
     torch.manual_seed(options.seed)
     run = _Run(cases, folder, options, device, plan, split, rival, note)
     if checkpoint:
