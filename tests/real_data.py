@@ -9,6 +9,6 @@ FOLDER = Path(__file__).parents[2] / "shared" / "data"
 
 def label_maps():
     """All real label maps (images lie in ../images), as parameters of a test that is skipped if there are none."""
-    found = sorted(FOLDER.glob("*/labels/*.nii.gz"))
-    missing = pytest.param(None, marks=pytest.mark.skip(reason=f"no real data in {FOLDER}"))
+    found = [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob("*/labels/*.nii.gz"))]
+    missing = pytest.param(None, id="none", marks=pytest.mark.skip(reason=f"no real data in {FOLDER}"))
     return found or [missing]

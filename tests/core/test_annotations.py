@@ -12,9 +12,11 @@ from lib.core.annotations import (
     SliceSplit,
     annotated_slices,
     apply_split,
+    fill_unpainted,
     keep_slices,
     split_slices,
     statistics,
+    taught_classes,
 )
 from lib.core.labels import LabelScheme
 from real_data import label_maps
@@ -114,7 +116,7 @@ def test_a_volume_of_the_papers_size_takes_no_time():
     assert time.process_time() - start < 5, "takes a few tenths of a second on a machine with nothing else to do"
 
 
-@pytest.mark.parametrize("file", label_maps(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", label_maps())
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("foreground_only", [False, True])
 def test_finds_slices_of_real_label_maps(file, seed, foreground_only):
@@ -137,6 +139,35 @@ def test_keep_slices_keeps_what_a_loop_keeps():
     for voxel in np.ndindex(dense.shape):
         assert kept[voxel] == (dense[voxel] if any(voxel[axis] == i for axis, i in slices) else 0)
     assert kept.dtype == np.uint8
+
+
+def test_filling_labels_what_a_loop_labels():
+    shape = (24, 20, 16)
+    places = [AnnotatedSlice(0, 5), AnnotatedSlice(1, 4), AnnotatedSlice(1, 15), AnnotatedSlice(2, 8)]
+    painted = keep_slices(np.where(structures(shape, seed=1, size=5) > 1, 1, 0).astype(np.uint8), places)
+    painted[18:22, 8:12, 1:5] = 2
+    painted[12:20, 17, 12] = 1
+    assert annotated_slices(painted) == places
+    before = painted.copy()
+    filled = fill_unpainted(painted, annotated_slices(painted), SCHEME)
+    assert (painted == before).all()
+    for x, y, z in np.ndindex(shape):
+        on_slice = x == 5 or y in (4, 15) or z == 8
+        expected = painted[x, y, z] if painted[x, y, z] or not on_slice else 3
+        assert filled[x, y, z] == expected
+    assert filled.dtype == np.uint8
+    assert (fill_unpainted(painted, [], SCHEME) == painted).all()
+
+
+def test_taught_classes():
+    slices = np.zeros((20, 20, 20), np.uint8)
+    slices[3, 2:18, 2:18] = 1
+    stroke = np.zeros_like(slices)
+    stroke[3, 2:9, 5] = 2
+    both = statistics(np.maximum(slices, stroke), SCHEME)
+    assert taught_classes(both, SCHEME, "unlabelled") == {"inside", "tubule"}
+    assert taught_classes(both, SCHEME, "background") == {"inside", "tubule", "outside"}
+    assert taught_classes(statistics(stroke, SCHEME), SCHEME, "background") == {"tubule"}
 
 
 def test_statistics():

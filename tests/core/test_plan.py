@@ -37,6 +37,19 @@ def test_a_persons_options_count() -> None:
     assert not plan.agrees_with(PlanOptions(width=6))
 
 
+def test_training_goes_on_with_what_a_person_says_of_unpainted_voxels_now() -> None:
+    background = PlanOptions(unpainted="background")
+    plan = make_plan([volume((60, 60, 60))], SCHEME, background, "cpu")
+    assert plan.unpainted == "background"
+    assert plan.agrees_with(PlanOptions())
+    assert plan.continued(PlanOptions()).unpainted == "unlabelled"
+    assert plan.continued(PlanOptions(statistics="tile")).statistics == "tile"
+    # Plans of before there was a choice.
+    earlier = {key: value for key, value in plan.to_json().items() if key != "unpainted"}
+    assert Plan.from_json(earlier).unpainted == "unlabelled"
+    assert Plan.from_json(earlier).continued(background) == plan
+
+
 def test_flat_voxels_are_worked_on_as_nearly_cubes() -> None:
     """The network then sees about as far along each axis; a person's own choice counts more."""
     flat = [volume((192, 192, 32), (0.25, 0.25, 2.0)), volume((160, 192, 32), (0.25, 0.25, 2.0))]
@@ -61,6 +74,7 @@ def test_plan_survives_json() -> None:
         ({"spacing": (1, 2)}, r"spacing: \(1, 2\)"),
         ({"spacing": (1, 2, -3)}, "three positive numbers"),
         ({"statistics": "batch"}, "'batch'; give one of tile, volume, running"),
+        ({"unpainted": "outside"}, "unpainted: 'outside'; give one of unlabelled, background"),
     ],
 )
 def test_bad_options_are_refused_by_name(values: dict, named: str) -> None:

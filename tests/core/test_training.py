@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib.core import training
-from lib.core.annotations import AnnotatedSlice, keep_slices
+from lib.core.annotations import AnnotatedSlice, annotated_slices, keep_slices
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.metrics import confusion, iou_per_class
@@ -43,10 +43,8 @@ def run(
     folder: Path, cases: Sequence[TrainingCase], reports: list[dict[str, Any]] | None = None, **options: Any
 ) -> dict[str, Any]:
     heard: list[dict[str, Any]] = reports if reports is not None else []
-    width = options.pop("width", 2)
-    return train(
-        cases, SCHEME, ModelFolder(folder), TrainingOptions(**options), PlanOptions(width=width), "cpu", heard.append
-    )
+    decided = PlanOptions(width=options.pop("width", 2), unpainted=options.pop("unpainted", "unlabelled"))
+    return train(cases, SCHEME, ModelFolder(folder), TrainingOptions(**options), decided, "cpu", heard.append)
 
 
 @pytest.fixture
@@ -85,6 +83,25 @@ def test_a_seed_repeats_a_run(tmp_path: Path) -> None:
     for name in weights(tmp_path / "one"):
         torch.testing.assert_close(weights(tmp_path / "one")[name], weights(tmp_path / "same")[name])
     assert not torch.equal(weights(tmp_path / "one")["classify.weight"], weights(tmp_path / "other")["classify.weight"])
+
+
+@pytest.mark.usefixtures("short_epochs")
+def test_unpainted_voxels_of_annotated_slices_are_background_if_asked(tmp_path: Path) -> None:
+    """Painting the ball alone then teaches what painting whole slices teaches."""
+    whole = case(slices=[(axis, index) for axis in range(3) for index in (4, 8)])
+    whole.annotation[0, 0, 0:3] = 1
+    ball = replace(whole, annotation=np.where(whole.annotation == 1, 1, 0).astype(np.uint8))
+    assert annotated_slices(ball.annotation) == annotated_slices(whole.annotation)
+    with pytest.raises(InputError, match="only the class 'ball'"):
+        run(tmp_path / "refused", [ball], max_epochs=1)
+    painted = run(tmp_path / "painted", [whole], max_epochs=1)
+    filled = run(tmp_path / "filled", [ball], max_epochs=1, unpainted="background")
+    assert filled["score"] == painted["score"]
+    for name, value in weights(tmp_path / "painted").items():
+        torch.testing.assert_close(weights(tmp_path / "filled")[name], value, msg=name)
+    plan = ModelFolder(tmp_path / "filled").load(SCHEME).plan
+    assert plan.unpainted == "background"
+    assert set(np.unique(ball.annotation)) == {0, 1}
 
 
 class Killed(Exception):

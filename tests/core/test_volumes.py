@@ -505,7 +505,7 @@ def test_label_map_with_unknown_ending_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("file", label_maps(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", label_maps())
 def test_real_data(file):
     volume, label = read_volume(file.parent.parent / "images" / file.name), read_label_map(file)
     np.testing.assert_allclose(volume.affine, itk_affine(file), atol=1e-6)

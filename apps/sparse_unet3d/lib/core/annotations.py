@@ -8,7 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,10 @@ MIN_SPLIT_SLICES = 6
 
 MAX_HELD_OUT_SHARE = 3
 """One in so many slices of an axis is held out at most, as long as another axis can give one."""
+
+
+Unpainted = Literal["unlabelled", "background"]
+"""What unpainted voxels in annotated slices count as; all other unpainted voxels are always unlabelled."""
 
 
 class AnnotatedSlice(NamedTuple):
@@ -120,6 +124,17 @@ def keep_slices(annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice])
     return np.where(_on_any(annotation.shape, slices), annotation, np.uint8(UNLABELLED))
 
 
+def fill_unpainted(
+    annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice], scheme: LabelScheme
+) -> NDArray[np.uint8]:
+    """Copy an annotation (X, Y, Z), with the unlabelled voxels on the slices labelled as background.
+
+    The slices are those detected in what was painted: in a filled annotation more would be found.
+    """
+    unpainted = _on_any(annotation.shape, slices) & (annotation == UNLABELLED)
+    return np.where(unpainted, np.uint8(scheme.background_value), annotation)
+
+
 def _on_any(shape: tuple[int, ...], slices: Iterable[AnnotatedSlice]) -> NDArray[np.bool_]:
     """Mark the voxels that lie on one of the slices."""
     mask = np.zeros(shape, dtype=bool)
@@ -144,6 +159,15 @@ def statistics(annotation: NDArray[np.uint8], scheme: LabelScheme) -> dict[str, 
         "voxels": {name: int(counts[value]) for value, name in enumerate(scheme.classes, start=1)},
         "annotated_slices": [[index for across, index in slices if across == axis] for axis in range(3)],
     }
+
+
+def taught_classes(statistics: Mapping[str, Any], scheme: LabelScheme, unpainted: Unpainted) -> set[str]:
+    """Return the names of the classes that there is something to learn of, going by an annotation's ``statistics``."""
+    taught = {name for name in scheme.classes if statistics["voxels"].get(name)}
+    # A slice without any unpainted voxel teaches no background; the statistics don't tell, training looks again.
+    if unpainted == "background" and any(statistics["annotated_slices"]):
+        taught.add(scheme.background)
+    return taught
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,13 @@ class Stored(NamedTuple):
         array: (C, X, Y, Z), the stored type (floats where the file says that values are to be rescaled).
         affine: (4, 4) voxel to RAS mm.
         slicer_affine: (4, 4) the affine that 3D Slicer takes the file to have where it misreads it, else None.
+        slicer_reverses: whether Slicer numbers the slices along Z from the other end.
     """
 
     array: NDArray[Any]
     affine: Affine
     slicer_affine: Affine | None
+    slicer_reverses: bool
 
 
 def read_nifti(path: Path) -> Stored:
@@ -87,9 +89,9 @@ def read_nifti(path: Path) -> Stored:
 
     affine = _nifti_affine(header)
     is_vector = len(shape) == 5 and int(header["intent_code"]) in _VECTOR_INTENTS
-    return Stored(
-        np.moveaxis(array, 3, 0), affine, _without_directions(affine) if len(shape) > 3 and not is_vector else None
-    )
+    misread = _without_directions(affine) if len(shape) > 3 and not is_vector else None
+    # What Slicer misreads, it takes for right-handed.
+    return Stored(np.moveaxis(array, 3, 0), affine, misread, misread is None and _is_left_handed(affine))
 
 
 def _nifti_affine(header: Any) -> Affine:
@@ -109,6 +111,11 @@ def _nifti_affine(header: Any) -> Affine:
         affine = LPS_TO_RAS @ np.diag([*np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64)), 1.0])
     placed: Affine = scale @ affine
     return placed
+
+
+def _is_left_handed(affine: Affine) -> bool:
+    """Whether the grid is one that Slicer turns around along Z as soon as it has read it."""
+    return bool(np.linalg.det(affine[:3, :3]) < 0)
 
 
 def _is_sheared(affine: Affine) -> bool:
@@ -183,11 +190,9 @@ def read_nrrd(path: Path) -> Stored:
     affine[:3, 3] = header.get("space origin", np.zeros(3))
     signs = _NRRD_SPACES.get(str(header.get("space", "")).lower(), (-1.0, -1.0, 1.0))
     affine = np.diag([*signs, 1.0]) @ affine
-    return Stored(
-        array.transpose(*channel_axes, *spatial_axes).reshape(-1, *[array.shape[axis] for axis in spatial_axes]),
-        affine,
-        None,
-    )
+    array = array.transpose(*channel_axes, *spatial_axes).reshape(-1, *[array.shape[axis] for axis in spatial_axes])
+    # Slicer reads several channels by another library than one, which leaves left-handed grids as they are.
+    return Stored(array, affine, None, len(array) == 1 and _is_left_handed(affine))
 
 
 def write_nrrd(path: Path, array: NDArray[np.uint8], affine: Affine) -> None:
@@ -219,13 +224,22 @@ WRITERS: dict[str, Callable[[Path, NDArray[np.uint8], Affine], None]] = {
 }
 
 
+def split_ending(name: str) -> tuple[str, str]:
+    """Part a file name into what comes before its ending, and the ending as written; that is empty if it isn't known.
+
+    Known are the keys of ``READERS`` in small and in capital letters.
+    """
+    ending = next((ending for ending in READERS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)], name[len(name) - len(ending) :]
+
+
 def ending_of(path: Path) -> str:
     """Give the ending that says how a file is read and written, a key of ``READERS`` and ``WRITERS``.
 
     Raises:
         InputError: another ending.
     """
-    for ending in READERS:
-        if path.name.lower().endswith(ending):
-            return ending
-    raise InputError(f"{path}: unknown file ending; expected {', '.join(READERS)}; convert it, e.g. with 3D Slicer")
+    ending = split_ending(path.name)[1].lower()
+    if not ending:
+        raise InputError(f"{path}: unknown file ending; expected {', '.join(READERS)}; convert it, e.g. with 3D Slicer")
+    return ending

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .annotations import Unpainted
 from .deformation import DeformationSettings
 from .errors import InputError
 from .grey_values import GreyValueSettings
@@ -38,6 +39,7 @@ class PlanOptions:
         width: feature maps of the first convolution.
         spacing: working voxel size along each axis, in the image's unit.
         statistics: which statistics batch normalisation uses outside training.
+        unpainted: what unpainted voxels in annotated slices count as; the paper's by default.
 
     Raises:
         InputError: a value outside what is possible.
@@ -46,6 +48,7 @@ class PlanOptions:
     width: int | None = None
     spacing: tuple[float, ...] | None = None
     statistics: Statistics | None = None
+    unpainted: Unpainted = "unlabelled"
 
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
@@ -54,6 +57,8 @@ class PlanOptions:
             raise InputError(f"spacing: {self.spacing}; give three positive numbers, e.g. 1.76,1.76,2.04")
         if self.statistics is not None and self.statistics not in get_args(Statistics):
             raise InputError(f"statistics: {self.statistics!r}; give one of {', '.join(get_args(Statistics))}")
+        if self.unpainted not in get_args(Unpainted):
+            raise InputError(f"unpainted: {self.unpainted!r}; give one of {', '.join(get_args(Unpainted))}")
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Plan:
         dims: 3, or 2 for the network of slices.
         batch_norm: whether the network normalises before each ReLU.
         statistics: which ones it uses outside training.
+        unpainted: what unpainted voxels in annotated slices counted as in training.
         tile: input sizes of training tiles.
         class_balance: exponent of the class weights, 0 (each voxel counts the same) … 1 (each class does).
         learning_rate: at the start; it falls to 0 as (1 - progress)^0.9.
@@ -84,6 +90,7 @@ class Plan:
     dims: int = 3
     batch_norm: bool = True
     statistics: Statistics = "running"
+    unpainted: Unpainted = "unlabelled"
     class_balance: float = 1 / 3
     learning_rate: float = 0.1
     momentum: float = 0.9
@@ -124,6 +131,10 @@ class Plan:
         """Return the plan with the statistics that a person chose: they may change after training."""
         return dataclasses.replace(self, statistics=options.statistics or self.statistics)
 
+    def continued(self, options: PlanOptions) -> "Plan":
+        """Return the plan for going on with training, with all that a person may choose anew then."""
+        return dataclasses.replace(self.with_statistics(options), unpainted=options.unpainted)
+
 
 def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptions, device: str) -> Plan:
     """Decide on the plan for a set of annotated volumes.
@@ -147,6 +158,7 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
         channels=volumes[0].channels,
         spacing=spacing,
         width=options.width or (CPU_WIDTH if on_cpu else PAPER_WIDTH),
+        unpainted=options.unpainted,
         tile=tile,
     ).with_statistics(options)
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .annotations import AnnotatedSlice, SliceSplit, annotated_slices, apply_split, split_slices
+from .annotations import AnnotatedSlice, SliceSplit, annotated_slices, apply_split, fill_unpainted, split_slices
 from .errors import InputError
 from .files import replacing
 from .inference import laid_out
@@ -89,7 +89,7 @@ def check_painted(painted: Collection[str], scheme: LabelScheme) -> None:
     """Refuse annotations that nothing can be learnt from.
 
     Args:
-        painted: names of the classes that have paint in any annotation.
+        painted: names of the classes that have voxels in any annotation.
         scheme: the label scheme.
 
     Raises:
@@ -138,7 +138,7 @@ def train(
     needed to continue.
 
     Args:
-        cases: annotated volumes; those without any paint are left out.
+        cases: annotated volumes, as painted; those without any paint are left out.
         scheme: the label scheme.
         folder: where models are kept.
         options: what a person set.
@@ -152,14 +152,18 @@ def train(
     Raises:
         InputError: nothing can be learnt from the cases.
     """
-    check_cases(cases, scheme)
     cases = [case for case in cases if np.any(case.annotation)]
-    run = _start_run(cases, scheme, folder, options, plan_options, device)
+    slices = {case.id: annotated_slices(case.annotation) for case in cases}
+    if plan_options.unpainted == "background":
+        cases = [replace(case, annotation=fill_unpainted(case.annotation, slices[case.id], scheme)) for case in cases]
+    check_cases(cases, scheme)
+    run = _start_run(cases, slices, scheme, folder, options, plan_options, device)
     return run.go(report)
 
 
 def _start_run(
     cases: Sequence[TrainingCase],
+    slices: Mapping[str, list[AnnotatedSlice]],
     scheme: LabelScheme,
     folder: ModelFolder,
     options: TrainingOptions,
@@ -173,12 +177,11 @@ def _start_run(
         checkpoint, note = _fitting_checkpoint(folder, scheme, channels, plan_options)
     rival = _fitting_published(folder, scheme, channels)
     earlier = SliceSplit.from_json(checkpoint["split"]) if checkpoint else rival.split if rival else None
-    slices = {case.id: annotated_slices(case.annotation) for case in cases}
     split = split_slices(slices, options.seed, earlier)
     if not _spares_all_classes(cases, split, scheme):
-        split = SliceSplit(slices, {})
+        split = SliceSplit(dict(slices), {})
     if checkpoint:
-        plan = Plan.from_json(checkpoint["plan"]).with_statistics(plan_options)
+        plan = Plan.from_json(checkpoint["plan"]).continued(plan_options)
     else:
         plan = make_plan([case.volume for case in cases], scheme, plan_options, device)
     torch.manual_seed(options.seed)

@@ -4,9 +4,11 @@ Arrays are indexed by voxel in the order of the file, never reoriented; affines 
 """
 
 import itertools
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .files import replacing
-from .formats import READERS, WRITERS, Affine, ending_of
+from .formats import READERS, WRITERS, Affine, Stored, ending_of
+from .image_files import files_of
 
 GRID_TOLERANCE = 0.1
 """Voxels by which two grids may differ at their corners and still be the same: files keep positions in float32."""
@@ -33,12 +36,14 @@ class Volume:
         slicer_affine: (4, 4) the affine that 3D Slicer gives the image where it misreads it (NIfTI with channels last
             and no vector intent: voxel size and origin right, directions lost), else None.
         name: what messages call it: the file, where it came from one.
+        slicer_reverses: whether Slicer numbers the slices along Z from the other end, as in most left-handed files.
     """
 
     array: NDArray[Any]
     affine: Affine
     slicer_affine: Affine | None = None
     name: str = "the image"
+    slicer_reverses: bool = False
 
     @property
     def channels(self) -> int:
@@ -55,6 +60,10 @@ class Volume:
     def spacing(self) -> tuple[float, float, float]:
         """Size of a voxel along X, Y, Z in mm."""
         return _spacing(self.affine)
+
+    def slice_from_slicer(self, k: int) -> int:
+        """Return the index along Z of the slice that 3D Slicer calls ``k``; both count from 0."""
+        return self.shape[2] - 1 - k if self.slicer_reverses else k
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +82,68 @@ class LabelMap:
 
 
 def read_volume(path: str | Path) -> Volume:
-    """Read an image: NIfTI (``.nii``, ``.nii.gz``) or NRRD (``.nrrd``), 3-D, with channels or RGB.
+    """Read an image from its file or, where it is stored by channel (``image_files``), from all its files.
+
+    Channels in files of their own may have different types of numbers; the array has one that holds them all.
+
+    Args:
+        path: any of the image's files.
+
+    Raises:
+        InputError: as ``read_file``; a channel's file is missing, there twice, has several channels itself, or lies on
+            another grid than that of channel 0.
+    """
+    files = files_of(Path(path))
+    first = read_file(files[0])
+    if len(files) == 1:
+        return first
+    channels = [first, *map(read_file, files[1:])]
+    for channel in channels:
+        if channel.channels != 1:
+            raise InputError(
+                f"{channel.name}: {channel.channels} channels, but {files[0].name} to {files[-1].name} are one each; "
+                "expected one channel in each of these files, or all channels in one file without a number"
+            )
+        if not _is_same_grid(channel, first):
+            raise InputError(
+                f"{channel.name}: the channel ({_describe(channel.shape, channel.affine)}) does not lie on the grid of "
+                f"{first.name} ({_describe(first.shape, first.affine)}); resample it onto that grid, e.g. with 3D "
+                "Slicer's Resample Scalar/Vector/DWI Volume"
+            )
+    return replace(first, array=np.concatenate([channel.array for channel in channels]))
+
+
+def _is_same_grid(one: Volume, other: Volume) -> bool:
+    """Tell whether each voxel has the same indices and, within the tolerance, the same place in both."""
+    if one.shape != other.shape:
+        return False
+    corners = np.array([[*corner, 1] for corner in itertools.product(*[(0, n - 1) for n in one.shape])]).T
+    off = (np.linalg.inv(other.affine) @ one.affine - np.eye(4)) @ corners
+    return bool(np.abs(off).max() <= GRID_TOLERANCE)
+
+
+def read_file(path: str | Path) -> Volume:
+    """Read a volume from one file: NIfTI (``.nii``, ``.nii.gz``) or NRRD (``.nrrd``), 3-D, with channels or RGB.
 
     Raises:
         InputError: no such file, unknown ending, damaged, 2-D, several points in time, complex, NaN or infinite
             values, impossible geometry.
     """
     path = Path(path)
-    reader = READERS[ending_of(path)]
+    volume = read_with(READERS[ending_of(path)], path)
+    if min(volume.shape) < 2:
+        raise InputError(
+            f"{path}: a 2-D image (volume of shape {volume.shape}); expected at least 2 voxels along each of 3 axes"
+        )
+    return volume
+
+
+def read_with(reader: Callable[[Path], Stored], path: Path) -> Volume:
+    """Read a volume of one format, which may be a single voxel thick.
+
+    Raises:
+        InputError: as ``read_file``, but for the ending and 2-D.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
     try:
@@ -94,10 +157,6 @@ def read_volume(path: str | Path) -> Volume:
         ) from error
 
     array = stored.array
-    if min(array.shape[1:]) < 2:
-        raise InputError(
-            f"{path}: a 2-D image (volume of shape {array.shape[1:]}); expected at least 2 voxels along each of 3 axes"
-        )
     if array.dtype.kind not in "iuf":
         raise InputError(f"{path}: values of type {array.dtype}; expected integers or real numbers, convert it")
     if array.dtype.kind == "f":
@@ -114,16 +173,16 @@ def read_volume(path: str | Path) -> Volume:
             f"along three different directions, correct the header"
         )
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    return Volume(array, stored.affine, stored.slicer_affine, str(path))
+    return Volume(array, stored.affine, stored.slicer_affine, str(path), stored.slicer_reverses)
 
 
 def read_label_map(path: str | Path) -> LabelMap:
-    """Read a label map, in the formats of ``read_volume``; floats are fine where they are whole numbers.
+    """Read a label map, in the formats of ``read_file``; floats are fine where they are whole numbers.
 
     Raises:
-        InputError: as ``read_volume``; several channels, values that are negative or not whole numbers.
+        InputError: as ``read_file``; several channels, values that are negative or not whole numbers.
     """
-    volume = read_volume(path)
+    volume = read_file(path)
     if volume.channels != 1:
         raise InputError(
             f"{path}: {volume.channels} channels; a label map has one, export the segments as one label map without "
@@ -165,44 +224,99 @@ def onto_grid(label: LabelMap, volume: Volume) -> NDArray[np.integer[Any]]:
     Raises:
         InputError: another shape or place in space.
     """
-    turn = _turn(label.array.shape, label.affine, volume.shape, volume.affine)
-    if turn != _NO_TURN and volume.slicer_affine is not None:
-        # Tried before any real turn: Slicer keeps the order of voxels when it loses the directions.
-        misread = _turn(label.array.shape, label.affine, volume.shape, volume.slicer_affine)
-        turn = _NO_TURN if misread == _NO_TURN else turn
-    if turn is None:
+    place = _place(label, volume)
+    if place is None or place.start != (0, 0, 0) or place.shape_of(label) != volume.shape:
         raise InputError(
             f"{label.name}: the label map ({_describe(label.array.shape, label.affine)}) does not lie on the grid of "
             f"{volume.name} ({_describe(volume.shape, volume.affine)}); export the segmentation on the image's own grid"
         )
-    order, flipped = turn
-    return np.ascontiguousarray(np.flip(label.array.transpose(order), flipped))
+    return np.ascontiguousarray(place.turn(label))
 
 
-_Turn = tuple[tuple[int, ...], tuple[int, ...]]
-"""Axes of an array in a new order, and which of the new axes are then flipped."""
+def box_onto_grid(label: LabelMap, volume: Volume) -> NDArray[np.integer[Any]]:
+    """Give a label map that covers a box of the volume's grid on the whole of it, (X, Y, Z), 0 beside the box.
 
-_NO_TURN: _Turn = ((0, 1, 2), ())
+    As ``onto_grid``, but the box may be smaller than the volume, as where Slicer saves no more than the segments need,
+    and reach beyond it; what lies beyond is left out.
+
+    Raises:
+        InputError: the voxels of the box aren't some of the volume's, or none of them is.
+    """
+    place = _place(label, volume)
+    if place is None:
+        raise InputError(
+            f"{label.name}: the segmentation ({_describe(label.array.shape, label.affine)}) does not lie on the voxels "
+            f"of {volume.name} ({_describe(volume.shape, volume.affine)}); give the segmentation the geometry of the "
+            "image in Slicer's Segment Editor (Specify geometry, the button beside the source volume)"
+        )
+    whole = np.zeros(volume.shape, dtype=label.array.dtype)
+    to = tuple(slice(max(at, 0), at + n) for at, n in zip(place.start, place.shape_of(label), strict=True))
+    of = tuple(slice(max(-at, 0), n - at) for at, n in zip(place.start, volume.shape, strict=True))
+    whole[to] = place.turn(label)[of]
+    return whole
 
 
-def _turn(shape: tuple[int, ...], affine: Affine, new_shape: tuple[int, ...], new_affine: Affine) -> _Turn | None:
-    """Find how to turn an array so that each voxel keeps its place in space; None if the grids aren't the same."""
-    to_new = np.linalg.inv(new_affine) @ affine
-    matrix = np.rint(to_new[:3, :3])
+class _Place(NamedTuple):
+    """How an array lies on another grid.
+
+    Attributes:
+        order: its axes in the other grid's order.
+        flipped: which of the axes are then flipped.
+        start: where on the other grid its first voxel then is; it may be outside.
+    """
+
+    order: tuple[int, ...]
+    flipped: tuple[int, ...]
+    start: tuple[int, ...]
+
+    @property
+    def is_turned(self) -> bool:
+        return (self.order, self.flipped) != ((0, 1, 2), ())
+
+    def shape_of(self, label: LabelMap) -> tuple[int, ...]:
+        return tuple(label.array.shape[axis] for axis in self.order)
+
+    def turn(self, label: LabelMap) -> NDArray[np.integer[Any]]:
+        return np.flip(label.array.transpose(self.order), self.flipped)
+
+    def overlap(self, label: LabelMap, volume: Volume) -> int:
+        """Count the voxels that the two have in common."""
+        sizes = [
+            max(0, min(at + n, whole) - max(at, 0))
+            for at, n, whole in zip(self.start, self.shape_of(label), volume.shape, strict=True)
+        ]
+        return math.prod(sizes)
+
+
+def _place(label: LabelMap, volume: Volume) -> _Place | None:
+    """Find where a label map lies on the volume's grid; None if its voxels are none of the volume's."""
+    found = [_place_on(volume.affine, label)]
+    if volume.slicer_affine is not None:
+        misread = _place_on(volume.slicer_affine, label)
+        # Slicer keeps the order of voxels when it loses the directions.
+        found.append(None if misread and misread.is_turned else misread)
+    places = [place for place in found if place is not None and place.overlap(label, volume) > 0]
+    # Where both fit alike, the one without a turn is meant.
+    return max(places, key=lambda place: (place.overlap(label, volume), not place.is_turned), default=None)
+
+
+def _place_on(affine: Affine, label: LabelMap) -> _Place | None:
+    """Find how to turn a label map so that each voxel keeps its place in space; None if voxels don't meet voxels."""
+    to_new = np.linalg.inv(affine) @ label.affine
+    exact = np.rint(to_new)
+    matrix = exact[:3, :3]
     if not (np.abs(matrix).sum(axis=0) == 1).all() or not (np.abs(matrix).sum(axis=1) == 1).all():
         return None
-    order = tuple(int(axis) for axis in np.abs(matrix).argmax(axis=1))
-    flipped = tuple(axis for axis in range(3) if matrix[axis].sum() < 0)
-    if tuple(shape[axis] for axis in order) != tuple(new_shape):
+    last = [n - 1 for n in label.array.shape]
+    corners = np.array([[*corner, 1] for corner in itertools.product(*[(0, n) for n in last])]).T
+    if np.abs((to_new - exact) @ corners).max() > GRID_TOLERANCE:
         return None
-
-    exact = np.eye(4)
-    exact[:3, :3] = matrix
-    for axis in flipped:
-        exact[axis, 3] = new_shape[axis] - 1
-    corners = np.array([[*corner, 1] for corner in itertools.product(*[(0, n - 1) for n in shape])]).T
-    off = np.abs((to_new - exact) @ corners).max()
-    return (order, flipped) if off <= GRID_TOLERANCE else None
+    start = (exact @ corners).min(axis=1)
+    return _Place(
+        tuple(int(axis) for axis in np.abs(matrix).argmax(axis=1)),
+        tuple(axis for axis in range(3) if matrix[axis].sum() < 0),
+        tuple(int(at) for at in start[:3]),
+    )
 
 
 def _spacing(affine: Affine) -> tuple[float, float, float]:
