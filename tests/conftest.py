@@ -1,6 +1,27 @@
 """What all tests share."""
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
 from lib.core.allocation import keep_freed_memory
+from serving import Server
 
 # As in a training process: without it the tests that train take half as long again.
 keep_freed_memory()
+
+
+@pytest.fixture(scope="module")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Start servers that end with the module."""
+    started: list[Server] = []
+
+    def start(studies: Path, **conf: str) -> Server:
+        started.append(Server(studies, tmp_path_factory.mktemp("server"), **conf))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.stop()

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ import numpy as np
 import requests
 from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
+
+from lib.core.annotations import SliceSplit
+from lib.core.labels import LabelScheme
+from lib.core.model import Model, ModelFolder, build_network
+from lib.core.plan import Plan
 
 APP = Path(__file__).parents[1] / "apps" / "sparse_unet3d"
 SHAPE = (20, 18, 12)
@@ -65,6 +71,23 @@ def as_slicer_sends(annotation: NDArray[np.uint8]) -> tuple[NDArray[np.int16], d
 def stored(studies: Path, tag: str, image: str = "a") -> NDArray[np.uint8]:
     """The voxels of a label file in the datastore's folder."""
     return np.asarray(nibabel.load(studies / "labels" / tag / f"{image}.nii.gz").dataobj)
+
+
+def publish(folder: Path, scheme: LabelScheme, channels: int = 1) -> None:
+    """Publish an untrained model."""
+    plan = Plan(scheme=scheme, channels=channels, spacing=None, width=2, tile=(92, 92, 92))
+    model = Model(build_network(plan).eval(), plan, SliceSplit({}, {}), 0.5, "validation IoU", "a run", 3)
+    ModelFolder(folder).publish(model)
+
+
+def parts(response: requests.Response, folder: Path) -> tuple[dict[str, Any], Path]:
+    """The parameters and the file of a multipart reply."""
+    assert response.status_code == 200, response.text
+    head = f"Content-Type: {response.headers['content-type']}\r\n\r\n".encode()
+    params, image = BytesParser().parsebytes(head + response.content).get_payload()
+    file = folder / str(image.get_filename())
+    file.write_bytes(image.get_payload(decode=True))
+    return json.loads(params.get_payload(decode=True)), file
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -123,15 +146,23 @@ class Server:
                 timeout=60,
             )
 
+    def put_label_info(self, image: str, tag: str, info: dict[str, Any]) -> requests.Response:
+        return requests.put(
+            f"{self.url}/datastore/label/info",
+            params={"label": image, "tag": tag},
+            data={"info": json.dumps(info)},
+            timeout=60,
+        )
+
     def put_image(self, image: str, file: Path) -> requests.Response:
         with file.open("rb") as content:
             return requests.put(
                 f"{self.url}/datastore/image", params={"image": image}, files={"file": (file.name, content)}, timeout=60
             )
 
-    def infer(self, image: str, **params: object) -> requests.Response:
+    def infer(self, image: str, model: str = "sparse_unet3d", **params: object) -> requests.Response:
         return requests.post(
-            f"{self.url}/infer/sparse_unet3d",
+            f"{self.url}/infer/{model}",
             params={"image": image},
             data={"params": json.dumps(params)},
             timeout=300,

@@ -39,6 +39,28 @@ def demo(arguments: argparse.Namespace) -> None:
     )
 
 
+def list_annotations(arguments: argparse.Namespace) -> None:
+    """Run the command ``annotations list``."""
+    # Imported here as it brings MONAI Label, which takes seconds that the other commands don't need.
+    from lib.commands.annotations import list_versions
+
+    print(list_versions(arguments.studies))
+
+
+def show_annotation(arguments: argparse.Namespace) -> None:
+    """Run the command ``annotations show``."""
+    from lib.commands.annotations import show_version
+
+    print(show_version(arguments.studies, arguments.image, arguments.version, arguments.against))
+
+
+def restore_annotation(arguments: argparse.Namespace) -> None:
+    """Run the command ``annotations restore``."""
+    from lib.commands.annotations import restore_version
+
+    print(restore_version(arguments.studies, arguments.image, arguments.version))
+
+
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     top = argparse.ArgumentParser(prog="python apps/sparse_unet3d", description="Sparse U-Net for 3D Slicer.")
@@ -61,7 +83,36 @@ def parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=PROJECT / "demo", metavar="FOLDER", help="where the report goes (default: demo)"
     )
     command.set_defaults(run=demo)
+    command = commands.add_parser("annotations", help="list, compare and restore the versions of annotations")
+    _add_annotations(command.add_subparsers(required=True, metavar="ACTION"))
     return top
+
+
+def _add_annotations(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe the actions of the command ``annotations``."""
+    action = actions.add_parser("list", help="list all versions of all images, and which is the current one")
+    action.set_defaults(run=list_annotations)
+    show = actions.add_parser("show", help="compare a version with another one")
+    show.set_defaults(run=show_annotation)
+    restore = actions.add_parser("restore", help="make a version the newest again; all others are kept")
+    restore.set_defaults(run=restore_annotation)
+    for command in (show, restore):
+        command.add_argument("image", metavar="IMAGE", help="name of the image, as listed")
+        command.add_argument("version", type=int, metavar="VERSION", help="number of the version, as listed")
+    show.add_argument(
+        "--against",
+        type=int,
+        metavar="OTHER",
+        help="version to compare it with (default: the current one; for that itself, the one before it)",
+    )
+    for command in (action, show, restore):
+        command.add_argument(
+            "--studies",
+            type=Path,
+            default=DATASTORE,
+            metavar="FOLDER",
+            help="the folder that is served (default: the sample volumes')",
+        )
 
 
 def main() -> int:

@@ -7,13 +7,15 @@ from typing import Any, NoReturn
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
 from lib.core.errors import InputError
 from lib.core.plan import CPU_WIDTH, PAPER_WIDTH
+from lib.server.accept_slice import AcceptSlice
 from lib.server.conf import Conf
-from lib.server.datastore import FINAL, AnnotationStore
+from lib.server.datastore import AnnotationStore
 from lib.server.infer import Segmentation
 from lib.server.replies import errors_for_clients, not_found, submission_reply
 from lib.server.scoring import IouScoring
@@ -49,8 +51,9 @@ class SparseUNet3D(MONAILabelApp):
             return super().init_datastore()
         return AnnotationStore(self.studies, self.settings.scheme)
 
-    def init_infers(self) -> dict[str, Segmentation]:
-        return {NAME: Segmentation(self.settings, self._datastore)}
+    def init_infers(self) -> dict[str, InferTask]:
+        segmentation = Segmentation(self.settings, self._datastore)
+        return {NAME: segmentation, "accept_slice": AcceptSlice(self.settings, self._datastore, segmentation)}
 
     def init_trainers(self) -> dict[str, Trainer]:
         return {NAME: Trainer(self.settings)}
@@ -59,7 +62,7 @@ class SparseUNet3D(MONAILabelApp):
         return {"random": Random(), "first": First(), "sparse": Sparse()}
 
     def init_scoring_methods(self) -> dict[str, IouScoring]:
-        return {"iou": IouScoring(self.settings.scheme)}
+        return {"iou": IouScoring(self.settings.scheme, self.settings.plan.unpainted)}
 
     def on_init_complete(self) -> None:
         """Begin to serve. Only the server calls this; the processes it starts have the app, too, but only read."""
@@ -79,17 +82,22 @@ class SparseUNet3D(MONAILabelApp):
             f"trains on {'the CPU' if device == 'cpu' else 'the GPU'} with width {width} (the paper's: {PAPER_WIDTH})",
             f"{self.settings.scheme.describe()}",
         ]
+        if self.settings.plan.unpainted == "background":
+            notes.append(f"unpainted voxels in annotated slices count as {self.settings.scheme.background}")
         return {**super().info(), "description": "; ".join(notes)}
 
     @errors_for_clients()
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Segment an image; the result is kept as its prediction, whatever the request says of saving labels."""
+        """Segment an image, or hand over a slice of what was predicted, whatever the request says of saving labels."""
         store = datastore or self._datastore
         self._require(self._infers, request.get("model"), "model")
         image = request.get("image")
         known = isinstance(image, str) and image in store.list_images()
         request = {**request, "save_label": False, "image_id": image if known else None}
-        if known:
+        if known and isinstance(store, AnnotationStore):
+            # MONAI Label takes the path of a missing file for the name of an image that it doesn't know.
+            request["image"] = str(store.image_files(str(image))[0])
+        elif known:
             request["image"] = store.get_image_uri(image)
         elif isinstance(image, str) and not os.path.exists(image):
             not_found(f"there is no image {image!r} in the datastore")
@@ -97,7 +105,11 @@ class SparseUNet3D(MONAILabelApp):
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         self._require(self._strategies, request.get("strategy") or "random", "strategy")
-        return super().next_sample(request)
+        sample: dict[str, Any] = super().next_sample(request)
+        if sample and isinstance(self._datastore, AnnotationStore):
+            with errors_for_clients():
+                self._datastore.check_image(sample["id"])
+        return sample
 
     def check_request(self, method: str, request: dict[str, Any]) -> None:
         """Refuse what can't be done, before a process is started for it.
@@ -109,14 +121,16 @@ class SparseUNet3D(MONAILabelApp):
         if method == "train":
             self._require(self._trainers, request.get("model"), "trainer").check(request, self._datastore)
         elif method == "batch_infer":
-            self._require(self._infers, request.get("model"), "model").model()
+            whole_images = {name: task for name, task in self._infers.items() if isinstance(task, Segmentation)}
+            self._require(whole_images, request.get("model"), "model for whole images").model()
         elif method == "scoring":
             self._require(self._scoring_methods, request.get("method"), "scoring method")
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """Tell the annotator what was understood."""
-        info = self._datastore.get_label_info(image_id, FINAL)
-        return submission_reply(image_id, info, self.settings.scheme) if "statistics" in info else {}
+        if not isinstance(self._datastore, AnnotationStore):
+            return {}
+        return submission_reply(image_id, self._datastore.submitted, self.settings.scheme, self.settings.plan.unpainted)
 
     def model_file(self, model: str, validate: bool = True) -> str | None:
         with errors_for_clients():

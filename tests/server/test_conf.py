@@ -18,6 +18,7 @@ def test_without_options() -> None:
     assert conf.scheme == LabelScheme(("inside", "tubule"), "outside")
     assert conf.models == Path("/studies/models")
     assert (conf.plan.width, conf.plan.spacing, conf.plan.statistics) == (None, None, None)
+    assert conf.plan.unpainted == "unlabelled"
 
 
 def test_with_all_options() -> None:
@@ -28,11 +29,13 @@ def test_with_all_options() -> None:
         width="8",
         spacing="1,1.5,2",
         statistics="tile",
+        unpainted="background",
         server_mode="true",
     )
     assert conf.scheme == LabelScheme(("anterior", "posterior"), "rest")
     assert conf.models == Path("/elsewhere")
     assert (conf.plan.width, conf.plan.spacing, conf.plan.statistics) == (8, (1.0, 1.5, 2.0), "tile")
+    assert conf.plan.unpainted == "background"
 
 
 def test_models_of_a_remote_store_are_kept_with_the_app() -> None:
@@ -59,6 +62,7 @@ def test_an_unknown_key_is_named_with_the_known_ones() -> None:
         ("spacing", "1,x,1", "spacing 1,x,1"),
         ("spacing", "1,1", "three positive numbers"),
         ("statistics", "mean", "'mean'.*tile, volume, running"),
+        ("unpainted", "outside", "unpainted: 'outside'.*unlabelled, background"),
     ],
 )
 def test_impossible_values_are_refused(key: str, value: str, words: str) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from lib.core.labels import LabelScheme
 from lib.server.datastore import AnnotationStore
 from lib.server.submission import SchemeError
+from lib.server.trainer import read_cases
 from serving import SEGMENTS, SHAPE, SPACING, as_slicer_sends, paint, scaled, snapshot, stored, write_image, write_label
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
@@ -138,8 +140,8 @@ def test_every_submission_is_kept(studies: Path, tmp_path: Path) -> None:
     assert (stored(studies, "final") == fewer).all()
     info = label_info(studies, "final")
     assert info["version"] == 2
-    assert info["earlier_version"] == 1
-    assert info["gone_slices"] == [[10], [], []]
+    assert info["earlier"]["version"] == 1
+    assert info["earlier"]["gone_slices"] == [[10], [], []]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,7 @@ def test_unknown_segments_are_refused_by_name_or_ignored_if_empty(studies: Path,
         ("not named", ["value 6", "5 segments"]),
         ("damaged", ["the submitted .nii.gz label", "damaged"]),
         ("another ending", ["the submitted .tif label"]),
-        ("segmentation", ["the submitted", "Slicer segmentation", ".nii.gz"]),
+        ("segmentation", ["the submitted .nrrd label", "does not lie on the voxels"]),
         ("no list", ["label_info", "expected a list"]),
         ("no name", ["label_info", "no name"]),
         ("no object", ["params", "expected an object"]),
@@ -246,7 +248,7 @@ def test_what_cannot_be_used_is_refused_and_changes_nothing(
         file = file.rename(tmp_path / "label.tif")
     elif case == "segmentation":
         file = tmp_path / "label.seg.nrrd"
-        nrrd.write(str(file), label)
+        nrrd.write(str(file), np.ones_like(label), {"space directions": 0.3 * np.eye(3), "Segment0_Name": "inside"})
     with refusal(400, *words):
         store.save_label("a", str(file), "final", params)
     assert snapshot(studies) == before
@@ -409,6 +411,17 @@ def test_simultaneous_submissions_are_all_kept(studies: Path, tmp_path: Path) ->
     assert all(index[f"version_{number}"]["info"]["version"] == number for number in range(1, 17))
 
 
+def test_a_submission_is_answered_by_what_was_submitted(studies: Path, tmp_path: Path) -> None:
+    store = open_store(studies)
+    submit(store, tmp_path, paint())
+    submit(store, tmp_path, paint()[::-1])
+    # Another process is quicker than the reply.
+    AnnotationStore(str(studies), SCHEME).restore("a", 1)
+    store.reload()
+    assert store.get_label_info("a", "final")["version"] == 3
+    assert store.submitted["version"] == 2
+
+
 def test_changed_files_are_noticed_and_disturb_no_submission(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies, watch=True)
     for number in range(6):
@@ -508,6 +521,40 @@ def test_another_scheme_goes_by_names(studies: Path, tmp_path: Path) -> None:
 
 
 # Images
+
+
+def test_channels_that_are_links_are_found_beside_each_other(tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "scans").mkdir()
+    for number, name in enumerate(("t1.nii.gz", "t2.nii.gz")):
+        os.symlink(write_image(tmp_path / "scans" / name, seed=number), tmp_path / f"studies/a_000{number}.nii.gz")
+    store = open_store(tmp_path / "studies")
+    submit(store, tmp_path, paint())
+    (case,) = read_cases(store, SCHEME)
+    assert (case.id, case.volume.channels) == ("a", 2)
+    archive = zipfile.ZipFile(store.get_dataset_archive(None))
+    names = {"image/a_0000.nii.gz", "image/a_0001.nii.gz", "label/a.nii.gz", "metadata.json"}
+    assert set(archive.namelist()) == names
+
+
+def test_the_archive_holds_as_many_images_as_asked_for(studies: Path, tmp_path: Path) -> None:
+    store = open_store(studies)
+    for image in ("a", "b"):
+        submit(store, tmp_path, paint(), image)
+    for limit, images in ((None, "ab"), (0, "ab"), (1, "a"), (2, "ab"), (3, "ab")):
+        archive = zipfile.ZipFile(store.get_dataset_archive(limit))
+        expected = [f"{kind}/{image}.nii.gz" for kind in ("image", "label") for image in images]
+        assert archive.namelist() == [*expected, "metadata.json"]
+
+
+def test_labels_stay_with_an_image_that_is_stored_by_channel_later(studies: Path, tmp_path: Path) -> None:
+    submit(open_store(studies), tmp_path, paint())
+    (studies / "a.nii.gz").rename(studies / "a_0000.nii.gz")
+    write_image(studies / "a_0001.nii.gz")
+    store = open_store(studies)
+    assert sorted(store.list_images()) == ["a", "b"]
+    submit(store, tmp_path, paint())
+    assert store.get_label_info("a", "final")["version"] == 2
 
 
 @pytest.mark.parametrize(

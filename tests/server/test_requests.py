@@ -4,7 +4,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from email.parser import BytesParser
 from pathlib import Path
 
 import nibabel
@@ -13,10 +12,8 @@ import numpy as np
 import pytest
 import requests
 
-from lib.core.annotations import SliceSplit
 from lib.core.labels import LabelScheme
-from lib.core.model import Model, ModelFolder, build_network
-from lib.core.plan import Plan
+from segmentations import SlicerScene, write_numbered
 from serving import (
     SEGMENTS,
     SHAPE,
@@ -24,6 +21,8 @@ from serving import (
     Server,
     as_slicer_sends,
     paint,
+    parts,
+    publish,
     scaled,
     snapshot,
     stored,
@@ -34,13 +33,6 @@ from serving import (
 PREDICTED = {"inside (predicted)": 1, "tubule (predicted)": 2}
 
 
-def publish(folder: Path, scheme: LabelScheme, channels: int = 1) -> None:
-    """Publish an untrained model."""
-    plan = Plan(scheme=scheme, channels=channels, spacing=None, width=2, tile=(92, 92, 92))
-    model = Model(build_network(plan).eval(), plan, SliceSplit({}, {}), 0.5, "validation IoU", "a run", 3)
-    ModelFolder(folder).publish(model)
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Studies with images of every kind that can't be segmented, too."""
@@ -49,6 +41,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_image(folder / "b.nii.gz", seed=2)
     write_image(folder / "two channels.nii.gz", (*SHAPE, 2))
     write_image(folder / "misread.nii.gz", (*SHAPE, 2), np.diag([0.5, 0.5, 1.25, 1.0]))
+    write_numbered(folder / "numbered.nii.gz", np.diag([0.5, 0.5, 1.25, 1.0]), (*SHAPE, 2))
     write_label(folder / "flat.nii.gz", np.ones((20, 20), np.uint8))
     array = np.ones(SHAPE, np.float32)
     array[1, 2, 3] = np.nan
@@ -66,16 +59,6 @@ def server(served: Path, start_server: Callable[..., Server]) -> Server:
 def with_model(server: Server, served: Path) -> Server:
     publish(served / "models", LabelScheme(("inside", "tubule"), "outside"))
     return server
-
-
-def parts(response: requests.Response, folder: Path) -> tuple[dict[str, object], Path]:
-    """The parameters and the file of a multipart reply."""
-    assert response.status_code == 200, response.text
-    head = f"Content-Type: {response.headers['content-type']}\r\n\r\n".encode()
-    params, image = BytesParser().parsebytes(head + response.content).get_payload()
-    file = folder / str(image.get_filename())
-    file.write_bytes(image.get_payload(decode=True))
-    return json.loads(params.get_payload(decode=True)), file
 
 
 # Before anything is annotated or trained; these tests come first.
@@ -116,20 +99,57 @@ def test_a_submission_is_answered_in_words(server: Server, tmp_path: Path) -> No
     label, params = as_slicer_sends(paint())
     reply = server.client.save_label("a", str(write_label(tmp_path / "label.nii.gz", label)), params=params)
     assert reply["version"] == 1
-    assert reply["annotated_slices"] == {"axis 0": [6, 10], "axis 1": [5, 9], "axis 2": [4, 6]}
-    assert reply["labelled_voxels"] == {
+    assert reply["annotated_slices"] == {
+        "axis 0 (L-R, sagittal)": "6, 10",
+        "axis 1 (P-A, coronal)": "5, 9",
+        "axis 2 (I-S, axial)": "4, 6",
+    }
+    counts = {
         name: np.count_nonzero(paint() == value) for value, name in enumerate(("inside", "tubule", "outside"), start=1)
     }
+    assert reply["labelled_voxels"] == counts
+    for name, count in counts.items():
+        assert reply["labelled_percent"][name] == pytest.approx(100 * count / np.prod(SHAPE), abs=0.001)
     assert reply["warnings"] == []
-    assert "Version 1 of 'a' is stored" in reply["message"]
+    assert reply["message"] == (
+        f"Version 1 of 'a' is stored: {np.count_nonzero(paint())} labelled voxels "
+        f"({100 * np.count_nonzero(paint()) / np.prod(SHAPE):.2f} % of all), 6 annotated slices."
+    )
     assert "Train" in reply["next"]
+    # Slicer shows the JSON as it is, the first lines at once, and codes for all that isn't ASCII.
+    assert next(iter(reply)) == "message"
+    assert "\\u" not in json.dumps(reply)
     label[paint() == 2] = 0
     label[:, :, 6] = 0
     reply = server.client.save_label("a", str(write_label(tmp_path / "label.nii.gz", label)), params=params)
     assert reply["version"] == 2
-    gone = [warning for warning in reply["warnings"] if "axis 2: 6; version 1 still holds them" in warning]
+    gone = [warning for warning in reply["warnings"] if "axis 2 (I-S, axial): 6; version 1 still holds them" in warning]
     assert len(gone) == 1
     assert "tubule: not painted in this image" in reply["warnings"]
+
+
+def test_overlapping_segments_of_an_image_that_slicer_misreads(server: Server, served: Path, tmp_path: Path) -> None:
+    scene = SlicerScene(served / "numbered.nii.gz")
+    dense = {name: paint() == value for value, name in enumerate(("inside", "tubule", "outside"), start=1)}
+    over = {**dense, "tubule": dense["tubule"] | dense["inside"], "tubule (predicted)": dense["outside"]}
+    file = scene.save(scene.paint(over), tmp_path / "label.seg.nrrd", crop=True)
+    # The plugin sends numbers that don't apply to this file.
+    params = {"label_info": [{"name": name, "idx": 7} for name in over]}
+    reply = server.client.save_label("numbered", str(file), params=params)
+    assert (reply["version"], reply["labelled_voxels"]["inside"]) == (1, 0)
+    assert reply["warnings"] == [
+        f"{np.count_nonzero(dense['inside'])} voxels are painted as more than one class; each counts as the one that "
+        "stands last in the list of segments",
+        "inside: not painted in this image",
+    ]
+    annotation = np.where(paint() == 1, 2, paint())
+    assert (stored(served, "final", "numbered") == annotation).all()
+
+    scene.save(scene.paint({"inside": dense["inside"], "nucleus": dense["outside"]}), file)
+    before = snapshot(served)
+    refused = server.put_label("numbered", file, params)
+    assert (refused.status_code, "'nucleus'" in refused.json()["detail"]) == (400, True)
+    assert snapshot(served) == before
 
 
 # What clients get wrong
@@ -235,7 +255,10 @@ def test_bad_training_options(server: Server) -> None:
 
 
 def test_a_model_is_offered_once_it_is_published(with_model: Server) -> None:
-    (model,) = with_model.client.info()["models"].values()
+    models = with_model.client.info()["models"]
+    # The plugin takes the first of a type that it is not told to use.
+    assert list(models) == ["sparse_unet3d", "accept_slice"]
+    model = models["sparse_unet3d"]
     assert model["type"] == "segmentation"
     assert model["labels"] == PREDICTED
     assert model["dimension"] == 3

@@ -8,7 +8,7 @@ import pytest
 from lib.core.labels import LabelScheme
 from lib.server.datastore import AnnotationStore
 from lib.server.scoring import IouScoring
-from serving import SHAPE, SPACING, paint, scaled, write_label
+from serving import SHAPE, SPACING, paint, scaled, stored, write_label
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
 
@@ -18,7 +18,7 @@ def test_iou_counts_annotated_voxels_only(studies: Path, tmp_path: Path) -> None
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", {})
     prediction = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
     store.save_prediction("a", prediction, scaled(*SPACING), {})
-    result = IouScoring(SCHEME)({}, store)
+    result = IouScoring(SCHEME, "unlabelled")({}, store)
     expected = {}
     for value, name in ((1, "inside"), (2, "tubule")):
         both = either = 0
@@ -32,9 +32,28 @@ def test_iou_counts_annotated_voxels_only(studies: Path, tmp_path: Path) -> None
     assert store.get_label_info("a", "prediction")["iou"] == pytest.approx(expected)
 
 
+def test_unpainted_voxels_of_annotated_slices_count_as_background_if_asked(studies: Path, tmp_path: Path) -> None:
+    store = AnnotationStore(str(studies), SCHEME)
+    painted = np.where(paint() == 3, 0, paint()).astype(np.uint8)
+    painted[1:4, 1, 0] = 1
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", painted)), "final", {})
+    prediction = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
+    store.save_prediction("a", prediction, scaled(*SPACING), {})
+    result = IouScoring(SCHEME, "background")({}, store)
+    for value, name in ((1, "inside"), (2, "tubule")):
+        both = either = 0
+        for x, y, z in np.ndindex(SHAPE):
+            said, true = prediction[x, y, z], painted[x, y, z]
+            if true or x in (6, 10) or y in (5, 9) or z in (4, 6):
+                both += said == value and true == value
+                either += said == value or true == value
+        assert result["images"]["a"]["iou"][name] == pytest.approx(both / either)
+    assert (stored(studies, "final") == painted).all()
+
+
 def test_nothing_to_score(studies: Path, tmp_path: Path) -> None:
     store = AnnotationStore(str(studies), SCHEME)
-    scoring = IouScoring(SCHEME)
+    scoring = IouScoring(SCHEME, "unlabelled")
     nothing = {"images": {}, "all": {"iou": {"inside": None, "tubule": None}, "mean_iou": None}}
     assert scoring({}, store) == nothing
     store.save_prediction("a", np.ones(SHAPE, np.uint8), scaled(*SPACING), {})

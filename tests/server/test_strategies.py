@@ -1,27 +1,30 @@
 """Which image is offered next."""
 
+import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.server.datastore import AnnotationStore
-from lib.server.strategies import Sparse
+from lib.server.strategies import PASSED_OVER, Sparse
 from serving import paint, write_image, write_label
 
 
 class Annotator:
-    """Presses Next Sample; the server's endpoint notes what was offered to whom."""
+    """Presses Next Sample every second; the server's endpoint notes what was offered to whom."""
 
     def __init__(self, store: AnnotationStore, client: str) -> None:
-        self.store, self.client, self.clock = store, client, 1000
+        self.store, self.client = store, client
 
     def next(self) -> str:
         sample = Sparse()({"strategy": "sparse", "client_id": self.client}, self.store)
         assert sample is not None
-        self.clock += 1
-        noted = {"sparse": {"ts": self.clock, "client_id": self.client}}
+        noted = {"sparse": {"ts": int(time.time()), "client_id": self.client}}
         self.store.update_image_info(sample["id"], {"strategy": noted})
+        time.sleep(1)
         return str(sample["id"])
 
 
@@ -39,15 +42,44 @@ def test_fewest_annotated_slices_first_also_of_annotated_images(studies: Path, t
 
     annotate("a", 3)
     annotate("b", 1)
-    assert [annotator.next() for _ in range(2)] == ["c", "c"]
+    annotate("c", 0)
+    assert annotator.next() == "c"
     annotate("c", 2)
     assert annotator.next() == "b"
     annotate("b", 4)
     assert annotator.next() == "c"
     annotate("c", 3)
-    # a and c have three each.
-    assert [annotator.next() for _ in range(3)] == ["a", "c", "a"]
-    assert Annotator(store, "you").next() == "a"
+    # a and c have three each, and c was offered before.
+    assert annotator.next() == "a"
+
+
+def test_who_submits_nothing_is_offered_other_images(
+    studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(studies / "c.nii.gz")
+    store = AnnotationStore(str(studies), LabelScheme(("inside", "tubule"), "outside"))
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", {})
+    annotator = Annotator(store, "me")
+    assert [annotator.next() for _ in range(5)] == ["b", "c", "a", "b", "c"]
+    assert Annotator(store, "you").next() == "b"
+    # The next day all starts again with those that nobody annotated.
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + PASSED_OVER + 60)
+    assert annotator.next() == "b"
+
+
+def test_unreadable_images_come_last_until_they_are_repaired(studies: Path) -> None:
+    store = AnnotationStore(str(studies), LabelScheme(("inside", "tubule"), "outside"))
+    annotator = Annotator(store, "me")
+    whole = (studies / "a.nii.gz").read_bytes()
+    (studies / "a.nii.gz").write_bytes(whole[:500])
+    assert annotator.next() == "a"
+    with pytest.raises(InputError, match=r"a\.nii\.gz: cannot be read.* press Next Sample again"):
+        store.check_image("a")
+    assert [annotator.next() for _ in range(2)] == ["b", "b"]
+    (studies / "a.nii.gz").write_bytes(whole)
+    assert annotator.next() == "a"
+    store.check_image("a")
 
 
 def test_an_empty_datastore_offers_nothing(tmp_path: Path) -> None:

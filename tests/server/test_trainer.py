@@ -16,8 +16,8 @@ from lib.server.trainer import Trainer, _Progress, read_cases, read_options
 from serving import SHAPE, paint, write_image, write_label
 
 
-def set_up(studies: Path) -> tuple[Trainer, AnnotationStore]:
-    conf = Conf.parse({"width": "2"}, "/app", str(studies))
+def set_up(studies: Path, **conf_: str) -> tuple[Trainer, AnnotationStore]:
+    conf = Conf.parse({"width": "2", **conf_}, "/app", str(studies))
     store = AnnotationStore(str(studies), conf.scheme)
     store.serve(watch=False)
     return Trainer(conf), store
@@ -90,6 +90,24 @@ def test_a_single_class_is_refused_until_another_image_has_a_second(studies: Pat
                 trainer.check({}, store)
             with pytest.raises(InputError, match="only the class 'tubule'"):
                 trainer({}, store)
+    trainer.check({}, store)
+
+
+def test_a_single_class_will_do_where_the_rest_of_its_slices_is_background(studies: Path, tmp_path: Path) -> None:
+    trainer, store = set_up(studies, unpainted="background")
+
+    def submit(label: np.ndarray) -> None:
+        store.save_label("a", str(write_label(tmp_path / "label.nii.gz", label)), "final", {})
+
+    stroke = np.zeros(SHAPE, np.uint8)
+    stroke[3:9, 5, 5] = 1
+    submit(stroke)
+    with pytest.raises(InputError, match="only the class 'inside'"):
+        trainer.check({}, store)
+    submit(np.where(paint() > 0, 1, 0).astype(np.uint8))
+    with pytest.raises(InputError, match="only the class 'inside'"):
+        trainer({}, store)
+    submit(np.where(paint() == 2, 1, 0).astype(np.uint8))
     trainer.check({}, store)
 
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from ..core.errors import InputError
 from ..core.files import write_json
-from ..core.formats import READERS
+from ..core.formats import split_ending
+from ..core.image_files import images_in
 from ..core.labels import UNLABELLED, LabelScheme
 from ..core.metrics import confusion, iou_per_class, mean_iou
 from ..core.volumes import Volume, onto_grid, read_label_map, read_volume
@@ -41,7 +42,7 @@ class DemoOptions:
 
     Args:
         images: folder of volumes.
-        truths: folder of dense label maps under the volumes' file names, 0 background, 1 … K foreground.
+        truths: folder of dense label maps under the volumes' names, 0 background, 1 … K foreground.
         labels: foreground class names separated by commas; empty: ``class_1``, … as many as the truth has.
         slices_per_axis: slices annotated per axis, on all volumes but one.
         minutes: how long to train.
@@ -60,9 +61,9 @@ class DemoOptions:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A volume with its truth, (X, Y, Z): 0 background, 1 … K foreground."""
+    """A volume, in one file or several, with its truth, (X, Y, Z): 0 background, 1 … K foreground."""
 
-    path: Path
+    files: tuple[Path, ...]
     volume: Volume
     truth: NDArray[np.integer[Any]]
 
@@ -83,7 +84,7 @@ class Clock:
 
 
 def read_cases(images: Path, truths: Path) -> dict[str, Case]:
-    """Read all volumes that have a truth, by image id (the file name without its ending).
+    """Read all volumes that have a truth, by image id.
 
     Raises:
         InputError: fewer than two volumes with a truth, or a truth on another grid than its volume.
@@ -92,13 +93,12 @@ def read_cases(images: Path, truths: Path) -> dict[str, Case]:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; expected images/ and labels/ with files of the same names")
     cases = {}
-    for path in sorted(images.iterdir()):
-        ending = next((ending for ending in READERS if path.name.endswith(ending)), None)
-        truth = truths / path.name
-        if ending is None or not truth.exists():
-            continue
-        volume = read_volume(path)
-        cases[path.name.removesuffix(ending)] = Case(path, volume, onto_grid(read_label_map(truth), volume))
+    for image_id, image in images_in(images).items():
+        # As in nnU-Net, a label map has no channel number.
+        truth = truths / (image_id + split_ending(image.path.name)[1])
+        if truth.exists():
+            volume = read_volume(image.path)
+            cases[image_id] = Case(image.files, volume, onto_grid(read_label_map(truth), volume))
     if len(cases) < 2:
         raise InputError(
             f"{images}: {len(cases)} volumes with a label map of the same file name in {truths}; give at least 2, "
@@ -139,7 +139,8 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         studies.mkdir()
         downloads.mkdir()
         for case in cases.values():
-            shutil.copy(case.path, studies)
+            for path in case.files:
+                shutil.copy(path, studies)
         clock.say(f"Starting a server on copies of {len(cases)} volumes ...")
         with running_server(studies, conf, options.output / "server.log", downloads) as client:
             annotations = annotate(client, cases, scheme, options, downloads, clock)

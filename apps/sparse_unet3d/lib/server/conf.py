@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from ..core.annotations import Unpainted
 from ..core.errors import InputError
 from ..core.labels import LabelScheme
 from ..core.normalisation import Statistics
@@ -18,6 +19,7 @@ KEYS = {
     "spacing": "working voxel size, three numbers separated by commas, in the image's unit "
     "(the image's own if its voxels are nearly cubes)",
     "statistics": "what batch normalisation goes by outside training: tile, volume or running (running)",
+    "unpainted": "what unpainted voxels in annotated slices count as: unlabelled or background (unlabelled)",
 }
 """Known keys, what they mean, and in brackets their defaults."""
 
@@ -64,6 +66,7 @@ class Conf:
                 width=_whole_number(conf, "width"),
                 spacing=_numbers(conf, "spacing"),
                 statistics=cast(Statistics | None, conf.get("statistics")),
+                unpainted=cast(Unpainted, conf.get("unpainted", "unlabelled")),
             ),
         )
 

@@ -3,64 +3,72 @@
 =============================  ======================================================================================
 in the studies folder          what
 =============================  ======================================================================================
-``*.nii *.nii.gz *.nrrd``      images
+``*.nii *.nii.gz *.nrrd``      images; ``case_0000.nii.gz``, ``case_0001.nii.gz``, … are the channels of one, ``case``
 ``labels/version_N/``          the N-th submission of an image, with the label scheme's values; never changed
 ``labels/final/``              the newest of them; what trains
 ``labels/original/``           the same for 3D Slicer to load: values and names put the model's segments first
 ``labels/prediction/``         what the model said last
-``labels/TAG/ID.json``         what is known of a label (version, time, client, names of its values, statistics)
+``labels/TAG/ID.json``         what is known of a label: version, time, client, which version it brings back, what of
+                               the version before is gone, names of its values and slices, statistics
 ``datastore_v2.json``          MONAI Label's index; made anew from the above where it is lost or damaged
 =============================  ======================================================================================
 """
 
-import fnmatch
 import glob
-import json
 import logging
 import os
 import re
 import shutil
+import tempfile
+import threading
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
-from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
+from monailabel.datastore.local import DataModel, ImageLabelModel
 from numpy.typing import NDArray
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
-from watchdog.observers.polling import PollingObserver
 
 from ..core.annotations import statistics
 from ..core.errors import InputError
 from ..core.files import replacing, write_json
+from ..core.formats import READERS, split_ending
+from ..core.image_files import images_among
 from ..core.labels import LabelScheme
-from ..core.volumes import read_label_map, read_volume, write_label_map
+from ..core.slice_names import SliceNames
+from ..core.volumes import onto_grid, read_file, read_label_map, read_volume
+from .folder_store import FolderStore, read_info
 from .replies import errors_for_clients, not_found
-from .submission import SchemeError, read_submission, remap
+from .submission import SchemeError, Submission, read_submission, remap
 
 logger = logging.getLogger(__name__)
 
 FINAL, ORIGINAL, PREDICTION = "final", "original", "prediction"
 VERSION = "version_"
 
-EXTENSIONS = ("*.nii.gz", "*.nii", "*.nrrd")
-"""Images that can be read; MONAI Label's own list has pictures and slides too."""
-
-KEPT_BY_SERVER = ("version", "label_names", "params", "statistics", "name")
+KEPT_BY_SERVER = (
+    "version",
+    "time",
+    "client_id",
+    "restored_version",
+    "earlier",
+    "warnings",
+    "slice_names",
+    "label_names",
+    "params",
+    "statistics",
+    "name",
+)
 """Label info that clients may read but not change."""
 
 
-class AnnotationStore(LocalDatastore):
-    """Images, annotations and predictions in a folder.
-
-    Opening it writes nothing, so that a training process may read while the server writes; only the server calls
-    ``serve``. Whoever changes it holds the lock and has read the newest index before: threads and processes alike.
-    """
+class AnnotationStore(FolderStore):
+    """Images, annotations and predictions in a folder; only what a person painted is ever an annotation."""
 
     def __init__(self, studies: str, scheme: LabelScheme) -> None:
         """Open the datastore.
@@ -70,36 +78,36 @@ class AnnotationStore(LocalDatastore):
             scheme: the label scheme of submissions.
         """
         self.scheme = scheme
-        self._index_seen: tuple[int, int] | None = None
-        self._index_damaged = False
-        super().__init__(studies, extensions=EXTENSIONS, auto_reload=False, read_only=True)
-        # One lock object: it can be taken again by the thread that holds it.
-        self._lock = FileLock(self._lock_file)
-        self._scan(trust_index=True)
+        self._submitted = threading.local()
+        super().__init__(studies)
 
-    def serve(self, watch: bool) -> None:
-        """Bring index and files into agreement, finish what a killed server left, and stay in agreement.
-
-        Args:
-            watch: whether to notice files that others add or remove.
+    @classmethod
+    def existing(cls, studies: Path) -> "AnnotationStore":
+        """Open the datastore of a folder that has annotations, with the label scheme that they were stored with last.
 
         Raises:
-            SchemeError: an annotation has voxels of a class that the scheme doesn't have.
+            InputError: no annotation is kept in the folder.
         """
-        with self._changing():
-            self._scan(trust_index=False)
-            for image_id in self.list_images():
-                try:
-                    self._settle(image_id)
-                except SchemeError:
-                    raise
-                except InputError as error:
-                    logger.error(error)
-            self._update_datastore_file()
-        if watch:
-            self._watch()
+        # The server brings all current annotations to its scheme when it starts; one that it couldn't is older.
+        for tag in (FINAL, f"{VERSION}*"):
+            files = (studies / "labels").glob(f"{tag}/[!.]*.json")
+            for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+                names = read_info(path).get("label_names", {})
+                if len(names) > 1:
+                    *foreground, background = sorted(names, key=names.__getitem__)
+                    return cls(str(studies), LabelScheme(tuple(foreground), background))
+        raise InputError(
+            f"{studies}: no annotation is kept there (labels/final/ and labels/version_1/ …); give the folder that the "
+            "server serves"
+        )
 
     # Submissions
+
+    @property
+    def submitted(self) -> dict[str, Any]:
+        """Label info of the version that this thread submitted last; another may be the current one by now."""
+        info: dict[str, Any] = self._submitted.info
+        return info
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Store what a person painted, as the next version of the image's annotation.
@@ -129,14 +137,7 @@ class AnnotationStore(LocalDatastore):
                     label_filename, self.get_image_uri(image_id), label_info.get("label_info"), self.scheme
                 )
             with self._changing():
-                self._add_version(
-                    image_id,
-                    submission.annotation,
-                    submission.affine,
-                    submission.slicer_affine,
-                    submission.warnings,
-                    label_info.get("client_id"),
-                )
+                self._submitted.info = self._add_version(image_id, submission, label_info.get("client_id"))
                 self._update_datastore_file()
         return image_id
 
@@ -162,24 +163,35 @@ class AnnotationStore(LocalDatastore):
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Store an uploaded image, if it can be read and nothing is stored under its name.
 
+        A channel of an image (``image_files``) isn't taken: Slicer goes on with the name that it gave to its upload,
+        under which there would be no image.
+
         Raises:
             HTTPException: 400 otherwise.
         """
-        stem, ext = self._to_id(os.path.basename(image_filename))
+        stem, ext = split_ending(os.path.basename(image_filename))
         image_id = image_id or stem
         if not re.fullmatch(r"[^./\\][^/\\]*", image_id):
             raise InputError(f"image name {image_id!r}: give a plain file name, without folders or a leading dot")
-        if f"*{ext}" not in EXTENSIONS:
-            raise InputError(f"image {image_id!r}: its file ends in {ext!r}; send {', '.join(EXTENSIONS)}")
+        if not ext:
+            ending = os.path.splitext(image_filename)[1]
+            raise InputError(f"image {image_id!r}: its file ends in {ending!r}; send one of {', '.join(READERS)}")
         with _naming(image_filename, f"image {image_id!r}"):
-            uploaded = read_volume(image_filename)
+            uploaded = read_file(image_filename)
         with self._changing():
             if image_id in self._datastore.objects:
                 there = read_volume(self.get_image_uri(image_id))
                 if np.array_equal(there.array, uploaded.array) and np.allclose(there.affine, uploaded.affine):
                     return image_id
                 raise InputError(f"image {image_id!r}: another image has this name already; choose another name")
-            with replacing(Path(self._datastore.image_path(), image_id + ext)) as beside:
+            folder = Path(self._datastore.image_path())
+            if image_id not in images_among(folder, [*os.listdir(folder), image_id + ext]):
+                raise InputError(
+                    f"image {image_id!r}: a name that ends in _ and four digits is that of one channel of an image; "
+                    "choose another name, send all channels in one file, or put the files of all channels into the "
+                    "folder that is served"
+                )
+            with replacing(folder / (image_id + ext)) as beside:
                 shutil.copyfile(image_filename, beside)
             info = {**(image_info or {}), "ts": int(time.time()), "name": image_id + ext}
             self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=ext))
@@ -192,7 +204,8 @@ class AnnotationStore(LocalDatastore):
         """Remove an image that nobody annotated.
 
         Raises:
-            HTTPException: 404 for an unknown image, 400 for an annotated one: no submission is ever deleted.
+            HTTPException: 404 for an unknown image, 400 for an annotated one (no submission is ever deleted) and for
+                one of whose channels some are missing or there twice.
         """
         with self._changing():
             entry = self._require(image_id)
@@ -201,9 +214,12 @@ class AnnotationStore(LocalDatastore):
                     f"image {image_id!r} is annotated, and annotations are never deleted; to leave it out, "
                     "move its file out of the studies folder (its labels stay)"
                 )
+            files = self.image_files(image_id)
             if PREDICTION in entry.labels:
                 self._remove_files(image_id, PREDICTION)
-            os.unlink(self.get_image_uri(image_id))
+            # Channel 0 last: without it, what is left wouldn't count as channels any more.
+            for path in reversed(files):
+                path.unlink()
             del self._datastore.objects[image_id]
             self._update_datastore_file()
 
@@ -246,40 +262,114 @@ class AnnotationStore(LocalDatastore):
             write_json(self._info_path(label_id, label_tag), label.info)
             self._update_datastore_file()
 
+    @errors_for_clients()
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """Return a ZIP file of annotated images and their annotations."""
-        if not self.datalist():
+        """Return a ZIP file of annotated images (all their files) and their annotations.
+
+        Laid out as MONAI Label's, which knows one file for each image: ``image/``, ``label/``, ``metadata.json``.
+
+        Raises:
+            HTTPException: 404 where nothing is annotated, 400 for an image that lacks a channel.
+        """
+        annotated = self.get_labeled_images()
+        if not annotated:
             not_found("no image is annotated yet")
-        return super().get_dataset_archive(limit_cases)
+        if limit_cases and limit_cases > 0:
+            annotated = annotated[:limit_cases]
+        files = [(path, "image") for image_id in annotated for path in self.image_files(image_id)]
+        files += [(Path(self.get_label_uri(image_id, FINAL)), "label") for image_id in annotated]
+        with tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as file, zipfile.ZipFile(file, "w") as archive:
+            for path, folder in files:
+                archive.write(path, f"{folder}/{path.name}")
+            archive.writestr("metadata.json", self._datastore.model_dump_json(exclude={"base_path"}))
+        return file.name
 
     # Versions
 
+    def versions(self, image_id: str) -> dict[int, dict[str, Any]]:
+        """Return what is known of each version of an image's annotation, by number in ascending order."""
+        labels = self._datastore.objects[image_id].labels
+        return {
+            number: labels[f"{VERSION}{number}"].info for number in sorted(filter(None, map(_version_number, labels)))
+        }
+
+    def restore(self, image_id: str, version: int) -> dict[str, Any]:
+        """Make an earlier version of an image's annotation the newest: it is stored once more, as the next version.
+
+        A server on the same folder notices.
+
+        Returns:
+            The label info of the new version.
+
+        Raises:
+            InputError: there is no such image or version, it is the current one already, it or the image can't be
+                read, or it has a class that the scheme doesn't have.
+        """
+        with self._changing():
+            path = self.version_file(image_id, version)
+            if version == self._current(image_id).get("version") == self._last_version(image_id):
+                raise InputError(f"image {image_id!r}: version {version} is the current one already")
+            volume = read_volume(self.get_image_uri(image_id))
+            stored = read_label_map(path)
+            values = remap(stored.array.astype(np.uint8), self.version_names(image_id, version), self.scheme, str(path))
+            annotation = onto_grid(replace(stored, array=values), volume).astype(np.uint8)
+            submission = Submission(annotation, volume.affine, volume.slicer_affine, SliceNames.of(volume), [])
+            info = self._add_version(image_id, submission, None, restored_version=version)
+            self._update_datastore_file()
+        return info
+
+    def version_file(self, image_id: str, version: int) -> Path:
+        """Return the file of a version.
+
+        Raises:
+            InputError: there is no such image or version; says which there are.
+        """
+        if image_id not in self.list_images():
+            raise InputError(
+                f"image {image_id!r}: {self._datastore_path} has none of this name; it has "
+                f"{', '.join(self.list_images()) or 'no image'}"
+            )
+        known = ", ".join(map(str, self.versions(image_id)))
+        if version not in self.versions(image_id):
+            raise InputError(f"image {image_id!r}: there is no version {version} of it; versions are {known or 'none'}")
+        return Path(self.get_label_uri(image_id, f"{VERSION}{version}"))
+
+    def version_names(self, image_id: str, version: int) -> dict[str, int]:
+        """Return the value of each class in a version's file, which may be that of another scheme.
+
+        Raises:
+            InputError: it isn't known.
+        """
+        names: dict[str, int] = self.versions(image_id)[version].get("label_names", {})
+        if not names:
+            raise InputError(
+                f"{self._info_path(image_id, f'{VERSION}{version}')}: missing or without label_names, so nobody knows "
+                f"what the values of version {version} stand for; put the file back from a copy of the folder"
+            )
+        return names
+
     def _add_version(
-        self,
-        image_id: str,
-        annotation: NDArray[np.uint8],
-        affine: NDArray[np.float64],
-        slicer_affine: NDArray[np.float64] | None,
-        warnings: list[str],
-        client_id: str | None,
-    ) -> None:
-        """Store an annotation as the next version and make it the current one."""
+        self, image_id: str, submission: Submission, client_id: str | None, restored_version: int | None = None
+    ) -> dict[str, Any]:
+        """Store an annotation as the next version and make it the current one; return its label info."""
         entry = self._datastore.objects[image_id]
         version = self._last_version(image_id) + 1
         before = self._current(image_id)
-        facts = self._facts(annotation)
+        facts = self._facts(submission.annotation)
         info = {
             "version": version,
             "time": _now(),
             "client_id": client_id,
+            "restored_version": restored_version,
             **facts,
-            "earlier_version": before.get("version"),
-            "gone_slices": _gone(before.get("statistics", {}), facts["statistics"]),
-            "warnings": warnings,
+            "slice_names": submission.slice_names.to_json(),
+            "earlier": _what_is_gone(before, facts["statistics"]) if "version" in before else None,
+            "warnings": submission.warnings,
         }
-        self._store(image_id, f"{VERSION}{version}", annotation, affine, info)
+        self._store(image_id, f"{VERSION}{version}", submission.annotation, submission.affine, info)
         entry.image.info = {**entry.image.info, "versions": version}
-        self._make_current(image_id, annotation, affine, slicer_affine, info)
+        self._make_current(image_id, submission.annotation, submission.affine, submission.slicer_affine, info)
+        return info
 
     def _make_current(
         self,
@@ -299,6 +389,22 @@ class AnnotationStore(LocalDatastore):
         self._store(
             image_id, ORIGINAL, shifted, shown, {**info, "label_names": names, "params": {"label_names": names}}
         )
+
+    def _settle_all(self, starting: bool) -> bool:
+        """Bring every image's labels into agreement, and finish what a killed server left; tell whether they weren't.
+
+        Raises:
+            SchemeError: when starting, an annotation has voxels of a class that the scheme doesn't have.
+        """
+        changed = False
+        for image_id in self.list_images():
+            try:
+                changed |= self._settle(image_id)
+            except InputError as error:
+                if starting and isinstance(error, SchemeError):
+                    raise
+                logger.error(error)
+        return changed
 
     def _settle(self, image_id: str) -> bool:
         """Make the newest version the current one, with the scheme's values, where it isn't; tell whether it wasn't.
@@ -354,9 +460,7 @@ class AnnotationStore(LocalDatastore):
             del self._datastore.objects[image_id].labels[FINAL]
             return True
         logger.info("Taking %s for an annotation of %s", path, image_id)
-        self._add_version(
-            image_id, submission.annotation, submission.affine, submission.slicer_affine, submission.warnings, None
-        )
+        self._add_version(image_id, submission, None)
         if path != self._label_path(image_id, FINAL):
             path.unlink()
         return True
@@ -377,196 +481,6 @@ class AnnotationStore(LocalDatastore):
     def _label_names(self) -> dict[str, int]:
         return {name: value for value, name in enumerate(self.scheme.classes, start=1)}
 
-    # Files
-
-    def _label_path(self, image_id: str, tag: str) -> Path:
-        return Path(self._datastore.label_path(tag), f"{image_id}.nii.gz")
-
-    def _info_path(self, image_id: str, tag: str) -> Path:
-        return Path(self._datastore.label_path(tag), f"{image_id}.json")
-
-    def _store(
-        self, image_id: str, tag: str, array: NDArray[np.uint8], affine: NDArray[np.float64], info: dict[str, Any]
-    ) -> None:
-        path = self._label_path(image_id, tag)
-        info = {**info, "ts": int(time.time()), "name": path.name}
-        # The label first: if the server is killed between the two, the label's info is too old, and ``_settle``
-        # sees that. The other way round an old label would pass for the new one.
-        write_label_map(path, array, affine)
-        write_json(self._info_path(image_id, tag), info)
-        self._datastore.objects[image_id].labels[tag] = DataModel(info=info, ext=".nii.gz")
-
-    def _remove_files(self, image_id: str, tag: str) -> None:
-        Path(self.get_label_uri(image_id, tag)).unlink(missing_ok=True)
-        self._info_path(image_id, tag).unlink(missing_ok=True)
-
-    def _require(self, image_id: str) -> ImageLabelModel:
-        entry = self._datastore.objects.get(image_id)
-        if entry is None:
-            not_found(f"there is no image {image_id!r} in the datastore; known: {', '.join(self.list_images()[:20])}")
-        return entry
-
-    def _require_label(self, image_id: str, tag: str) -> DataModel:
-        label = self._require(image_id).labels.get(tag)
-        if label is None:
-            not_found(f"image {image_id!r} has no label {tag!r}")
-        return label
-
-    # The index
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Hold the lock, with the newest index read."""
-        with self._lock:
-            self._init_from_datastore_file()
-            yield
-
-    def refresh(self) -> None:
-        """Bring the index into agreement with files that others added or removed."""
-        with self._changing():
-            changed = self._scan(trust_index=True)
-            for image_id in self.list_images():
-                try:
-                    changed |= self._settle(image_id)
-                except InputError as error:
-                    logger.error(error)
-            if changed:
-                self._update_datastore_file()
-
-    def _scan(self, trust_index: bool) -> bool:
-        """List images and labels from the folder.
-
-        Args:
-            trust_index: whether to believe what the index says of labels it lists; otherwise the file beside each
-                label is read again.
-
-        Returns:
-            Whether anything differs from the index.
-        """
-        known = self._datastore.objects
-        objects: dict[str, ImageLabelModel] = {}
-        for image_id, ext in self._files_in(self._datastore.image_path(), {k: v.image.ext for k, v in known.items()}):
-            image = known[image_id].image if image_id in known else None
-            if image is None or image.ext != ext:
-                image = DataModel(info={"ts": int(time.time()), "name": image_id + ext}, ext=ext)
-            objects[image_id] = ImageLabelModel(image=image)
-        labels_folder = self._datastore.label_path(None)
-        for tag in sorted(entry.name for entry in os.scandir(labels_folder) if entry.is_dir()):
-            listed = {k: v.labels[tag] for k, v in known.items() if tag in v.labels}
-            for image_id, ext in self._files_in(
-                self._datastore.label_path(tag), {k: label.ext for k, label in listed.items()}
-            ):
-                if image_id not in objects:
-                    continue
-                label = listed.get(image_id)
-                if label is None or label.ext != ext or not trust_index:
-                    found = self._read_info(image_id, tag)
-                    label = DataModel(info=found, ext=ext) if found or label is None else label
-                objects[image_id].labels[tag] = label
-        # One assignment: other threads see the old list or the new one.
-        self._datastore.objects = objects
-        return objects != known
-
-    def _files_in(self, folder: str, known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-        """Give the id and ending of each file; where two have the same id, the known one or the first by name."""
-        found: dict[str, str] = {}
-        for name in sorted(os.listdir(folder)):
-            if not _is_listed(name):
-                continue
-            file_id, ext = self._to_id(name)
-            if file_id not in found or ext == known.get(file_id):
-                found[file_id] = ext
-        return iter(found.items())
-
-    def _read_info(self, image_id: str, tag: str) -> dict[str, Any]:
-        path = self._info_path(image_id, tag)
-        try:
-            info = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except ValueError:
-            info = None
-        if not isinstance(info, dict):
-            logger.error("%s is damaged and is not used", path)
-            return {}
-        return info
-
-    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
-        """Read the index if it isn't the one read or written last; a damaged one is put aside by the next change."""
-        path = Path(self._datastore_config_path)
-        try:
-            state = path.stat()
-            seen = (state.st_mtime_ns, state.st_ino)
-            if seen == self._index_seen:
-                return
-            index = LocalDatastoreModel.model_validate_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return
-        except ValueError as error:
-            logger.error("The index %s is damaged and is made anew from the files: %s", path, error)
-            self._index_damaged = True
-            return
-        index.base_path = self._datastore_path
-        self._datastore = index
-        self._index_seen = seen
-        self._index_damaged = False
-
-    def _update_datastore_file(self, lock: bool = True) -> None:
-        """Write the index, renamed into place."""
-        path = Path(self._datastore_config_path)
-        with self._lock:
-            if self._index_damaged and path.exists():
-                aside = path.with_name(f"{path.stem}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}.json")
-                path.rename(aside)
-                logger.error("The damaged index is kept as %s", aside)
-            self._index_damaged = False
-            write_json(path, self._datastore.model_dump(mode="json", exclude={"base_path"}))
-            state = path.stat()
-            self._index_seen = (state.st_mtime_ns, state.st_ino)
-
-    # Files that others add or remove
-
-    def _watch(self) -> None:
-        on_mount = self._is_on_mount(self._datastore.image_path())
-        # Changes on a mounted folder may come from another machine, and the system doesn't tell of those.
-        self._observer = PollingObserver() if on_mount else Observer()
-        self._observer.schedule(_Watcher(self, self._datastore_config_path), recursive=True, path=self._datastore_path)
-        try:
-            self._observer.start()
-        except OSError as error:
-            logger.error("Images added to %s will be seen after a restart only: %s", self._datastore_path, error)
-
-    def reload(self) -> None:
-        """Read the index if another process wrote it."""
-        with self._changing():
-            pass
-
-
-class _Watcher(FileSystemEventHandler):
-    """Tells the datastore of changed files; whatever goes wrong, it goes on watching."""
-
-    def __init__(self, store: AnnotationStore, index: str) -> None:
-        self.store = store
-        self.index = os.path.basename(index)
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        names = [os.path.basename(str(path)) for path in (event.src_path, event.dest_path) if path]
-        try:
-            if self.index in names and event.event_type in ("created", "modified", "moved"):
-                self.store.reload()
-            # What this software writes is renamed into place, and the index, written after it, tells of it.
-            elif event.event_type in ("created", "deleted", "moved") and (
-                not names[0].startswith(".") and any(map(_is_listed, names))
-            ):
-                self.store.refresh()
-        except Exception:
-            logger.exception("Could not take note of a changed file: %s", event)
-
-
-def _is_listed(name: str) -> bool:
-    """Tell whether a file is an image or label. Those with a leading dot are being written, or made by macOS."""
-    return not name.startswith(".") and any(fnmatch.fnmatch(name, pattern) for pattern in EXTENSIONS)
-
 
 def _version_number(tag: str) -> int:
     """Return N of ``version_N``; 0 for another tag."""
@@ -574,10 +488,14 @@ def _version_number(tag: str) -> int:
     return int(number) if tag.startswith(VERSION) and number.isdecimal() else 0
 
 
-def _gone(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[list[int]]:
-    """Return for each axis the annotated slices that were there before and aren't any more."""
-    earlier = before.get("annotated_slices", [[], [], []])
-    return [sorted(set(a) - set(b)) for a, b in zip(earlier, now["annotated_slices"], strict=True)]
+def _what_is_gone(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return whose the version before was, and for each axis its annotated slices that aren't there any more."""
+    earlier = before.get("statistics", {}).get("annotated_slices", [[], [], []])
+    gone = [sorted(set(a) - set(b)) for a, b in zip(earlier, now["annotated_slices"], strict=True)]
+    return {
+        **{key: before.get(key) for key in ("version", "time", "client_id", "restored_version")},
+        "gone_slices": gone,
+    }
 
 
 def _now() -> str:

@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from numpy.typing import NDArray
 
 from ..core.errors import InputError
 from ..core.model import Model, ModelFolder, check_fit
 from ..core.segmentation import segment
-from ..core.volumes import read_volume, write_label_map
+from ..core.volumes import Volume, read_volume, write_label_map
 from .conf import Conf
 from .datastore import AnnotationStore
 from .trainer import default_device
@@ -96,9 +98,7 @@ class Segmentation(InferTask):
         Raises:
             InputError: no model, or an image that can't be read or has other channels than the model.
         """
-        ending = request.get("result_extension") or RESULT_ENDINGS[0]
-        if ending not in RESULT_ENDINGS:
-            raise InputError(f"result_extension {ending!r}: choose one of {', '.join(RESULT_ENDINGS)}")
+        ending = result_ending(request)
         began = time.monotonic()
         model = self.model()
         volume = read_volume(request["image"])
@@ -115,10 +115,30 @@ class Segmentation(InferTask):
         }
         if request.get("image_id") and isinstance(self.datastore, AnnotationStore):
             self.datastore.save_prediction(request["image_id"], prediction, volume.affine, info)
-        with tempfile.NamedTemporaryFile(prefix="prediction-", suffix=ending, delete=False) as file:
-            result = Path(file.name)
-        write_label_map(result, prediction, volume.affine if volume.slicer_affine is None else volume.slicer_affine)
-        return str(result), info
+        return write_result(prediction, volume, ending), info
+
+
+def result_ending(request: Mapping[str, Any]) -> str:
+    """Return the ending of the result file that a request asks for.
+
+    Raises:
+        InputError: one that can't be written.
+    """
+    ending = request.get("result_extension") or RESULT_ENDINGS[0]
+    if ending not in RESULT_ENDINGS:
+        raise InputError(f"result_extension {ending!r}: choose one of {', '.join(RESULT_ENDINGS)}")
+    return str(ending)
+
+
+def write_result(array: NDArray[np.uint8], volume: Volume, ending: str) -> str:
+    """Write a map (X, Y, Z) over a volume to a temporary file, placed where 3D Slicer shows the volume.
+
+    The server removes the file once it is sent.
+    """
+    with tempfile.NamedTemporaryFile(prefix="prediction-", suffix=ending, delete=False) as file:
+        result = Path(file.name)
+    write_label_map(result, array, volume.affine if volume.slicer_affine is None else volume.slicer_affine)
+    return str(result)
 
 
 class _LogProgress:

@@ -1,13 +1,16 @@
 """What the server answers to people: to a submission, and to a client that is at fault."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from fastapi import HTTPException
 
+from ..core.annotations import Unpainted, taught_classes
 from ..core.errors import InputError
 from ..core.labels import LabelScheme
+from ..core.slice_names import SliceNames
 
 
 @contextmanager
@@ -27,22 +30,32 @@ def not_found(what: str) -> NoReturn:
     raise HTTPException(status_code=404, detail=what)
 
 
-def submission_reply(image_id: str, info: Mapping[str, Any], scheme: LabelScheme) -> dict[str, Any]:
+def submission_reply(
+    image_id: str, info: Mapping[str, Any], scheme: LabelScheme, unpainted: Unpainted
+) -> dict[str, Any]:
     """Tell the annotator what was understood of a submission.
+
+    3D Slicer shows it as indented JSON, the first lines at once and the rest after scrolling, and writes whatever isn't
+    ASCII as codes. So what matters comes first, and lists of slices are texts. Programs find them as numbers, in the
+    order of the file, in the label's info.
 
     Args:
         image_id: the image.
         info: the label info of its new annotation.
         scheme: the label scheme.
+        unpainted: what unpainted voxels in annotated slices count as.
     """
-    statistics = info["statistics"]
+    statistics, names = info["statistics"], SliceNames.from_json(info["slice_names"])
+    taught = taught_classes(statistics, scheme, unpainted)
     slices, voxels = statistics["annotated_slices"], statistics["voxels"]
     count = sum(map(len, slices))
     warnings = list(info["warnings"])
+    if info["earlier"]:
+        warnings += _what_became_of(info["earlier"], info["client_id"], names)
     missing = [name for name in scheme.foreground if not voxels[name]]
     if missing:
         warnings.append(f"{', '.join(missing)}: not painted in this image")
-    if not voxels[scheme.background]:
+    if scheme.background not in taught:
         warnings.append(
             f"no {scheme.background} is painted: only voxels painted as {scheme.background} teach the model what is "
             "none of the structures"
@@ -51,30 +64,58 @@ def submission_reply(image_id: str, info: Mapping[str, Any], scheme: LabelScheme
         warnings.append("no annotated slice was found, only single strokes or blobs; paint a whole slice")
     elif sum(map(bool, slices)) == 1:
         warnings.append("all annotated slices lie across one axis; slices across the other axes help most now")
-    if any(info["gone_slices"]):
-        warnings.append(
-            f"annotated slices that are not in this version any more: {_by_axis_text(info['gone_slices'])}; "
-            f"version {info['earlier_version']} still holds them"
-        )
+    share = statistics["labelled_percent"] / statistics["labelled_voxels"]
     return {
-        "message": f"Version {info['version']} of {image_id!r} is stored: {statistics['labelled_voxels']} voxels "
-        f"({statistics['labelled_percent']:.2f} %) on {count} annotated slices.",
-        "version": info["version"],
-        "annotated_slices": {f"axis {axis}": indices for axis, indices in enumerate(slices)},
-        "labelled_voxels": voxels,
-        "labelled_percent": round(statistics["labelled_percent"], 3),
+        "message": f"Version {info['version']} of {image_id!r} is stored: {statistics['labelled_voxels']} labelled "
+        f"voxels ({statistics['labelled_percent']:.2f} % of all), {_counted(count, 'annotated slice')}.",
         "warnings": warnings,
-        "next": _next_step(missing, voxels, scheme),
+        "next": _next_step(missing, taught, scheme),
+        "annotated_slices": names.by_axis(slices),
+        **(
+            {"unpainted": f"In these slices, voxels that you left unpainted count as {scheme.background}."}
+            if unpainted == "background" and count
+            else {}
+        ),
+        "labelled_voxels": voxels,
+        "labelled_percent": {name: round(share * number, 3) for name, number in voxels.items()},
+        "version": info["version"],
     }
 
 
-def _by_axis_text(slices: Sequence[Sequence[int]]) -> str:
-    return "; ".join(f"axis {axis}: {', '.join(map(str, indices))}" for axis, indices in enumerate(slices) if indices)
+def time_text(time: str) -> str:
+    """Write a stored time for people, who may be anywhere: ``2026-11-24 03:14 UTC``."""
+    return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _next_step(missing: Sequence[str], voxels: Mapping[str, int], scheme: LabelScheme) -> str:
-    if sum(map(bool, voxels.values())) < 2:
-        wanted = [name for name in scheme.classes if not voxels[name]]
+def _what_became_of(earlier: Mapping[str, Any], client_id: str | None, names: SliceNames) -> Iterator[str]:
+    """Tell whose the version before was, if not this client's own, and what of it is gone."""
+    number, gone = earlier["version"], earlier["gone_slices"]
+    still = f"{names.text(gone)}; version {number} still holds them, and who runs the server can bring it back"
+    when = time_text(earlier["time"]) if earlier["time"] else "at an unknown time"
+    if earlier["restored_version"]:
+        whose = f"version {number}, the one before, is version {earlier['restored_version']} brought back, {when}"
+    elif earlier["client_id"] != client_id:
+        name = f"another client, {earlier['client_id']!r}" if earlier["client_id"] else "another client, without a name"
+        whose = f"version {number}, the one before, came from {name}, {when}"
+    elif any(gone):
+        yield f"annotated slices that are not in this version any more: {still}"
+        return
+    else:
+        return
+    yield f"{whose}; " + (
+        f"its annotated slices that are not in this version: {still}"
+        if any(gone)
+        else "all its annotated slices are annotated in this version too; where both differ, this version counts"
+    )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _next_step(missing: Sequence[str], taught: Set[str], scheme: LabelScheme) -> str:
+    if len(taught) < 2:
+        wanted = [name for name in scheme.classes if name not in taught]
         return f"Paint some of {', '.join(wanted)} too, here or in another image; one class alone can't be learnt from."
     if missing:
         return f"Paint {', '.join(missing)} too where it is to be found, or press Train."

@@ -8,6 +8,7 @@ import numpy as np
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
+from ..core.annotations import Unpainted, annotated_slices, fill_unpainted
 from ..core.errors import InputError
 from ..core.labels import LabelScheme
 from ..core.metrics import confusion, iou_per_class, mean_iou
@@ -20,9 +21,10 @@ logger = logging.getLogger(__name__)
 class IouScoring(ScoringMethod):
     """IoU by class of the latest prediction against the annotation, on annotated voxels (section 4.1)."""
 
-    def __init__(self, scheme: LabelScheme) -> None:
+    def __init__(self, scheme: LabelScheme, unpainted: Unpainted) -> None:
         super().__init__("IoU of prediction and annotation on annotated voxels")
         self.scheme = scheme
+        self.unpainted = unpainted
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Score all images that have both; the scores are kept in the predictions' label info too.
@@ -39,13 +41,15 @@ class IouScoring(ScoringMethod):
                 continue
             try:
                 prediction = read_label_map(datastore.get_label_uri(image_id, PREDICTION)).array
-                annotation = read_label_map(datastore.get_label_uri(image_id, FINAL)).array
+                annotation = read_label_map(datastore.get_label_uri(image_id, FINAL)).array.astype(np.uint8)
                 if prediction.shape != annotation.shape:
                     raise InputError(f"image {image_id!r}: the prediction is one of another image; run the model again")
             except InputError as error:
                 logger.error(error)
                 continue
-            counts = confusion(prediction.astype(np.uint8), annotation.astype(np.uint8), self.scheme)
+            if self.unpainted == "background":
+                annotation = fill_unpainted(annotation, annotated_slices(annotation), self.scheme)
+            counts = confusion(prediction.astype(np.uint8), annotation, self.scheme)
             total += counts
             images[image_id] = self._scores(counts)
             datastore.update_label_info(image_id, PREDICTION, images[image_id])

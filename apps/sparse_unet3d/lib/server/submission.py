@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
-from ..core.labels import LabelScheme
-from ..core.volumes import onto_grid, read_label_map, read_volume
+from ..core.labels import RESERVED, LabelScheme
+from ..core.slice_names import SliceNames
+from ..core.slicer_segmentation import SlicerSegmentation, is_slicer_segmentation, read_slicer_segmentation
+from ..core.volumes import LabelMap, box_onto_grid, onto_grid, read_label_map, read_volume
 
 
 class SchemeError(InputError):
@@ -25,47 +27,50 @@ class Submission:
         annotation: (X, Y, Z) uint8 on the image's grid, 0 unlabelled, 1 … K+1.
         affine: (4, 4) of the image, voxel to RAS in mm.
         slicer_affine: the one that 3D Slicer gives to the image where it misreads it, else None.
+        slice_names: what to call its slices.
         warnings: what the annotator should know.
     """
 
     annotation: NDArray[np.uint8]
     affine: NDArray[np.float64]
     slicer_affine: NDArray[np.float64] | None
+    slice_names: SliceNames
     warnings: list[str]
 
 
 def read_submission(
     label_file: str | Path, image_file: str | Path, label_info: object, scheme: LabelScheme
 ) -> Submission:
-    """Read a submitted label.
+    """Read a submitted label: a label map, or 3D Slicer's segmentation, where segments may overlap.
 
     Args:
         label_file: what the client sent.
         image_file: the image it belongs to.
-        label_info: list of ``{"name": …}``, one for each value of the label from 1; or None, then the values are
-            taken to be those of the scheme.
+        label_info: of a label map, list of ``{"name": …}``, one for each of its values from 1; or None, then the values
+            are taken to be those of the scheme. A segmentation has its names in the file.
         scheme: the server's label scheme.
 
     Raises:
         InputError: the label or the image can't be read, the label isn't on the image's grid, has a voxel of a
             segment that the scheme doesn't know, or nothing painted.
     """
-    if str(label_file).endswith(".seg.nrrd"):
-        # Its values aren't the positions in label_info.
-        raise InputError(
-            f"{label_file}: a Slicer segmentation, not a label map; choose the file extension .nii.gz in Slicer's "
-            "settings for MONAI Label"
-        )
-    label = read_label_map(label_file)
-    names = scheme.classes if label_info is None else _segment_names(label_info)
-    table, warnings = _table(np.unique(label.array), names, scheme, named=label_info is not None)
-    volume = read_volume(image_file)
-    annotation = table[onto_grid(label, volume)]
-    if not annotation.any():
-        raise InputError(
-            f"the label holds no paint of {', '.join(scheme.classes)}; paint at least one slice, then submit again"
-        )
-    return Submission(annotation, volume.affine, volume.slicer_affine, warnings)
+    if is_slicer_segmentation(label_file):
+        paint, warnings = _paint_of_segments(read_slicer_segmentation(label_file), scheme)
+        # One without any paint has no place in space.
+        _require_paint(paint.array, scheme)
+        volume = read_volume(image_file)
+        annotation = box_onto_grid(paint, volume).astype(np.uint8)
+        left_out = np.count_nonzero(paint.array) - np.count_nonzero(annotation)
+        if left_out:
+            warnings.append(f"{left_out} painted voxels lie outside the image and were left out")
+    else:
+        label = read_label_map(label_file)
+        names = scheme.classes if label_info is None else _segment_names(label_info)
+        table, warnings = _table(np.unique(label.array), names, scheme, named=label_info is not None)
+        volume = read_volume(image_file)
+        annotation = table[onto_grid(label, volume)]
+    _require_paint(annotation, scheme)
+    return Submission(annotation, volume.affine, volume.slicer_affine, SliceNames.of(volume), warnings)
 
 
 def remap(
@@ -133,11 +138,55 @@ def _table(
                     f"the segment {name!r} stands after {covered[0]!r} in the list: where both overlap, Slicer "
                     "submits the model's instead of your paint. Drag the (predicted) segments to the top"
                 )
-        elif value in painted:
-            raise InputError(
-                f"the segment {name!r} is none of the server's ({', '.join(scheme.classes)}); "
-                "rename it to one of these, or delete it, and submit again"
-            )
         else:
-            warnings.append(f"the empty segment {name!r} was ignored; the server knows {', '.join(scheme.classes)}")
+            warnings.append(_unknown(name, value in painted, scheme))
     return table, warnings
+
+
+def _paint_of_segments(segmentation: SlicerSegmentation, scheme: LabelScheme) -> tuple[LabelMap, list[str]]:
+    """Lay the painted segments over each other, the later ones on top, as in Slicer's export to a label map.
+
+    The model's segments are left out before, so that they hide no paint, wherever they stand in the list.
+
+    Returns:
+        The annotation values on the box that the segmentation covers, and warnings.
+    """
+    paint = np.zeros(segmentation.layers.shape[1:], dtype=np.uint8)
+    several = np.zeros(paint.shape, dtype=bool)
+    warnings = []
+    for segment in segmentation.segments:
+        mask = segmentation.mask(segment)
+        if segment.name in scheme.classes:
+            value = scheme.classes.index(segment.name) + 1
+            several |= mask & (paint > 0) & (paint != value)
+            paint[mask] = value
+        elif segment.name not in scheme.predicted and (mask.any() or segment.name not in RESERVED):
+            # An empty one of a reserved name is Slicer's own, such as its plugin leaves out of label maps.
+            warnings.append(_unknown(segment.name, bool(mask.any()), scheme))
+    if several.any():
+        warnings.append(
+            f"{np.count_nonzero(several)} voxels are painted as more than one class; each counts as the one that "
+            "stands last in the list of segments"
+        )
+    return LabelMap(paint, segmentation.affine, segmentation.name), warnings
+
+
+def _unknown(name: str, is_painted: bool, scheme: LabelScheme) -> str:
+    """Warn of an empty segment that the scheme doesn't know.
+
+    Raises:
+        InputError: it isn't empty.
+    """
+    if is_painted:
+        raise InputError(
+            f"the segment {name!r} is none of the server's ({', '.join(scheme.classes)}); "
+            "rename it to one of these, or delete it, and submit again"
+        )
+    return f"the empty segment {name!r} was ignored; the server knows {', '.join(scheme.classes)}"
+
+
+def _require_paint(annotation: NDArray[np.integer[Any]], scheme: LabelScheme) -> None:
+    if not annotation.any():
+        raise InputError(
+            f"the label holds no paint of {', '.join(scheme.classes)}; paint at least one slice, then submit again"
+        )

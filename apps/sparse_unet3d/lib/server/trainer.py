@@ -1,12 +1,10 @@
 """The trainer that 3D Slicer's Train button starts."""
 
-import fnmatch
 import json
 import logging
 import math
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from torch.utils.tensorboard import SummaryWriter
 
 from ..core.allocation import keep_freed_memory
+from ..core.annotations import taught_classes
 from ..core.errors import InputError
 from ..core.files import write_json
 from ..core.labels import LabelScheme
@@ -23,7 +22,7 @@ from ..core.model import ModelFolder
 from ..core.training import Report, TrainingCase, TrainingOptions, check_painted, train
 from ..core.volumes import onto_grid, read_label_map, read_volume
 from .conf import Conf
-from .datastore import EXTENSIONS, FINAL
+from .datastore import FINAL, AnnotationStore
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ class Trainer(TrainTask):
         defaults = TrainingOptions()
         return {
             "max_epochs": defaults.max_epochs,
-            "max_minutes": round(defaults.max_minutes),
+            "max_minutes": defaults.max_minutes,
             "start": ["continue", "afresh"],
         }
 
@@ -67,14 +66,19 @@ class Trainer(TrainTask):
         """Refuse a training that can't start; quick, as it is done before the process is started.
 
         Raises:
-            InputError: an option that isn't possible, nothing annotated or a single class only.
+            InputError: an option that isn't possible, nothing annotated or a single class only, an annotated image
+                that lacks a channel.
         """
         read_options(request)
-        painted = set()
+        painted = set[str]()
         for image_id in datastore.get_labeled_images():
-            voxels = datastore.get_label_info(image_id, FINAL).get("statistics", {}).get("voxels", {})
-            painted |= {name for name, count in voxels.items() if count}
+            statistics = datastore.get_label_info(image_id, FINAL).get("statistics")
+            if statistics:
+                painted |= taught_classes(statistics, self.conf.scheme, self.conf.plan.unpainted)
         check_painted(painted, self.conf.scheme)
+        if isinstance(datastore, AnnotationStore):
+            for image_id in datastore.get_labeled_images():
+                datastore.image_files(image_id)
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train; what happens is told through the statistics file, TensorBoard events and the log.
@@ -135,23 +139,16 @@ def read_cases(datastore: Datastore, scheme: LabelScheme) -> list[TrainingCase]:
         InputError: an image or annotation can't be read, or both don't go together; names the file.
     """
     cases = []
-    for item in datastore.datalist():
-        volume = read_volume(item["image"])
-        label = read_label_map(item["label"])
+    for image_id in datastore.get_labeled_images():
+        volume = read_volume(datastore.get_image_uri(image_id))
+        label = read_label_map(datastore.get_label_uri(image_id, FINAL))
         if label.array.max() > scheme.background_value:
             raise InputError(
-                f"{item['label']}: has voxels of value {label.array.max()}, the highest is {scheme.background_value} "
+                f"{label.name}: has voxels of value {label.array.max()}, the highest is {scheme.background_value} "
                 f"({scheme.describe()}); submit the annotation again"
             )
-        cases.append(TrainingCase(image_name(item["image"]), volume, onto_grid(label, volume).astype(np.uint8)))
+        cases.append(TrainingCase(image_id, volume, onto_grid(label, volume).astype(np.uint8)))
     return cases
-
-
-def image_name(file: str) -> str:
-    """Return a file's name without its ending, which is the image's id in a local datastore."""
-    name = Path(file).name
-    endings = [pattern.lstrip("*") for pattern in EXTENSIONS if fnmatch.fnmatch(name, pattern)]
-    return name.removesuffix(endings[0]) if endings else name
 
 
 class _Progress:
