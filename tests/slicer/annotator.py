@@ -1,0 +1,263 @@
+"""A person at 3D Slicer with the stock MONAI Label plugin: looks at volumes, paints, and presses its buttons."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+import vtk
+from numpy.typing import NDArray
+
+from application import Application, Dialog, load_plugin, slicer
+from serving import SEGMENTS
+
+PREDICTED, CLASSES = SEGMENTS[:2], SEGMENTS[2:]
+
+_plugin: ModuleType | None = None
+
+
+class Annotator:
+    """One session in 3D Slicer, with a scene of its own. Several may exist; they don't know of each other.
+
+    Masks are (X, Y, Z) in the order of voxels in the image's file, however Slicer shows them: painting goes by what is
+    seen.
+
+    Attributes:
+        ui: the plugin's widgets by name.
+        sample: what the server said of the image that is open.
+    """
+
+    def __init__(self, url: str, folder: Path, name: str = "annotator", **settings: object) -> None:
+        """Start Slicer and open the plugin's module.
+
+        Args:
+            url: address of the server.
+            folder: to be made; for temporary files.
+            name: the user name (client id).
+            settings: the plugin's settings by their keys without ``MONAILabel/``, e.g. ``fileExtension``,
+                ``autoRunSegmentationOnNextSample``, ``autoUpdateModelV2``, ``allowOverlappingSegments``.
+        """
+        global _plugin
+        settings = {"clientId": name, **settings}
+        self._slicer = Application(folder, {f"MONAILabel/{key}": value for key, value in settings.items()})
+        self._slicer.activate()
+        _plugin = _plugin or load_plugin()
+        parent = slicer.qMRMLWidget()
+        parent.isEntered = True
+        self._widget = _plugin.MONAILabelWidget(parent)
+        self._widget.setup()
+        self.ui = self._widget.ui
+        self.ui.serverComboBox.setCurrentText(url)
+        self._flips: tuple[int, ...] = ()
+
+    def close(self) -> None:
+        """Quit Slicer."""
+        self._slicer.activate()
+        self._slicer.timers.clear()
+        self._widget.cleanup()
+        self._slicer.scene.Clear(1)
+
+    # What is seen
+
+    @property
+    def dialogs(self) -> list[Dialog]:
+        """All messages so far."""
+        return self._slicer.dialogs
+
+    @property
+    def errors(self) -> list[Dialog]:
+        """Those that say that something went wrong."""
+        return [dialog for dialog in self.dialogs if dialog.kind in ("warning", "error")]
+
+    @property
+    def sample(self) -> dict[str, Any]:
+        return dict(self._widget.current_sample)
+
+    @property
+    def volume(self) -> Any:
+        """The MRML node of the image that is open."""
+        return self._widget._volumeNode
+
+    @property
+    def segmentation(self) -> Any:
+        """The vtkSegmentation that is painted on."""
+        return self._widget._segmentNode.GetSegmentation()
+
+    def segments(self) -> list[str]:
+        """Names of the segments from top to bottom."""
+        count = self.segmentation.GetNumberOfSegments()
+        return [self.segmentation.GetNthSegment(position).GetName() for position in range(count)]
+
+    def painted(self, segment: str) -> NDArray[np.bool_]:
+        """The voxels of a segment."""
+        self._slicer.activate()
+        array = slicer.util.arrayFromSegmentBinaryLabelmap(self._widget._segmentNode, self._id(segment), self.volume)
+        return np.flip(array.T, self._flips) > 0
+
+    def annotation(self) -> NDArray[np.uint8]:
+        """The paint as an annotation: 1 inside, 2 tubule, 3 outside, the classes by default."""
+        return self._together(CLASSES)
+
+    def prediction(self) -> NDArray[np.uint8]:
+        """The model's segments as a prediction: 1 inside, 2 tubule."""
+        return self._together(PREDICTED)
+
+    # The plugin's buttons
+
+    def press(self, button: str) -> None:
+        """Press a button of the plugin by its name in the user interface."""
+        self._slicer.activate()
+        getattr(self.ui, button).click()
+
+    def connect(self) -> None:
+        """Press the button beside the server's address."""
+        self.press("fetchServerInfoButton")
+
+    def next_sample(self, strategy: str = "sparse") -> str | None:
+        """Press Next Sample; return the id of the image, None if there is none."""
+        self._slicer.activate()
+        _choose(self.ui.strategyBox, strategy)
+        self.press("nextSampleButton")
+        if self.volume is None:
+            return None
+        self._flips = _flips(_first_channel(Path(self.sample["path"])), self._shown())
+        return str(self.sample["id"])
+
+    def submit(self) -> dict[str, Any]:
+        """Press Submit Label; return the server's reply as it is shown, empty if the plugin shows none."""
+        before = len(self.dialogs)
+        self.press("saveLabelButton")
+        replies = [dialog for dialog in self.dialogs[before:] if dialog.kind == "information"]
+        return dict(json.loads(replies[0].details)) if replies else {}
+
+    def run(self, model: str = "sparse_unet3d") -> None:
+        """Press Run in the section of automatic segmentation."""
+        self._slicer.activate()
+        _choose(self.ui.segmentationModelSelector, model)
+        self.press("segmentationButton")
+
+    def train(self) -> None:
+        """Press Train; the options are those of the section Options."""
+        self.press("trainingButton")
+
+    def stop(self) -> None:
+        """Press Stop, and OK in the dialog that asks whether to."""
+        self.press("stopTrainingButton")
+
+    def let_time_pass(self) -> None:
+        """Let the plugin do what it does every few seconds: ask how training goes."""
+        self._slicer.activate()
+        for timer in list(self._slicer.timers):
+            timer.fire()
+
+    def set_option(self, section: str, name: str, key: str, value: str) -> None:
+        """Set an option in the table of the section Options, e.g. ``train``, ``sparse_unet3d``, ``max_epochs``."""
+        self._slicer.activate()
+        _choose(self.ui.optionsSection, section)
+        _choose(self.ui.optionsName, name)
+        table = self.ui.configTable
+        (row,) = [row for row in range(table.rowCount) if table.item(row, 0).text() == key]
+        if (chosen := table.cellWidget(row, 1)) is not None:
+            _choose(chosen, value)
+        else:
+            table.item(row, 1).setText(value)
+
+    def click_point(self, segment: str, voxel: tuple[int, int, int], model: str) -> None:
+        """Choose a model and a segment in the point-click section and place a foreground point on a voxel."""
+        self._slicer.activate()
+        _choose(self.ui.deepgrowModelSelector, model)
+        _choose(self.ui.labelComboBox, segment)
+        shape = self._shown().shape
+        at = [shape[axis] - 1 - index if axis in self._flips else index for axis, index in enumerate(voxel)]
+        to_ras = vtk.vtkMatrix4x4()
+        self.volume.GetIJKToRASMatrix(to_ras)
+        points = self.ui.dgPositiveControlPointPlacementWidget.currentNode()
+        # As in the slice views, where a new point is the active one before it is set down.
+        points.GetDisplayNode().SetActiveControlPoint(points.GetNumberOfControlPoints())
+        points.AddControlPoint(to_ras.MultiplyDoublePoint([*at, 1.0])[:3])
+
+    # The segment editor
+
+    def paint(self, segment: str, mask: NDArray[np.bool_]) -> None:
+        """Add voxels to a segment; Slicer's default is to take them from the other visible ones."""
+        self._edit(segment, mask, slicer.qSlicerSegmentEditorAbstractEffect.ModificationModeAdd)
+
+    def paint_annotation(self, annotation: NDArray[np.uint8]) -> None:
+        """Paint all that an annotation holds: 1 inside, 2 tubule, 3 outside."""
+        for value, segment in enumerate(CLASSES, start=1):
+            self.paint(segment, annotation == value)
+
+    def erase(self, segment: str, mask: NDArray[np.bool_]) -> None:
+        """Take voxels from a segment."""
+        self._edit(segment, mask, slicer.qSlicerSegmentEditorAbstractEffect.ModificationModeRemove)
+
+    def allow_overlap(self) -> None:
+        """Choose Allow overlap at Masking > Modify other segments."""
+        node = self.ui.embeddedSegmentEditorWidget.logic.GetSegmentEditorNode()
+        node.SetOverwriteMode(slicer.vtkMRMLSegmentEditorNode.OverwriteNone)
+
+    def add_segment(self, name: str) -> None:
+        self.segmentation.AddEmptySegment("", name)
+
+    def delete_segment(self, name: str) -> None:
+        self.segmentation.RemoveSegment(self._id(name))
+
+    def rename_segment(self, name: str, new: str) -> None:
+        self.segmentation.GetSegment(self._id(name)).SetName(new)
+
+    def move_segment(self, name: str, position: int) -> None:
+        self.segmentation.SetSegmentIndex(self._id(name), position)
+
+    def _edit(self, segment: str, mask: NDArray[np.bool_], mode: int) -> None:
+        self._slicer.activate()
+        label = slicer.modules.volumes.logic().CreateAndAddLabelVolume(self.volume, "stroke")
+        slicer.util.updateVolumeFromArray(label, np.flip(mask, self._flips).T.astype(np.uint8))
+        stroke = slicer.vtkSlicerSegmentationsModuleLogic.CreateOrientedImageDataFromVolumeNode(label)
+        stroke.UnRegister(None)
+        slicer.mrmlScene.RemoveNode(label)
+        editor = self.ui.embeddedSegmentEditorWidget
+        editor.setCurrentSegmentID(self._id(segment))
+        editor.effectByName("Paint").modifySelectedSegmentByLabelmap(stroke, mode)
+
+    def _together(self, segments: Sequence[str]) -> NDArray[np.uint8]:
+        masks = np.stack([self.painted(segment) for segment in segments])
+        assert masks.sum(axis=0).max() <= 1, f"{', '.join(segments)} overlap"
+        return np.einsum("s,sxyz->xyz", np.arange(1, len(segments) + 1), masks).astype(np.uint8)
+
+    def _id(self, segment: str) -> str:
+        found = self.segmentation.GetSegmentIdBySegmentName(segment)
+        assert found, f"there is no segment {segment!r} among {self.segments()}"
+        return str(found)
+
+    def _shown(self) -> NDArray[Any]:
+        """Voxels of the open image, (I, J, K), of the first channel."""
+        array = slicer.util.arrayFromVolume(self.volume)
+        return array.reshape(*array.shape[:3], -1)[..., 0].T
+
+
+def _choose(box: Any, text: str) -> None:
+    assert box.findText(text) >= 0, f"{text!r} is none of {[box.itemText(index) for index in range(box.count)]}"
+    box.setCurrentText(text)
+
+
+def _first_channel(path: Path) -> NDArray[Any]:
+    """The voxels of an image file in their own order, (X, Y, Z), of the first channel."""
+    if path.suffix == ".nrrd":
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        return np.asarray(array.reshape(*array.shape[:3], -1)[..., 0].T)
+    array = np.asanyarray(nibabel.load(path).dataobj)
+    array = array[array.dtype.names[0]] if array.dtype.names else array
+    return array.reshape(*array.shape[:3], -1)[..., 0]
+
+
+def _flips(stored: NDArray[Any], shown: NDArray[Any]) -> tuple[int, ...]:
+    """Find along which axes Slicer shows an image mirrored, by what is seen in it."""
+    axes = [chosen for count in range(4) for chosen in itertools.combinations(range(3), count)]
+    fitting = [chosen for chosen in axes if np.array_equal(np.flip(stored, chosen), shown)]
+    assert len(fitting) == 1, f"Slicer shows {shown.shape}, the file holds {stored.shape}; mirrored along {fitting}"
+    return fitting[0]

@@ -1,0 +1,222 @@
+"""Train and Run in the real plugin: what the model says appears beside the paint and never gets into it."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from annotator import Annotator
+from images import AFFINES
+from lib.core.labels import LabelScheme
+from serving import SEGMENTS, SHAPE, Server, paint, publish, stored, write_image
+
+MODEL = "sparse_unet3d"
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studies")
+
+
+@pytest.fixture(scope="module")
+def server(studies: Path, start_server: Callable[..., Server]) -> Server:
+    return start_server(studies, width="2").wait()
+
+
+@pytest.fixture
+def models(studies: Path) -> Path:
+    """The folder of models, without any."""
+    folder = studies / "models"
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+@pytest.fixture
+def published(models: Path) -> None:
+    """A model that finds every class in the image of seed 1."""
+    torch.manual_seed(1)
+    publish(models, LabelScheme(("inside", "tubule"), "outside"))
+
+
+# Run
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("place", ["RAS", "oblique, left-handed"])
+def test_predictions_appear_and_paint_stays(
+    open_slicer: Callable[..., Annotator], serve: Callable[..., None], studies: Path, tmp_path: Path, place: str
+) -> None:
+    serve(write_image(tmp_path / "image.nii.gz", affine=AFFINES[place], seed=1))
+    annotator = open_slicer(autoRunSegmentationOnNextSample=False)
+    annotator.next_sample()
+    assert not annotator.prediction().any()
+    annotator.paint_annotation(paint())
+    annotator.submit()
+    annotator.run()
+    prediction = stored(studies, "prediction", "image")
+    assert set(np.unique(prediction[paint() > 0])) == {0, 1, 2}
+    assert (annotator.prediction() == prediction).all()
+    assert (annotator.annotation() == paint()).all()
+    assert annotator.segments() == SEGMENTS
+
+    # The predicted segments lie over the paint, and are visible.
+    reply = annotator.submit()
+    assert (reply["version"], reply["warnings"]) == (2, [])
+    assert (stored(studies, "final", "image") == paint()).all()
+
+    # Slicer takes a correction from the segments that it is painted over, the predicted ones.
+    correction = np.zeros(SHAPE, np.uint8)
+    correction[:, :, 9] = np.where(prediction[:, :, 9] == 1, 2, 3)
+    annotator.paint_annotation(correction)
+    annotator.submit()
+    corrected = np.where(correction > 0, correction, paint())
+    assert (stored(studies, "final", "image") == corrected).all()
+    annotator.run()
+    assert (annotator.prediction() == prediction).all()
+    assert (annotator.annotation() == corrected).all()
+
+    # The next scene shows the paint alone.
+    later = open_slicer(autoRunSegmentationOnNextSample=False)
+    later.next_sample()
+    assert later.segments() == SEGMENTS
+    assert (later.annotation() == corrected).all()
+    assert not later.prediction().any()
+    assert annotator.errors == later.errors == []
+
+
+def test_predictions_lie_right_on_an_image_that_slicer_misreads(
+    open_slicer: Callable[..., Annotator], serve: Callable[..., None], studies: Path, models: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    publish(models, LabelScheme(("inside", "tubule"), "outside"), channels=3)
+    serve(write_image(tmp_path / "image.nii.gz", (*SHAPE, 3), AFFINES["oblique"], seed=1))
+    annotator = open_slicer(autoRunSegmentationOnNextSample=False)
+    annotator.next_sample()
+    annotator.run()
+    assert (annotator.prediction() == stored(studies, "prediction", "image")).all()
+    assert annotator.prediction().any()
+    assert annotator.errors == []
+
+
+@pytest.mark.usefixtures("published")
+def test_predicted_segments_dragged_below_the_paint(
+    open_slicer: Callable[..., Annotator], serve: Callable[..., None], studies: Path, tmp_path: Path
+) -> None:
+    """Slicer then submits the model's voxels instead of the paint: they are left out, and the annotator is told."""
+    serve(write_image(tmp_path / "image.nii.gz", seed=1))
+    annotator = open_slicer(autoRunSegmentationOnNextSample=False)
+    annotator.next_sample()
+    annotator.paint_annotation(paint())
+    annotator.submit()
+    annotator.run()
+    annotator.move_segment("inside (predicted)", 4)
+    (warning, *_) = annotator.submit()["warnings"]
+    assert "'inside (predicted)' stands after" in warning
+    left = np.where(annotator.painted("inside (predicted)"), 0, paint())
+    assert (left != paint()).any()
+    assert (stored(studies, "final", "image") == left).all()
+    assert (stored(studies, "version_1", "image") == paint()).all()
+    # Nothing is lost in Slicer; back in order all is submitted again.
+    annotator.move_segment("inside (predicted)", 0)
+    assert annotator.submit()["warnings"] == []
+    assert (stored(studies, "final", "image") == paint()).all()
+
+
+@pytest.mark.usefixtures("published")
+def test_automatic_run_on_load_and_training_after_submit(
+    open_slicer: Callable[..., Annotator], serve: Callable[..., None], server: Server, studies: Path, tmp_path: Path
+) -> None:
+    serve(write_image(tmp_path / "image.nii.gz", seed=1))
+    # To run on load is what the plugin does where nothing is said of it.
+    annotator = open_slicer(autoUpdateModelV2=True)
+    annotator.next_sample()
+    assert (annotator.prediction() == stored(studies, "prediction", "image")).all()
+    assert annotator.prediction().any()
+    annotator.paint_annotation(paint())
+    annotator.submit()
+    first = server.client.train_status()
+    assert first["status"] == "RUNNING"
+    # Submitting again stops the training, and starts it on what there is now.
+    more = paint()
+    more[[3, 12]] = 3
+    annotator.paint_annotation(np.where(more != paint(), more, 0))
+    annotator.submit()
+    second = server.client.train_status()
+    assert (second["status"], second["id"] != first["id"]) == ("RUNNING", True)
+
+    # While it trains, a new scene: the earlier paint is there, and so is the prediction.
+    later = open_slicer(autoUpdateModelV2=True)
+    later.next_sample()
+    assert later.segments() == SEGMENTS
+    assert (later.annotation() == more).all()
+    assert (later.prediction() == stored(studies, "prediction", "image")).all()
+    later.stop()
+    assert server.client.train_status()["status"] == "STOPPED"
+    assert (stored(studies, "final", "image") == more).all()
+    assert annotator.errors == later.errors == []
+
+
+# Train
+
+
+def watch_training(annotator: Annotator, until: Callable[[], bool]) -> None:
+    """Let the plugin ask how training goes, again and again."""
+    end = time.monotonic() + 300
+    while not until():
+        assert time.monotonic() < end, annotator.ui.trainingProgressBar.toolTip
+        time.sleep(0.3)
+        annotator.let_time_pass()
+
+
+def test_train_stop_and_train_again(
+    open_slicer: Callable[..., Annotator],
+    serve: Callable[..., None],
+    server: Server,
+    studies: Path,
+    models: Path,
+    tmp_path: Path,
+) -> None:
+    serve(write_image(tmp_path / "image.nii.gz", seed=1))
+    annotator = open_slicer()
+    ui = annotator.ui
+    annotator.next_sample()
+    assert not ui.trainingButton.enabled
+    assert not ui.segmentationCollapsibleButton.visible
+    # Bright or not is learnt in no time.
+    annotation = np.where(paint() == 2, 1, paint())
+    annotator.paint_annotation(annotation)
+    annotator.submit()
+    assert ui.activeLearningProgressBar.value == 100
+
+    annotator.set_option("train", MODEL, "max_epochs", "3")
+    annotator.train()
+    assert not ui.trainingButton.enabled
+    assert ui.trainingProgressBar.value == 1
+    watch_training(annotator, lambda: ui.trainingProgressBar.value > 1)
+    assert (ui.trainingProgressBar.value, ui.trainingProgressBar.toolTip) == (33, "1/3 epoch is completed")
+    run = server.client.info()["train_stats"][MODEL]["run"]
+    annotator.stop()
+    assert ui.trainingButton.enabled
+    assert not ui.stopTrainingButton.enabled
+    annotator.let_time_pass()
+    assert ui.trainingProgressBar.toolTip == "Training: STOPPED"
+
+    annotator.train()
+    watch_training(annotator, lambda: not ui.trainingProgressBar.toolTip.endswith(("STOPPED", "STARTED")))
+    assert ui.trainingProgressBar.value >= 33
+    watch_training(annotator, lambda: ui.trainingProgressBar.toolTip == "Training: DONE")
+    assert ui.trainingProgressBar.value == 100
+    stats = server.client.info()["train_stats"][MODEL]
+    assert (stats["run"], stats["epoch"], stats["finished"]) == (run, 3, True)
+    assert ui.accuracyProgressBar.value == int(100 * stats["best_metric"]) > 0
+    assert ui.accuracyProgressBar.toolTip == f"Accuracy: {stats['best_metric']:.4f}"
+
+    # The model is there at once, and segments.
+    annotator.run()
+    assert (annotator.prediction() == stored(studies, "prediction", "image")).all()
+    assert (annotator.annotation() == annotation).all()
+    assert annotator.errors == []
