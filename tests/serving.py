@@ -95,6 +95,10 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+NAMED = {"label_info": [{"name": "inside"}, {"name": "tubule"}, {"name": "outside"}]}
+"""Parameters of a submission whose values are those of an annotation."""
+
+
 class Server:
     """``monailabel start_server`` with the app, on a free port."""
 

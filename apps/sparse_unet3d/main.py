@@ -21,7 +21,7 @@ from lib.server.replies import errors_for_clients, not_found, submission_reply
 from lib.server.scoring import IouScoring
 from lib.server.strategies import Sparse
 from lib.server.tasks import check_requests
-from lib.server.trainer import Trainer, default_device
+from lib.server.trainer import Trainer, classes_taught_by_all, default_device
 
 NAME = "sparse_unet3d"
 
@@ -130,7 +130,13 @@ class SparseUNet3D(MONAILabelApp):
         """Tell the annotator what was understood."""
         if not isinstance(self._datastore, AnnotationStore):
             return {}
-        return submission_reply(image_id, self._datastore.submitted, self.settings.scheme, self.settings.plan.unpainted)
+        return submission_reply(
+            image_id,
+            self._datastore.submitted,
+            self.settings.scheme,
+            self.settings.plan.unpainted,
+            classes_taught_by_all(self._datastore, self.settings),
+        )
 
     def model_file(self, model: str, validate: bool = True) -> str | None:
         with errors_for_clients():

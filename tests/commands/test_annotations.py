@@ -71,6 +71,19 @@ def test_list(studies: Path) -> None:
     assert snapshot(studies) == before
 
 
+def test_a_version_is_not_compared_with_itself(studies: Path) -> None:
+    with pytest.raises(InputError, match="--against 1: that is the version itself"):
+        show_version(studies, "a", 1, 1)
+
+
+def test_annotations_without_an_image_are_listed(studies: Path) -> None:
+    (studies / "a.nii.gz").rename(studies.parent / "a.nii.gz")
+    assert list_versions(studies).splitlines() == [
+        "b: not annotated",
+        f"a: final, original, version_1, version_2 kept, but {studies} has no image of this name; put its file back",
+    ]
+
+
 @pytest.mark.parametrize("against", [None, 2])
 def test_show_compares_with_the_current_version(studies: Path, against: int | None) -> None:
     text = show_version(studies, "a", 1, against)
@@ -192,13 +205,14 @@ def test_files_being_written_and_files_of_macos_are_not_read(studies: Path, capl
 
 def test_what_is_lost_or_damaged_is_said(studies: Path) -> None:
     (studies / "datastore_v2.json").unlink()
-    (studies / "labels/version_1/a.json").unlink()
+    known = (studies / "labels/version_1/a.json").rename(studies.parent / "a.json")
     assert "version 1   unknown time" in list_versions(studies)
     with pytest.raises(InputError, match=r"version_1/a\.json: missing or without label_names"):
         restore_version(studies, "a", 1)
+    known.rename(studies / "labels/version_1/a.json")
     (studies / "labels/version_2/a.nii.gz").write_bytes(b"x")
     with pytest.raises(InputError, match=r"version_2/a\.nii\.gz: cannot be read"):
-        show_version(studies, "a", 2, 2)
+        show_version(studies, "a", 2, 1)
 
 
 def test_a_damaged_current_annotation_does_not_keep_from_restoring(studies: Path) -> None:

@@ -179,7 +179,18 @@ def test_statistics():
         "labelled_percent": pytest.approx(100 * (1 - voxels.count(0) / len(voxels))),
         "voxels": {"inside": voxels.count(1), "tubule": voxels.count(2), "outside": voxels.count(3)},
         "annotated_slices": [[5], [], [7, 9]],
+        "mostly_unpainted": [[], [], []],
     }
+
+
+def test_annotated_slices_with_little_paint():
+    annotation = np.zeros((40, 40, 20), np.uint8)
+    annotation[10:15, 10:17, 4] = 1
+    annotation[10:19, 10:19, 9] = 1
+    found = statistics(annotation, SCHEME)
+    assert found["annotated_slices"] == [[], [], [4, 9]]
+    # 35 of 1600 voxels, and 81.
+    assert found["mostly_unpainted"] == [[], [], [4]]
 
 
 def grid(images, per_axis):

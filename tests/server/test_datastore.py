@@ -16,8 +16,11 @@ import pytest
 from fastapi import HTTPException
 from numpy.typing import NDArray
 
+from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
+from lib.core.volumes import read_volume
 from lib.server.datastore import AnnotationStore
+from lib.server.strategies import Sparse
 from lib.server.submission import SchemeError
 from lib.server.trainer import read_cases
 from serving import SEGMENTS, SHAPE, SPACING, as_slicer_sends, paint, scaled, snapshot, stored, write_image, write_label
@@ -86,12 +89,10 @@ def test_values_are_mapped_by_name(studies: Path, tmp_path: Path) -> None:
     assert (stored(studies, "final") == expected).all()
 
 
-def test_without_names_the_values_are_those_of_the_scheme(studies: Path, tmp_path: Path) -> None:
-    store = open_store(studies)
-    store.save_label("a", str(write_label(tmp_path / "label.nii", paint())), "final", {})
-    assert (stored(studies, "final") == paint()).all()
-    with refusal(400, "value 4", "3 outside"):
-        store.save_label("a", str(write_label(tmp_path / "label.nii", paint() + 1)), "final", {})
+def test_a_label_map_without_names_is_refused(studies: Path, tmp_path: Path) -> None:
+    with refusal(400, "label_info", '{"name": "inside"}'):
+        open_store(studies).save_label("a", str(write_label(tmp_path / "label.nii", paint())), "final", {})
+    assert not list(studies.glob("labels/*/a*"))
 
 
 OBLIQUE = np.array([[0.48, -0.12, 0.1, 4], [0.13, 0.47, -0.2, -3], [-0.02, 0.11, 1.2, 8], [0, 0, 0, 1]])
@@ -305,6 +306,64 @@ def test_predictions_and_images_without_annotation_can_be_removed(studies: Path)
     store.remove_image("b")
     assert open_store(studies).list_images() == ["a"]
     assert not list((studies / "labels/prediction").iterdir())
+
+
+def test_only_the_servers_own_image_info_is_protected(studies: Path, tmp_path: Path) -> None:
+    store = open_store(studies)
+    submit(store, tmp_path, paint())
+    for key in ("versions", "name", "ts"):
+        with refusal(400, "image info", key, "kept by the server"):
+            store.update_image_info("a", {key: "other"})
+    # Next Sample goes on whatever a client writes where it keeps what was offered.
+    for noted in ("other", {"sparse": "other"}, {"sparse": {"client_id": "me", "ts": "other"}}):
+        store.update_image_info("a", {"strategy": noted})
+        assert Sparse()({"strategy": "sparse", "client_id": "me"}, store) is not None
+    submit(store, tmp_path, paint())
+    assert label_info(studies, "final")["version"] == 2
+
+
+def test_annotations_of_images_that_turn_into_channels_are_not_lost(
+    studies: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody puts a file named ..._0000 beside an annotated image whose name ends in a number."""
+    write_image(studies / "mouse_0003.nii.gz")
+    submit(open_store(studies), tmp_path, paint(), "mouse_0003")
+    for number in (0, 1, 2):
+        write_image(studies / f"mouse_{number:04d}.nii.gz")
+    store = open_store(studies)
+    assert "mouse" in store.list_images()
+    (said,) = {
+        record.getMessage() for record in caplog.records if "mouse_0003: there are labels" in record.getMessage()
+    }
+    assert "version_1" in said
+    assert store.labels_without_image() == {"mouse_0003": ["final", "original", "version_1"]}
+    with refusal(400, "mouse_0003.nii.gz was annotated as an image of its own"):
+        store.remove_image("mouse")
+    for number in (0, 1, 2):
+        (studies / f"mouse_{number:04d}.nii.gz").unlink()
+    store.refresh()
+    assert store.labels_without_image() == {}
+    assert store.versions("mouse_0003").keys() == {1}
+
+
+def test_an_image_removed_while_the_model_was_at_work(studies: Path) -> None:
+    store = open_store(studies)
+    store.remove_image("a")
+    with refusal(404, "no image 'a'"):
+        store.save_prediction("a", np.zeros(SHAPE, np.uint8), np.eye(4), {})
+
+
+def test_an_image_is_read_once_until_its_file_changes(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, read = open_store(studies), list[str]()
+    monkeypatch.setattr("lib.server.folder_store.read_volume", lambda path: read.append(path) or read_volume(path))
+    for _ in range(3):
+        store.check_image("a")
+    assert len(read) == 1
+    (studies / "a.nii.gz").write_bytes(b"damaged")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"a\.nii\.gz"):
+            store.check_image("a")
+    assert store.is_unreadable("a")
 
 
 def test_only_the_servers_own_label_info_is_protected(studies: Path, tmp_path: Path) -> None:

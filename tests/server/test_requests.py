@@ -15,6 +15,7 @@ import requests
 from lib.core.labels import LabelScheme
 from segmentations import SlicerScene, write_numbered
 from serving import (
+    NAMED,
     SEGMENTS,
     SHAPE,
     SPACING,
@@ -88,7 +89,7 @@ def test_what_cannot_be_done_yet_is_refused(server: Server) -> None:
 
 def test_only_one_class_annotated(server: Server, tmp_path: Path) -> None:
     label = np.where(paint() > 0, 1, 0).astype(np.uint8)
-    reply = server.put_label("b", write_label(tmp_path / "label.nii.gz", label))
+    reply = server.put_label("b", write_label(tmp_path / "label.nii.gz", label), NAMED)
     assert "one class alone can't be learnt from" in reply.json()["next"]
     reply = requests.post(server.url + "/train/sparse_unet3d", json={"max_epochs": 1}, timeout=60)
     assert reply.status_code == 400

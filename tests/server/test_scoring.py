@@ -8,14 +8,14 @@ import pytest
 from lib.core.labels import LabelScheme
 from lib.server.datastore import AnnotationStore
 from lib.server.scoring import IouScoring
-from serving import SHAPE, SPACING, paint, scaled, stored, write_label
+from serving import NAMED, SHAPE, SPACING, paint, scaled, stored, write_label
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
 
 
 def test_iou_counts_annotated_voxels_only(studies: Path, tmp_path: Path) -> None:
     store = AnnotationStore(str(studies), SCHEME)
-    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", {})
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     prediction = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
     store.save_prediction("a", prediction, scaled(*SPACING), {})
     result = IouScoring(SCHEME, "unlabelled")({}, store)
@@ -36,7 +36,7 @@ def test_unpainted_voxels_of_annotated_slices_count_as_background_if_asked(studi
     store = AnnotationStore(str(studies), SCHEME)
     painted = np.where(paint() == 3, 0, paint()).astype(np.uint8)
     painted[1:4, 1, 0] = 1
-    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", painted)), "final", {})
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", painted)), "final", NAMED)
     prediction = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
     store.save_prediction("a", prediction, scaled(*SPACING), {})
     result = IouScoring(SCHEME, "background")({}, store)
@@ -58,7 +58,7 @@ def test_nothing_to_score(studies: Path, tmp_path: Path) -> None:
     assert scoring({}, store) == nothing
     store.save_prediction("a", np.ones(SHAPE, np.uint8), scaled(*SPACING), {})
     assert scoring({}, store) == nothing
-    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", {})
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     # A prediction of a model with other classes, one of another image, and a damaged one.
     other = LabelScheme(("vessel",), "outside")
     AnnotationStore(str(studies), other).save_prediction("a", np.ones(SHAPE, np.uint8), scaled(*SPACING), {})

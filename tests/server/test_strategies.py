@@ -10,7 +10,7 @@ from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.server.datastore import AnnotationStore
 from lib.server.strategies import PASSED_OVER, Sparse
-from serving import paint, write_image, write_label
+from serving import NAMED, paint, write_image, write_label
 
 
 class Annotator:
@@ -38,7 +38,7 @@ def test_fewest_annotated_slices_first_also_of_annotated_images(studies: Path, t
         label = np.zeros_like(paint())
         label[[2, 5, 8, 11][:slices]] = 1
         label[3, 3, 3] = 1
-        store.save_label(image, str(write_label(tmp_path / "label.nii.gz", label)), "final", {})
+        store.save_label(image, str(write_label(tmp_path / "label.nii.gz", label)), "final", NAMED)
 
     annotate("a", 3)
     annotate("b", 1)
@@ -58,7 +58,7 @@ def test_who_submits_nothing_is_offered_other_images(
 ) -> None:
     write_image(studies / "c.nii.gz")
     store = AnnotationStore(str(studies), LabelScheme(("inside", "tubule"), "outside"))
-    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", {})
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     annotator = Annotator(store, "me")
     assert [annotator.next() for _ in range(5)] == ["b", "c", "a", "b", "c"]
     assert Annotator(store, "you").next() == "b"

@@ -13,7 +13,7 @@ from lib.core.errors import InputError
 from lib.server.conf import Conf
 from lib.server.datastore import AnnotationStore
 from lib.server.trainer import Trainer, _Progress, read_cases, read_options
-from serving import SHAPE, paint, write_image, write_label
+from serving import NAMED, SHAPE, paint, write_image, write_label
 
 
 def set_up(studies: Path, **conf_: str) -> tuple[Trainer, AnnotationStore]:
@@ -84,7 +84,7 @@ def test_a_single_class_is_refused_until_another_image_has_a_second(studies: Pat
     trainer, store = set_up(studies)
     for image, value in (("a", 2), ("b", 1)):
         label = np.where(paint() > 0, value, 0).astype(np.uint8)
-        store.save_label(image, str(write_label(tmp_path / "label.nii.gz", label)), "final", {})
+        store.save_label(image, str(write_label(tmp_path / "label.nii.gz", label)), "final", NAMED)
         if image == "a":
             with pytest.raises(InputError, match=r"only the class 'tubule'.*inside, outside"):
                 trainer.check({}, store)
@@ -97,7 +97,7 @@ def test_a_single_class_will_do_where_the_rest_of_its_slices_is_background(studi
     trainer, store = set_up(studies, unpainted="background")
 
     def submit(label: np.ndarray) -> None:
-        store.save_label("a", str(write_label(tmp_path / "label.nii.gz", label)), "final", {})
+        store.save_label("a", str(write_label(tmp_path / "label.nii.gz", label)), "final", NAMED)
 
     stroke = np.zeros(SHAPE, np.uint8)
     stroke[3:9, 5, 5] = 1
@@ -117,7 +117,7 @@ def test_cases_are_the_annotated_images(studies: Path, tmp_path: Path) -> None:
     store.refresh()
     for image in ("c.v2", "a"):
         label = write_label(tmp_path / "label.nii.gz", paint() if image == "a" else paint()[::-1])
-        store.save_label(image, str(label), "final", {})
+        store.save_label(image, str(label), "final", NAMED)
     cases = {case.id: case for case in read_cases(store, trainer.conf.scheme)}
     assert set(cases) == {"a", "c.v2"}
     assert cases["a"].volume.channels == 1
@@ -130,7 +130,7 @@ def test_cases_are_the_annotated_images(studies: Path, tmp_path: Path) -> None:
 
 def test_an_annotation_spoilt_on_disk_is_named(studies: Path, tmp_path: Path) -> None:
     trainer, store = set_up(studies)
-    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", {})
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     write_label(studies / "labels/final/a.nii.gz", paint() + 1)
     with pytest.raises(InputError, match=r"final/a\.nii\.gz: has voxels of value 4"):
         read_cases(store, trainer.conf.scheme)

@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import requests
 
-from serving import Server, as_slicer_sends, paint, stored, write_label
+from serving import Server, as_slicer_sends, paint, stored, write_image, write_label
 
 
 def test_painting_one_structure_is_enough(studies: Path, tmp_path: Path, start_server: Callable[..., Server]) -> None:
+    write_image(studies / "large.nii.gz", (60, 50, 8))
     server = start_server(studies, width="2", unpainted="background").wait()
     assert "unpainted voxels in annotated slices count as outside" in server.client.info()["description"]
 
-    def submit(annotation: np.ndarray) -> dict[str, object]:
+    def submit(annotation: np.ndarray, image: str = "a") -> dict[str, object]:
         label, params = as_slicer_sends(annotation)
-        return dict(server.client.save_label("a", str(write_label(tmp_path / "l.nii.gz", label)), params=params))
+        return dict(server.client.save_label(image, str(write_label(tmp_path / "l.nii.gz", label)), params=params))
 
     stroke = np.zeros_like(paint())
     stroke[3:9, 5, 5] = 2
@@ -32,6 +33,7 @@ def test_painting_one_structure_is_enough(studies: Path, tmp_path: Path, start_s
     assert list(reply["annotated_slices"].values()) == ["6, 10", "5, 9", "4, 6"]
     assert reply["unpainted"] == "In these slices, voxels that you left unpainted count as outside."
     assert not any("outside" in warning for warning in reply["warnings"])
+    assert not any("hardly" in warning for warning in reply["warnings"])
     assert reply["labelled_voxels"]["outside"] == 0
     assert "press Train" in reply["next"]
     reply = requests.post(
@@ -41,5 +43,12 @@ def test_painting_one_structure_is_enough(studies: Path, tmp_path: Path, start_s
     assert json.loads((studies / "models/plan.json").read_text())["unpainted"] == "background"
     assert (stored(studies, "final") == tubule).all()
     assert server.infer("a").status_code == 200
+
+    dab = np.zeros((60, 50, 8), np.uint8)
+    dab[10:15, 10:18, 4] = 2
+    reply = submit(dab, "large")
+    assert list(reply["annotated_slices"].values()) == ["none", "none", "4"]
+    assert any("4: hardly anything is painted there" in warning for warning in reply["warnings"])
+
     reply = requests.post(f"{server.url}/scoring/iou", params={"run_sync": "true"}, json={}, timeout=100)
     assert reply.json()["images"]["a"]["iou"]["tubule"] is not None

@@ -22,7 +22,7 @@ from serving import APP, SEGMENTS, Server, as_slicer_sends, paint, stored, write
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("studies")
-    for seed, name in enumerate(("a", "b", "c", "d")):
+    for seed, name in enumerate(("a", "b", "c", "d", "e")):
         write_image(folder / f"{name}.nii.gz", seed=seed)
     return folder
 
@@ -115,6 +115,17 @@ def test_of_two_annotators_the_second_is_told_of_the_first(server: Server, tmp_p
             assert set(np.argwhere(kept)[:, axis]) == {index}
         assert (downloaded(server, "c", "final") == kept).all()
         assert info_of(server, "c", "original")["version"] == 2 * round_ + 2
+
+
+@pytest.mark.parametrize("client_id", ["user-xyz", ""])
+def test_clients_without_a_name_are_told_too(server: Server, tmp_path: Path, client_id: str) -> None:
+    submit(server, tmp_path, client_id, "e", paint())
+    reply = submit(server, tmp_path, client_id, "e", paint())
+    (warning,) = reply["warnings"]
+    assert f"version {reply['version'] - 1}, the one before, came 20" in warning
+    assert "if it wasn't you" in warning
+    assert submit(server, tmp_path, "alice", "e", paint())["warnings"] != []
+    assert submit(server, tmp_path, "alice", "e", paint())["warnings"] == []
 
 
 def test_many_annotators_at_once(server: Server, served: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What the tests at 3D Slicer share. Each module of them has the fixtures ``studies`` and ``server``."""
 
+import re
 import sys
 import time
 import traceback
@@ -47,7 +48,7 @@ def serve(server: Server, studies: Path) -> Iterator[Callable[..., None]]:
     def offer(*files: Path) -> None:
         for file in files:
             file.rename(studies / file.name)
-        wait_for({file.name.partition(".")[0] for file in files})
+        wait_for({re.sub(r"_\d{4}$", "", file.name.partition(".")[0]) for file in files})
 
     yield offer
     for file in studies.glob("*.n*"):

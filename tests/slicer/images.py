@@ -30,13 +30,17 @@ AFFINES = {
 }
 
 
-def write_channels(form: str, stem: Path, affine: NDArray[np.float64]) -> Path:
-    """Write an image of three channels in one of the accepted forms."""
+def write_channels(form: str, stem: Path, affine: NDArray[np.float64]) -> list[Path]:
+    """Write an image of three channels in one of the accepted forms; return its files."""
     channels = np.random.default_rng(7).integers(0, 250, (*SHAPE, 3)).astype(np.uint8)
     path = stem.with_suffix(".nrrd" if form == "vector NRRD" else ".nii.gz")
     if form == "vector NRRD":
-        write_nrrd(path, channels, affine)
-        return path
+        return [write_nrrd(path, channels, affine)]
+    if form == "a file for each":
+        paths = [stem.with_name(f"{stem.name}_{number:04d}.nii.gz") for number in range(3)]
+        for number, path in enumerate(paths):
+            nibabel.save(nibabel.Nifti1Image(channels[..., number], affine), path)
+        return paths
     if form == "RGB24":
         channels = channels.view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
     elif form != "channels last":
@@ -45,7 +49,7 @@ def write_channels(form: str, stem: Path, affine: NDArray[np.float64]) -> Path:
     if form == "5-D, vector intent":
         image.header.set_intent("vector")
     nibabel.save(image, path)
-    return path
+    return [path]
 
 
 def write_nrrd(path: Path, array: NDArray[Any], affine: NDArray[np.float64]) -> Path:

@@ -81,7 +81,9 @@ def test_paint_on_one_channel(
     paint_submit_and_reopen(open_slicer, studies, AFFINES[place])
 
 
-@pytest.mark.parametrize("form", ["channels last", "5-D", "5-D, vector intent", "RGB24", "vector NRRD"])
+@pytest.mark.parametrize(
+    "form", ["channels last", "5-D", "5-D, vector intent", "RGB24", "vector NRRD", "a file for each"]
+)
 @pytest.mark.parametrize("place", ["RAS", "LPS", "left-handed", "oblique", "oblique, left-handed"])
 def test_paint_on_several_channels(
     open_slicer: Callable[..., Annotator],
@@ -91,7 +93,7 @@ def test_paint_on_several_channels(
     place: str,
     form: str,
 ) -> None:
-    serve(write_channels(form, tmp_path / "image", AFFINES[place]))
+    serve(*write_channels(form, tmp_path / "image", AFFINES[place]))
     paint_submit_and_reopen(open_slicer, studies, AFFINES[place])
 
 

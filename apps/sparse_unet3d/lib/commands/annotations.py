@@ -27,7 +27,10 @@ def list_versions(studies: Path) -> str:
         InputError: no annotation is kept there.
     """
     store = AnnotationStore.existing(studies)
-    return "\n".join(line for image_id in store.list_images() for line in _list_image(store, image_id))
+    lines = [line for image_id in store.list_images() for line in _list_image(store, image_id)]
+    for name, tags in sorted(store.labels_without_image().items()):
+        lines.append(f"{name}: {', '.join(tags)} kept, but {studies} has no image of this name; put its file back")
+    return "\n".join(lines)
 
 
 def _list_image(store: AnnotationStore, image_id: str) -> list[str]:
@@ -56,8 +59,10 @@ def show_version(studies: Path, image_id: str, version: int, against: int | None
         against: the one to compare it with; None: with the current one, and that with the one before it, if any.
 
     Raises:
-        InputError: no annotation is kept there, no such image or version, or one that can't be read.
+        InputError: no annotation is kept there, no such image or version, one that can't be read, or twice the same.
     """
+    if version == against:
+        raise InputError(f"--against {against}: that is the version itself; give another one")
     store = AnnotationStore.existing(studies)
     store.version_file(image_id, version)
     current = _current(store, image_id)

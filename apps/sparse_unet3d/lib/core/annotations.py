@@ -22,6 +22,9 @@ MIN_SLICE_FRACTION = 0.002
 THINNESS = 2
 """Paint lies in a plane where it reaches at least this many times farther along the plane than across."""
 
+LITTLE_PAINT = 0.05
+"""An annotated slice with less than this part painted may be a dab that nobody meant as a slice."""
+
 MIN_SPLIT_SLICES = 6
 """With fewer annotated slices than this none is held out."""
 
@@ -148,17 +151,24 @@ def statistics(annotation: NDArray[np.uint8], scheme: LabelScheme) -> dict[str, 
 
     Returns:
         ``labelled_voxels``; ``labelled_percent`` of all voxels; ``voxels`` by class name; ``annotated_slices``: for
-        each of the axes 0, 1, 2 the list of indices.
+        each of the axes 0, 1, 2 the list of indices; ``mostly_unpainted``: likewise, those of them of which less than
+        ``LITTLE_PAINT`` is painted.
     """
     counts = np.bincount(annotation.ravel(), minlength=len(scheme.classes) + 1)
     labelled = annotation.size - int(counts[UNLABELLED])
     slices = annotated_slices(annotation)
+    little = [place for place in slices if np.mean(np.take(annotation, place[1], axis=place[0]) != 0) < LITTLE_PAINT]
     return {
         "labelled_voxels": labelled,
         "labelled_percent": 100 * labelled / annotation.size,
         "voxels": {name: int(counts[value]) for value, name in enumerate(scheme.classes, start=1)},
-        "annotated_slices": [[index for across, index in slices if across == axis] for axis in range(3)],
+        "annotated_slices": _by_axis(slices),
+        "mostly_unpainted": _by_axis(little),
     }
+
+
+def _by_axis(slices: Sequence[AnnotatedSlice]) -> list[list[int]]:
+    return [[index for across, index in slices if across == axis] for axis in range(3)]
 
 
 def taught_classes(statistics: Mapping[str, Any], scheme: LabelScheme, unpainted: Unpainted) -> set[str]:

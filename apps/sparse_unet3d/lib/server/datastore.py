@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -63,8 +63,12 @@ KEPT_BY_SERVER = (
     "params",
     "statistics",
     "name",
+    "ts",
 )
 """Label info that clients may read but not change."""
+
+IMAGE_INFO_KEPT_BY_SERVER = ("versions", "name", "ts")
+"""Image info that clients may read but not change."""
 
 
 class AnnotationStore(FolderStore):
@@ -151,9 +155,14 @@ class AnnotationStore(FolderStore):
             prediction: (X, Y, Z), 0 background, 1 … K foreground.
             affine: (4, 4) of the image.
             info: JSON values to keep with it.
+
+        Raises:
+            HTTPException: 404 for an unknown image.
         """
         names = {name: value for value, name in enumerate(self.scheme.predicted, start=1)}
         with self._changing():
+            # It may have been removed while the model was at work.
+            self._require(image_id)
             self._store(image_id, PREDICTION, prediction, affine, {"label_names": names, "time": _now(), **info})
             self._update_datastore_file()
 
@@ -205,7 +214,7 @@ class AnnotationStore(FolderStore):
 
         Raises:
             HTTPException: 404 for an unknown image, 400 for an annotated one (no submission is ever deleted) and for
-                one of whose channels some are missing or there twice.
+                one of whose channels some are missing, there twice, or annotated as images of their own.
         """
         with self._changing():
             entry = self._require(image_id)
@@ -215,6 +224,13 @@ class AnnotationStore(FolderStore):
                     "move its file out of the studies folder (its labels stay)"
                 )
             files = self.image_files(image_id)
+            for path in files:
+                own_name = split_ending(path.name)[0]
+                if any(tag != PREDICTION for tag in self.labels_without_image().get(own_name, ())):
+                    raise InputError(
+                        f"image {image_id!r}: its file {path} was annotated as an image of its own, {own_name!r}, and "
+                        "annotations are never deleted; rename the files that end in _0000 to have it back"
+                    )
             if PREDICTION in entry.labels:
                 self._remove_files(image_id, PREDICTION)
             # Channel 0 last: without it, what is left wouldn't count as channels any more.
@@ -240,8 +256,14 @@ class AnnotationStore(FolderStore):
             del self._datastore.objects[label_id].labels[PREDICTION]
             self._update_datastore_file()
 
+    @errors_for_clients()
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Add to what is known of an image."""
+        """Add to what is known of an image.
+
+        Raises:
+            HTTPException: 404 for an unknown image, 400 for what the server goes by.
+        """
+        _refuse_names(info, IMAGE_INFO_KEPT_BY_SERVER, "image")
         with self._changing():
             self._require(image_id)
             super().update_image_info(image_id, info)
@@ -253,9 +275,7 @@ class AnnotationStore(FolderStore):
         Raises:
             HTTPException: 404 for an unknown label, 400 for what the server goes by.
         """
-        taken = sorted(set(info) & set(KEPT_BY_SERVER))
-        if taken:
-            raise InputError(f"label info {', '.join(taken)}: kept by the server; use other names")
+        _refuse_names(info, KEPT_BY_SERVER, "label")
         with self._changing():
             label = self._require_label(label_id, label_tag)
             label.info = {**label.info, **info}
@@ -305,15 +325,16 @@ class AnnotationStore(FolderStore):
             InputError: there is no such image or version, it is the current one already, it or the image can't be
                 read, or it has a class that the scheme doesn't have.
         """
+        self.reload()
+        path = self.version_file(image_id, version)
+        volume = read_volume(self.get_image_uri(image_id))
+        stored = read_label_map(path)
+        values = remap(stored.array.astype(np.uint8), self.version_names(image_id, version), self.scheme, str(path))
+        annotation = onto_grid(replace(stored, array=values), volume).astype(np.uint8)
+        submission = Submission(annotation, volume.affine, volume.slicer_affine, SliceNames.of(volume), [])
         with self._changing():
-            path = self.version_file(image_id, version)
             if version == self._current(image_id).get("version") == self._last_version(image_id):
                 raise InputError(f"image {image_id!r}: version {version} is the current one already")
-            volume = read_volume(self.get_image_uri(image_id))
-            stored = read_label_map(path)
-            values = remap(stored.array.astype(np.uint8), self.version_names(image_id, version), self.scheme, str(path))
-            annotation = onto_grid(replace(stored, array=values), volume).astype(np.uint8)
-            submission = Submission(annotation, volume.affine, volume.slicer_affine, SliceNames.of(volume), [])
             info = self._add_version(image_id, submission, None, restored_version=version)
             self._update_datastore_file()
         return info
@@ -454,7 +475,7 @@ class AnnotationStore(FolderStore):
         """Make a label that somebody put into ``labels/final`` a version, as if it had been submitted."""
         path = Path(self.get_label_uri(image_id, FINAL))
         try:
-            submission = read_submission(path, self.get_image_uri(image_id), None, self.scheme)
+            submission = read_submission(path, self.get_image_uri(image_id), None, self.scheme, by_number=True)
         except InputError as error:
             logger.error("%s can't be used as annotation and is left out: %s", path, error)
             del self._datastore.objects[image_id].labels[FINAL]
@@ -500,6 +521,12 @@ def _what_is_gone(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _refuse_names(info: Mapping[str, Any], kept: Collection[str], kind: str) -> None:
+    taken = sorted(set(info) & set(kept))
+    if taken:
+        raise InputError(f"{kind} info {', '.join(taken)}: kept by the server; use other names")
 
 
 @contextmanager

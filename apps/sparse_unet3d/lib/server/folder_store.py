@@ -46,6 +46,8 @@ class FolderStore(LocalDatastore):
         self._index_seen: tuple[int, int] | None = None
         self._index_damaged = False
         self._faults: dict[str, str] = {}
+        self._orphans: dict[str, list[str]] = {}
+        self._readable: dict[str, object] = {}
         self._unreadable: dict[str, object] = {}
         super().__init__(studies, extensions=[f"*{ending}" for ending in READERS], auto_reload=False, read_only=True)
         # One lock object: it can be taken again by the thread that holds it.
@@ -110,16 +112,26 @@ class FolderStore(LocalDatastore):
     def check_image(self, image_id: str) -> None:
         """Read an image before it is offered to anybody, who would paint what then can't be submitted.
 
+        What was found is kept until one of the image's files changes.
+
         Raises:
-            InputError: it can't be read. It ``is_unreadable`` then, until one of its files changes.
+            InputError: it can't be read; it ``is_unreadable`` then.
         """
+        state = self._state(image_id)
+        if image_id in self._readable and self._readable[image_id] == state:
+            return
         try:
             read_volume(self.get_image_uri(image_id))
+            self._readable[image_id] = state
         except InputError as error:
-            self._unreadable[image_id] = self._state(image_id)
+            self._unreadable[image_id] = state
             raise InputError(
                 f"{error}. To go on with other images, press Next Sample again (strategy 'sparse')"
             ) from error
+
+    def labels_without_image(self) -> dict[str, list[str]]:
+        """Return the tags of the labels under names that no image of the folder has, by that name."""
+        return self._orphans
 
     def is_unreadable(self, image_id: str) -> bool:
         """Tell whether an image was found unreadable, and is as it was then."""
@@ -201,6 +213,7 @@ class FolderStore(LocalDatastore):
                 image = DataModel(info={"ts": int(time.time()), "name": found.path.name}, ext=ext)
             objects[image_id] = ImageLabelModel(image=image)
         self._faults = {image_id: found.fault for image_id, found in images.items()}
+        orphans: dict[str, list[str]] = {}
         labels_folder = self._datastore.label_path(None)
         for tag in sorted(entry.name for entry in os.scandir(labels_folder) if entry.is_dir()):
             listed = {k: v.labels[tag] for k, v in known.items() if tag in v.labels}
@@ -208,12 +221,23 @@ class FolderStore(LocalDatastore):
                 self._datastore.label_path(tag), {k: label.ext for k, label in listed.items()}
             ):
                 if image_id not in objects:
+                    orphans.setdefault(image_id, []).append(tag)
                     continue
                 label = listed.get(image_id)
                 if label is None or label.ext != ext or not trust_index:
                     info = read_info(self._info_path(image_id, tag))
                     label = DataModel(info=info, ext=ext) if info or label is None else label
                 objects[image_id].labels[tag] = label
+        for image_id in orphans.keys() - self._orphans.keys():
+            logger.warning(
+                "%s: there are labels of this name (%s), but no image; they are kept, and are used again when an image "
+                "of this name is put back into %s. A file named like it, with _ and four digits at the end, counts as "
+                "a channel as soon as any file's name ends in _0000",
+                image_id,
+                ", ".join(orphans[image_id]),
+                self._datastore.image_path(),
+            )
+        self._orphans = orphans
         # One assignment: other threads see the old list or the new one.
         self._datastore.objects = objects
         return objects != known

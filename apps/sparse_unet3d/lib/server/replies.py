@@ -12,6 +12,9 @@ from ..core.errors import InputError
 from ..core.labels import LabelScheme
 from ..core.slice_names import SliceNames
 
+UNNAMED = (None, "", "user-xyz")
+"""Names of clients that say nothing of who it is; the last is what 3D Slicer's plugin sends until one is set."""
+
 
 @contextmanager
 def errors_for_clients() -> Iterator[None]:
@@ -31,7 +34,7 @@ def not_found(what: str) -> NoReturn:
 
 
 def submission_reply(
-    image_id: str, info: Mapping[str, Any], scheme: LabelScheme, unpainted: Unpainted
+    image_id: str, info: Mapping[str, Any], scheme: LabelScheme, unpainted: Unpainted, taught_by_all: Set[str]
 ) -> dict[str, Any]:
     """Tell the annotator what was understood of a submission.
 
@@ -44,11 +47,12 @@ def submission_reply(
         info: the label info of its new annotation.
         scheme: the label scheme.
         unpainted: what unpainted voxels in annotated slices count as.
+        taught_by_all: classes that the annotations of all images teach together.
     """
     statistics, names = info["statistics"], SliceNames.from_json(info["slice_names"])
     taught = taught_classes(statistics, scheme, unpainted)
     slices, voxels = statistics["annotated_slices"], statistics["voxels"]
-    count = sum(map(len, slices))
+    count, little = sum(map(len, slices)), statistics["mostly_unpainted"]
     warnings = list(info["warnings"])
     if info["earlier"]:
         warnings += _what_became_of(info["earlier"], info["client_id"], names)
@@ -60,6 +64,11 @@ def submission_reply(
             f"no {scheme.background} is painted: only voxels painted as {scheme.background} teach the model what is "
             "none of the structures"
         )
+    if unpainted == "background" and any(little):
+        warnings.append(
+            f"{names.text(little)}: hardly anything is painted there, and all the rest of such a slice counts as "
+            f"{scheme.background}; finish it, or erase what you painted if it was only a dab"
+        )
     if count == 0:
         warnings.append("no annotated slice was found, only single strokes or blobs; paint a whole slice")
     elif sum(map(bool, slices)) == 1:
@@ -69,7 +78,7 @@ def submission_reply(
         "message": f"Version {info['version']} of {image_id!r} is stored: {statistics['labelled_voxels']} labelled "
         f"voxels ({statistics['labelled_percent']:.2f} % of all), {_counted(count, 'annotated slice')}.",
         "warnings": warnings,
-        "next": _next_step(missing, taught, scheme),
+        "next": _next_step(missing, taught_by_all, scheme),
         "annotated_slices": names.by_axis(slices),
         **(
             {"unpainted": f"In these slices, voxels that you left unpainted count as {scheme.background}."}
@@ -89,14 +98,19 @@ def time_text(time: str) -> str:
 
 def _what_became_of(earlier: Mapping[str, Any], client_id: str | None, names: SliceNames) -> Iterator[str]:
     """Tell whose the version before was, if not this client's own, and what of it is gone."""
-    number, gone = earlier["version"], earlier["gone_slices"]
+    number, gone, client = earlier["version"], earlier["gone_slices"], earlier["client_id"]
     still = f"{names.text(gone)}; version {number} still holds them, and who runs the server can bring it back"
     when = time_text(earlier["time"]) if earlier["time"] else "at an unknown time"
     if earlier["restored_version"]:
         whose = f"version {number}, the one before, is version {earlier['restored_version']} brought back, {when}"
-    elif earlier["client_id"] != client_id:
-        name = f"another client, {earlier['client_id']!r}" if earlier["client_id"] else "another client, without a name"
+    elif client != client_id:
+        name = f"another client, {client!r}" if client else "another client, without a name"
         whose = f"version {number}, the one before, came from {name}, {when}"
+    elif client in UNNAMED:
+        whose = (
+            f"version {number}, the one before, came {when} from a client without a name of its own, as this one is; "
+            "if it wasn't you, see what it has by Next Sample (names: Edit > Application Settings > MONAI Label)"
+        )
     elif any(gone):
         yield f"annotated slices that are not in this version any more: {still}"
         return

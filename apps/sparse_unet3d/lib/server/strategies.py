@@ -31,11 +31,20 @@ class Sparse(Strategy):
         def rank(image_id: str) -> tuple[bool, int, int, int, str]:
             annotation = datastore.get_label_info(image_id, FINAL)
             slices = sum(map(len, annotation.get("statistics", {}).get("annotated_slices", [])))
-            latest = datastore.get_image_info(image_id).get("strategy", {}).get(strategy, {})
-            offered = latest.get("ts", 0) if latest.get("client_id") == client else 0
+            offered = _offered(datastore.get_image_info(image_id), strategy, client)
             passed_over = offered > max(recently, annotation.get("ts", 0))
             unreadable = isinstance(datastore, AnnotationStore) and datastore.is_unreadable(image_id)
             return unreadable, offered if passed_over else 0, slices, offered, image_id
 
         images = datastore.list_images()
         return {"id": min(images, key=rank)} if images else None
+
+
+def _offered(image_info: Mapping[str, Any], strategy: str, client: object) -> int:
+    """Return when the image was offered to the client last, 0 for never; clients may have written anything there."""
+    by_strategy = image_info.get("strategy")
+    latest = by_strategy.get(strategy) if isinstance(by_strategy, Mapping) else None
+    if not isinstance(latest, Mapping) or latest.get("client_id") != client:
+        return 0
+    time_stamp = latest.get("ts")
+    return time_stamp if isinstance(time_stamp, int) else 0

@@ -39,16 +39,17 @@ class Submission:
 
 
 def read_submission(
-    label_file: str | Path, image_file: str | Path, label_info: object, scheme: LabelScheme
+    label_file: str | Path, image_file: str | Path, label_info: object, scheme: LabelScheme, by_number: bool = False
 ) -> Submission:
     """Read a submitted label: a label map, or 3D Slicer's segmentation, where segments may overlap.
 
     Args:
         label_file: what the client sent.
         image_file: the image it belongs to.
-        label_info: of a label map, list of ``{"name": …}``, one for each of its values from 1; or None, then the values
-            are taken to be those of the scheme. A segmentation has its names in the file.
+        label_info: of a label map, list of ``{"name": …}``, one for each of its values from 1. A segmentation has its
+            names in the file.
         scheme: the server's label scheme.
+        by_number: whether a label map without ``label_info`` is taken to have the scheme's values.
 
     Raises:
         InputError: the label or the image can't be read, the label isn't on the image's grid, has a voxel of a
@@ -65,6 +66,11 @@ def read_submission(
             warnings.append(f"{left_out} painted voxels lie outside the image and were left out")
     else:
         label = read_label_map(label_file)
+        if label_info is None and not by_number:
+            raise InputError(
+                "params: no label_info; send what the label's values 1, 2, … stand for, in that order, e.g. "
+                f'{{"label_info": [{{"name": "{scheme.classes[0]}"}}, {{"name": "{scheme.background}"}}]}}'
+            )
         names = scheme.classes if label_info is None else _segment_names(label_info)
         table, warnings = _table(np.unique(label.array), names, scheme, named=label_info is not None)
         volume = read_volume(image_file)

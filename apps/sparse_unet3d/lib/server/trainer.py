@@ -70,12 +70,7 @@ class Trainer(TrainTask):
                 that lacks a channel.
         """
         read_options(request)
-        painted = set[str]()
-        for image_id in datastore.get_labeled_images():
-            statistics = datastore.get_label_info(image_id, FINAL).get("statistics")
-            if statistics:
-                painted |= taught_classes(statistics, self.conf.scheme, self.conf.plan.unpainted)
-        check_painted(painted, self.conf.scheme)
+        check_painted(classes_taught_by_all(datastore, self.conf), self.conf.scheme)
         if isinstance(datastore, AnnotationStore):
             for image_id in datastore.get_labeled_images():
                 datastore.image_files(image_id)
@@ -99,6 +94,16 @@ class Trainer(TrainTask):
             raise
         logger.info("Training has ended: %s", latest["message"])
         return latest
+
+
+def classes_taught_by_all(datastore: Datastore, conf: Conf) -> set[str]:
+    """Return the names of the classes that the annotations of all images together teach."""
+    taught = set[str]()
+    for image_id in datastore.get_labeled_images():
+        statistics = datastore.get_label_info(image_id, FINAL).get("statistics")
+        if statistics:
+            taught |= taught_classes(statistics, conf.scheme, conf.plan.unpainted)
+    return taught
 
 
 def read_options(request: Mapping[str, Any]) -> TrainingOptions:
