@@ -37,7 +37,9 @@ def test_without_augmentation_a_tile_is_cut_out_of_the_mirrored_volume() -> None
     places = []
     for start in np.argwhere(np.abs(padded - image[0, 0, 0, 0].item()) < 5e-4):
         cut = padded[tuple(slice(s, s + n) for s, n in zip(start, TILE, strict=True))]
-        if cut.shape == TILE and np.allclose(cut, image[0].numpy(), atol=5e-4):
+        # A line first: there are many places, and few of them pass.
+        matches = cut.shape == TILE and np.allclose(cut[:, 0, 0], image[0, :, 0, 0].numpy(), atol=5e-4)
+        if matches and np.allclose(cut, image[0].numpy(), atol=5e-4):
             places.append(start + CONTEXT)
     cuts = [
         targets_of[tuple(slice(s, s + n) for s, n in zip(place, output_shape(TILE), strict=True))] for place in places

@@ -3,6 +3,7 @@
 ``draw_deformation`` makes all random choices; ``warp`` applies them, straight from the volume into the tile.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
+
+ROWS_AT_ONCE = 6
+"""Rows of a tile that are interpolated together."""
 
 MARGIN = 2
 """Control points beyond the tile on each side: the boundary rule of the spline then has hardly any say inside it."""
@@ -143,27 +147,69 @@ def source_positions(deformation: Deformation, tile: Sequence[int], device: torc
     return positions
 
 
-def _sampling_grid(positions: Tensor, shape: Sequence[int]) -> Tensor:
-    """Turn source positions into ``grid_sample``'s coordinates: (1, *tile, dims), last axis first, -1 … 1."""
-    last = torch.tensor([max(size - 1, 1) for size in shape], dtype=torch.float32, device=positions.device)
-    scaled = positions * (2 / last).view(-1, *[1] * len(shape)) - 1
-    return scaled.flip(0).movedim(0, -1).unsqueeze(0)
+class LinearSampler:
+    """Interpolates an image linearly at given positions, mirrored outside the volume.
 
-
-def sample_image(image: Tensor, positions: Tensor) -> Tensor:
-    """Interpolate an image linearly, mirrored outside the volume.
-
-    Args:
-        image: (C, *volume) float32.
-        positions: (dims, *tile) source voxel positions.
-
-    Returns:
-        (C, *tile) float32.
+    As ``grid_sample`` with reflection, which took twice the time on CPUs: here neighbours along the last axis lie side
+    by side in a table, and all channels of the corners around a position are gathered and weighted at once.
     """
-    grid = _sampling_grid(positions, image.shape[1:])
-    return functional.grid_sample(
-        image.unsqueeze(0), grid, mode="bilinear", padding_mode="reflection", align_corners=True
-    )[0]
+
+    def __init__(self, image: Tensor) -> None:
+        """Prepare an image (C, *volume) float32, on any device."""
+        self.channels, *self.shape = image.shape
+        last = image.movedim(0, -1)
+        after = torch.cat([last[..., 1:, :], last[..., -1:, :]], dim=-2)
+        self._pairs = torch.cat([last, after], dim=-1).reshape(-1, 2 * self.channels)
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        """Interpolate.
+
+        Args:
+            positions: (dims, *tile) float32 source voxel positions.
+
+        Returns:
+            (C, *tile) float32.
+        """
+        tile = positions.shape[1:]
+        image = torch.empty((self.channels, *tile), device=positions.device)
+        # A few rows at a time stay in the processor's cache.
+        for start in range(0, tile[0], ROWS_AT_ONCE):
+            rows = positions[:, start : start + ROWS_AT_ONCE]
+            image[:, start : start + ROWS_AT_ONCE] = self._interpolate(rows.flatten(1)).T.view(-1, *rows.shape[1:])
+        return image
+
+    def _interpolate(self, positions: Tensor) -> Tensor:
+        """Interpolate at (dims, n) positions; return (n, C)."""
+        *others, last = range(len(self.shape))
+        whole, part = [], []
+        for axis, size in enumerate(self.shape):
+            mirrored = _mirrored(positions[axis], size)
+            # Along the last axis the neighbour is in the table; along others there must be one.
+            below = mirrored.floor() if axis == last else mirrored.floor().clamp_(max=max(size - 2, 0))
+            part.append(mirrored.sub_(below))
+            whole.append(below.to(torch.int32))
+        strides = [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
+        first = whole[last]
+        for axis in others:
+            first = first.add(whole[axis], alpha=strides[axis])
+        corners = list(itertools.product((0, 1), repeat=len(others)))
+        rows = torch.empty((len(first), len(corners)), dtype=torch.int32, device=positions.device)
+        weights = torch.empty(rows.shape, device=positions.device)
+        for column, corner in enumerate(corners):
+            taken = [axis for axis, is_next in zip(others, corner, strict=True) if is_next and self.shape[axis] > 1]
+            torch.add(first, sum(strides[axis] for axis in taken), out=rows[:, column])
+            factors = [part[axis] if is_next else 1 - part[axis] for axis, is_next in zip(others, corner, strict=True)]
+            weights[:, column] = math.prod(factors[1:], start=factors[0])
+        both = functional.embedding_bag(rows, self._pairs, per_sample_weights=weights, mode="sum")
+        return torch.lerp(both[:, : self.channels], both[:, self.channels :], part[last].unsqueeze(1))
+
+
+def _mirrored(positions: Tensor, size: int) -> Tensor:
+    """Map positions outside 0 … size - 1 to those they mirror, repeatedly where the volume is thin; a new tensor."""
+    if size == 1:
+        return torch.zeros_like(positions)
+    folded = positions.remainder(2 * (size - 1))
+    return (folded.sub_(size - 1).abs_().neg_()).add_(size - 1)
 
 
 def sample_annotation(annotation: Tensor, positions: Tensor) -> Tensor:

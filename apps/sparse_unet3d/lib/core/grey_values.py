@@ -58,8 +58,8 @@ def apply_grey_mapping(image: Tensor, tables: NDArray[np.float64]) -> Tensor:
     Returns:
         The mapped image, of the same shape.
     """
-    entries = (image * (ENTRIES - 1)).round_().clamp_(0, ENTRIES - 1).to(torch.int32)
     result = torch.empty_like(image)
     for channel, table in enumerate(torch.as_tensor(tables, dtype=torch.float32, device=image.device)):
-        torch.index_select(table, 0, entries[channel].flatten(), out=result[channel].view(-1))
+        entries = (image[channel] * (ENTRIES - 1)).round_().clamp_(0, ENTRIES - 1).to(torch.int32)
+        torch.index_select(table, 0, entries.flatten(), out=result[channel].view(-1))
     return result

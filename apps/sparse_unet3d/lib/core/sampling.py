@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .deformation import DeformationSettings, draw_deformation, sample_annotation, sample_image, source_positions
+from .deformation import DeformationSettings, LinearSampler, draw_deformation, sample_annotation, source_positions
 from .errors import InputError
 from .grey_values import GreyValueSettings, apply_grey_mapping, draw_grey_mapping
 from .labels import UNLABELLED, LabelScheme
@@ -62,6 +62,7 @@ class TileSampler:
         augmentation: AugmentationSettings,
     ) -> None:
         self.volumes = list(volumes)
+        self._images = [LinearSampler(volume.image) for volume in volumes]
         self.tile = tuple(tile)
         self.output = output_shape(tile)
         self.augmentation = augmentation
@@ -102,7 +103,7 @@ class TileSampler:
         else:
             raise InputError(f"training: no labelled voxel came into a tile in {ATTEMPTS} draws; annotate more of it")
         mapping = draw_grey_mapping(generator, len(volume.image), self.augmentation.grey_values)
-        image = apply_grey_mapping(sample_image(volume.image, positions), mapping)
+        image = apply_grey_mapping(self._images[index](positions), mapping)
         return image, self._targets.to(annotation.device)[annotation.long()]
 
     def _draw_place(self, generator: np.random.Generator) -> tuple[int, list[int]]:
