@@ -17,11 +17,12 @@ from lib.server.accept_slice import AcceptSlice
 from lib.server.conf import Conf
 from lib.server.datastore import AnnotationStore
 from lib.server.infer import Segmentation
+from lib.server.machine import default_device
 from lib.server.replies import errors_for_clients, not_found, submission_reply
 from lib.server.scoring import IouScoring
 from lib.server.strategies import Sparse
 from lib.server.tasks import check_requests
-from lib.server.trainer import Trainer, classes_taught_by_all, default_device
+from lib.server.trainer import Trainer, classes_taught_by_all
 
 NAME = "sparse_unet3d"
 

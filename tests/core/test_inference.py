@@ -68,8 +68,10 @@ def test_tiles_by_their_own_statistics_differ_at_borders_and_by_the_volumes_do_n
 def test_labels_are_the_most_probable_classes(statistics: str) -> None:
     image = torch.rand(2, 30, 30, 20)
     fractions: list[float] = []
-    labels = predict_labels(network(), image, (108, 108, 108), statistics, progress=fractions.append)
-    probabilities = predict_probabilities(network(), image, (108, 108, 108), statistics)
+    tile = (108, 108, 108)
+    settled = settle_statistics(network(), image, tile, statistics, "cpu")
+    labels = predict_labels(settled, image, tile, progress=fractions.append)
+    probabilities = predict_probabilities(settled, image, tile)
     torch.testing.assert_close(probabilities.sum(dim=0), torch.ones(30, 30, 20))
     np.testing.assert_array_equal(labels, probabilities.argmax(dim=0).numpy())
     assert fractions == sorted(fractions)

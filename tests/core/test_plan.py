@@ -37,6 +37,20 @@ def test_a_persons_options_count() -> None:
     assert not plan.agrees_with(PlanOptions(width=6))
 
 
+def test_the_papers_recipe_differs_in_nothing_but_what_a_person_decided() -> None:
+    small = [volume((36, 20, 10))]
+    paper = make_plan(small, SCHEME, PlanOptions(recipe="paper"), "cpu")
+    assert (paper.width, paper.tile, paper.statistics) == (32, (132, 132, 116), "tile")
+    assert paper.differences() == []
+    quick = make_plan(small, SCHEME, PlanOptions(), "cpu")
+    assert len(quick.differences()) == 5
+    narrow = make_plan(small, SCHEME, PlanOptions(recipe="paper", width=8), "cpu")
+    assert [text.split(":")[0] for text in narrow.differences()] == ["width 8 instead of 32"]
+    assert not paper.agrees_with(PlanOptions())
+    assert not quick.agrees_with(PlanOptions(recipe="paper"))
+    assert paper.agrees_with(PlanOptions(recipe="paper"))
+
+
 def test_training_goes_on_with_what_a_person_says_of_unpainted_voxels_now() -> None:
     background = PlanOptions(unpainted="background")
     plan = make_plan([volume((60, 60, 60))], SCHEME, background, "cpu")

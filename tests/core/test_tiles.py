@@ -77,7 +77,7 @@ def test_chosen_tile_computes_least_of_all_within_the_limit(shape: tuple[int, ..
     def computed(tile: tuple[int, ...]) -> int:
         return math.prod(tile) * len(list(tiles.tile_origins(shape, tile)))
 
-    chosen = tiles.choose_tile(shape, max_voxels)
+    chosen = tiles.choose_tile(shape, math.prod, max_voxels)
     candidates = [
         tile
         for tile in itertools.product(range(100, 240, 8), repeat=3)
@@ -88,7 +88,7 @@ def test_chosen_tile_computes_least_of_all_within_the_limit(shape: tuple[int, ..
 
 
 def test_without_memory_for_any_tile_the_smallest_is_taken() -> None:
-    assert tiles.choose_tile((300, 300, 300), 1) == (100, 100, 100)
+    assert tiles.choose_tile((300, 300, 300), math.prod, 1) == (100, 100, 100)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 40])

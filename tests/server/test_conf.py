@@ -19,6 +19,8 @@ def test_without_options() -> None:
     assert conf.models == Path("/studies/models")
     assert (conf.plan.width, conf.plan.spacing, conf.plan.statistics) == (None, None, None)
     assert conf.plan.unpainted == "unlabelled"
+    assert conf.plan.recipe == "quick"
+    assert conf.memory is None
 
 
 def test_with_all_options() -> None:
@@ -30,12 +32,16 @@ def test_with_all_options() -> None:
         spacing="1,1.5,2",
         statistics="tile",
         unpainted="background",
+        memory="7.5",
+        recipe="paper",
         server_mode="true",
     )
     assert conf.scheme == LabelScheme(("anterior", "posterior"), "rest")
     assert conf.models == Path("/elsewhere")
     assert (conf.plan.width, conf.plan.spacing, conf.plan.statistics) == (8, (1.0, 1.5, 2.0), "tile")
     assert conf.plan.unpainted == "background"
+    assert conf.plan.recipe == "paper"
+    assert conf.memory == 7_500_000_000
 
 
 def test_models_of_a_remote_store_are_kept_with_the_app() -> None:
@@ -62,6 +68,9 @@ def test_an_unknown_key_is_named_with_the_known_ones() -> None:
         ("spacing", "1,x,1", "spacing 1,x,1"),
         ("spacing", "1,1", "three positive numbers"),
         ("statistics", "mean", "'mean'.*tile, volume, running"),
+        ("memory", "0", "--conf memory 0: not a number of gigabytes"),
+        ("memory", "much", "--conf memory much: not a number of gigabytes"),
+        ("recipe", "fast", "recipe: 'fast'.*quick, paper"),
         ("unpainted", "outside", "unpainted: 'outside'.*unlabelled, background"),
     ],
 )

@@ -171,7 +171,7 @@ class ModelFolder:
             with replacing(self.archive / f"model_{1 + max(numbers, default=0):04d}.pt") as beside:
                 shutil.copyfile(self.published, beside)
         model.save(self.published)
-        write_json(self.plan_path, model.plan.to_json())
+        write_json(self.plan_path, {**model.plan.to_json(), "differs_from_paper": model.plan.differences()})
 
     def _published_run(self) -> str | None:
         """Return the run of the published model; None if it can't be read: then it is archived as it is."""

@@ -14,7 +14,7 @@ differs.
 
 import copy
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +22,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 Statistics = Literal["tile", "volume", "running"]
 
+Network = TypeVar("Network", bound=nn.Module)
+
 
 def _normalisations(network: nn.Module) -> list[_BatchNorm]:
     return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
 
-def by_running_statistics(network: nn.Module) -> nn.Module:
+def by_running_statistics(network: Network) -> Network:
     """Return a copy of the network that normalises by the averages kept in it."""
     return copy.deepcopy(network).eval()
 
 
-def by_tile_statistics(network: nn.Module) -> nn.Module:
+def by_tile_statistics(network: Network) -> Network:
     """Return a copy of the network that normalises each input by its own statistics and keeps no averages."""
     changed = copy.deepcopy(network).eval()
     for module in _normalisations(changed):
@@ -66,7 +68,7 @@ class _Pooled:
 
 
 @torch.no_grad()
-def by_volume_statistics(network: nn.Module, tiles: Iterable[Tensor]) -> nn.Module:
+def by_volume_statistics(network: Network, tiles: Iterable[Tensor]) -> Network:
     """Return a copy of the network that normalises by statistics pooled over all the tiles.
 
     Args:

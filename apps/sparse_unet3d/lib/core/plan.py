@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from .sampling import AugmentationSettings
 from .tiles import input_size, is_valid, next_valid
 from .volumes import Volume, scale_intensity
 from .working_grid import WorkingGrid
+
+Recipe = Literal["quick", "paper"]
 
 PAPER_WIDTH = 32
 PAPER_TILE = (132, 132, 116)
@@ -40,6 +42,7 @@ class PlanOptions:
         spacing: working voxel size along each axis, in the image's unit.
         statistics: which statistics batch normalisation uses outside training.
         unpainted: what unpainted voxels in annotated slices count as; the paper's by default.
+        recipe: how to train: ``quick``, or as in the ``paper`` wherever nothing else is decided.
 
     Raises:
         InputError: a value outside what is possible.
@@ -49,6 +52,7 @@ class PlanOptions:
     spacing: tuple[float, ...] | None = None
     statistics: Statistics | None = None
     unpainted: Unpainted = "unlabelled"
+    recipe: Recipe = "quick"
 
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
@@ -59,6 +63,8 @@ class PlanOptions:
             raise InputError(f"statistics: {self.statistics!r}; give one of {', '.join(get_args(Statistics))}")
         if self.unpainted not in get_args(Unpainted):
             raise InputError(f"unpainted: {self.unpainted!r}; give one of {', '.join(get_args(Unpainted))}")
+        if self.recipe not in get_args(Recipe):
+            raise InputError(f"recipe: {self.recipe!r}; give one of {', '.join(get_args(Recipe))}")
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,9 @@ class Plan:
         class_balance: exponent of the class weights, 0 (each voxel counts the same) … 1 (each class does).
         learning_rate: at the start; it falls to 0 as (1 - progress)^0.9.
         momentum: of the stochastic gradient descent.
+        averaging: share of the running average of the weights that stays in each step, 0 (no averaging) … 1; the
+            average is what is scored and published.
+        half_precision: whether training steps compute in half precision where that is faster.
         steps_per_epoch: training steps between two reports.
         augmentation: strengths.
     """
@@ -94,6 +103,8 @@ class Plan:
     class_balance: float = 1 / 3
     learning_rate: float = 0.1
     momentum: float = 0.9
+    averaging: float = 0.95
+    half_precision: bool = True
     steps_per_epoch: int = 10
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
 
@@ -123,9 +134,30 @@ class Plan:
             }
         )
 
+    def differences(self) -> list[str]:
+        """Say in which ways the network and its training aren't the paper's, and why."""
+        found = {
+            f"width {self.width} instead of {PAPER_WIDTH}: a step takes a fraction of the time": self.width
+            != PAPER_WIDTH,
+            f"tile {self.tile} instead of {PAPER_TILE}: no volume needs a larger one": self.tile != PAPER_TILE,
+            "the average of the last steps' weights is used: scores jump less, and higher ones come sooner": (
+                self.averaging > 0
+            ),
+            "steps in half precision where the processor is faster in it": self.half_precision,
+            f"batch normalisation by {self.statistics} statistics outside training, instead of each tile's own: scored "
+            "better after the few steps of a short training": self.statistics != "tile",
+            f"unpainted voxels in annotated slices count as {self.scheme.background}": self.unpainted == "background",
+        }
+        return [what for what, differs in found.items() if differs]
+
     def agrees_with(self, options: PlanOptions) -> bool:
         """Tell whether nothing that a person decided about the network contradicts the plan."""
-        return options.width in (None, self.width) and options.spacing in (None, self.spacing)
+        of_paper = self.averaging == 0
+        return (
+            options.width in (None, self.width)
+            and options.spacing in (None, self.spacing)
+            and of_paper == (options.recipe == "paper")
+        )
 
     def with_statistics(self, options: PlanOptions) -> "Plan":
         """Return the plan with the statistics that a person chose: they may change after training."""
@@ -153,14 +185,20 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
     spacing = options.spacing or _nearly_cubic(np.median([volume.spacing for volume in volumes], axis=0).tolist())
     largest = np.max([WorkingGrid.of(volume.shape, volume.spacing, spacing).working for volume in volumes], axis=0)
     tile = tuple(min(input_size(int(length)), most) for length, most in zip(largest, PAPER_TILE, strict=True))
-    return Plan(
+    plan = Plan(
         scheme=scheme,
         channels=volumes[0].channels,
         spacing=spacing,
         width=options.width or (CPU_WIDTH if on_cpu else PAPER_WIDTH),
         unpainted=options.unpainted,
         tile=tile,
-    ).with_statistics(options)
+    )
+    if options.recipe == "paper":
+        width = options.width or PAPER_WIDTH
+        plan = dataclasses.replace(
+            plan, width=width, tile=PAPER_TILE, statistics="tile", averaging=0.0, half_precision=False
+        )
+    return plan.with_statistics(options)
 
 
 def _nearly_cubic(voxel_size: Sequence[float]) -> tuple[float, ...] | None:

@@ -8,7 +8,7 @@ exactly the same voxels as one pass over the whole volume.
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,28 +98,26 @@ def _axis_choices(length: int) -> list[tuple[int, int]]:
     return choices
 
 
-def choose_tile(shape: Sequence[int], max_voxels: int) -> tuple[int, ...]:
+def choose_tile(shape: Sequence[int], peak_memory: Callable[[Sequence[int]], int], memory: int) -> tuple[int, ...]:
     """Choose the tile that covers a volume with the least computation within a limit of memory.
 
     Args:
         shape: the volume in voxels.
-        max_voxels: most input voxels that one tile may have.
+        peak_memory: the memory that a tile of these input sizes takes.
+        memory: the limit.
 
     Returns:
         Valid input sizes for each axis. Larger tiles waste less on their borders, so the limit is used up; where even
-        the smallest tiling tile is above the limit, that one is returned.
+        the tile that takes least is above the limit, that one is returned.
     """
-    best: tuple[float, tuple[int, ...]] | None = None
-    for choice in itertools.product(*(_axis_choices(length) for length in shape)):
-        voxels = math.prod(size for _, size in choice)
-        if voxels > max_voxels:
-            continue
-        computed = float(voxels * math.prod(tiles for tiles, _ in choice))
-        if best is None or computed < best[0]:
-            best = computed, tuple(size for _, size in choice)
-    if best is None:
-        return tuple(_axis_choices(length)[-1][1] for length in shape)
-    return best[1]
+
+    def cost(choice: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        tile = [size for _, size in choice]
+        taken = peak_memory(tile)
+        return max(taken, memory), math.prod(tile) * math.prod(tiles for tiles, _ in choice)
+
+    choices = itertools.product(*(_axis_choices(length) for length in shape))
+    return tuple(size for _, size in min(choices, key=cost))
 
 
 def mirror(positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:

@@ -6,24 +6,28 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .annotations import AnnotatedSlice, SliceSplit, annotated_slices, apply_split, fill_unpainted, split_slices
 from .errors import InputError
 from .files import replacing
-from .inference import laid_out
 from .labels import UNLABELLED, LabelScheme
 from .loss import class_weights, weighted_cross_entropy
+from .machine import Machine
 from .metrics import confusion, iou_per_class, mean_iou
 from .model import FORMAT, Model, ModelFolder, build_network, check_fit, load_content
+from .network import UNet
 from .plan import Plan, PlanOptions, make_plan, one_pass_voxels, prepare_image
+from .precision import choose_training_precision, half_precision
 from .sampling import TileSampler, TrainingVolume
-from .segmentation import segment_with
+from .segmentation import Segmenter
+from .slabs import laid_out
 from .volumes import Volume
 
 Start = Literal["continue", "afresh"]
@@ -129,7 +133,7 @@ def train(
     folder: ModelFolder,
     options: TrainingOptions,
     plan_options: PlanOptions,
-    device: str,
+    machine: Machine,
     report: Callable[[Report], None],
 ) -> Report:
     """Train a network, publishing it whenever it gets better on the held-out slices.
@@ -143,7 +147,7 @@ def train(
         folder: where models are kept.
         options: what a person set.
         plan_options: what a person decided about the plan.
-        device: ``cpu`` or ``cuda``.
+        machine: what to compute on.
         report: called after each epoch.
 
     Returns:
@@ -157,7 +161,7 @@ def train(
     if plan_options.unpainted == "background":
         cases = [replace(case, annotation=fill_unpainted(case.annotation, slices[case.id], scheme)) for case in cases]
     check_cases(cases, scheme)
-    run = _start_run(cases, slices, scheme, folder, options, plan_options, device)
+    run = _start_run(cases, slices, scheme, folder, options, plan_options, machine)
     return run.go(report)
 
 
@@ -168,7 +172,7 @@ def _start_run(
     folder: ModelFolder,
     options: TrainingOptions,
     plan_options: PlanOptions,
-    device: str,
+    machine: Machine,
 ) -> "_Run":
     """Set up a run: continued where the checkpoint allows it, else new."""
     channels = cases[0].volume.channels
@@ -183,9 +187,9 @@ def _start_run(
     if checkpoint:
         plan = Plan.from_json(checkpoint["plan"]).continued(plan_options)
     else:
-        plan = make_plan([case.volume for case in cases], scheme, plan_options, device)
+        plan = make_plan([case.volume for case in cases], scheme, plan_options, machine.device)
     torch.manual_seed(options.seed)
-    run = _Run(cases, folder, options, device, plan, split, rival, note)
+    run = _Run(cases, folder, options, machine, plan, split, rival, note)
     if checkpoint:
         run.continue_from(checkpoint)
     return run
@@ -201,6 +205,21 @@ def _spares_all_classes(cases: Sequence[TrainingCase], split: SliceSplit, scheme
     return not split.has_validation or (held_out <= learnt | {UNLABELLED} and bool(held_out & foreground))
 
 
+def _average(share: float) -> Callable[..., None]:
+    """Return how ``AveragedModel`` takes a step's weights into its running average.
+
+    Args:
+        share: of the average that stays in each step, 0 (the last step's weights alone) … 1; less in the first steps,
+            so that the untrained weights are soon forgotten.
+    """
+
+    def take(averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
+        kept = min(share, (int(steps) + 1) / (int(steps) + 10))
+        get_ema_multi_avg_fn(kept)(averaged, current, steps)  # type: ignore[no-untyped-call]
+
+    return take
+
+
 def _parts(case: TrainingCase, split: SliceSplit) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return what is trained on of a case's annotation, and what is held out."""
     nothing = list[AnnotatedSlice]()
@@ -213,10 +232,10 @@ def _fitting_checkpoint(
     """Return the checkpoint's content, or None and why it doesn't fit what is to be trained."""
     try:
         content = load_content(folder.checkpoint)
-        plan = Plan.from_json(content["plan"])
+        plan, _ = Plan.from_json(content["plan"]), content["averaged"]
         check_fit(folder.checkpoint, plan, scheme, channels)
         if not plan.agrees_with(plan_options):
-            raise InputError(f"{folder.checkpoint}: was trained by another --conf width or spacing")
+            raise InputError(f"{folder.checkpoint}: was trained by another --conf width, spacing or recipe")
     except (InputError, KeyError, TypeError) as error:
         return None, f"started afresh, since the last training cannot be continued ({error})"
     return content, ""
@@ -240,17 +259,22 @@ class _Run:
         cases: Sequence[TrainingCase],
         folder: ModelFolder,
         options: TrainingOptions,
-        device: str,
+        machine: Machine,
         plan: Plan,
         split: SliceSplit,
         rival: Model | None,
         note: str,
     ) -> None:
-        self.folder, self.options, self.device, self.plan, self.split = folder, options, device, plan, split
+        self.folder, self.options, self.machine, self.plan, self.split = folder, options, machine, plan, split
+        self.device = machine.device
         self.rival, self.note = rival, note
-        self.network = build_network(plan).to(device)
+        self.network = build_network(plan).to(self.device)
         if plan.dims == 3:
             self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.precision = torch.float32
+        if plan.half_precision:
+            self.precision = choose_training_precision(plan.channels, len(plan.scheme.classes), plan.width, self.device)
+        self.averaged = AveragedModel(self.network, multi_avg_fn=_average(plan.averaging), use_buffers=True)
         self.optimiser = torch.optim.SGD(
             self.network.parameters(), lr=plan.learning_rate, momentum=plan.momentum, nesterov=True
         )
@@ -299,12 +323,18 @@ class _Run:
         return min(interval, max(1, self.options.max_epochs // 10))
 
     @property
+    def result(self) -> UNet:
+        """The network that is scored and published: the running average of the one that is trained."""
+        return cast(UNet, self.averaged.module)
+
+    @property
     def metric(self) -> str:
         return "validation IoU" if self.split.has_validation else "training IoU"
 
     def continue_from(self, checkpoint: Mapping[str, Any]) -> None:
         """Take over the network, and the course of the run too unless it has come to its end."""
         self.network.load_state_dict(checkpoint["network"])
+        self.averaged.load_state_dict(checkpoint["averaged"])
         # Never drawn again: each training iteration sees another image, also after the end of a run.
         self.steps = checkpoint["steps"]
         if checkpoint["finished"]:
@@ -323,6 +353,7 @@ class _Run:
             "plan": self.plan.to_json(),
             "split": self.split.to_json(),
             "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "run": self.id,
             "epoch": self.epoch,
@@ -355,7 +386,7 @@ class _Run:
             self.seconds = before + time.monotonic() - began
             finished = self._progress() >= 1
             if finished or self.epoch % self.evaluation_interval == 0:
-                score, iou = self._evaluate(self.network, self.plan)
+                score, iou = self._evaluate(self.result, self.plan)
                 if self.published_score is None or score >= self.published_score:
                     self.folder.publish(self._model(score))
                     self.published_score, published = score, True
@@ -429,22 +460,27 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self.plan.learning_rate * (1 - self._progress()) ** 0.9
         self.optimiser.zero_grad(set_to_none=True)
-        loss = weighted_cross_entropy(self.network(laid_out(image.unsqueeze(0))), targets.unsqueeze(0), self.weights)
+        with half_precision(self.device, self.precision):
+            logits = self.network(laid_out(image.unsqueeze(0)))
+        loss = weighted_cross_entropy(logits.float(), targets.unsqueeze(0), self.weights)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
+        self.averaged.update_parameters(self.network)
         return loss.item()
 
-    def _evaluate(self, network: nn.Module, plan: Plan) -> tuple[float, dict[str, float | None]]:
+    def _evaluate(self, network: UNet, plan: Plan) -> tuple[float, dict[str, float | None]]:
         """Return mean and per class IoU on the held-out slices, or on the training slices where there are none."""
         scheme = plan.scheme
         counts = np.zeros((len(scheme.classes), len(scheme.classes)), dtype=np.int64)
+        # In full precision, so that scores of one network are always the same.
+        segmenter = Segmenter(network, plan, torch.float32)
         for case in self.evaluation:
-            prediction = segment_with(network, plan, case.volume, self.device)
+            prediction = segmenter.segment(case.volume, self.machine)
             counts += confusion(prediction, case.annotation, scheme)
         iou = iou_per_class(counts, scheme)
         return mean_iou(iou) or 0.0, iou
 
     def _model(self, score: float) -> Model:
         network = build_network(self.plan)
-        network.load_state_dict(self.network.state_dict())
+        network.load_state_dict(self.result.state_dict())
         return Model(network, self.plan, self.split, score, self.metric, self.id, self.epoch)

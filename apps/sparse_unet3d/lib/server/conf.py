@@ -1,5 +1,6 @@
 """The options that ``monailabel start_server --conf KEY VALUE`` gives to the app."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from ..core.annotations import Unpainted
 from ..core.errors import InputError
 from ..core.labels import LabelScheme
 from ..core.normalisation import Statistics
-from ..core.plan import PlanOptions
+from ..core.plan import PlanOptions, Recipe
 
 KEYS = {
     "labels": "foreground classes in order, separated by commas (inside,tubule)",
@@ -19,6 +20,8 @@ KEYS = {
     "spacing": "working voxel size, three numbers separated by commas, in the image's unit "
     "(the image's own if its voxels are nearly cubes)",
     "statistics": "what batch normalisation goes by outside training: tile, volume or running (running)",
+    "recipe": "how to train: quick, or as in the paper (quick)",
+    "memory": "gigabytes that segmenting may take (what is free, with a margin)",
     "unpainted": "what unpainted voxels in annotated slices count as: unlabelled or background (unlabelled)",
 }
 """Known keys, what they mean, and in brackets their defaults."""
@@ -35,11 +38,13 @@ class Conf:
         scheme: the label scheme.
         models: folder of the project's models.
         plan: decisions about the network; None leaves them to the plan.
+        memory: bytes that a computation may take; None: what is free when it starts, with a margin.
     """
 
     scheme: LabelScheme
     models: Path
     plan: PlanOptions
+    memory: int | None
 
     @classmethod
     def parse(cls, conf: Mapping[str, str], app_dir: str, studies: str) -> "Conf":
@@ -66,9 +71,24 @@ class Conf:
                 width=_whole_number(conf, "width"),
                 spacing=_numbers(conf, "spacing"),
                 statistics=cast(Statistics | None, conf.get("statistics")),
+                recipe=cast(Recipe, conf.get("recipe", "quick")),
                 unpainted=cast(Unpainted, conf.get("unpainted", "unlabelled")),
             ),
+            memory=_gigabytes(conf, "memory"),
         )
+
+
+def _gigabytes(conf: Mapping[str, Any], key: str) -> int | None:
+    """Read a number of gigabytes; return bytes."""
+    if key not in conf:
+        return None
+    try:
+        size = float(conf[key])
+    except ValueError:
+        size = math.nan
+    if not 0 < size < math.inf:
+        raise InputError(f"--conf {key} {conf[key]}: not a number of gigabytes; give one, e.g. --conf {key} 8")
+    return int(size * 1e9)
 
 
 def _whole_number(conf: Mapping[str, Any], key: str) -> int | None:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from ..core.errors import InputError
 from ..core.model import Model, ModelFolder, check_fit
-from ..core.segmentation import segment
+from ..core.segmentation import Segmenter
 from ..core.volumes import Volume, read_volume, write_label_map
 from .conf import Conf
 from .datastore import AnnotationStore
-from .trainer import default_device
+from .machine import this_machine
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Segmentation(InferTask):
         self.folder = ModelFolder(conf.models)
         self._one_at_a_time = threading.Lock()
         self._loaded: tuple[int, Model | InputError] | None = None
+        self._segmenter: Segmenter | None = None
 
     def model(self) -> Model:
         """Return the published model, read again whenever its file changed.
@@ -107,7 +108,10 @@ class Segmentation(InferTask):
         except InputError as error:
             raise InputError(f"{volume.name}: {error}") from error
         with self._one_at_a_time:
-            prediction = segment(model, volume, default_device(), _LogProgress(request["image"]))
+            if self._segmenter is None or self._segmenter.network is not model.network:
+                self._segmenter = Segmenter(model.network, model.plan)
+            machine = this_machine(self.conf.memory)
+            prediction = self._segmenter.segment(volume, machine, _LogProgress(request["image"]))
         info = {
             "label_names": self.labels,
             "model": {"run": model.run, "epoch": model.epoch, "metric": model.metric, "score": model.score},

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
-import torch
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 from torch.utils.tensorboard import SummaryWriter
@@ -23,15 +22,12 @@ from ..core.training import Report, TrainingCase, TrainingOptions, check_painted
 from ..core.volumes import onto_grid, read_label_map, read_volume
 from .conf import Conf
 from .datastore import FINAL, AnnotationStore
+from .machine import this_machine
 
 logger = logging.getLogger(__name__)
 
 NOT_TRAINED = {"epoch": 0, "total_epochs": 1, "total_time": "", "best_metric": 0.0, "message": "not trained yet"}
 """What Slicer is told before the first training; it divides by ``total_epochs``."""
-
-
-def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Trainer(TrainTask):
@@ -86,9 +82,8 @@ class Trainer(TrainTask):
             cases = read_cases(datastore, self.conf.scheme)
             keep_freed_memory()
             with _Progress(self.folder) as progress:
-                latest = train(
-                    cases, self.conf.scheme, self.folder, options, self.conf.plan, default_device(), progress.report
-                )
+                machine = this_machine(self.conf.memory)
+                latest = train(cases, self.conf.scheme, self.folder, options, self.conf.plan, machine, progress.report)
         except InputError as error:
             write_json(self.folder.stats_path, {**self.stats(), "message": str(error)})
             raise

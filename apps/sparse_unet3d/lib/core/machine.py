@@ -1,0 +1,30 @@
+"""What to compute on."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device and what one computation may take of its memory.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        memory: bytes.
+        instead: what to go on with where even the smallest tiles don't fit: the CPU, beside a GPU.
+    """
+
+    device: str
+    memory: int
+    instead: "Machine | None" = None
+
+    def with_half(self) -> "Machine":
+        """Return the same with half the memory."""
+        return replace(self, memory=self.memory // 2)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception says that memory was short, which torch says in several ways."""
+    if isinstance(error, MemoryError):
+        return True
+    words = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

@@ -1,0 +1,130 @@
+"""From a volume to its labels: memory, precision, the working grid."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib.core.errors import InputError
+from lib.core.inference import cut_tile
+from lib.core.labels import LabelScheme
+from lib.core.machine import Machine, is_out_of_memory
+from lib.core.model import build_network
+from lib.core.network import UNet
+from lib.core.plan import Plan, prepare_image
+from lib.core.precision import choose_precision
+from lib.core.segmentation import Segmenter
+from lib.core.tiles import input_size
+from lib.core.volumes import Volume
+
+APP = Path(__file__).parents[2] / "apps/sparse_unet3d"
+PLAN = Plan(LabelScheme(("ball", "shell"), "outside"), channels=1, spacing=None, width=2, tile=(132, 132, 116))
+SHAPE = (36, 30, 21)
+
+
+def volume(channels: int = 1) -> Volume:
+    return Volume(np.random.default_rng(0).normal(size=(channels, *SHAPE)).astype(np.float32), np.eye(4))
+
+
+def network() -> UNet:
+    torch.manual_seed(0)
+    return build_network(PLAN).eval()
+
+
+def in_one_pass(net: UNet) -> np.ndarray:
+    """The labels by the plain network on the whole mirrored volume."""
+    image, _ = prepare_image(volume(), PLAN)
+    with torch.no_grad():
+        logits = net(cut_tile(image, (0, 0, 0), tuple(map(input_size, SHAPE))))[0]
+    return logits.argmax(dim=0).numpy()[: SHAPE[0], : SHAPE[1], : SHAPE[2]]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("memory", [1, 260_000_000, 10**12])
+def test_labels_do_not_depend_on_the_memory(memory: int) -> None:
+    """With frozen statistics; with the least memory the volume is cut into the smallest tiles."""
+    found = Segmenter(network(), PLAN, torch.float32).segment(volume(), Machine("cpu", memory))
+    expected = in_one_pass(network())
+    assert len(np.unique(expected)) > 1
+    # Where two classes are equally probable, rounding decides.
+    assert np.mean(found != expected) < 1e-3
+
+
+def test_half_precision_is_refused_where_it_says_something_else() -> None:
+    """Logits that differ by less than half precision tells apart."""
+    image, _ = prepare_image(volume(), PLAN)
+    net = network()
+    with torch.no_grad():
+        net.classify.weight[1] = net.classify.weight[0] * 1.0005
+        net.classify.weight[2] = net.classify.weight[0] * 0.9995
+        net.classify.bias.zero_()
+    assert choose_precision(net, image, "cpu") == torch.float32
+
+
+def test_another_number_of_channels_is_refused() -> None:
+    with pytest.raises(InputError, match=r"2 channel\(s\).* trained on 1"):
+        Segmenter(network(), PLAN).segment(volume(channels=2), Machine("cpu", 10**9))
+
+
+SHORT = """
+import logging, resource, sys
+import numpy as np, torch
+from lib.core.labels import LabelScheme
+from lib.core.machine import Machine
+from lib.core.model import build_network
+from lib.core.plan import Plan
+from lib.core.segmentation import Segmenter
+from lib.core.volumes import Volume
+logging.basicConfig(stream=sys.stdout)
+torch.manual_seed(0)
+plan = Plan(LabelScheme(("ball",), "outside"), 1, None, 8, (132, 132, 116), statistics="tile")
+volume = Volume(np.random.default_rng(0).normal(size=(1, 200, 4, 4)).astype(np.float32), np.eye(4))
+segmenter = Segmenter(build_network(plan), plan)
+torch.ones(999, 999) @ torch.ones(999, 999)
+used = 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1])
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]), -1))
+print(segmenter.segment(volume, Machine("cpu", 2 * 10**9)).shape)
+"""
+
+
+def short_of_memory(allowed: int) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT, str(allowed)], cwd=APP, text=True, capture_output=True, check=False
+    )
+    return done.stdout + done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_out_of_memory_smaller_tiles_are_tried() -> None:
+    """In a process that gets less memory than it was told."""
+    said = short_of_memory(330_000_000)
+    assert "out of memory on cpu with tiles for 2.0 GB" in said
+    assert "(200, 4, 4)" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_without_memory_for_the_smallest_tile_it_is_said() -> None:
+    said = short_of_memory(40_000_000)
+    assert "InputError" in said
+    assert "memory doesn't suffice" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_says_that_memory_is_short(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) == expected
+
+
+def test_on_another_working_grid_labels_come_back_on_the_volumes_own() -> None:
+    plan = replace(PLAN, spacing=(2.0, 1.5, 1.0))
+    assert Segmenter(network(), plan).segment(volume(), Machine("cpu", 10**9)).shape == SHAPE
