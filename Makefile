@@ -5,12 +5,13 @@ PYTHON ?= $(shell for python in python3.11 python3 python; do \
 PORT ?= 8000
 STUDIES ?=
 CONF ?=
+PARTS ?=
 
 APP := apps/sparse_unet3d
 ADDRESS := http://127.0.0.1:$(PORT)
 BIN := .venv/bin
 
-.PHONY: help serve samples demo test format
+.PHONY: help serve samples demo test format benchmark
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +22,7 @@ help:
 	@echo "make demo STUDIES=FOLDER   the same on a folder with images/ and dense labels/"
 	@echo "make samples               make the sample volumes in datastore/"
 	@echo "make test                  lint, types and tests"
+	@echo "make benchmark             time it against the alternatives (hours); PARTS=\"tiles inference\" for some of it"
 	@echo "make format                bring the code into its standard format"
 
 # The environment is made once, and brought up to date when the requirements change.
@@ -33,6 +35,10 @@ help:
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.venv/installed-benchmarks: benchmarks/requirements.txt .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r benchmarks/requirements.txt
 	@touch $@
 
 samples: .venv/installed
@@ -62,3 +68,6 @@ test: .venv/installed-dev
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+benchmark: .venv/installed-benchmarks
+	@$(BIN)/python -m benchmarks $(PARTS)

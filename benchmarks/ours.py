@@ -1,0 +1,98 @@
+"""Our side: the only place here that knows how this software is called."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lib.core.deformation import DeformationSettings
+from lib.core.grey_values import GreyValueSettings
+from lib.core.inference import predict_labels
+from lib.core.labels import LabelScheme
+from lib.core.network import UNet
+from lib.core.precision import choose_precision
+from lib.core.sampling import AugmentationSettings, TileSampler, TrainingVolume
+from lib.core.slabs import SlabNetwork
+from lib.core.tiles import choose_tile
+
+from .data import CHANNELS, CLASSES, PAPER_TILE, PAPER_WIDTH
+
+ROTATION = DeformationSettings.rotation
+SCALING = DeformationSettings.scaling
+ELASTIC_SD = DeformationSettings.elastic_sd
+ELASTIC_SPACING = DeformationSettings.elastic_spacing
+GREY_SLOPE_SD = GreyValueSettings.slope_sd
+
+
+def paper_network(width: int = PAPER_WIDTH) -> UNet:
+    """Return the paper's network in evaluation mode, its frozen statistics those of a tile of smooth values."""
+    torch.manual_seed(0)
+    network = UNet(CHANNELS, CLASSES, width)
+    normalisations = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm3d)]
+    for module in normalisations:
+        module.momentum = 1.0
+    with torch.no_grad():
+        coarse = torch.rand(1, CHANNELS, 13, 13, 13)
+        network(torch.nn.functional.interpolate(coarse, size=(100, 100, 100), mode="trilinear"))
+    return network.eval()
+
+
+def whole_volume(
+    image: NDArray[np.float32], memory: float, device: str = "cpu", width: int = PAPER_WIDTH
+) -> Callable[[Callable[[float], None]], NDArray[np.uint8]]:
+    """Prepare the segmentation of a whole volume.
+
+    Args:
+        image: (C, X, Y, Z) in 0 … 1.
+        memory: bytes that it may take.
+        device: ``cpu`` or ``cuda``.
+        width: of the network.
+
+    Returns:
+        What does it: given where to report progress, returns (X, Y, Z) classes.
+    """
+    network, tensor = paper_network(width).to(device), torch.from_numpy(image)
+
+    def segment(progress: Callable[[float], None]) -> NDArray[np.uint8]:
+        slabs = SlabNetwork(network, choose_precision(network, tensor, device))
+        tile = choose_tile(image.shape[1:], slabs.peak_memory, int(memory))
+        return predict_labels(slabs, tensor, tile, device, progress)
+
+    return segment
+
+
+def tile_sampler(
+    image: NDArray[np.float32],
+    annotation: NDArray[np.uint8],
+    tile: tuple[int, ...] = PAPER_TILE,
+    rotation: float = ROTATION,
+    scaling: float = SCALING,
+    elastic_sd: float = ELASTIC_SD,
+    grey_values: bool = True,
+    device: str = "cpu",
+) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Prepare drawing augmented training tiles.
+
+    Args:
+        image: (C, X, Y, Z) in 0 … 1.
+        annotation: (X, Y, Z) values 0 … 3.
+        tile: input sizes.
+        rotation, scaling, elastic_sd: strengths, see ``DeformationSettings``.
+        grey_values: change them too.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        What draws one: the image (C, *tile) and the targets of the tile's output.
+    """
+    volume = TrainingVolume(
+        torch.from_numpy(image).to(device), torch.from_numpy(annotation).to(device), (1.0, 1.0, 1.0)
+    )
+    augmentation = AugmentationSettings(
+        DeformationSettings(rotation, scaling, elastic_sd),
+        GreyValueSettings() if grey_values else GreyValueSettings(0.0, 0.0),
+    )
+    sampler = TileSampler([volume], LabelScheme(("inside", "tubule"), "outside"), tile, augmentation)
+    generator = np.random.default_rng(0)
+    return lambda: sampler.draw(generator)

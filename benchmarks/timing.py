@@ -1,0 +1,224 @@
+"""Measures sides against each other: alternating runs, each side in a process of its own, medians and spread."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import PROJECT
+
+Report = Callable[[str], None]
+"""Called with what is going on now."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line decides for all parts.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        repeats: timed runs of each side; None: as many as the part finds enough.
+        paper_tiles: how many of its tiles the paper's literal tiling is timed on; None: all.
+        options: the command line's options that the results depend on, for repeating them.
+    """
+
+    device: str = "cpu"
+    repeats: int | None = None
+    paper_tiles: int | None = None
+    options: str = ""
+
+    def command(self, key: str) -> str:
+        """Return the command that measures this key alone."""
+        return " ".join(f"python -m benchmarks {key} {self.options}".split())
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of those that are compared.
+
+    Attributes:
+        entry: ``module:function``; see ``side`` for what it returns.
+        options: the function's arguments, as JSON values.
+        threads: processor threads it may use.
+    """
+
+    entry: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    threads: int = 2
+
+
+@dataclass
+class Runs:
+    """What was measured of one side.
+
+    Attributes:
+        seconds: of each run. A run that did only a part of the work says so (its fact ``done``, 0 … 1), and its time
+            is divided by that.
+        peak_bytes: most memory the process had.
+        facts: what the last run said about itself.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        """Median of the runs in seconds."""
+        return statistics.median(self.seconds)
+
+
+class SideError(Exception):
+    """A side failed; the message ends with the last lines that it wrote."""
+
+
+class _Process:
+    """A running side."""
+
+    def __init__(self, name: str, side: Side) -> None:
+        self.name = name
+        threads = str(side.threads)
+        # Read by OpenMP, by Intel's library, and by ITK; the latter also runs under TorchIO.
+        limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), threads)
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by ``close``)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.side"],
+            cwd=PROJECT,
+            env={**os.environ, **limits},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        try:
+            request = {"entry": side.entry, "options": dict(side.options), "threads": side.threads}
+            self._ask(json.dumps(request), lambda _: None)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, report: Report) -> dict[str, Any]:
+        """Run once; return the answer."""
+        return self._ask("run", report)
+
+    def _ask(self, line: str, report: Report) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # It has ended; the loop below finds no answer and says why.
+        for answer in self._process.stdout:
+            values: dict[str, Any] = json.loads(answer)
+            if "progress" not in values:
+                return values
+            report(f"{self.name}: {100 * values['progress']:.0f} %")
+        self._process.wait()
+        self._log.seek(0)
+        written = "".join(self._log.readlines()[-20:])
+        raise SideError(f"{self.name} ended with code {self._process.returncode}\n{written}")
+
+    def close(self) -> None:
+        """End the process."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+
+def measure(sides: Mapping[str, Side], repeats: int, warm_up: bool, report: Report) -> dict[str, Runs]:
+    """Run all sides in turns, so that what else the machine does meets them alike.
+
+    Args:
+        sides: by name.
+        repeats: timed runs of each.
+        warm_up: run each once before, untimed.
+        report: shows progress.
+
+    Raises:
+        SideError: a side failed.
+    """
+    processes: dict[str, _Process] = {}
+    results = {name: Runs() for name in sides}
+    try:
+        for name, side in sides.items():
+            report(f"{name}: starting")
+            processes[name] = _Process(name, side)
+        for turn in range(-1 if warm_up else 0, repeats):
+            # Back and forth, so that nobody always runs after the same neighbour.
+            order = list(sides) if turn % 2 == 0 else list(reversed(sides))
+            for name in order:
+                which = f"run {turn + 1} of {repeats}" if turn >= 0 else "warming up"
+                report(f"{name}: {which}")
+                answer = processes[name].run(lambda text, which=which: report(f"{text} of {which}"))
+                results[name].peak_bytes = answer["peak_bytes"]
+                results[name].facts = answer["facts"]
+                if turn >= 0:
+                    results[name].seconds.append(answer["seconds"] / answer["facts"].get("done", 1))
+    finally:
+        for process in processes.values():
+            process.close()
+    return results
+
+
+def compare(ours: Runs, theirs: Mapping[str, Runs], bar: float, command: str, note: str) -> dict[str, Any]:
+    """Make the entry of a comparison.
+
+    Args:
+        ours: our runs.
+        theirs: the runs of each way to do it with the other software; the fastest counts.
+        bar: the ratio asked for.
+        command: what repeats it.
+        note: what was compared, in words.
+
+    Returns:
+        ``ours`` and ``theirs`` in seconds (medians), ``ratio`` (theirs / ours, above 1 we are faster), ``spread``
+        (lowest and highest ratio of two runs made next to each other), and what is needed to judge them.
+    """
+    fastest = min(theirs, key=lambda name: theirs[name].median)
+    peer = theirs[fastest]
+    pairs = [other / own for own, other in zip(ours.seconds, peer.seconds, strict=True)]
+    return {
+        "ours": ours.median,
+        "theirs": peer.median,
+        "theirs_is": fastest,
+        "ratio": peer.median / ours.median,
+        "spread": [min(pairs), max(pairs)],
+        "bar": bar,
+        "runs": {"ours": ours.seconds, **{name: runs.seconds for name, runs in theirs.items()}},
+        "peak_gb": {"ours": gigabytes(ours), **{name: gigabytes(runs) for name, runs in theirs.items()}},
+        "note": note,
+        "command": command,
+    }
+
+
+def gigabytes(runs: Runs) -> float:
+    """Return the peak memory that counts: the GPU's where there is one."""
+    return float(runs.facts.get("peak_bytes_on_gpu", runs.peak_bytes)) / 1e9
+
+
+def select(keys: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Return the keys that are, or lie below, one of the wanted names; all of them if none is named.
+
+    Raises:
+        ValueError: a name stands for no key.
+    """
+    for name in wanted:
+        if not any(_is_part(key, name) for key in keys):
+            raise ValueError(f"{name}: there is no such part; there are {', '.join(keys)}")
+    return [key for key in keys if not wanted or any(_is_part(key, name) for name in wanted)]
+
+
+def _is_part(key: str, name: str) -> bool:
+    return key == name or key.startswith(name + ".")
