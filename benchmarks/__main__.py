@@ -1,17 +1,19 @@
 """``python -m benchmarks [PART ...]``: measure, write the results and their picture."""
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from . import PROJECT, inference, tiles
-from .picture import draw_picture
+from . import PROJECT, inference, tiles, time_to_iou
+from .picture import draw_curves, draw_picture
 from .results import machine, merge_result, read_results
 from .timing import Settings, SideError, select
 
-PARTS: tuple[ModuleType, ...] = (tiles, inference)
+PARTS: tuple[ModuleType, ...] = (tiles, inference, time_to_iou)
 """Each has ``KEYS``, what it can measure, and ``measure(keys, settings, report)``, which yields keys and entries."""
 
 
@@ -28,12 +30,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="time the paper's literal tiling on N tiles and scale (default: on all, which takes minutes)",
     )
+    result.add_argument("--minutes", type=_minutes, metavar="M", help="how long each learner may learn (default: 8)")
     result.add_argument(
         "--results",
         type=Path,
         default=PROJECT / "benchmarks" / "results.json",
         metavar="FILE",
-        help="where results are merged in; the picture goes beside it (default: benchmarks/results.json)",
+        help="where results are merged in; the pictures go beside it (default: benchmarks/results.json)",
     )
     return result
 
@@ -45,11 +48,22 @@ def _positive(text: str) -> int:
     return value
 
 
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{value}; give more than 0")
+    return value
+
+
 def _settings(arguments: argparse.Namespace) -> Settings:
     given = {"--device": arguments.device if arguments.device != "cpu" else None}
-    given |= {"--repeats": arguments.repeats, "--paper-tiles": arguments.paper_tiles}
-    options = " ".join(f"{name} {value}" for name, value in given.items() if value is not None)
-    return Settings(arguments.device, arguments.repeats, arguments.paper_tiles, options)
+    given |= {"--repeats": arguments.repeats, "--paper-tiles": arguments.paper_tiles, "--minutes": arguments.minutes}
+    options = " ".join(
+        f"{name} {value:g}" if name == "--minutes" else f"{name} {value}"
+        for name, value in given.items()
+        if value is not None
+    )
+    return Settings(arguments.device, arguments.repeats, arguments.paper_tiles, arguments.minutes, options)
 
 
 class _Progress:
@@ -99,16 +113,18 @@ def main() -> int:
     results = read_results(arguments.results)
     if results:
         draw_picture(results, arguments.results.with_suffix(".png"))
+        draw_curves(results, arguments.results.with_name("time_to_iou.png"))
     return int(failed)
 
 
-def _describe(entry: dict[str, object]) -> str:
-    if "ratio" not in entry:
+def _describe(entry: dict[str, Any]) -> str:
+    if entry.get("ratio") is None:
         return str(entry["note"])
-    return (
+    text = (
         "ours {ours:.3g} s, theirs {theirs:.3g} s ({theirs_is}): {ratio:.2f} times as fast "
-        "({spread[0]:.2f} to {spread[1]:.2f}), asked for {bar:g}".format(**entry)
+        "({spread[0]:.2f} to {spread[1]:.2f})".format(**entry)
     )
+    return text if entry["bar"] is None else f"{text}, asked for {entry['bar']:g}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The results as a picture: how many times as fast we are, beside what was asked for."""
+"""The results as pictures: how many times as fast we are, beside what was asked for; and how fast all learn."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,20 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
+from .learners import LEARNERS
+from .time_to_iou import CURVE, DATA, LEVELS, NO_LEARNER, OURS, PART
+
 REACHED, MISSED, LINE = "#3f7f5f", "#c0603f", "#202020"
+
+COLOURS = {
+    "ours": "#0072b2",
+    "pytorch3dunet": "#e69f00",
+    "nnunetv2": "#009e73",
+    "monai_basicunet": "#cc79a7",
+    "monai_dynunet": "#d55e00",
+    "interpolation": "#404040",
+}
+"""Of the learners; told apart by colour-blind people too."""
 
 
 def draw_picture(results: Mapping[str, Any], path: Path) -> None:
@@ -20,29 +33,91 @@ def draw_picture(results: Mapping[str, Any], path: Path) -> None:
         results: as in ``results.json``.
         path: of the picture.
     """
-    entries = {key: entry for key, entry in sorted(results.items(), reverse=True) if "ratio" in entry}
+    entries = {key: entry for key, entry in sorted(results.items(), reverse=True) if entry.get("ratio") is not None}
     if not entries:
         return
     figure, axes = plt.subplots(figsize=(9, 1.2 + 0.5 * len(entries)), layout="constrained")
     for row, entry in enumerate(entries.values()):
         ratio, (low, high) = entry["ratio"], entry["spread"]
-        axes.barh(row, ratio, height=0.6, color=REACHED if ratio >= entry["bar"] else MISSED)
+        bar = entry["bar"]
+        axes.barh(row, ratio, height=0.6, color=REACHED if ratio >= (bar or 0) else MISSED)
         # Where runs were few, the ratio of the medians may lie outside the ratios of the runs.
         axes.plot([low, high], [row, row], color=LINE, linewidth=1)
-        axes.plot([entry["bar"]] * 2, [row - 0.42, row + 0.42], color=LINE, linewidth=2.5)
+        if bar:
+            axes.plot([bar] * 2, [row - 0.42, row + 0.42], color=LINE, linewidth=2.5)
         times = f"{ratio:.1f}×   {_seconds(entry['ours'])} against {_seconds(entry['theirs'])}"
         axes.annotate(
-            times, (max(ratio, high, entry["bar"]), row), (6, 0), textcoords="offset points", va="center", fontsize=8
+            times, (max(ratio, high, bar or 0), row), (6, 0), textcoords="offset points", va="center", fontsize=8
         )
     axes.set_yticks(range(len(entries)), list(entries), fontsize=9)
     axes.set_xlabel(
         "times as fast as theirs (medians; thin line: lowest to highest of the runs; thick line: asked for)"
     )
     axes.axvline(1, color="grey", linewidth=0.8, linestyle=":")
-    axes.set_xlim(0, 1.45 * max(max(e["ratio"], e["spread"][1], e["bar"]) for e in entries.values()))
+    axes.set_xlim(0, 1.45 * max(max(e["ratio"], e["spread"][1], e["bar"] or 0) for e in entries.values()))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def draw_curves(results: Mapping[str, Any], path: Path) -> None:
+    """Write a PNG with a panel per data set: mean foreground IoU over time, a curve per learner and run.
+
+    Args:
+        results: as in ``results.json``.
+        path: of the picture.
+    """
+    panels = {data: _curves_of(data, results) for data in DATA}
+    panels = {data: entries for data, entries in panels.items() if entries}
+    if not panels:
+        return
+    figure, row = plt.subplots(
+        1, len(panels), figsize=(12, 4.6), sharey=True, squeeze=False, layout="constrained", dpi=100
+    )
+    handles: dict[str, Any] = {}
+    for axes, (data, entries) in zip(row[0], panels.items(), strict=True):
+        for learner, entry in entries.items():
+            for curve in entry["curves"]:
+                handles[learner] = _draw_curve(axes, learner, curve)
+        for level in LEVELS:
+            axes.axhline(float(level), color="grey", linewidth=0.8, linestyle="--", zorder=0)
+        budget = max(entry["budget_seconds"] for entry in entries.values())
+        axes.set_xscale("log")
+        first = min(curve[0][0] for entry in entries.values() for curve in entry["curves"])
+        axes.set_xlim(0.8 * first, 1.15 * budget)
+        ticks = [seconds for seconds in (1, 3, 10, 30, 60, 120, 240, 480, 960, 1920) if 0.8 * first < seconds]
+        axes.set_xticks(ticks, [str(seconds) for seconds in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlim(0.8 * first, 1.15 * budget)
+        axes.set_ylim(0, 1)
+        axes.set_title(data)
+        axes.set_xlabel("seconds since the annotation was submitted")
+        axes.spines[["top", "right"]].set_visible(False)
+    row[0][0].set_ylabel("mean foreground IoU on unpainted voxels")
+    names = [learner for learner in LEARNERS if learner in handles]
+    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=len(names), frameon=False)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _curves_of(data: str, results: Mapping[str, Any]) -> dict[str, Any]:
+    keys = {learner: f"{PART}.{data}.{CURVE}.{learner}" for learner in LEARNERS}
+    return {learner: results[key] for learner, key in keys.items() if key in results}
+
+
+def _draw_curve(axes: Any, learner: str, curve: Sequence[Sequence[float]]) -> Any:
+    """Draw one; return what stands for it in the legend."""
+    seconds, iou = zip(*curve, strict=True)
+    colour = COLOURS[learner]
+    if learner == NO_LEARNER:
+        axes.axhline(iou[0], color=colour, linewidth=1.2, linestyle=":")
+        return axes.plot(seconds, iou, color=colour, marker="D", markersize=7, linestyle=":", linewidth=1.2)[0]
+    width, order = (3.2, 5) if learner == OURS else (1.6, 3)
+    # What is published stays the result until it is replaced.
+    style = "steps-post" if LEARNERS[learner].published else "default"
+    return axes.plot(
+        seconds, iou, color=colour, linewidth=width, zorder=order, drawstyle=style, marker="o", markersize=width + 0.5
+    )[0]
 
 
 def _seconds(value: float) -> str:

@@ -24,12 +24,14 @@ class Settings:
         device: ``cpu`` or ``cuda``.
         repeats: timed runs of each side; None: as many as the part finds enough.
         paper_tiles: how many of its tiles the paper's literal tiling is timed on; None: all.
+        minutes: how long each learner may learn; None: as long as the part finds enough.
         options: the command line's options that the results depend on, for repeating them.
     """
 
     device: str = "cpu"
     repeats: int | None = None
     paper_tiles: int | None = None
+    minutes: float | None = None
     options: str = ""
 
     def command(self, key: str) -> str:

@@ -1,0 +1,49 @@
+"""Those who learn from the same annotated slices, each in a file of its own, called as a user of that software would.
+
+Each file has functions ``learn(trial, seed)``: they learn ``trial.task`` until the trial is over, and let it score
+what they have learnt after each step. What is imported at the top of the file is what the software needs.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Learner:
+    """One of them.
+
+    Attributes:
+        entry: ``module:function`` below this package.
+        imports: the code that its process runs before it sees the annotation; the time that takes counts.
+        setup: how it is used, in words.
+        published: whether its result stays the same until a better one replaces it.
+    """
+
+    entry: str
+    imports: str
+    setup: str
+    published: bool = False
+
+
+LEARNERS = {
+    "ours": Learner(
+        "ours:learn",
+        "import monailabel.interfaces.utils.app, main",
+        "as the server trains; what is scored is the published model",
+        published=True,
+    ),
+    "monai_basicunet": Learner(
+        "monai:learn_basicunet",
+        "import monai.data, monai.inferers, monai.networks.nets, monai.transforms",
+        "BasicUNet with its default features, masked cross-entropy, Adam, MONAI's transforms",
+    ),
+    "monai_dynunet": Learner(
+        "monai:learn_dynunet",
+        "import monai.data, monai.inferers, monai.networks.nets, monai.transforms",
+        "DynUNet with kernels and strides by nnU-Net's rules, masked cross-entropy, Adam, MONAI's transforms",
+    ),
+    "interpolation": Learner(
+        "interpolation:learn",
+        "import itk; itk.MorphologicalContourInterpolator",
+        "morphological contour interpolation between the painted slices; nothing is learnt",
+    ),
+}

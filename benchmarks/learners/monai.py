@@ -1,0 +1,174 @@
+"""MONAI's networks, trained by a loop of its own parts: its transforms, its loader and its sliding windows."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import Dataset, ThreadDataLoader, list_data_collate, set_track_meta
+from monai.inferers import sliding_window_inference
+from monai.networks.nets import BasicUNet, DynUNet
+from monai.transforms import (
+    ClassesToIndicesd,
+    Compose,
+    DeleteItemsd,
+    Rand3DElasticd,
+    RandAdjustContrastd,
+    RandAffined,
+    RandCropByLabelClassesd,
+    RandFlipd,
+    ScaleIntensityRangePercentilesd,
+    SpatialPadd,
+)
+from numpy.typing import NDArray
+
+from lib.core.labels import UNLABELLED
+from lib.core.training import TrainingCase
+
+from ..learning import Task, Trial
+
+LARGEST_PATCH = (96, 96, 64)
+MULTIPLE = 8
+"""Of which patch sizes are: what three poolings need."""
+
+MOST_FEATURES = 320
+LEARNING_RATE = 1e-3
+BATCH = 1
+BUFFERED = 2
+"""Patches drawn in advance, beside the training step."""
+
+ANGLE = math.radians(15)
+SCALING = 0.15
+
+
+def learn_basicunet(trial: Trial, seed: int) -> None:
+    """Train ``BasicUNet`` with its default features."""
+    _learn(trial, seed, lambda: BasicUNet(3, trial.task.channels, trial.task.classes))
+
+
+def learn_dynunet(trial: Trial, seed: int) -> None:
+    """Train ``DynUNet`` with the kernels and strides that nnU-Net would choose for the patch."""
+    task = trial.task
+    kernels, strides = kernels_and_strides(patch_shape(task), task.cases[0].volume.spacing)
+    filters = [min(32 << level, MOST_FEATURES) for level in range(len(kernels))]
+    _learn(
+        trial,
+        seed,
+        lambda: DynUNet(3, task.channels, task.classes, kernels, strides, strides[1:], filters, norm_name="instance"),
+    )
+
+
+def patch_shape(task: Task) -> tuple[int, ...]:
+    """Return the sizes of training patches: the whole volume, padded, where that isn't larger than the largest."""
+    largest = np.max([case.volume.shape for case in task.cases], axis=0).tolist()
+    padded = [MULTIPLE * math.ceil(size / MULTIPLE) for size in largest]
+    return tuple(min(sizes) for sizes in zip(padded, LARGEST_PATCH, strict=True))
+
+
+def kernels_and_strides(
+    patch: Sequence[int], spacing: Sequence[float]
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Choose kernel and stride of each level by nnU-Net's rules.
+
+    An axis is halved until 4 voxels are left, and neither halved nor convolved along while its voxels are over twice
+    as large as the smallest.
+    """
+    sizes, voxel = list(patch), list(spacing)
+    kernels: list[tuple[int, ...]] = []
+    strides: list[tuple[int, ...]] = [(1,) * len(sizes)]
+    while True:
+        fine = [side <= 2 * min(voxel) for side in voxel]
+        stride = tuple(2 if near and size >= 8 and size % 2 == 0 else 1 for near, size in zip(fine, sizes, strict=True))
+        if max(stride) == 1:
+            return [*kernels, (3,) * len(sizes)], strides
+        kernels.append(tuple(3 if near else 1 for near in fine))
+        strides.append(stride)
+        sizes = [size // step for size, step in zip(sizes, stride, strict=True)]
+        voxel = [side * step for side, step in zip(voxel, stride, strict=True)]
+
+
+def _learn(trial: Trial, seed: int, build: Callable[[], torch.nn.Module]) -> None:
+    set_track_meta(False)
+    torch.manual_seed(seed)
+    task, patch = trial.task, patch_shape(trial.task)
+    network = build()
+    optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE)
+    prepare = _preparation(patch)
+    prepared = [prepare(_item(case)) for case in task.cases]
+    images = {case.id: item["image"] for case, item in zip(task.cases, prepared, strict=True)}
+    # Ignored, background, foreground: where a value of the annotation stands in this, that is its target.
+    targets = torch.from_numpy(task.scheme.targets(np.arange(task.classes + 1)))
+    loss_function = torch.nn.CrossEntropyLoss(ignore_index=int(targets[UNLABELLED]))
+
+    def segment(case: TrainingCase) -> NDArray[np.uint8]:
+        network.eval()
+        with torch.no_grad():
+            logits = sliding_window_inference(images[case.id][None], patch, 1, network, overlap=0.25)
+        network.train()
+        classes: NDArray[np.uint8] = logits[0].argmax(0).to(torch.uint8).numpy()
+        # Small volumes are padded, at both ends alike.
+        starts = [(size - length) // 2 for size, length in zip(classes.shape, case.volume.shape, strict=True)]
+        box = tuple(slice(start, start + n) for start, n in zip(starts, case.volume.shape, strict=True))
+        return classes[box]
+
+    for batch in _batches(prepared, _augmentation(patch, task.classes, seed)):
+        loss = loss_function(network(batch["image"]), targets[batch["label"][:, 0].long()])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if not trial.goes_on(segment):
+            return
+
+
+def _item(case: TrainingCase) -> dict[str, Any]:
+    return {"image": torch.from_numpy(case.volume.array.astype(np.float32)), "label": case.annotation[None]}
+
+
+def _preparation(patch: Sequence[int]) -> Compose:
+    """Return what is done once with each volume."""
+    return Compose(
+        [
+            ScaleIntensityRangePercentilesd("image", lower=1, upper=99, b_min=0, b_max=1, clip=True, channel_wise=True),
+            SpatialPadd("image", patch, mode="reflect"),
+            SpatialPadd("label", patch, mode="constant", value=UNLABELLED),
+        ]
+    )
+
+
+def _augmentation(patch: Sequence[int], classes: int, seed: int) -> Compose:
+    """Return what is drawn for each patch."""
+    both: dict[str, Any] = {"keys": ("image", "label"), "mode": ("bilinear", "nearest")}
+    # What comes in from outside is no annotation.
+    both["padding_mode"] = ("reflection", "zeros")
+    chain = Compose(
+        [
+            ClassesToIndicesd("label", num_classes=classes + 1),
+            RandCropByLabelClassesd(
+                ("image", "label"),
+                "label",
+                patch,
+                ratios=[0, *(1 for _ in range(classes))],
+                num_classes=classes + 1,
+                num_samples=1,
+                indices_key="label_cls_indices",
+            ),
+            DeleteItemsd("label_cls_indices"),
+            *(RandFlipd(("image", "label"), prob=0.5, spatial_axis=axis) for axis in range(3)),
+            RandAffined(prob=0.5, rotate_range=[ANGLE] * 3, scale_range=[SCALING] * 3, **both),
+            Rand3DElasticd(prob=0.3, sigma_range=(5, 7), magnitude_range=(50, 100), **both),
+            RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.5)),
+        ]
+    )
+    chain.set_random_state(seed)
+    return chain
+
+
+def _batches(prepared: Sequence[dict[str, Any]], augmentation: Compose) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield batches without end."""
+    dataset = Dataset(list(prepared), augmentation)
+    loader = ThreadDataLoader(
+        dataset, buffer_size=BUFFERED, batch_size=BATCH, shuffle=True, num_workers=0, collate_fn=list_data_collate
+    )
+    while True:
+        yield from loader

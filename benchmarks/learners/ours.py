@@ -1,0 +1,54 @@
+"""This software, as its server trains when a person has pressed Train."""
+
+import tempfile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.core.allocation import keep_freed_memory
+from lib.core.machine import Machine
+from lib.core.model import ModelFolder
+from lib.core.plan import PlanOptions
+from lib.core.segmentation import Segmenter
+from lib.core.training import Report, TrainingCase, TrainingOptions, train
+from lib.server.machine import SHARE, free_memory
+
+from ..learning import Trial
+
+ENDING = 0.03
+"""Part of the time that is left for planning and for the last validation, which the training's own limit leaves out."""
+
+MAX_EPOCHS = 1_000_000
+
+
+def learn(trial: Trial, seed: int) -> None:
+    """Train until the time is over, and score the published model whenever it has changed."""
+    keep_freed_memory()
+    machine = Machine("cpu", int(SHARE * free_memory()))
+    with tempfile.TemporaryDirectory() as path:
+        folder = ModelFolder(path)
+        scored: int | None = None
+
+        def segmenter() -> Segmenter:
+            model = folder.load(trial.task.scheme)
+            return Segmenter(model.network, model.plan)
+
+        def report(latest: Report) -> None:
+            nonlocal scored
+            due = trial.is_due or latest["finished"]
+            if not due or not folder.is_published():
+                return
+            with trial.clock.paused():
+                published = folder.published.stat().st_mtime_ns
+                new = segmenter() if published != scored else None
+            if new is not None:
+                trial.score(lambda case: _segment(new, case, machine))
+                scored = published
+
+        minutes = ((1 - ENDING) * trial.budget - trial.clock.seconds) / 60
+        options = TrainingOptions(max_epochs=MAX_EPOCHS, max_minutes=max(minutes, 0.01), seed=seed)
+        train(trial.task.cases, trial.task.scheme, folder, options, PlanOptions(), machine, report)
+
+
+def _segment(segmenter: Segmenter, case: TrainingCase, machine: Machine) -> NDArray[np.uint8]:
+    return segmenter.segment(case.volume, machine)

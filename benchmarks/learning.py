@@ -1,0 +1,201 @@
+"""Learning from a few annotated slices: the task, the clock and the scores that are the same for all learners."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.commands.annotator import paint_slices, truth_as_annotation
+from lib.commands.demo import BACKGROUND, read_cases
+from lib.core.labels import UNLABELLED, LabelScheme
+from lib.core.metrics import confusion, iou_per_class, mean_iou
+from lib.core.training import TrainingCase
+
+from . import PROJECT
+
+SLICES_PER_AXIS = 3
+ANNOTATION_SEED = 0
+
+FIRST_CHECKPOINT = 10.0
+"""Seconds after which a learner is scored for the first time."""
+
+RESOLUTION = 0.1
+"""A learner is scored again after this part of the time it has had so far, but …"""
+
+EVALUATION_SHARE = 0.4
+"""… only as often that all scoring takes at most this part of the learner's own time."""
+
+Segment = Callable[[TrainingCase], NDArray[np.uint8]]
+"""Segments a case's volume by what is learnt so far: (X, Y, Z), 0 background, 1 … K foreground."""
+
+Curve = list[tuple[float, float]]
+"""Seconds since the annotation was submitted, and mean foreground IoU then, 0 … 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What all learners are given, and what they are judged by.
+
+    Attributes:
+        scheme: the label scheme.
+        cases: the annotated volumes.
+        unseen: of each case the truth where nobody painted, in an annotation's values, elsewhere unlabelled.
+    """
+
+    scheme: LabelScheme
+    cases: tuple[TrainingCase, ...]
+    unseen: tuple[NDArray[np.uint8], ...]
+
+    @property
+    def channels(self) -> int:
+        """Of the volumes."""
+        return self.cases[0].volume.channels
+
+    @property
+    def classes(self) -> int:
+        """With the background."""
+        return len(self.scheme.classes)
+
+
+def read_task(folder: Path, labels: Sequence[str], slices_per_axis: int = SLICES_PER_AXIS) -> Task:
+    """Read volumes and annotate some slices of all but the last, as the demo does; always the same ones.
+
+    Args:
+        folder: with ``images/`` and dense ``labels/`` under the same names.
+        labels: names of the foreground classes.
+        slices_per_axis: annotated along each axis.
+
+    Raises:
+        InputError: fewer than two volumes with a truth, or a truth on another grid than its volume.
+    """
+    scheme = LabelScheme(tuple(labels), BACKGROUND)
+    generator = np.random.default_rng(ANNOTATION_SEED)
+    cases, unseen = [], []
+    for name, case in list(read_cases(folder / "images", folder / "labels").items())[:-1]:
+        annotation = paint_slices(case.truth, scheme, slices_per_axis, generator)
+        cases.append(TrainingCase(name, case.volume, annotation))
+        unseen.append(np.where(annotation == UNLABELLED, truth_as_annotation(case.truth, scheme), UNLABELLED))
+    return Task(scheme, tuple(cases), tuple(unseen))
+
+
+def score(task: Task, segment: Segment) -> dict[str, float | None]:
+    """Return IoU by foreground class on the voxels that nobody painted, those of all annotated volumes pooled."""
+    counts = np.zeros((task.classes, task.classes), dtype=np.int64)
+    for case, unseen in zip(task.cases, task.unseen, strict=True):
+        counts += confusion(segment(case), unseen, task.scheme)
+    return iou_per_class(counts, task.scheme)
+
+
+def seconds_to_start(code: str) -> float:
+    """Return how long a new process takes that runs ``code``, which imports a learner's software."""
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT / "apps" / "sparse_unet3d", check=True)
+    return time.monotonic() - start
+
+
+class Clock:
+    """Seconds since the annotation was submitted, without the pauses.
+
+    Args:
+        before: seconds that have passed when the clock is made.
+    """
+
+    def __init__(self, before: float = 0.0) -> None:
+        self._start = time.monotonic() - before
+
+    @property
+    def seconds(self) -> float:
+        """Now; not to be asked during a pause."""
+        return time.monotonic() - self._start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let what happens inside not count."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._start += time.monotonic() - began
+
+
+class Trial:
+    """A learner's run against the clock, which starts now.
+
+    Args:
+        task: what is learnt.
+        budget: seconds after which it is over.
+        before: seconds that the learner took to start.
+        progress: told which part of the time is over, 0 … 1.
+
+    Attributes:
+        curve: what was scored so far.
+        iou: by class, of the last scoring.
+        evaluations: seconds that each scoring took; they don't count.
+    """
+
+    def __init__(self, task: Task, budget: float, before: float, progress: Callable[[float], None]) -> None:
+        self.task, self.budget = task, budget
+        self.clock = Clock(before)
+        self.curve: Curve = []
+        self.iou: dict[str, float | None] = {}
+        self.evaluations: list[float] = []
+        self._progress = progress
+        self._due = FIRST_CHECKPOINT
+        self._told = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is spent."""
+        return self.clock.seconds >= self.budget
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the learner is to be scored now; also tells of the progress, in whole percent."""
+        seconds = self.clock.seconds
+        percent = min(100, int(100 * seconds / self.budget))
+        if percent > self._told:
+            self._told = percent
+            self._progress(percent / 100)
+        return seconds >= min(self._due, self.budget)
+
+    def score(self, segment: Segment) -> None:
+        """Score the learner while the clock stands still."""
+        seconds = self.clock.seconds
+        with self.clock.paused():
+            began = time.monotonic()
+            self.iou = score(self.task, segment)
+            self.curve.append((seconds, mean_iou(self.iou) or 0.0))
+            self.evaluations.append(time.monotonic() - began)
+        self._due = seconds + max(RESOLUTION * seconds, self.evaluations[-1] / EVALUATION_SHARE)
+
+    def goes_on(self, segment: Segment) -> bool:
+        """Score the learner if that is due, always at the end; tell whether there is time left."""
+        over = self.is_over
+        if self.is_due or over:
+            self.score(segment)
+        return not over
+
+
+def time_to_level(curve: Curve, level: float, steps: bool) -> float | None:
+    """Return the seconds after which a curve reaches a level for the first time; None if it never does.
+
+    Args:
+        curve: ascending in time.
+        level: mean foreground IoU.
+        steps: the learner's result is what was last scored until it is replaced; else it changes all the time, and
+            the time between two scorings is interpolated.
+    """
+    before: tuple[float, float] | None = None
+    for seconds, iou in curve:
+        if iou >= level:
+            if before is None or steps:
+                return seconds
+            return before[0] + (seconds - before[0]) * (level - before[1]) / (iou - before[1])
+        before = (seconds, iou)
+    return None

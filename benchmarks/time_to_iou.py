@@ -1,0 +1,222 @@
+"""Time to a good segmentation: from the submitted annotation to a mean foreground IoU on voxels that nobody painted.
+
+All learn from the same slices on the CPU, each for the same time, in a process of its own. A curve starts when the
+annotation is submitted: starting the software counts, and so does all that it does before and beside its training
+steps. Scoring doesn't.
+"""
+
+import contextlib
+import importlib
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lib.core.phantom import write_samples
+
+from . import PROJECT
+from .learners import LEARNERS
+from .learning import Curve, Trial, read_task, seconds_to_start, time_to_level
+from .timing import Report, Settings, Side, SideError, gigabytes
+from .timing import measure as measure_sides
+
+DATA = {
+    "phantom": ("inside", "tubule"),
+    "organoid": ("lumen", "epithelium"),
+    "hippocampus": ("anterior", "posterior"),
+}
+"""Foreground classes by data set. The phantom is made; the others are folders with ``images/`` and ``labels/``."""
+
+REAL_DATA = PROJECT.parent / "shared" / "data"
+LEVELS = ("0.70", "0.80")
+OURS = "ours"
+PEERS = tuple(name for name in LEARNERS if name != OURS)
+BAR = 3.0
+NO_LEARNER = "interpolation"
+"""Takes no time that could be compared, so no ratio is asked for."""
+
+MINUTES = 8.0
+PART = "time_to_iou"
+CURVE = "curve"
+
+KEYS = tuple(
+    f"{PART}.{data}.{what}"
+    for data in DATA
+    for what in (
+        *(f"{CURVE}.{learner}" for learner in LEARNERS),
+        *(f"{level}.{peer}" for level in LEVELS for peer in PEERS),
+    )
+)
+
+
+def prepare(
+    learner: str, folder: str, labels: Sequence[str], seconds: float, seed: int
+) -> Callable[[Callable[[float], None]], dict[str, Any]]:
+    """Prepare a side for ``benchmarks.side``: one run learns until its time is over.
+
+    Args:
+        learner: one of ``LEARNERS``.
+        folder: of the data set.
+        labels: names of the foreground classes.
+        seconds: how long it may learn, from the submitted annotation.
+        seed: of what it draws.
+    """
+    software = LEARNERS[learner]
+    module, function = software.entry.split(":")
+    learn = getattr(importlib.import_module(f"benchmarks.learners.{module}"), function)
+    task = read_task(Path(folder), labels)
+    # By now the software's files have been read once, as on a computer on which it is used.
+    start = seconds_to_start(software.imports)
+
+    def run(progress: Callable[[float], None]) -> dict[str, Any]:
+        trial = Trial(task, seconds, start, progress)
+        learn(trial, seed)
+        return {"curve": trial.curve, "iou": trial.iou, "evaluation_seconds": statistics.median(trial.evaluations)}
+
+    return run
+
+
+def measure(keys: Sequence[str], settings: Settings, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield key and entry of each curve and of each comparison.
+
+    Raises:
+        SideError: a learner failed; raised after the others have been measured.
+    """
+    if settings.device != "cpu":
+        report(f"{PART}: left out, it compares on the CPU only\n")
+        return
+    failures: list[str] = []
+    for data in DATA:
+        wanted = [key for key in keys if key.startswith(f"{PART}.{data}.")]
+        if not wanted:
+            continue
+        with _data_folder(data, report) as folder:
+            if not (folder / "images").is_dir():
+                report(f"{PART}.{data}: left out, there is no {folder / 'images'}\n")
+                continue
+            yield from _measure_data(data, folder, wanted, settings, report, failures)
+    if failures:
+        raise SideError("\n".join(failures))
+
+
+@contextlib.contextmanager
+def _data_folder(data: str, report: Report) -> Iterator[Path]:
+    if data != "phantom":
+        yield REAL_DATA / data
+        return
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        report(f"{PART}.{data}: making the volumes")
+        for part in ("images", "labels"):
+            (folder / part).mkdir()
+        write_samples(folder / "images", folder / "labels")
+        yield folder
+
+
+def _measure_data(
+    data: str, folder: Path, keys: Sequence[str], settings: Settings, report: Report, failures: list[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure one data set; what fails is added to the failures."""
+    named = {key.rsplit(".", 1)[1] for key in keys}
+    if not all(f".{CURVE}." in key for key in keys):
+        named.add(OURS)
+    seconds = 60 * (settings.minutes or MINUTES)
+    curves: dict[str, dict[str, Any]] = {}
+    failed = set[str]()
+    for seed in range(settings.repeats or 1):
+        for learner in LEARNERS:
+            if learner not in named - failed:
+                continue
+            options = {"learner": learner, "folder": str(folder), "labels": DATA[data]}
+            side = Side(f"{__name__}:prepare", {**options, "seconds": seconds, "seed": seed})
+            try:
+                # Each alone: a process that waits for its turn would still hold its memory.
+                (runs,) = measure_sides({f"{data}, {learner}": side}, 1, warm_up=False, report=report).values()
+            except SideError as error:
+                failures.append(str(error))
+                failed.add(learner)
+                continue
+            key = f"{PART}.{data}.{CURVE}.{learner}"
+            earlier = curves[learner]["curves"] if learner in curves else []
+            entry = curve_entry([*earlier, runs.facts["curve"]], runs.facts, seconds, settings.command(key))
+            curves[learner] = {**entry, "peak_gb": gigabytes(runs), "setup": LEARNERS[learner].setup}
+            yield key, curves[learner]
+    for key in keys:
+        what, peer = key.removeprefix(f"{PART}.{data}.").rsplit(".", 1)
+        if what != CURVE and {OURS, peer} <= curves.keys() - failed:
+            yield key, comparison(curves[OURS], curves[peer], peer, what, settings.command(key))
+
+
+def curve_entry(curves: Sequence[Curve], facts: dict[str, Any], seconds: float, command: str) -> dict[str, Any]:
+    """Make the entry of a learner.
+
+    Args:
+        curves: of each run.
+        facts: what the last run said about itself.
+        seconds: the budget.
+        command: what repeats it.
+
+    Returns:
+        ``curves``, ``final`` (mean foreground IoU at the end of each run), ``iou`` by class at the end of the last
+        run, and what is needed to judge them.
+    """
+    final = [curve[-1][1] for curve in curves]
+    classes = ", ".join(f"{name} {value or 0:.3f}" for name, value in facts["iou"].items())
+    return {
+        "curves": curves,
+        "final": final,
+        "iou": facts["iou"],
+        "budget_seconds": seconds,
+        "evaluation_seconds": facts["evaluation_seconds"],
+        "note": f"mean foreground IoU {statistics.median(final):.3f} after {curves[-1][-1][0]:.0f} s ({classes})",
+        "command": command,
+    }
+
+
+def comparison(ours: dict[str, Any], theirs: dict[str, Any], peer: str, level: str, command: str) -> dict[str, Any]:
+    """Make the entry of a comparison at one level.
+
+    Args:
+        ours: entry of our curves.
+        theirs: entry of the peer's curves, with as many runs.
+        peer: its name.
+        level: mean foreground IoU, as in the key.
+        command: what repeats it.
+
+    Returns:
+        As ``timing.compare``, with ``final``, the IoU of both at the end. ``ours`` and ``theirs`` are None where a
+        run doesn't reach the level; so are then ``ratio`` and ``spread``.
+    """
+    sides = {OURS: ours, peer: theirs}
+    runs = {
+        name: [time_to_level(curve, float(level), LEARNERS[name].published) for curve in side["curves"]]
+        for name, side in sides.items()
+    }
+    medians = {
+        name: None if None in seconds else statistics.median(seconds)  # type: ignore[type-var]
+        for name, seconds in runs.items()
+    }
+    final = {name: statistics.median(side["final"]) for name, side in sides.items()}
+    note = f"seconds to mean foreground IoU {level}, {ours['budget_seconds']:g} s for each"
+    note += "".join(
+        f"; {name} {'reaches' if medians[name] else 'does not reach'} it, {final[name]:.3f} at the end"
+        for name in sides
+    )
+    ratio, spread = None, None
+    if None not in medians.values():
+        ratio = medians[peer] / medians[OURS]  # type: ignore[operator]
+        pairs = [other / own for own, other in zip(runs[OURS], runs[peer], strict=True)]  # type: ignore[operator]
+        spread = [min(pairs), max(pairs)]
+    return {
+        "ours": medians[OURS],
+        "theirs": medians[peer],
+        "theirs_is": peer,
+        "ratio": ratio,
+        "spread": spread,
+        "bar": None if peer == NO_LEARNER else BAR,
+        "runs": runs,
+        "final": final,
+        "note": note,
+        "command": command,
+    }
