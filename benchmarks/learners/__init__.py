@@ -31,6 +31,16 @@ LEARNERS = {
         "as the server trains; what is scored is the published model",
         published=True,
     ),
+    "pytorch3dunet": Learner(
+        "pytorch3dunet:learn",
+        "import pytorch3dunet.train",
+        "UNet3D (f_maps 32, gcr), cross-entropy with ignore_index, Adam and augmentation of its example configurations",
+    ),
+    "nnunetv2": Learner(
+        "nnunet:learn",
+        "import nnunetv2.experiment_planning.plan_and_preprocess_entrypoints, nnunetv2.run.run_training",
+        "3d_fullres of its own plan with its ignore label, fold all; its learning rate falls to 0 over the budget",
+    ),
     "monai_basicunet": Learner(
         "monai:learn_basicunet",
         "import monai.data, monai.inferers, monai.networks.nets, monai.transforms",

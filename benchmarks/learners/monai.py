@@ -28,7 +28,10 @@ from lib.core.training import TrainingCase
 
 from ..learning import Task, Trial
 
-LARGEST_PATCH = (96, 96, 64)
+LARGEST_PATCH = (64, 64, 48)
+LARGEST_WINDOW = (128, 128, 64)
+"""Of the sliding windows; those larger than the patches overlap less, which saves time and changes little."""
+
 MULTIPLE = 8
 """Of which patch sizes are: what three poolings need."""
 
@@ -50,7 +53,7 @@ def learn_basicunet(trial: Trial, seed: int) -> None:
 def learn_dynunet(trial: Trial, seed: int) -> None:
     """Train ``DynUNet`` with the kernels and strides that nnU-Net would choose for the patch."""
     task = trial.task
-    kernels, strides = kernels_and_strides(patch_shape(task), task.cases[0].volume.spacing)
+    kernels, strides = kernels_and_strides(patch_shape(task, LARGEST_PATCH), task.cases[0].volume.spacing)
     filters = [min(32 << level, MOST_FEATURES) for level in range(len(kernels))]
     _learn(
         trial,
@@ -59,11 +62,11 @@ def learn_dynunet(trial: Trial, seed: int) -> None:
     )
 
 
-def patch_shape(task: Task) -> tuple[int, ...]:
-    """Return the sizes of training patches: the whole volume, padded, where that isn't larger than the largest."""
+def patch_shape(task: Task, limit: Sequence[int]) -> tuple[int, ...]:
+    """Return the sizes of patches: the whole volume, padded, where that isn't larger than the limit."""
     largest = np.max([case.volume.shape for case in task.cases], axis=0).tolist()
     padded = [MULTIPLE * math.ceil(size / MULTIPLE) for size in largest]
-    return tuple(min(sizes) for sizes in zip(padded, LARGEST_PATCH, strict=True))
+    return tuple(min(sizes) for sizes in zip(padded, limit, strict=True))
 
 
 def kernels_and_strides(
@@ -91,7 +94,8 @@ def kernels_and_strides(
 def _learn(trial: Trial, seed: int, build: Callable[[], torch.nn.Module]) -> None:
     set_track_meta(False)
     torch.manual_seed(seed)
-    task, patch = trial.task, patch_shape(trial.task)
+    task = trial.task
+    patch, window = patch_shape(task, LARGEST_PATCH), patch_shape(task, LARGEST_WINDOW)
     network = build()
     optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     prepare = _preparation(patch)
@@ -104,7 +108,7 @@ def _learn(trial: Trial, seed: int, build: Callable[[], torch.nn.Module]) -> Non
     def segment(case: TrainingCase) -> NDArray[np.uint8]:
         network.eval()
         with torch.no_grad():
-            logits = sliding_window_inference(images[case.id][None], patch, 1, network, overlap=0.25)
+            logits = sliding_window_inference(images[case.id][None], window, 1, network, overlap=0.25)
         network.train()
         classes: NDArray[np.uint8] = logits[0].argmax(0).to(torch.uint8).numpy()
         # Small volumes are padded, at both ends alike.
