@@ -4,7 +4,9 @@ import torch
 
 from lib.core.inference import cut_tile, predict_labels, predict_probabilities, predict_tiles, settle_statistics
 from lib.core.network import UNet
-from lib.core.tiles import CONTEXT, input_size, output_shape
+from lib.core.slabs import SlabNetwork
+from lib.core.tiles import CONTEXT, given_shape, input_size, output_shape
+from mirrored import mirrored, mirrored_tile
 
 
 def network(channels: int = 2, dims: int = 3) -> UNet:
@@ -12,7 +14,7 @@ def network(channels: int = 2, dims: int = 3) -> UNet:
     return UNet(channels, 3, width=2, dims=dims)
 
 
-def logits_of(net: torch.nn.Module, image: torch.Tensor, tile: tuple[int, ...]) -> torch.Tensor:
+def logits_of(net: torch.nn.Module | SlabNetwork, image: torch.Tensor, tile: tuple[int, ...]) -> torch.Tensor:
     result = torch.full((3, *image.shape[1:]), torch.nan)
     for box, logits in predict_tiles(net, image, tile, "cpu"):
         result[(slice(None), *box)] = logits
@@ -20,12 +22,13 @@ def logits_of(net: torch.nn.Module, image: torch.Tensor, tile: tuple[int, ...]) 
 
 
 def test_cut_tile_is_numpys_mirrored_padding() -> None:
-    image = torch.rand(2, 60, 30, 20)
-    padded = np.pad(image.numpy(), [(0, 0)] + [(150, 150)] * 3, mode="reflect")
-    tile = cut_tile(image, (8, 16, 0), (100, 92, 108))[0].numpy()
-    starts = [150 - CONTEXT + o for o in (8, 16, 0)]
-    box = tuple(slice(s, s + n) for s, n in zip(starts, (100, 92, 108), strict=True))
-    np.testing.assert_array_equal(tile, padded[(slice(None), *box)])
+    """Along an axis that a tile covers, of one period of it."""
+    image = torch.rand(2, 120, 30, 60)
+    padded = mirrored(image, 150)
+    tile = cut_tile(image, (8, 0, 16), (100, 124, 108))[0]
+    starts = [150 - CONTEXT + origin for origin in (8, 0, 16)]
+    box = tuple(slice(start, start + size) for start, size in zip(starts, (100, 64, 108), strict=True))
+    torch.testing.assert_close(tile, padded[(slice(None), *box)], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(30, 41, 25), (60, 3, 9), (1, 20, 33)])
@@ -35,12 +38,26 @@ def test_frozen_statistics_make_all_tilings_agree_with_one_single_pass(shape: tu
     image = torch.rand(2, *shape)
     frozen = settle_statistics(network(), image, (100, 108, 100), "volume", "cpu")
     tilings = [(100, 100, 100), (108, 100, 116), (116, 132, 100)]
-    whole = tuple(map(input_size, shape))
     with torch.no_grad():
-        single = frozen(cut_tile(image, (0, 0, 0), whole))[0][:, : shape[0], : shape[1], : shape[2]]
+        single = frozen(mirrored_tile(image))[0][:, : shape[0], : shape[1], : shape[2]]
     assert single.std() > 0.1
-    for tile in tilings:
+    for tile in [*tilings, tuple(map(input_size, shape))]:
         torch.testing.assert_close(logits_of(frozen, image, tile), single, atol=1e-4, rtol=0)
+        torch.testing.assert_close(logits_of(SlabNetwork(frozen), image, tile), single, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(36, 50, 36), (13, 70, 86), (6, 9, 3)])
+def test_thin_volumes_are_computed_from_one_period(shape: tuple[int, ...]) -> None:
+    """What is computed is less than the mirrored volume, and its logits are those of all of it."""
+    image, tile = torch.rand(2, *shape), tuple(map(input_size, shape))
+    frozen = settle_statistics(network(), image, tile, "volume", "cpu")
+    given = cut_tile(image, (0, 0, 0), tile)
+    assert given.shape[2:] == given_shape(shape, tile)
+    assert given.numel() < 0.5 * 2 * np.prod(tile)
+    with torch.no_grad():
+        expected = frozen(mirrored_tile(image))
+        assert expected.std() > 0.1
+        torch.testing.assert_close(frozen(given, tile), expected, atol=1e-4, rtol=0)
 
 
 def test_origins_off_the_lattice_would_not_agree() -> None:

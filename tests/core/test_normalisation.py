@@ -39,7 +39,7 @@ def test_tile_statistics_are_those_of_training_and_change_nothing() -> None:
 def test_volume_statistics_of_a_single_tile_are_the_tiles_own() -> None:
     network, tile = trained_network(), torch.rand(1, 1, 92, 100, 92)
     with torch.no_grad():
-        frozen = by_volume_statistics(network, [tile])(tile)
+        frozen = by_volume_statistics(network, [(tile, tile.shape[2:])])(tile)
         own = by_tile_statistics(network)(tile)
     torch.testing.assert_close(frozen, own, atol=1e-4, rtol=1e-4)
 
@@ -48,7 +48,7 @@ def test_volume_statistics_pool_all_tiles() -> None:
     """Checked at the first layer against the mean and variance of all its inputs together."""
     network = trained_network()
     tiles = [torch.rand(1, 1, 92, 92, 92) * scale for scale in (0.5, 1, 3)]
-    frozen = by_volume_statistics(network, tiles)
+    frozen = by_volume_statistics(network, [(tile, tile.shape[2:]) for tile in tiles])
     first_convolution, first_norm = network.analysis[0][0], frozen.analysis[0][1]  # type: ignore[index,union-attr]
     with torch.no_grad():
         features = torch.cat([first_convolution(tile).flatten(2) for tile in tiles], dim=2)[0].double()
@@ -62,7 +62,7 @@ def test_frozen_statistics_do_not_depend_on_the_tile() -> None:
     tile = torch.rand(1, 1, 100, 100, 100)
     brighter = tile.clone()
     brighter[..., 95:] = 5
-    for frozen in (by_running_statistics(network), by_volume_statistics(network, [tile])):
+    for frozen in (by_running_statistics(network), by_volume_statistics(network, [(tile, tile.shape[2:])])):
         with torch.no_grad():
             torch.testing.assert_close(frozen(tile)[..., 0], frozen(brighter)[..., 0])
     by_tile = by_tile_statistics(network)

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from lib.core.errors import InputError
-from lib.core.inference import cut_tile
 from lib.core.labels import LabelScheme
 from lib.core.machine import Machine, is_out_of_memory
 from lib.core.model import build_network
@@ -18,8 +17,8 @@ from lib.core.network import UNet
 from lib.core.plan import Plan, prepare_image
 from lib.core.precision import choose_precision
 from lib.core.segmentation import Segmenter
-from lib.core.tiles import input_size
 from lib.core.volumes import Volume
+from mirrored import mirrored_tile
 
 APP = Path(__file__).parents[2] / "apps/sparse_unet3d"
 PLAN = Plan(LabelScheme(("ball", "shell"), "outside"), channels=1, spacing=None, width=2, tile=(132, 132, 116))
@@ -39,7 +38,7 @@ def in_one_pass(net: UNet) -> np.ndarray:
     """The labels by the plain network on the whole mirrored volume."""
     image, _ = prepare_image(volume(), PLAN)
     with torch.no_grad():
-        logits = net(cut_tile(image, (0, 0, 0), tuple(map(input_size, SHAPE))))[0]
+        logits = net(mirrored_tile(image))[0]
     return logits.argmax(dim=0).numpy()[: SHAPE[0], : SHAPE[1], : SHAPE[2]]  # type: ignore[no-any-return]
 
 
@@ -81,7 +80,7 @@ from lib.core.volumes import Volume
 logging.basicConfig(stream=sys.stdout)
 torch.manual_seed(0)
 plan = Plan(LabelScheme(("ball",), "outside"), 1, None, 8, (132, 132, 116), statistics="tile")
-volume = Volume(np.random.default_rng(0).normal(size=(1, 200, 4, 4)).astype(np.float32), np.eye(4))
+volume = Volume(np.random.default_rng(0).normal(size=(1, 200, 40, 40)).astype(np.float32), np.eye(4))
 segmenter = Segmenter(build_network(plan), plan)
 torch.ones(999, 999) @ torch.ones(999, 999)
 used = 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1])
@@ -102,7 +101,7 @@ def test_out_of_memory_smaller_tiles_are_tried() -> None:
     """In a process that gets less memory than it was told."""
     said = short_of_memory(330_000_000)
     assert "out of memory on cpu with tiles for 2.0 GB" in said
-    assert "(200, 4, 4)" in said
+    assert "(200, 40, 40)" in said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")

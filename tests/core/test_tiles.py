@@ -3,9 +3,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from lib.core import tiles
 from lib.core.errors import InputError
+from mirrored import mirrored
 
 
 def layer_by_layer(size: int) -> int | None:
@@ -75,7 +77,7 @@ def test_the_smallest_tile_cannot_be_put_side_by_side() -> None:
 @pytest.mark.parametrize("max_voxels", [2_000_000, 3_000_000, 10_000_000])
 def test_chosen_tile_computes_least_of_all_within_the_limit(shape: tuple[int, ...], max_voxels: int) -> None:
     def computed(tile: tuple[int, ...]) -> int:
-        return math.prod(tile) * len(list(tiles.tile_origins(shape, tile)))
+        return math.prod(tiles.given_shape(shape, tile)) * len(list(tiles.tile_origins(shape, tile)))
 
     chosen = tiles.choose_tile(shape, math.prod, max_voxels)
     candidates = [
@@ -91,8 +93,28 @@ def test_without_memory_for_any_tile_the_smallest_is_taken() -> None:
     assert tiles.choose_tile((300, 300, 300), math.prod, 1) == (100, 100, 100)
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 7, 40])
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 40, 84, 85, 86, 89, 90])
 def test_mirror_is_numpys_reflection_repeated(length: int) -> None:
-    positions = np.arange(-90, length + 90)
-    expected = np.pad(np.arange(length), 90, mode="reflect") if length > 1 else np.zeros(length + 180)
+    """Of a thin volume, together with what it is mirrored by behind its end first."""
+    positions = np.arange(-190, length + 190)
+    expected = mirrored(torch.arange(length)[None], 190)[0].numpy()
     np.testing.assert_array_equal(tiles.mirror(positions, length), expected)
+
+
+@pytest.mark.parametrize("length", range(1, 120))
+def test_a_mirrored_volume_repeats_itself_after_its_period(length: int) -> None:
+    period, tile = tiles.period(length), tiles.input_size(length)
+    if period is None:
+        # It would be no shorter than the tile.
+        assert 2 * (length - 1) > tile - 8
+        return
+    assert period % 8 == 0
+    assert period < tile
+    assert period - 2 * (length - 1) < 8 or period == 16
+    positions = np.arange(-100, 100)
+    np.testing.assert_array_equal(tiles.mirror(positions, length), tiles.mirror(positions + period, length))
+
+
+def test_one_period_is_given_along_the_axes_that_a_tile_covers() -> None:
+    assert tiles.given_shape((36, 50, 200), (124, 132, 132)) == (72, 132, 132)
+    assert tiles.given_shape((36, 44, 100), (124, 132, 188)) == (72, 88, 188)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .network import UNet
 from .normalisation import Statistics, by_running_statistics, by_tile_statistics, by_volume_statistics
 from .slabs import THICKNESS, SlabNetwork, laid_out
-from .tiles import CONTEXT, mirror, output_shape, tile_origins
+from .tiles import CONTEXT, given_shape, mirror, output_shape, tile_origins
 
 Progress = Callable[[float], None]
 """Called with the fraction done, 0 … 1."""
@@ -37,8 +37,17 @@ def cut(image: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
 
 
 def cut_tile(image: Tensor, origin: Sequence[int], tile: Sequence[int]) -> Tensor:
-    """Cut an input tile out of an image (C, *spatial), given the voxel at which its output starts: (1, C, *tile)."""
-    return cut(image, [start - CONTEXT for start in origin], tile)
+    """Cut what is given of an input tile out of an image.
+
+    Args:
+        image: (C, *spatial).
+        origin: voxel at which the tile's output starts.
+        tile: valid input sizes.
+
+    Returns:
+        (1, C, *given), see ``given_shape``.
+    """
+    return cut(image, [start - CONTEXT for start in origin], given_shape(image.shape[1:], tile))
 
 
 @torch.inference_mode()
@@ -76,14 +85,15 @@ def _evaluate(
     if isinstance(network, SlabNetwork):
         first, *across = (start - CONTEXT for start in origin)
         end = first + tile[0]
+        given = given_shape(image.shape[1:], tile)[1:]
         slabs = (
-            cut(image, (row, *across), (min(THICKNESS, end - row), *tile[1:])).to(device)
+            cut(image, (row, *across), (min(THICKNESS, end - row), *given)).to(device)
             for row in range(first, end, THICKNESS)
         )
-        for logits in network.evaluate(slabs):
+        for logits in network.evaluate(slabs, tile[1:]):
             yield logits[0]
     else:
-        yield network(laid_out(cut_tile(image, origin, tile).to(device)))[0]
+        yield network(laid_out(cut_tile(image, origin, tile).to(device)), tile)[0]
 
 
 def settle_statistics(network: UNet, image: Tensor, tile: Sequence[int], statistics: Statistics, device: str) -> UNet:
@@ -100,7 +110,7 @@ def settle_statistics(network: UNet, image: Tensor, tile: Sequence[int], statist
         return by_running_statistics(network).to(device)
     if statistics == "tile":
         return by_tile_statistics(network).to(device)
-    tiles = (laid_out(cut_tile(image, o, tile).to(device)) for o in tile_origins(image.shape[1:], tile))
+    tiles = ((laid_out(cut_tile(image, o, tile).to(device)), tile) for o in tile_origins(image.shape[1:], tile))
     return by_volume_statistics(by_tile_statistics(network).to(device), tiles)
 
 

@@ -1,5 +1,6 @@
 """The 3-D U-Net (section 2, figure 2), and with the same code its 2-D counterpart."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,12 @@ _CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 _UP_CONVOLUTION: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _MAX_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+SHRINKAGE = 4
+"""Voxels that the two convolutions of a resolution step take off along each axis."""
+
+CROPS = (40, 16, 4)
+"""Voxels by which the features of each resolution step exceed, on each side, what the synthesis path takes of them."""
 
 
 class TwoConvolutions(nn.Sequential):
@@ -28,8 +35,7 @@ class TwoConvolutions(nn.Sequential):
 class UNet(nn.Module):
     """Analysis and synthesis path of four resolution steps with cropped shortcut connections.
 
-    Channels double before each pooling, which avoids bottlenecks. Takes (N, C, X, Y, Z) with sizes valid in the sense
-    of ``tiles`` and returns logits (N, classes, X - 88, Y - 88, Z - 88); 2-D without the last axis.
+    Channels double before each pooling, which avoids bottlenecks.
 
     Args:
         channels: channels of the image.
@@ -60,27 +66,58 @@ class UNet(nn.Module):
         self.classify = _CONVOLUTION[dims](before, classes, kernel_size=1)
         self.apply(_initialise)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, tile: Sequence[int] | None = None) -> Tensor:
+        """Compute the logits of a tile.
+
+        Args:
+            image: (N, C, X, Y, Z), or (N, C, X, Y) in 2-D.
+            tile: input sizes that the image stands for, valid in the sense of ``tiles``; None: its own. Along an axis
+                where the image is shorter it is one period, a multiple of 8, of an input that repeats itself.
+
+        Returns:
+            (N, classes, *tile - 88).
+        """
+        sizes = list(tile or image.shape[2:])
+        repeats = [given < wanted for given, wanted in zip(image.shape[2:], sizes, strict=True)]
         features = image
         shortcuts: list[Tensor] = []
         for level, convolutions in enumerate(self.analysis):
             if level:
                 features = self.pool(features)
-            features = convolutions(features)
+                sizes = [size // 2 for size in sizes]
+            features = convolutions(extended(features, [SHRINKAGE * repeat for repeat in repeats]))
+            sizes = [size - SHRINKAGE for size in sizes]
             shortcuts.append(features)
-        shortcuts.pop()
-        for up, convolutions in zip(self.up, self.synthesis, strict=True):
+        features = cropped(shortcuts.pop(), [0] * len(sizes), sizes)
+        for crop, up, convolutions in zip(reversed(CROPS), self.up, self.synthesis, strict=True):
             features = up(features)
-            features = convolutions(torch.cat([features, _crop(shortcuts.pop(), features)], dim=1))
+            shortcut = cropped(shortcuts.pop(), [crop] * len(sizes), features.shape[2:])
+            features = convolutions(torch.cat([features, shortcut], dim=1))
         logits: Tensor = self.classify(features)
         return logits
 
 
-def _crop(shortcut: Tensor, like: Tensor) -> Tensor:
-    """Cut the central part of ``shortcut`` that has the spatial size of ``like``."""
-    excess = [(before - after) // 2 for before, after in zip(shortcut.shape[2:], like.shape[2:], strict=True)]
+def extended(features: Tensor, rows: Sequence[int]) -> Tensor:
+    """Append to features (N, C, *spatial) as many rows along each spatial axis, repeating them from the first on."""
+    for axis, count in enumerate(rows, start=2):
+        period = features.shape[axis]
+        pieces = [features.narrow(axis, 0, min(period, count - done)) for done in range(0, count, period)]
+        if pieces:
+            features = torch.cat([features, *pieces], dim=axis)
+    return features
+
+
+def cropped(features: Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Cut a box out of features (N, C, *spatial); where it reaches beyond their end, they repeat themselves."""
+    ends = [start + size for start, size in zip(starts, sizes, strict=True)]
+    features = extended(features, [max(0, end - length) for end, length in zip(ends, features.shape[2:], strict=True)])
+    cuts = [
+        cut
+        for start, end, length in zip(starts, ends, features.shape[2:], strict=True)
+        for cut in (end - length, -start)
+    ]
     # Not by slices: their gradients come back in another layout, which made a training step a fifth slower on CPUs.
-    return functional.pad(shortcut, [-size for size in reversed(excess) for _ in range(2)])
+    return functional.pad(features, cuts[::-1])
 
 
 def _initialise(module: nn.Module) -> None:

@@ -13,7 +13,7 @@ differs.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, TypeVar
 
 import torch
@@ -68,13 +68,13 @@ class _Pooled:
 
 
 @torch.no_grad()
-def by_volume_statistics(network: Network, tiles: Iterable[Tensor]) -> Network:
+def by_volume_statistics(network: Network, tiles: Iterable[tuple[Tensor, Sequence[int]]]) -> Network:
     """Return a copy of the network that normalises by statistics pooled over all the tiles.
 
     Args:
         network: any network with batch normalisation; its own averages are not used.
-        tiles: (N, C, ...) inputs that together cover the volume. While the statistics are collected, each tile passes
-            through the network normalised by its own.
+        tiles: inputs (N, C, ...) that together cover the volume, with the sizes they stand for. While the statistics
+            are collected, each tile passes through the network normalised by its own.
     """
     collecting = by_tile_statistics(network)
     layers = _normalisations(collecting)
@@ -82,8 +82,8 @@ def by_volume_statistics(network: Network, tiles: Iterable[Tensor]) -> Network:
         return collecting
     pooled = [_Pooled() for _ in layers]
     handles = [layer.register_forward_pre_hook(statistic.add) for layer, statistic in zip(layers, pooled, strict=True)]
-    for tile in tiles:
-        collecting(tile)
+    for given, tile in tiles:
+        collecting(given, tile)
     for handle in handles:
         handle.remove()
     frozen = by_running_statistics(network)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .network import UNet
+from .network import CROPS, SHRINKAGE, UNet, cropped, extended
 
 THICKNESS = 16
 """Rows of a slab of input. Thicker ones were not faster on CPUs, and take more memory."""
@@ -27,9 +27,6 @@ RESERVE = 200 * 2**20
 
 _ROWS = 2
 """The tensors' axis along which slabs follow each other."""
-
-_CROPS = (40, 16, 4)
-"""Voxels by which the features of each resolution step exceed, on each side, what the synthesis path takes of them."""
 
 
 class SlabNetwork:
@@ -62,27 +59,35 @@ class SlabNetwork:
         return copy.deepcopy(layer).to(self.dtype, memory_format=layout).requires_grad_(False)
 
     @torch.inference_mode()
-    def evaluate(self, slabs: Iterable[Tensor]) -> Iterator[Tensor]:
+    def evaluate(self, slabs: Iterable[Tensor], across: Sequence[int]) -> Iterator[Tensor]:
         """Run the network over an input that comes in slabs.
 
         Args:
-            slabs: (1, C, rows, *rest), together an input of valid sizes; of any number of rows each.
+            slabs: (1, C, rows, *given), together an input of valid sizes; of any number of rows each.
+            across: input sizes along all axes but the first, valid too; where a slab is shorter it is one period, a
+                multiple of 8, of an input that repeats itself.
 
         Yields:
-            (1, classes, rows, *rest - 88) float32, logits; together those of the whole input.
+            (1, classes, rows, *across - 88) float32, logits; together those of the whole input.
         """
-        shortcuts = [_Shortcut(crop) for crop in _CROPS]
+        sizes = [_sizes_after(across, level) for level in range(len(self._analysis))]
+        shortcuts = [_Shortcut(crop, [size - 2 * crop for size in sizes[level]]) for level, crop in enumerate(CROPS)]
         analysis = [[_Convolution(layer) for layer in step] for step in self._analysis]
         pools = [_Pooling(self._pool) for _ in shortcuts]
         synthesis = [[_Convolution(layer) for layer in step] for step in self._synthesis]
         for slab in slabs:
+            repeats = [given < wanted for given, wanted in zip(slab.shape[_ROWS + 1 :], across, strict=True)]
             features: Tensor | None = laid_out(slab.to(self.dtype))
             for level, step in enumerate(analysis):
                 if level:
                     features = pools[level - 1](features)
+                if features is not None:
+                    features = extended(features, [0, *(SHRINKAGE * repeat for repeat in repeats)])
                 features = _through(step, features)
                 if level < len(shortcuts):
                     shortcuts[level].keep(features)
+            if features is not None:
+                features = cropped(features, [0] * (1 + len(across)), [features.shape[_ROWS], *sizes[-1]])
             for up, step, shortcut in zip(self._up, synthesis, reversed(shortcuts), strict=True):
                 if features is not None:
                     features = shortcut.joined_to(up(features))
@@ -97,14 +102,21 @@ class SlabNetwork:
         for level, (first, second) in enumerate(self._analysis):
             features = first.in_channels + first.out_channels + second.out_channels
             computing = max(computing, 2 * features * (thickness + 2) * math.prod(across))
-            if level < len(_CROPS):
-                taken = math.prod(size - 4 - 2 * _CROPS[level] for size in across)
+            if level < len(CROPS):
+                taken = math.prod(size - SHRINKAGE - 2 * CROPS[level] for size in across)
                 # The synthesis path lags behind by the rows cropped, and what two slabs hold.
-                waiting += second.out_channels * (_CROPS[level] + 2 * thickness) * taken
+                waiting += second.out_channels * (CROPS[level] + 2 * thickness) * taken
                 # Channels that come from below, and the shortcut's, apart and joined.
                 computing = max(computing, 2 * 3 * second.out_channels * 2 * thickness * taken)
-            across, thickness = [(size - 4) // 2 for size in across], max(2, thickness // 2)
+            across, thickness = [(size - SHRINKAGE) // 2 for size in across], max(2, thickness // 2)
         return RESERVE + (waiting + computing) * self.dtype.itemsize
+
+
+def _sizes_after(sizes: Sequence[int], level: int) -> list[int]:
+    """Return the sizes of the features of a resolution step of the analysis path, given those of the input."""
+    for _ in range(level):
+        sizes = [(size - SHRINKAGE) // 2 for size in sizes]
+    return [size - SHRINKAGE for size in sizes]
 
 
 def laid_out(tiles: Tensor) -> Tensor:
@@ -150,10 +162,15 @@ class _Pooling:
 
 
 class _Shortcut:
-    """Features between analysis and synthesis path: cropped, and kept until they are due."""
+    """Features between analysis and synthesis path: cropped, and kept until they are due.
 
-    def __init__(self, crop: int) -> None:
-        self.crop = crop
+    Args:
+        crop: voxels cut off at the beginning of each axis.
+        across: sizes that are kept along all axes but the first.
+    """
+
+    def __init__(self, crop: int, across: Sequence[int]) -> None:
+        self.crop, self.across = crop, across
         self.dropped = 0
         self.slabs: deque[Tensor] = deque()
 
@@ -163,8 +180,9 @@ class _Shortcut:
         drop = min(self.crop - self.dropped, slab.shape[_ROWS])
         self.dropped += drop
         if drop < slab.shape[_ROWS]:
-            across = (slice(self.crop, size - self.crop) for size in slab.shape[_ROWS + 1 :])
-            self.slabs.append(laid_out(slab[(slice(None), slice(None), slice(drop, None), *across)].clone()))
+            rows = slab[:, :, drop:]
+            kept = cropped(rows, [0, *(self.crop for _ in self.across)], [rows.shape[_ROWS], *self.across])
+            self.slabs.append(laid_out(kept))
 
     def joined_to(self, features: Tensor) -> Tensor:
         """Return features of the synthesis path with as many rows of the shortcut as further channels."""

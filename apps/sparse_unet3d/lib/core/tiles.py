@@ -4,6 +4,10 @@ Every convolution is valid (unpadded), so the output is ``CONTEXT`` voxels small
 must divide evenly, which leaves the sizes n ≡ 4 (mod 8), n ≥ 92. Because of the poolings the network commutes with
 shifts by multiples of 8 only: tiles whose output starts on that lattice, in a frame fixed to the volume, compute
 exactly the same voxels as one pass over the whole volume.
+
+Outside, a volume is mirrored, so along each axis it repeats itself, and so do all features of a network that sees it. A
+tile that covers an axis of a thin volume is therefore given as one ``period`` of it; the network computes each feature
+once and repeats it.
 """
 
 import itertools
@@ -114,17 +118,51 @@ def choose_tile(shape: Sequence[int], peak_memory: Callable[[Sequence[int]], int
     def cost(choice: Sequence[tuple[int, int]]) -> tuple[int, int]:
         tile = [size for _, size in choice]
         taken = peak_memory(tile)
-        return max(taken, memory), math.prod(tile) * math.prod(tiles for tiles, _ in choice)
+        return max(taken, memory), math.prod(given_shape(shape, tile)) * math.prod(tiles for tiles, _ in choice)
 
     choices = itertools.product(*(_axis_choices(length) for length in shape))
     return tuple(size for _, size in min(choices, key=cost))
 
 
+def period(length: int) -> int | None:
+    """Return after how many voxels along an axis a mirrored volume repeats itself.
+
+    Args:
+        length: voxels of the volume along the axis.
+
+    Returns:
+        A multiple of 8, so that the poolings see the same pairs again; None where a tile that covers the axis is no
+        longer than that.
+    """
+    # At least two lattice steps: of a single value, batch normalisation knows no variance.
+    repeat = max(2, math.ceil((length - 1) / 4)) * LATTICE
+    return repeat if repeat < input_size(length) else None
+
+
+def given_shape(shape: Sequence[int], tile: Sequence[int]) -> tuple[int, ...]:
+    """Return the voxels that are given of a tile: one period along the axes that it covers and that have one.
+
+    Args:
+        shape: the volume in voxels.
+        tile: valid input sizes.
+    """
+    return tuple(
+        (period(length) or size) if output_size(size) >= length else size
+        for length, size in zip(shape, tile, strict=True)
+    )
+
+
 def mirror(positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     """Map positions outside ``0 … length - 1`` to those they mirror, repeatedly where the volume is thin.
 
-    The border voxel is not repeated: -1 becomes 1. A volume of one voxel repeats it.
+    The border voxel is not repeated: -1 becomes 1. A volume of one voxel repeats it. Where there is a ``period``, the
+    volume is first mirrored behind its end to half of that and one voxel more, mostly by up to 3 voxels.
     """
+    repeat = period(length)
+    return _folded(positions if repeat is None else _folded(positions, repeat // 2 + 1), length)
+
+
+def _folded(positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     if length == 1:
         return np.zeros_like(positions)
     folded = np.mod(positions, 2 * (length - 1))

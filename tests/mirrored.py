@@ -1,0 +1,30 @@
+"""The mirrored volume that the network sees, by numpy's padding alone."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.core.tiles import CONTEXT, LATTICE, SMALLEST
+
+
+def mirrored(image: Tensor, border: int) -> Tensor:
+    """Return an image (C, *spatial) with ``border`` voxels more on each side.
+
+    A volume of up to 89 voxels along an axis is first mirrored behind its end to 9, 13, 17, … voxels.
+    """
+    behind = [(0, max(9 - length, (1 - length) % 4) if length <= 89 else 0) for length in image.shape[1:]]
+    result = np.pad(image.numpy(), [(0, 0), *behind], mode="reflect")
+    for axis, ((_, added), length) in enumerate(zip(behind, image.shape[1:], strict=True), start=1):
+        pad = [(0, 0)] * result.ndim
+        pad[axis] = (border, border - added)
+        result = np.pad(result, pad, mode="reflect")
+        assert result.shape[axis] == length + 2 * border
+    return torch.from_numpy(result)
+
+
+def mirrored_tile(image: Tensor) -> Tensor:
+    """Return (1, C, *tile): the smallest valid input whose output covers an image (C, *spatial)."""
+    sizes = [length + 2 * CONTEXT + (SMALLEST - length - 2 * CONTEXT) % LATTICE for length in image.shape[1:]]
+    result = mirrored(image, CONTEXT + LATTICE)
+    box = tuple(slice(LATTICE, LATTICE + size) for size in sizes)
+    return result[(slice(None), *box)].unsqueeze(0)
