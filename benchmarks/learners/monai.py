@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import Dataset, ThreadDataLoader, list_data_collate, set_track_meta
+from monai.data import Dataset, ThreadDataLoader, list_data_collate
 from monai.inferers import sliding_window_inference
 from monai.networks.nets import BasicUNet, DynUNet
 from monai.transforms import (
     ClassesToIndicesd,
     Compose,
     DeleteItemsd,
+    EnsureTyped,
     Rand3DElasticd,
     RandAdjustContrastd,
     RandAffined,
@@ -92,7 +93,6 @@ def kernels_and_strides(
 
 
 def _learn(trial: Trial, seed: int, build: Callable[[], torch.nn.Module]) -> None:
-    set_track_meta(False)
     torch.manual_seed(seed)
     task = trial.task
     patch, window = patch_shape(task, LARGEST_PATCH), patch_shape(task, LARGEST_WINDOW)
@@ -136,6 +136,7 @@ def _preparation(patch: Sequence[int]) -> Compose:
             ScaleIntensityRangePercentilesd("image", lower=1, upper=99, b_min=0, b_max=1, clip=True, channel_wise=True),
             SpatialPadd("image", patch, mode="reflect"),
             SpatialPadd("label", patch, mode="constant", value=UNLABELLED),
+            EnsureTyped(("image", "label"), track_meta=False),
         ]
     )
 
@@ -162,6 +163,7 @@ def _augmentation(patch: Sequence[int], classes: int, seed: int) -> Compose:
             RandAffined(prob=0.5, rotate_range=[ANGLE] * 3, scale_range=[SCALING] * 3, **both),
             Rand3DElasticd(prob=0.3, sigma_range=(5, 7), magnitude_range=(50, 100), **both),
             RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.5)),
+            EnsureTyped(("image", "label"), track_meta=False),
         ]
     )
     chain.set_random_state(seed)
