@@ -93,6 +93,26 @@ def test_without_memory_for_any_tile_the_smallest_is_taken() -> None:
     assert tiles.choose_tile((300, 300, 300), math.prod, 1) == (100, 100, 100)
 
 
+@pytest.mark.parametrize("shape", [(128, 128, 64), (36, 50, 36), (150, 40, 300), (10, 10, 10)])
+@pytest.mark.parametrize("most", [1_000_000, 2_250_000])
+def test_training_tile_has_the_most_output_for_what_is_given(shape: tuple[int, ...], most: int) -> None:
+    def output(tile: tuple[int, ...]) -> int:
+        return math.prod(min(size - 88, length) for size, length in zip(tile, shape, strict=True))
+
+    chosen = tiles.choose_training_tile(shape, most)
+    assert math.prod(tiles.given_shape(shape, chosen)) <= most
+    candidates = [
+        tile
+        for tile in itertools.product(*(range(92, length + 96, 8) for length in shape))
+        if math.prod(tiles.given_shape(shape, tile)) <= most
+    ]
+    assert output(chosen) == max(map(output, candidates))
+
+
+def test_training_tile_without_room_for_any_is_the_smallest() -> None:
+    assert tiles.choose_training_tile((128, 128, 128), 1000) == (92, 92, 92)
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 40, 84, 85, 86, 89, 90])
 def test_mirror_is_numpys_reflection_repeated(length: int) -> None:
     """Of a thin volume, together with what it is mirrored by behind its end first."""

@@ -11,43 +11,12 @@ from torch import Tensor, nn
 from .network import UNet
 from .normalisation import Statistics, by_running_statistics, by_tile_statistics, by_volume_statistics
 from .slabs import THICKNESS, SlabNetwork, laid_out
-from .tiles import CONTEXT, given_shape, mirror, output_shape, tile_origins
+from .tiles import CONTEXT, cut, cut_tile, given_shape, output_shape, tile_origins
 
 Progress = Callable[[float], None]
 """Called with the fraction done, 0 … 1."""
 
 Box = tuple[slice, ...]
-
-
-def cut(image: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Cut a box out of an image, mirrored outside.
-
-    Args:
-        image: (C, *spatial).
-        start: first voxel, which may lie outside.
-        size: in voxels.
-
-    Returns:
-        (1, C, *size).
-    """
-    for axis, (first, length) in enumerate(zip(start, size, strict=True), start=1):
-        positions = torch.as_tensor(mirror(np.arange(first, first + length), image.shape[axis]), device=image.device)
-        image = image.index_select(axis, positions)
-    return image.unsqueeze(0)
-
-
-def cut_tile(image: Tensor, origin: Sequence[int], tile: Sequence[int]) -> Tensor:
-    """Cut what is given of an input tile out of an image.
-
-    Args:
-        image: (C, *spatial).
-        origin: voxel at which the tile's output starts.
-        tile: valid input sizes.
-
-    Returns:
-        (1, C, *given), see ``given_shape``.
-    """
-    return cut(image, [start - CONTEXT for start in origin], given_shape(image.shape[1:], tile))
 
 
 @torch.inference_mode()

@@ -11,8 +11,8 @@ from torch import Tensor
 from .deformation import DeformationSettings, LinearSampler, draw_deformation, sample_annotation, source_positions
 from .errors import InputError
 from .grey_values import GreyValueSettings, apply_grey_mapping, draw_grey_mapping
-from .labels import UNLABELLED, LabelScheme
-from .tiles import CONTEXT, output_shape
+from .labels import IGNORED, UNLABELLED, LabelScheme
+from .tiles import CONTEXT, cut, given_shape, input_size, output_shape
 
 ATTEMPTS = 100
 """Draws before giving up on a tile with labelled voxels: a deformation moves its centre only slightly."""
@@ -41,13 +41,35 @@ class TrainingVolume:
     voxel_size: tuple[float, ...]
 
 
+class _Frame:
+    """The tile for volumes of one shape, and the part of it that is drawn.
+
+    Along an axis that the tile covers, the volume alone is deformed and then mirrored, as a whole volume is mirrored
+    for inference. Along the others, the tile's context is deformed with it.
+    """
+
+    def __init__(self, shape: Sequence[int], tile: Sequence[int]) -> None:
+        self.tile = tuple(min(size, input_size(length)) for size, length in zip(tile, shape, strict=True))
+        self.output = output_shape(self.tile)
+        self.given = given_shape(shape, self.tile)
+        covered = [output >= length for output, length in zip(self.output, shape, strict=True)]
+        self.drawn = tuple(
+            length if covers else size for covers, length, size in zip(covered, shape, self.tile, strict=True)
+        )
+        self.first_given = tuple(-CONTEXT if covers else 0 for covers in covered)
+        self.judged = tuple(
+            slice(0, length) if covers else slice(CONTEXT, CONTEXT + output)
+            for covers, length, output in zip(covered, shape, self.output, strict=True)
+        )
+
+
 class TileSampler:
     """Draws augmented training tiles.
 
     Args:
         volumes: annotated volumes, on the device where tiles are wanted.
         scheme: the label scheme.
-        tile: input sizes.
+        tile: input sizes; less is drawn of volumes that need less.
         augmentation: strengths.
 
     Raises:
@@ -63,8 +85,7 @@ class TileSampler:
     ) -> None:
         self.volumes = list(volumes)
         self._images = [LinearSampler(volume.image) for volume in volumes]
-        self.tile = tuple(tile)
-        self.output = output_shape(tile)
+        self._frames = [_Frame(volume.annotation.shape, tile) for volume in self.volumes]
         self.augmentation = augmentation
         self._targets = torch.as_tensor(scheme.targets(np.arange(len(scheme.classes) + 1)))
         # For each class, the volumes that have it with the positions of its voxels.
@@ -87,24 +108,27 @@ class TileSampler:
             generator: the only source of randomness.
 
         Returns:
-            Image (C, *tile) float32 and targets (*output) int64, at least one of them labelled.
+            Image (C, *given) float32, see ``tiles.given_shape``, and targets (*output) int64 of the tile's output, at
+            least one of them labelled.
         """
         for _ in range(ATTEMPTS):
             index, centre = self._draw_place(generator)
-            volume = self.volumes[index]
+            volume, frame = self.volumes[index], self._frames[index]
             deformation = draw_deformation(
-                generator, centre, self.tile, self.augmentation.deformation, volume.voxel_size
+                generator, centre, frame.drawn, self.augmentation.deformation, volume.voxel_size
             )
-            positions = source_positions(deformation, self.tile, volume.image.device)
-            middle = (slice(None), *(slice(CONTEXT, CONTEXT + size) for size in self.output))
-            annotation = sample_annotation(volume.annotation, positions[middle])
+            positions = source_positions(deformation, frame.drawn, volume.image.device)
+            annotation = sample_annotation(volume.annotation, positions[(slice(None), *frame.judged)])
             if torch.any(annotation != UNLABELLED):
                 break
         else:
             raise InputError(f"training: no labelled voxel came into a tile in {ATTEMPTS} draws; annotate more of it")
         mapping = draw_grey_mapping(generator, len(volume.image), self.augmentation.grey_values)
         image = apply_grey_mapping(self._images[index](positions), mapping)
-        return image, self._targets.to(annotation.device)[annotation.long()]
+        targets = torch.full(frame.output, IGNORED, device=annotation.device)
+        inside = tuple(slice(0, size) for size in annotation.shape)
+        targets[inside] = self._targets.to(annotation.device)[annotation.long()]
+        return cut(image, frame.first_given, frame.given)[0], targets
 
     def _draw_place(self, generator: np.random.Generator) -> tuple[int, list[int]]:
         """Draw class, volume and labelled voxel, and centre the tile there.
@@ -116,7 +140,7 @@ class TileSampler:
         shape = self.volumes[index].annotation.shape
         voxel = np.unravel_index(voxels[generator.integers(len(voxels))], shape)
         centre = []
-        for position, length, output in zip(voxel, shape, self.output, strict=True):
+        for position, length, output in zip(voxel, shape, self._frames[index].output, strict=True):
             before = output // 2
             after = length - (output - before)
             centre.append(int(np.clip(position, before, after)) if after >= before else length // 2)

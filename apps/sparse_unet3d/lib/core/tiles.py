@@ -15,7 +15,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .errors import InputError
 
@@ -124,6 +126,26 @@ def choose_tile(shape: Sequence[int], peak_memory: Callable[[Sequence[int]], int
     return tuple(size for _, size in min(choices, key=cost))
 
 
+def choose_training_tile(shape: Sequence[int], most: int) -> tuple[int, ...]:
+    """Choose the tile with the most output inside a volume among those of which few enough voxels are given.
+
+    Args:
+        shape: the volume in voxels.
+        most: voxels that may be given; see ``given_shape``.
+
+    Returns:
+        Valid input sizes for each axis; the smallest where even of that more are given.
+    """
+
+    def merit(tile: tuple[int, ...]) -> tuple[int, int, int]:
+        given = math.prod(given_shape(shape, tile))
+        output = math.prod(min(output_size(size), length) for size, length in zip(tile, shape, strict=True))
+        return -max(given, most), output, -given
+
+    sizes = (range(SMALLEST, input_size(length) + 1, LATTICE) for length in shape)
+    return max(itertools.product(*sizes), key=merit)
+
+
 def period(length: int) -> int | None:
     """Return after how many voxels along an axis a mirrored volume repeats itself.
 
@@ -167,3 +189,36 @@ def _folded(positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
         return np.zeros_like(positions)
     folded = np.mod(positions, 2 * (length - 1))
     return np.where(folded < length, folded, 2 * (length - 1) - folded)
+
+
+def cut(image: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Cut a box out of an image, mirrored outside.
+
+    Args:
+        image: (C, *spatial).
+        start: first voxel, which may lie outside.
+        size: in voxels.
+
+    Returns:
+        (1, C, *size).
+    """
+    for axis, (first, length) in enumerate(zip(start, size, strict=True), start=1):
+        if first == 0 and length == image.shape[axis]:
+            continue
+        positions = torch.as_tensor(mirror(np.arange(first, first + length), image.shape[axis]), device=image.device)
+        image = image.index_select(axis, positions)
+    return image.unsqueeze(0)
+
+
+def cut_tile(image: Tensor, origin: Sequence[int], tile: Sequence[int]) -> Tensor:
+    """Cut what is given of an input tile out of an image.
+
+    Args:
+        image: (C, *spatial).
+        origin: voxel at which the tile's output starts.
+        tile: valid input sizes.
+
+    Returns:
+        (1, C, *given), see ``given_shape``.
+    """
+    return cut(image, [start - CONTEXT for start in origin], given_shape(image.shape[1:], tile))

@@ -1,33 +1,29 @@
-"""Training from sparse annotation (section 3.2): stochastic gradient descent on augmented tiles, one at a time."""
+"""Training from sparse annotation: epochs, scores on held-out slices, publishing, checkpoints."""
 
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .annotations import AnnotatedSlice, SliceSplit, annotated_slices, apply_split, fill_unpainted, split_slices
 from .errors import InputError
 from .files import replacing
 from .labels import UNLABELLED, LabelScheme
-from .loss import class_weights, weighted_cross_entropy
+from .learner import Course, Learner
+from .loss import class_weights
 from .machine import Machine
 from .metrics import confusion, iou_per_class, mean_iou
 from .model import FORMAT, Model, ModelFolder, build_network, check_fit, load_content
 from .network import UNet
 from .plan import Plan, PlanOptions, make_plan, one_pass_voxels, prepare_image
-from .precision import choose_training_precision, half_precision
 from .sampling import TileSampler, TrainingVolume
 from .segmentation import Segmenter
-from .slabs import laid_out
 from .volumes import Volume
 
 Start = Literal["continue", "afresh"]
@@ -83,9 +79,9 @@ Report = dict[str, Any]
 """What is told after each epoch, JSON values:
 
 ``run`` when the training started (ISO time), ``epoch``, ``total_epochs``, ``seconds`` of training so far, ``loss`` of
-the epoch, ``metric`` (``validation IoU`` or ``training IoU``), ``score`` and ``iou`` by class of the last evaluation
-(None before the first), ``best_metric`` of the published model or 0, ``published`` whether this run has published a
-model, ``finished``, ``message`` for people.
+the epoch, ``waited`` the part of its time, 0 … 1, in which it waited for training tiles, ``metric`` (``validation IoU``
+or ``training IoU``), ``score`` and ``iou`` by class of the last evaluation (None before the first), ``best_metric`` of
+the published model or 0, ``published`` whether this run has published a model, ``finished``, ``message`` for people.
 """
 
 
@@ -205,21 +201,6 @@ def _spares_all_classes(cases: Sequence[TrainingCase], split: SliceSplit, scheme
     return not split.has_validation or (held_out <= learnt | {UNLABELLED} and bool(held_out & foreground))
 
 
-def _average(share: float) -> Callable[..., None]:
-    """Return how ``AveragedModel`` takes a step's weights into its running average.
-
-    Args:
-        share: of the average that stays in each step, 0 (the last step's weights alone) … 1; less in the first steps,
-            so that the untrained weights are soon forgotten.
-    """
-
-    def take(averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
-        kept = min(share, (int(steps) + 1) / (int(steps) + 10))
-        get_ema_multi_avg_fn(kept)(averaged, current, steps)  # type: ignore[no-untyped-call]
-
-    return take
-
-
 def _parts(case: TrainingCase, split: SliceSplit) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return what is trained on of a case's annotation, and what is held out."""
     nothing = list[AnnotatedSlice]()
@@ -266,18 +247,7 @@ class _Run:
         note: str,
     ) -> None:
         self.folder, self.options, self.machine, self.plan, self.split = folder, options, machine, plan, split
-        self.device = machine.device
         self.rival, self.note = rival, note
-        self.network = build_network(plan).to(self.device)
-        if plan.dims == 3:
-            self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.precision = torch.float32
-        if plan.half_precision:
-            self.precision = choose_training_precision(plan.channels, len(plan.scheme.classes), plan.width, self.device)
-        self.averaged = AveragedModel(self.network, multi_avg_fn=_average(plan.averaging), use_buffers=True)
-        self.optimiser = torch.optim.SGD(
-            self.network.parameters(), lr=plan.learning_rate, momentum=plan.momentum, nesterov=True
-        )
         self.id = datetime.now(UTC).isoformat(timespec="microseconds")
         self.epoch = 0
         self.steps = 0
@@ -286,7 +256,7 @@ class _Run:
         self._prepare(cases)
 
     def _prepare(self, cases: Sequence[TrainingCase]) -> None:
-        """Split the annotations, prepare the volumes and set the class weights."""
+        """Split the annotations, prepare the volumes and what learns from them."""
         scheme = self.plan.scheme
         training: list[TrainingVolume] = []
         judged_voxels = 0
@@ -298,8 +268,8 @@ class _Run:
             resampled = grid.annotation(learnt)
             training.append(
                 TrainingVolume(
-                    image.to(self.device),
-                    torch.as_tensor(resampled).to(self.device),
+                    image.to(self.machine.device),
+                    torch.as_tensor(resampled).to(self.machine.device),
                     grid.voxel_size(case.volume.spacing),
                 )
             )
@@ -309,8 +279,9 @@ class _Run:
             if np.any(judged != UNLABELLED):
                 evaluation.append(replace(case, annotation=judged))
                 judged_voxels += one_pass_voxels(grid.working)
-        self.sampler = TileSampler(training, scheme, self.plan.tile, self.plan.augmentation)
-        self.weights = torch.tensor(class_weights(counts.tolist(), self.plan.class_balance), device=self.device)
+        sampler = TileSampler(training, scheme, self.plan.tile, self.plan.augmentation)
+        weights = class_weights(counts.tolist(), self.plan.class_balance)
+        self.learner = Learner(self.plan, sampler, weights, self.machine.device, self.options.seed)
         self.evaluation = evaluation
         self.evaluation_interval = self._evaluation_interval(judged_voxels)
 
@@ -323,18 +294,12 @@ class _Run:
         return min(interval, max(1, self.options.max_epochs // 10))
 
     @property
-    def result(self) -> UNet:
-        """The network that is scored and published: the running average of the one that is trained."""
-        return cast(UNet, self.averaged.module)
-
-    @property
     def metric(self) -> str:
         return "validation IoU" if self.split.has_validation else "training IoU"
 
     def continue_from(self, checkpoint: Mapping[str, Any]) -> None:
         """Take over the network, and the course of the run too unless it has come to its end."""
-        self.network.load_state_dict(checkpoint["network"])
-        self.averaged.load_state_dict(checkpoint["averaged"])
+        self.learner.load(checkpoint, with_momentum=False)
         # Never drawn again: each training iteration sees another image, also after the end of a run.
         self.steps = checkpoint["steps"]
         if checkpoint["finished"]:
@@ -344,7 +309,7 @@ class _Run:
             # The options ask for less than was done already: that run is over, a new one starts from its weights.
             self.epoch, self.seconds = 0, 0.0
             return
-        self.optimiser.load_state_dict(checkpoint["optimiser"])
+        self.learner.load(checkpoint, with_momentum=True)
         self.id = checkpoint["run"]
 
     def _save_checkpoint(self, finished: bool) -> None:
@@ -352,9 +317,7 @@ class _Run:
             "format": FORMAT,
             "plan": self.plan.to_json(),
             "split": self.split.to_json(),
-            "network": self.network.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            **self.learner.state(),
             "run": self.id,
             "epoch": self.epoch,
             "seconds": self.seconds,
@@ -381,24 +344,24 @@ class _Run:
         iou: dict[str, float | None] | None = None
         while True:
             began, before = time.monotonic(), self.seconds
-            loss = self._train_epoch()
+            course = self._train_epoch()
             self.epoch += 1
             self.seconds = before + time.monotonic() - began
             finished = self._progress() >= 1
             if finished or self.epoch % self.evaluation_interval == 0:
-                score, iou = self._evaluate(self.result, self.plan)
+                score, iou = self._evaluate(self.learner.result, self.plan)
                 if self.published_score is None or score >= self.published_score:
                     self.folder.publish(self._model(score))
                     self.published_score, published = score, True
                 self.seconds = before + time.monotonic() - began
             self._save_checkpoint(finished)
-            latest = self._report(loss, score, iou, published, finished)
+            latest = self._report(course, score, iou, published, finished)
             report(latest)
             if finished:
                 return latest
 
     def _report(
-        self, loss: float, score: float | None, iou: dict[str, float | None] | None, published: bool, finished: bool
+        self, course: Course, score: float | None, iou: dict[str, float | None] | None, published: bool, finished: bool
     ) -> Report:
         best = self.published_score
         if best is None:
@@ -416,7 +379,8 @@ class _Run:
             "epoch": self.epoch,
             "total_epochs": self.options.max_epochs,
             "seconds": round(self.seconds, 1),
-            "loss": loss,
+            "loss": course.loss,
+            "waited": round(course.waited / course.seconds, 4),
             "metric": self.metric,
             "score": score,
             "iou": iou,
@@ -426,47 +390,23 @@ class _Run:
             "message": message,
         }
 
-    def _train_epoch(self) -> float:
-        """Train for an epoch, or until the time is up. Returns the mean loss."""
-        self.network.train()
+    def _train_epoch(self) -> Course:
+        """Train for an epoch, or until the time is up."""
         steps = range(self.steps, self.steps + self.plan.steps_per_epoch)
         began, before = time.monotonic(), self.seconds
-        losses = []
-        # The next tile is drawn beside each step.
-        with ThreadPoolExecutor(max_workers=1) as drawing:
-            coming = drawing.submit(self._draw, steps[0])
-            for step in steps:
-                image, targets = coming.result()
-                if step + 1 in steps:
-                    coming = drawing.submit(self._draw, step + 1)
-                losses.append(self._step(image, targets))
-                self.seconds = before + time.monotonic() - began
-                if self._progress() >= 1:
-                    break
+
+        def progress() -> float:
+            self.seconds = before + time.monotonic() - began
+            return self._progress()
+
+        course = self.learner.train(steps, progress)
         self.steps = steps.stop
-        loss = sum(losses) / len(losses)
-        if not math.isfinite(loss):
+        if not math.isfinite(course.loss):
             raise InputError(
-                f"training: it diverged in epoch {self.epoch + 1} (loss {loss}); nothing of that epoch was kept. "
-                "Train with start 'afresh'; if it happens again, look for outliers in the images"
+                f"training: it diverged in epoch {self.epoch + 1} (loss {course.loss}); nothing of that epoch was "
+                "kept. Train with start 'afresh'; if it happens again, look for outliers in the images"
             )
-        return loss
-
-    def _draw(self, step: int) -> tuple[Tensor, Tensor]:
-        # One generator per step: a continued run draws what an uninterrupted one would have drawn.
-        return self.sampler.draw(np.random.default_rng((self.options.seed, step)))
-
-    def _step(self, image: Tensor, targets: Tensor) -> float:
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.plan.learning_rate * (1 - self._progress()) ** 0.9
-        self.optimiser.zero_grad(set_to_none=True)
-        with half_precision(self.device, self.precision):
-            logits = self.network(laid_out(image.unsqueeze(0)))
-        loss = weighted_cross_entropy(logits.float(), targets.unsqueeze(0), self.weights)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        self.averaged.update_parameters(self.network)
-        return loss.item()
+        return course
 
     def _evaluate(self, network: UNet, plan: Plan) -> tuple[float, dict[str, float | None]]:
         """Return mean and per class IoU on the held-out slices, or on the training slices where there are none."""
@@ -482,5 +422,5 @@ class _Run:
 
     def _model(self, score: float) -> Model:
         network = build_network(self.plan)
-        network.load_state_dict(self.result.state_dict())
+        network.load_state_dict(self.learner.result.state_dict())
         return Model(network, self.plan, self.split, score, self.metric, self.id, self.epoch)
