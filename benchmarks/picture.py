@@ -51,7 +51,7 @@ def draw_picture(results: Mapping[str, Any], path: Path) -> None:
         )
     axes.set_yticks(range(len(entries)), list(entries), fontsize=9)
     axes.set_xlabel(
-        "times as fast as theirs (medians; thin line: lowest to highest of the runs; thick line: asked for)"
+        "times as fast as theirs (medians)\nthin line: lowest to highest of the runs; thick line: asked for"
     )
     axes.axvline(1, color="grey", linewidth=0.8, linestyle=":")
     axes.set_xlim(0, 1.45 * max(max(e["ratio"], e["spread"][1], e["bar"] or 0) for e in entries.values()))

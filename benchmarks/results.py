@@ -9,7 +9,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "numpy", "monai", "pytorch3dunet", "torchio", "elasticdeform", "nnunetv2")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "monai",
+    "pytorch3dunet",
+    "torchio",
+    "elasticdeform",
+    "nnunetv2",
+    "itk-morphologicalcontourinterpolation",
+)
 
 
 def machine(device: str) -> dict[str, Any]:
