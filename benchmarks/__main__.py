@@ -8,12 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import PROJECT, inference, tiles, time_to_iou
+from . import PROJECT, inference, step, tiles, time_to_iou
 from .picture import draw_curves, draw_picture
 from .results import machine, merge_result, read_results
 from .timing import Settings, SideError, select
 
-PARTS: tuple[ModuleType, ...] = (tiles, inference, time_to_iou)
+PARTS: tuple[ModuleType, ...] = (tiles, inference, step, time_to_iou)
 """Each has ``KEYS``, what it can measure, and ``measure(keys, settings, report)``, which yields keys and entries."""
 
 
@@ -121,8 +121,8 @@ def _describe(entry: dict[str, Any]) -> str:
     if entry.get("ratio") is None:
         return str(entry["note"])
     text = (
-        "ours {ours:.3g} s, theirs {theirs:.3g} s ({theirs_is}): {ratio:.2f} times as fast "
-        "({spread[0]:.2f} to {spread[1]:.2f})".format(**entry)
+        "ours {ours:.3g} {unit}, theirs {theirs:.3g} {unit} ({theirs_is}): {ratio:.2f} times as fast "
+        "({spread[0]:.2f} to {spread[1]:.2f})".format(**{"unit": "s", **entry})
     )
     return text if entry["bar"] is None else f"{text}, asked for {entry['bar']:g}"
 

@@ -45,7 +45,8 @@ def draw_picture(results: Mapping[str, Any], path: Path) -> None:
         axes.plot([low, high], [row, row], color=LINE, linewidth=1)
         if bar:
             axes.plot([bar] * 2, [row - 0.42, row + 0.42], color=LINE, linewidth=2.5)
-        times = f"{ratio:.1f}×   {_seconds(entry['ours'])} against {_seconds(entry['theirs'])}"
+        unit = entry.get("unit", "s")
+        times = f"{ratio:.1f}×   {_rounded(entry['ours'])} {unit} against {_rounded(entry['theirs'])} {unit}"
         axes.annotate(
             times, (max(ratio, high, bar or 0), row), (6, 0), textcoords="offset points", va="center", fontsize=8
         )
@@ -120,5 +121,5 @@ def _draw_curve(axes: Any, learner: str, curve: Sequence[Sequence[float]]) -> An
     )[0]
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.0f} s" if value >= 10 else f"{value:.2g} s"
+def _rounded(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

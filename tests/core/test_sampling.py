@@ -8,6 +8,7 @@ from lib.core.grey_values import GreyValueSettings
 from lib.core.labels import IGNORED, LabelScheme
 from lib.core.sampling import AugmentationSettings, TileSampler, TrainingVolume
 from lib.core.tiles import CONTEXT, output_shape
+from mirrored import mirrored
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
 TILE = (100, 108, 100)
@@ -45,6 +46,29 @@ def test_without_augmentation_a_tile_is_cut_out_of_the_mirrored_volume() -> None
         targets_of[tuple(slice(s, s + n) for s, n in zip(place, output_shape(TILE), strict=True))] for place in places
     ]
     assert any(np.array_equal(cut, targets.numpy()) for cut in cuts)
+
+
+def test_without_augmentation_a_tile_that_covers_the_volume_is_all_of_it() -> None:
+    """Along the axes that it covers; along the others it is cut out as ever. What is given is one period."""
+    generator = np.random.default_rng(0)
+    image = torch.tensor(generator.random((2, 36, 100, 21)).astype(np.float32))
+    annotation = torch.tensor(generator.integers(0, 4, (36, 100, 21)).astype(np.uint8))
+    volume = TrainingVolume(image, annotation, (1.0, 1.0, 1.0))
+    sampler = TileSampler([volume], SCHEME, (132, 124, 156), NO_AUGMENTATION)
+    drawn, targets = sampler.draw(generator)
+    assert drawn.shape == (2, 72, 124, 40)
+    assert targets.shape == (36, 36, 28)
+    padded = mirrored(image, 150)[:, 150 - CONTEXT : 150 - CONTEXT + 72, :, 150 - CONTEXT : 150 - CONTEXT + 40]
+    starts = [
+        start
+        for start in range(150 - CONTEXT, 150 - CONTEXT + 65)
+        if np.allclose(padded[:, :, start : start + 124], drawn, atol=5e-4)
+    ]
+    assert len(starts) == 1
+    inside = starts[0] + CONTEXT - 150
+    expected = SCHEME.targets(annotation[:, inside : inside + 36].numpy())
+    np.testing.assert_array_equal(targets[:, :, :21], expected)
+    assert (targets[:, :, 21:] == IGNORED).all()
 
 
 def test_every_tile_has_labelled_voxels_and_classes_are_balanced() -> None:

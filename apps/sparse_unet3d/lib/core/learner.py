@@ -1,24 +1,26 @@
 """The network in training: stochastic gradient descent on one augmented tile at a time (section 3.2)."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .loss import weighted_cross_entropy
+from .loss import class_weights, weighted_cross_entropy
 from .model import build_network
 from .network import UNet
-from .plan import Plan
+from .plan import Plan, prepare_image
 from .precision import choose_training_precision, half_precision
-from .sampling import TileSampler
+from .sampling import TileSampler, TrainingVolume
 from .slabs import laid_out
 from .tiles import CONTEXT
+from .volumes import Volume
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,30 @@ class Learner:
 
     Args:
         plan: how to train.
-        sampler: draws the tiles, on ``device``.
-        class_weights: one per network class.
+        annotated: volumes with their annotations (X, Y, Z) uint8 on the volumes' own grids.
         device: ``cpu`` or ``cuda``.
-        seed: of the tiles; each step's tile depends on this and the step's number alone.
+        seed: of the weights, and of the tiles: each depends on this and its step's number alone.
+
+    Raises:
+        InputError: nothing is annotated, or a volume has another number of channels than the plan.
     """
 
     def __init__(
-        self, plan: Plan, sampler: TileSampler, class_weights: Sequence[float], device: str, seed: int
+        self, plan: Plan, annotated: Iterable[tuple[Volume, NDArray[np.uint8]]], device: str, seed: int
     ) -> None:
-        self.plan, self.device, self.sampler, self.seed = plan, device, sampler, seed
-        self.weights = torch.tensor(class_weights, device=device)
+        self.plan, self.device, self.seed = plan, device, seed
+        volumes, counts = [], np.zeros(len(plan.scheme.classes), dtype=np.int64)
+        for volume, annotation in annotated:
+            image, grid = prepare_image(volume, plan)
+            painted = grid.annotation(annotation)
+            targets = plan.scheme.targets(painted)
+            counts += np.bincount(targets[targets >= 0], minlength=len(counts))
+            volumes.append(
+                TrainingVolume(image.to(device), torch.as_tensor(painted).to(device), grid.voxel_size(volume.spacing))
+            )
+        self.sampler = TileSampler(volumes, plan.scheme, plan.tile, plan.augmentation)
+        self.weights = torch.tensor(class_weights(counts.tolist(), plan.class_balance), device=device)
+        torch.manual_seed(seed)
         self.network = build_network(plan).to(device)
         if plan.dims == 3:
             self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

@@ -16,15 +16,14 @@ from .errors import InputError
 from .files import replacing
 from .labels import UNLABELLED, LabelScheme
 from .learner import Course, Learner
-from .loss import class_weights
 from .machine import Machine
 from .metrics import confusion, iou_per_class, mean_iou
 from .model import FORMAT, Model, ModelFolder, build_network, check_fit, load_content
 from .network import UNet
-from .plan import Plan, PlanOptions, make_plan, one_pass_voxels, prepare_image
-from .sampling import TileSampler, TrainingVolume
+from .plan import Plan, PlanOptions, make_plan, one_pass_voxels
 from .segmentation import Segmenter
 from .volumes import Volume
+from .working_grid import WorkingGrid
 
 Start = Literal["continue", "afresh"]
 
@@ -184,7 +183,6 @@ def _start_run(
         plan = Plan.from_json(checkpoint["plan"]).continued(plan_options)
     else:
         plan = make_plan([case.volume for case in cases], scheme, plan_options, machine.device)
-    torch.manual_seed(options.seed)
     run = _Run(cases, folder, options, machine, plan, split, rival, note)
     if checkpoint:
         run.continue_from(checkpoint)
@@ -256,32 +254,19 @@ class _Run:
         self._prepare(cases)
 
     def _prepare(self, cases: Sequence[TrainingCase]) -> None:
-        """Split the annotations, prepare the volumes and what learns from them."""
-        scheme = self.plan.scheme
-        training: list[TrainingVolume] = []
+        """Split the annotations into what is learnt from and what is judged by."""
+        annotated: list[tuple[Volume, NDArray[np.uint8]]] = []
         judged_voxels = 0
         evaluation: list[TrainingCase] = []
-        counts = np.zeros(len(scheme.classes), dtype=np.int64)
         for case in cases:
             learnt, held_out = _parts(case, self.split)
-            image, grid = prepare_image(case.volume, self.plan)
-            resampled = grid.annotation(learnt)
-            training.append(
-                TrainingVolume(
-                    image.to(self.machine.device),
-                    torch.as_tensor(resampled).to(self.machine.device),
-                    grid.voxel_size(case.volume.spacing),
-                )
-            )
-            targets = scheme.targets(resampled)
-            counts += np.bincount(targets[targets >= 0], minlength=len(counts))
+            annotated.append((case.volume, learnt))
             judged = held_out if self.split.has_validation else learnt
             if np.any(judged != UNLABELLED):
                 evaluation.append(replace(case, annotation=judged))
+                grid = WorkingGrid.of(case.volume.shape, case.volume.spacing, self.plan.spacing)
                 judged_voxels += one_pass_voxels(grid.working)
-        sampler = TileSampler(training, scheme, self.plan.tile, self.plan.augmentation)
-        weights = class_weights(counts.tolist(), self.plan.class_balance)
-        self.learner = Learner(self.plan, sampler, weights, self.machine.device, self.options.seed)
+        self.learner = Learner(self.plan, annotated, self.machine.device, self.options.seed)
         self.evaluation = evaluation
         self.evaluation_interval = self._evaluation_interval(judged_voxels)
 

@@ -176,6 +176,7 @@ class _Progress:
             self.events = SummaryWriter(self.folder.events / report["run"].replace(":", ""))
         epoch = report["epoch"]
         self.events.add_scalar("loss", report["loss"], epoch)
+        self.events.add_scalar("waited", report["waited"], epoch)
         if report["score"] is not None:
             self.events.add_scalar(report["metric"], report["score"], epoch)
             for name, iou in report["iou"].items():
@@ -184,11 +185,12 @@ class _Progress:
         self.events.flush()
         score = "" if report["score"] is None else f", {report['metric']} {report['score']:.3f}"
         logger.info(
-            "Epoch %d of %d, %s: loss %.4f%s; %s",
+            "Epoch %d of %d, %s: loss %.4f%s; waited for tiles %.1f %% of the time; %s",
             epoch,
             report["total_epochs"],
             took,
             report["loss"],
             score,
+            100 * report["waited"],
             report["message"],
         )

@@ -1,0 +1,278 @@
+"""The training step: labelled voxels learnt per second, what that does to what is learnt, and the paper's own setting.
+
+The literal setting is the paper's: its tile, its network in float32, in torch's default layout. Its tiles are drawn
+beforehand, so that it waits for none.
+"""
+
+import dataclasses
+import functools
+import itertools
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lib.commands.annotator import paint_slices, truth_as_annotation
+from lib.core.allocation import keep_freed_memory
+from lib.core.labels import UNLABELLED, LabelScheme
+from lib.core.learner import Learner
+from lib.core.loss import weighted_cross_entropy
+from lib.core.machine import Machine
+from lib.core.metrics import confusion, iou_per_class, mean_iou
+from lib.core.phantom import SAMPLE_SPECIMENS, make_phantom
+from lib.core.plan import Plan, PlanOptions, make_plan
+from lib.core.segmentation import Segmenter
+from lib.core.volumes import Volume
+
+from .data import PAPER_TILE, PAPER_WIDTH, smooth_volume, sparse_annotation
+from .timing import Report, Settings, Side, compare
+from .timing import measure as measure_sides
+
+RATE = "step.labelled_voxels_per_second"
+IOU = "step.iou"
+PAPER = "step.paper_training"
+KEYS = (RATE, IOU, PAPER)
+
+RATE_BAR = 3.0
+RATE_REPEATS = 7
+RATE_STEPS = 4
+"""Of each run."""
+
+UNIT = 100_000
+"""Labelled voxels that a time is given for."""
+
+IOU_REPEATS = 3
+IOU_WIDTH = 8
+"""Narrower than the paper's network, so that both settings can be trained for long enough."""
+
+IOU_VOXELS = 1_500_000
+"""Labelled voxels that are learnt before the IoU is taken."""
+
+PAPER_STEPS = 70_000
+PAPER_MINUTES = 3 * 24 * 60
+"""What the paper says of its training."""
+
+PAPER_BAR = PAPER_MINUTES / 60
+"""On a GPU of today it is to take at most 60 minutes."""
+
+COMPARED_STEPS = {"cpu": 4, "cuda": 400}
+"""Of the paper's setting, in half and in full precision."""
+
+PARTS_OF_CURVE = 10
+"""Parts of a loss curve that are averaged before two are compared: single steps see other tiles."""
+
+MEMORY = 4 * 10**9
+"""Bytes for segmenting."""
+
+SCHEME = LabelScheme(("inside", "tubule"), "outside")
+
+
+def literal(plan: Plan) -> Plan:
+    """Return the plan with the paper's tile and in full precision; all else stays."""
+    return dataclasses.replace(plan, tile=PAPER_TILE, half_precision=False)
+
+
+def _sample(device: str, options: PlanOptions) -> tuple[Plan, list[tuple[Volume, NDArray[np.uint8]]]]:
+    """Return a volume of the size of the paper's first sample, three slices along each axis, and a plan for it."""
+    array = smooth_volume()
+    volume = Volume(array, np.diag([1.76, 1.76, 2.04, 1.0]))
+    return make_plan([volume], SCHEME, options, device), [(volume, sparse_annotation(array))]
+
+
+def prepare_rate(
+    way: str, device: str, width: int = PAPER_WIDTH
+) -> Callable[[Callable[[float], None]], dict[str, Any]]:
+    """Prepare a side for ``benchmarks.side``: one run makes some steps, its time counts for ``UNIT`` labelled voxels.
+
+    Args:
+        way: ``ours`` or ``literal``.
+        device: ``cpu`` or ``cuda``.
+        width: of the network.
+    """
+    keep_freed_memory()
+    plan, annotated = _sample(device, PlanOptions(width=width))
+    learner = Learner(plan if way == "ours" else literal(plan), annotated, device, seed=0)
+    numbers = itertools.count(step=RATE_STEPS)
+
+    def ours(_progress: Callable[[float], None]) -> dict[str, Any]:
+        first = next(numbers)
+        course = learner.train(range(first, first + RATE_STEPS), lambda: 0.0)
+        return {"done": course.labelled / UNIT, "waited": course.waited / course.seconds}
+
+    if way == "ours":
+        return ours
+    network = learner.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    optimiser = torch.optim.SGD(network.parameters(), lr=plan.learning_rate, momentum=plan.momentum)
+    tiles = [learner.sampler.draw(np.random.default_rng(step)) for step in range(RATE_REPEATS * RATE_STEPS)]
+
+    def literally(_progress: Callable[[float], None]) -> dict[str, Any]:
+        first = next(numbers) % len(tiles)
+        labelled = 0
+        for image, targets in tiles[first : first + RATE_STEPS]:
+            optimiser.zero_grad()
+            loss = weighted_cross_entropy(network(image[None]), targets[None], learner.weights)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            labelled += int((targets >= 0).sum())
+        return {"done": labelled / UNIT}
+
+    return literally
+
+
+def prepare_iou(
+    way: str, device: str, seed: int, voxels: int = IOU_VOXELS, width: int = IOU_WIDTH
+) -> Callable[[Callable[[float], None]], dict[str, Any]]:
+    """Prepare a side for ``benchmarks.side``: one run learns from so many labelled voxels and is judged on others.
+
+    Two samples, three annotated slices along each axis; judged on all voxels that nobody painted.
+
+    Args:
+        way: ``ours`` or ``literal``; they differ in the tile, the precision, and so in the number of steps.
+        device: ``cpu`` or ``cuda``.
+        seed: of weights and tiles.
+        voxels: labelled ones that are learnt.
+        width: of the network.
+    """
+    keep_freed_memory()
+    specimens = SAMPLE_SPECIMENS[:2]
+    arrays, truths = zip(*map(make_phantom, specimens), strict=True)
+    volumes = [
+        Volume(array, np.diag([*specimen.spacing, 1.0])) for array, specimen in zip(arrays, specimens, strict=True)
+    ]
+    generator = np.random.default_rng(0)
+    annotations = [paint_slices(truth, SCHEME, 3, generator) for truth in truths]
+    plan = make_plan(volumes, SCHEME, PlanOptions(width=width), device)
+    if way == "literal":
+        plan = literal(plan)
+    learner = Learner(plan, zip(volumes, annotations, strict=True), device, seed)
+
+    def run(progress: Callable[[float], None]) -> dict[str, Any]:
+        steps = learnt = 0
+        seconds = 0.0
+        while learnt < voxels:
+            course = learner.train(range(steps, steps + 1), functools.partial(float, learnt / voxels))
+            steps, learnt, seconds = steps + 1, learnt + course.labelled, seconds + course.seconds
+            progress(min(1.0, learnt / voxels))
+        segmenter = Segmenter(learner.result, plan, torch.float32)
+        counts = np.zeros((len(SCHEME.classes),) * 2, dtype=np.int64)
+        for volume, truth, annotation in zip(volumes, truths, annotations, strict=True):
+            unseen = np.where(annotation == UNLABELLED, truth_as_annotation(truth, SCHEME), UNLABELLED)
+            counts += confusion(segmenter.segment(volume, Machine(device, MEMORY)), unseen, SCHEME)
+        return {"iou": mean_iou(iou_per_class(counts, SCHEME)), "steps": steps, "training_seconds": seconds}
+
+    return run
+
+
+def prepare_paper(
+    half: bool, device: str, width: int = PAPER_WIDTH
+) -> Callable[[Callable[[float], None]], dict[str, Any]]:
+    """Prepare a side for ``benchmarks.side``: one run makes steps in the paper's own setting, drawing tiles included.
+
+    Args:
+        half: compute in half precision, which is not the paper's.
+        device: ``cpu`` or ``cuda``.
+        width: of the network.
+    """
+    keep_freed_memory()
+    plan, annotated = _sample(device, PlanOptions(recipe="paper", width=width))
+    learner = Learner(dataclasses.replace(plan, half_precision=half), annotated, device, seed=0)
+    steps = COMPARED_STEPS[device]
+
+    def run(progress: Callable[[float], None]) -> dict[str, Any]:
+        # What is done once, such as choosing algorithms, is over after the first step.
+        losses = [learner.train(range(1), lambda: 0.0).loss]
+        seconds = waited = 0.0
+        for step in range(1, steps + 1):
+            course = learner.train(range(step, step + 1), lambda: 0.0)
+            losses.append(course.loss)
+            seconds, waited = seconds + course.seconds, waited + course.waited
+            progress(step / steps)
+        return {
+            "losses": [float(part.mean()) for part in np.array_split(losses, min(PARTS_OF_CURVE, steps))],
+            "step_seconds": seconds / steps,
+            "waited": waited / seconds,
+            "precision": str(learner.precision),
+        }
+
+    return run
+
+
+def measure(keys: Sequence[str], settings: Settings, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield key and entry of each comparison."""
+    for key, function in ((RATE, _rate), (IOU, _iou), (PAPER, _paper)):
+        if key in keys:
+            yield key, function(settings, report)
+
+
+def _sides(function: Callable[..., Any], settings: Settings, **of_side: dict[str, Any]) -> dict[str, Side]:
+    """Return a side for each named set of options."""
+    return {
+        name: Side(f"{__name__}:{function.__name__}", {"device": settings.device, **options})
+        for name, options in of_side.items()
+    }
+
+
+def _rate(settings: Settings, report: Report) -> dict[str, Any]:
+    sides = _sides(prepare_rate, settings, ours={"way": "ours"}, literal={"way": "literal"})
+    runs = measure_sides(sides, settings.repeats or RATE_REPEATS, warm_up=True, report=report)
+    note = (
+        "labelled voxels learnt per second by the paper's network at full width, three slices along each axis of a "
+        f"volume of the paper's size; ours waits for tiles {100 * runs['ours'].facts['waited']:.1f} % of the time"
+    )
+    entry = compare(runs["ours"], {"literal": runs["literal"]}, RATE_BAR, settings.command(RATE), note)
+    entry["runs"] = {name: [UNIT / seconds for seconds in values] for name, values in entry["runs"].items()}
+    rates = {name: UNIT / entry[name] for name in ("ours", "theirs")}
+    return {**entry, **rates, "waited": runs["ours"].facts["waited"], "unit": "labelled voxels/s"}
+
+
+def _iou(settings: Settings, report: Report) -> dict[str, Any]:
+    facts: dict[str, list[dict[str, Any]]] = {"ours": [], "literal": []}
+    for seed in range(settings.repeats or IOU_REPEATS):
+        sides = _sides(
+            prepare_iou, settings, ours={"way": "ours", "seed": seed}, literal={"way": "literal", "seed": seed}
+        )
+        for name, runs in measure_sides(sides, 1, warm_up=False, report=report).items():
+            facts[name].append(runs.facts)
+    medians = {
+        name: {fact: statistics.median(run[fact] for run in runs) for fact in runs[0]} for name, runs in facts.items()
+    }
+    described = "; ".join(
+        "{name}: {iou:.3f} after {steps:.0f} steps in {training_seconds:.0f} s".format(name=name, **values)
+        for name, values in medians.items()
+    )
+    return {
+        "ours": medians["ours"]["iou"],
+        "theirs": medians["literal"]["iou"],
+        "runs": facts,
+        "note": f"mean foreground IoU from {IOU_VOXELS} labelled voxels at width {IOU_WIDTH}, medians: {described}",
+        "command": settings.command(IOU),
+    }
+
+
+def _paper(settings: Settings, report: Report) -> dict[str, Any]:
+    sides = _sides(prepare_paper, settings, half={"half": True}, full={"half": False})
+    runs = measure_sides(sides, 1, warm_up=False, report=report)
+    facts = {name: measured.facts for name, measured in runs.items()}
+    minutes = PAPER_STEPS * facts["half"]["step_seconds"] / 60
+    differences = [
+        abs(half / full - 1) for half, full in zip(facts["half"]["losses"], facts["full"]["losses"], strict=True)
+    ]
+    ratio = PAPER_MINUTES / minutes
+    return {
+        "ours": 60 * minutes,
+        "theirs": 60 * PAPER_MINUTES,
+        "theirs_is": "the paper's 3 days on a Titan X",
+        "ratio": ratio,
+        "spread": [ratio, ratio],
+        "bar": PAPER_BAR if settings.device == "cuda" else None,
+        "facts": facts,
+        "largest_loss_difference": max(differences),
+        "note": f"the paper's {PAPER_STEPS} iterations, scaled from {COMPARED_STEPS[settings.device]}: "
+        f"{1000 * facts['half']['step_seconds']:.0f} ms each in {facts['half']['precision']}, "
+        f"{1000 * facts['full']['step_seconds']:.0f} ms in float32, drawing tiles included; the mean loss of a part of "
+        f"the curve differs from that in float32 by at most {100 * max(differences):.1f} %",
+        "command": settings.command(PAPER),
+    }

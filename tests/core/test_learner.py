@@ -1,0 +1,89 @@
+"""A learner's steps against plain torch, and what it says of them."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lib.core.labels import IGNORED, LabelScheme
+from lib.core.learner import Learner
+from lib.core.network import UNet
+from lib.core.plan import PlanOptions, make_plan
+from lib.core.volumes import Volume
+
+SCHEME = LabelScheme(("ball",), "outside")
+SHAPE = (40, 20, 12)
+
+
+def learner(**changes: object) -> Learner:
+    generator = np.random.default_rng(0)
+    volume = Volume(generator.random((1, *SHAPE)).astype(np.float32), np.eye(4))
+    annotation = np.zeros(SHAPE, np.uint8)
+    annotation[:, :, 5] = 2
+    annotation[10:14, 5:12, 5] = 1
+    plan = replace(make_plan([volume], SCHEME, PlanOptions(width=2), "cpu"), half_precision=False, **changes)  # type: ignore[arg-type]
+    return Learner(plan, [(volume, annotation)], "cpu", seed=3)
+
+
+def test_steps_are_those_of_plain_torch() -> None:
+    """Weighted cross-entropy on the labelled voxels, Nesterov momentum, a falling rate, and no averaging of weights."""
+    ours = learner(averaging=0.0)
+    torch.manual_seed(3)
+    network = UNet(1, 2, width=2).train()
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    parts = (0.0, 0.25, 0.5)
+    for step, part in enumerate(parts):
+        image, targets = ours.sampler.draw(np.random.default_rng((3, step)))
+        for group in optimiser.param_groups:
+            group["lr"] = 0.1 * (1 - part) ** 0.9
+        logits = network(image[None], [size + 88 for size in targets.shape])[0]
+        labelled = targets != IGNORED
+        loss = nn.functional.cross_entropy(logits[:, labelled].T, targets[labelled], weight=ours.weights)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        course = ours.train(range(step, step + 1), lambda part=part: part)  # type: ignore[misc]
+        assert course.loss == pytest.approx(float(loss.detach()), rel=1e-4)
+        assert course.labelled == int(labelled.sum())
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(ours.network.state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(ours.result.state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_the_result_averages_the_weights_of_the_last_steps() -> None:
+    ours = learner(averaging=0.9)
+    expected = ours.network.classify.weight.detach().clone()
+    for step in range(4):
+        ours.train(range(step, step + 1), lambda: 0.0)
+        # The first weights are taken as they are; those that follow count more than later on.
+        kept = 0.0 if step == 0 else min(0.9, (step + 1) / (step + 10))
+        expected = kept * expected + (1 - kept) * ours.network.classify.weight.detach()
+    torch.testing.assert_close(ours.result.classify.weight, expected)
+
+
+def test_training_ends_with_the_time_after_one_step_at_least() -> None:
+    ours = learner()
+    assert ours.train(range(5), lambda: 1.0).labelled == ours.train(range(1), lambda: 0.0).labelled
+
+
+def test_waiting_is_what_drawing_takes_longer_than_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = learner()
+    draw = ours.sampler.draw
+    delay = 0.0
+
+    def slowly(generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        time.sleep(delay)
+        return draw(generator)
+
+    monkeypatch.setattr(ours.sampler, "draw", slowly)
+    ours.train(range(2), lambda: 0.0)
+    beside = ours.train(range(2, 5), lambda: 0.0)
+    delay = 0.4
+    ours.train(range(5, 6), lambda: 0.0)
+    waiting = ours.train(range(6, 9), lambda: 0.0)
+    assert waiting.waited < waiting.seconds
+    assert waiting.waited > 3 * 0.4 - beside.seconds - 0.2
+    assert beside.waited < 0.5 * waiting.waited
