@@ -23,6 +23,9 @@ steps in the time there is."""
 POSITIONS = 5
 """Of patches along an axis, at most."""
 
+LEARNING_RATE = 1e-3
+"""Its default; the examples' 0.0002 learnt at a third of the speed."""
+
 ENDLESS = 1_000_000
 
 
@@ -88,7 +91,7 @@ def _configuration(task: Task, files: list[str], validation: str, folder: Path) 
             "final_sigmoid": False,
         },
         "loss": {"name": "CrossEntropyLoss", "ignore_index": task.classes},
-        "optimizer": {"learning_rate": 2e-4, "weight_decay": 1e-5},
+        "optimizer": {"learning_rate": LEARNING_RATE, "weight_decay": 1e-5},
         "eval_metric": {"name": "MeanIoU"},
         "trainer": {
             "checkpoint_dir": str(folder / "checkpoints"),
