@@ -30,8 +30,8 @@ from lib.core.training import TrainingCase
 from ..learning import Task, Trial
 
 LARGEST_PATCH = (64, 64, 48)
-LARGEST_WINDOW = (128, 128, 64)
-"""Of the sliding windows; those larger than the patches overlap less, which saves time and changes little."""
+LARGEST_WINDOW = (192, 192, 64)
+"""Of the sliding windows; larger than the patches, so that they overlap less: that saves time and changes little."""
 
 MULTIPLE = 8
 """Of which patch sizes are: what three poolings need."""
