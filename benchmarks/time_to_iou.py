@@ -72,7 +72,8 @@ def prepare(
     def run(progress: Callable[[float], None]) -> dict[str, Any]:
         trial = Trial(task, seconds, start, progress)
         learn(trial, seed)
-        return {"curve": trial.curve, "iou": trial.iou, "evaluation_seconds": statistics.median(trial.evaluations)}
+        curve = [(round(after, 1), round(iou, 4)) for after, iou in trial.curve]
+        return {"curve": curve, "iou": trial.iou, "evaluation_seconds": statistics.median(trial.evaluations)}
 
     return run
 
