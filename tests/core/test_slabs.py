@@ -96,8 +96,8 @@ def test_memory_is_bounded_whatever_the_length(dtype: str) -> None:
         measured, estimated = subprocess.check_output(command, cwd=APP, text=True).split()
         return int(measured), int(estimated)
 
-    short, estimate = taken(164)
-    long, same_estimate = taken(324)
+    short, estimate = taken(244)
+    long, same_estimate = taken(484)
     assert short < estimate
     assert long < same_estimate == estimate
     assert long < 1.3 * short

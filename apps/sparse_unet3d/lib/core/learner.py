@@ -66,7 +66,7 @@ class Learner:
             volumes.append(
                 TrainingVolume(image.to(device), torch.as_tensor(painted).to(device), grid.voxel_size(volume.spacing))
             )
-        self.sampler = TileSampler(volumes, plan.scheme, plan.tile, plan.augmentation)
+        self.sampler = TileSampler(volumes, plan.scheme, plan.tile, plan.augmentation, plan.context)
         self.weights = torch.tensor(class_weights(counts.tolist(), plan.class_balance), device=device)
         torch.manual_seed(seed)
         self.network = build_network(plan).to(device)

@@ -17,7 +17,7 @@ from .grey_values import GreyValueSettings
 from .labels import LabelScheme
 from .normalisation import Statistics
 from .sampling import AugmentationSettings
-from .tiles import choose_training_tile, given_shape, input_size, is_valid, next_valid
+from .tiles import CONTEXT, choose_training_tile, given_shape, input_size, is_valid, next_valid
 from .volumes import Volume, scale_intensity
 from .working_grid import WorkingGrid
 
@@ -28,6 +28,9 @@ PAPER_TILE = (132, 132, 116)
 
 TRAINING_VOXELS = 2_250_000
 """Most voxels that are given of a training tile; of the paper's there are two millions."""
+
+TRAINING_CONTEXT = 18
+"""."""
 
 CPU_WIDTH = 8
 """Default width without a GPU: on the paper's tile, a step of its width takes about 15 s on two cores, of this 2 s."""
@@ -84,6 +87,7 @@ class Plan:
         statistics: which ones it uses outside training.
         unpainted: what unpainted voxels in annotated slices counted as in training.
         tile: input sizes of training tiles.
+        context: voxels around a training tile's output that are given; beyond, the tile repeats itself.
         class_balance: exponent of the class weights, 0 (each voxel counts the same) … 1 (each class does).
         learning_rate: at the start; it falls to 0 as (1 - progress)^0.9.
         momentum: of the stochastic gradient descent.
@@ -101,6 +105,7 @@ class Plan:
     tile: tuple[int, ...]
     dims: int = 3
     batch_norm: bool = True
+    context: int = CONTEXT
     statistics: Statistics = "running"
     unpainted: Unpainted = "unlabelled"
     class_balance: float = 1 / 3
@@ -189,7 +194,7 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
     on_cpu = torch.device(device).type == "cpu"
     spacing = options.spacing or _nearly_cubic(np.median([volume.spacing for volume in volumes], axis=0).tolist())
     largest = np.max([WorkingGrid.of(volume.shape, volume.spacing, spacing).working for volume in volumes], axis=0)
-    tile = choose_training_tile(largest.tolist(), TRAINING_VOXELS)
+    tile = choose_training_tile(largest.tolist(), TRAINING_VOXELS, TRAINING_CONTEXT)
     plan = Plan(
         scheme=scheme,
         channels=volumes[0].channels,
@@ -197,11 +202,12 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
         width=options.width or (CPU_WIDTH if on_cpu else PAPER_WIDTH),
         unpainted=options.unpainted,
         tile=tile,
+        context=TRAINING_CONTEXT,
     )
     if options.recipe == "paper":
         width = options.width or PAPER_WIDTH
         plan = dataclasses.replace(
-            plan, width=width, tile=PAPER_TILE, statistics="tile", averaging=0.0, half_precision=False
+            plan, width=width, tile=PAPER_TILE, context=CONTEXT, statistics="tile", averaging=0.0, half_precision=False
         )
     return plan.with_statistics(options)
 

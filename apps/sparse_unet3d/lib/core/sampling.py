@@ -48,19 +48,31 @@ class _Frame:
     for inference. Along the others, the tile's context is deformed with it.
     """
 
-    def __init__(self, shape: Sequence[int], tile: Sequence[int]) -> None:
+    def __init__(self, shape: Sequence[int], tile: Sequence[int], context: int) -> None:
         self.tile = tuple(min(size, input_size(length)) for size, length in zip(tile, shape, strict=True))
         self.output = output_shape(self.tile)
-        self.given = given_shape(shape, self.tile)
+        self.given = given_shape(shape, self.tile, context)
         covered = [output >= length for output, length in zip(self.output, shape, strict=True)]
         self.drawn = tuple(
-            length if covers else size for covers, length, size in zip(covered, shape, self.tile, strict=True)
+            length if covers else given for covers, length, given in zip(covered, shape, self.given, strict=True)
         )
-        self.first_given = tuple(-CONTEXT if covers else 0 for covers in covered)
+        # Where the context ends before a period does, as much is given on each side of the output.
+        self._before = tuple(
+            context if given == output + 2 * context else CONTEXT
+            for given, output in zip(self.given, self.output, strict=True)
+        )
+        self._starts = tuple(-before if covers else 0 for covers, before in zip(covered, self._before, strict=True))
         self.judged = tuple(
-            slice(0, length) if covers else slice(CONTEXT, CONTEXT + output)
+            slice(0, length) if covers else slice(context, context + output)
             for covers, length, output in zip(covered, shape, self.output, strict=True)
         )
+
+    def give(self, drawn: Tensor) -> Tensor:
+        """Turn what is drawn (C, *drawn) into what is given to the network (C, *given)."""
+        given = cut(drawn, self._starts, self.given)[0]
+        # The network takes the first voxel for the one that lies all of its context before the output.
+        shifts = [CONTEXT - before for before in self._before]
+        return given.roll(shifts, dims=list(range(1, given.ndim))) if any(shifts) else given
 
 
 class TileSampler:
@@ -71,6 +83,7 @@ class TileSampler:
         scheme: the label scheme.
         tile: input sizes; less is drawn of volumes that need less.
         augmentation: strengths.
+        context: voxels around the tile's output that are drawn; beyond, the tile repeats itself.
 
     Raises:
         InputError: none of the volumes has a labelled voxel.
@@ -82,10 +95,11 @@ class TileSampler:
         scheme: LabelScheme,
         tile: Sequence[int],
         augmentation: AugmentationSettings,
+        context: int = CONTEXT,
     ) -> None:
         self.volumes = list(volumes)
         self._images = [LinearSampler(volume.image) for volume in volumes]
-        self._frames = [_Frame(volume.annotation.shape, tile) for volume in self.volumes]
+        self._frames = [_Frame(volume.annotation.shape, tile, context) for volume in self.volumes]
         self.augmentation = augmentation
         self._targets = torch.as_tensor(scheme.targets(np.arange(len(scheme.classes) + 1)))
         # For each class, the volumes that have it with the positions of its voxels.
@@ -128,7 +142,7 @@ class TileSampler:
         targets = torch.full(frame.output, IGNORED, device=annotation.device)
         inside = tuple(slice(0, size) for size in annotation.shape)
         targets[inside] = self._targets.to(annotation.device)[annotation.long()]
-        return cut(image, frame.first_given, frame.given)[0], targets
+        return frame.give(image), targets
 
     def _draw_place(self, generator: np.random.Generator) -> tuple[int, list[int]]:
         """Draw class, volume and labelled voxel, and centre the tile there.

@@ -126,19 +126,20 @@ def choose_tile(shape: Sequence[int], peak_memory: Callable[[Sequence[int]], int
     return tuple(size for _, size in min(choices, key=cost))
 
 
-def choose_training_tile(shape: Sequence[int], most: int) -> tuple[int, ...]:
+def choose_training_tile(shape: Sequence[int], most: int, context: int) -> tuple[int, ...]:
     """Choose the tile with the most output inside a volume among those of which few enough voxels are given.
 
     Args:
         shape: the volume in voxels.
         most: voxels that may be given; see ``given_shape``.
+        context: voxels given on each side of the output.
 
     Returns:
         Valid input sizes for each axis; the smallest where even of that more are given.
     """
 
     def merit(tile: tuple[int, ...]) -> tuple[int, int, int]:
-        given = math.prod(given_shape(shape, tile))
+        given = math.prod(given_shape(shape, tile, context))
         output = math.prod(min(output_size(size), length) for size, length in zip(tile, shape, strict=True))
         return -max(given, most), output, -given
 
@@ -161,15 +162,17 @@ def period(length: int) -> int | None:
     return repeat if repeat < input_size(length) else None
 
 
-def given_shape(shape: Sequence[int], tile: Sequence[int]) -> tuple[int, ...]:
+def given_shape(shape: Sequence[int], tile: Sequence[int], context: int = CONTEXT) -> tuple[int, ...]:
     """Return the voxels that are given of a tile: one period along the axes that it covers and that have one.
 
     Args:
         shape: the volume in voxels.
         tile: valid input sizes.
+        context: voxels given on each side of the output, 2 (mod 4); where that is less than the network sees, the tile
+            repeats itself beyond.
     """
     return tuple(
-        (period(length) or size) if output_size(size) >= length else size
+        min(size - 2 * (CONTEXT - context), (period(length) or size) if output_size(size) >= length else size)
         for length, size in zip(shape, tile, strict=True)
     )
 
