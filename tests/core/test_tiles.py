@@ -94,23 +94,23 @@ def test_without_memory_for_any_tile_the_smallest_is_taken() -> None:
 
 
 @pytest.mark.parametrize("shape", [(128, 128, 64), (36, 50, 36), (150, 40, 300), (10, 10, 10)])
-@pytest.mark.parametrize("most", [1_000_000, 2_250_000])
-def test_training_tile_has_the_most_output_for_what_is_given(shape: tuple[int, ...], most: int) -> None:
+@pytest.mark.parametrize(("most", "context"), [(1_000_000, 44), (2_250_000, 44), (450_000, 14)])
+def test_training_tile_has_the_most_output_for_what_is_given(shape: tuple[int, ...], most: int, context: int) -> None:
     def output(tile: tuple[int, ...]) -> int:
         return math.prod(min(size - 88, length) for size, length in zip(tile, shape, strict=True))
 
-    chosen = tiles.choose_training_tile(shape, most)
-    assert math.prod(tiles.given_shape(shape, chosen)) <= most
+    chosen = tiles.choose_training_tile(shape, most, context)
+    assert math.prod(tiles.given_shape(shape, chosen, context)) <= most
     candidates = [
         tile
         for tile in itertools.product(*(range(92, length + 96, 8) for length in shape))
-        if math.prod(tiles.given_shape(shape, tile)) <= most
+        if math.prod(tiles.given_shape(shape, tile, context)) <= most
     ]
     assert output(chosen) == max(map(output, candidates))
 
 
 def test_training_tile_without_room_for_any_is_the_smallest() -> None:
-    assert tiles.choose_training_tile((128, 128, 128), 1000) == (92, 92, 92)
+    assert tiles.choose_training_tile((128, 128, 128), 1000, 44) == (92, 92, 92)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 40, 84, 85, 86, 89, 90])
@@ -138,3 +138,7 @@ def test_a_mirrored_volume_repeats_itself_after_its_period(length: int) -> None:
 def test_one_period_is_given_along_the_axes_that_a_tile_covers() -> None:
     assert tiles.given_shape((36, 50, 200), (124, 132, 132)) == (72, 132, 132)
     assert tiles.given_shape((36, 44, 100), (124, 132, 188)) == (72, 88, 188)
+
+
+def test_less_context_is_given_if_wanted_unless_a_period_is_shorter() -> None:
+    assert tiles.given_shape((200, 44, 12), (132, 132, 100), context=14) == (72, 72, 24)

@@ -106,6 +106,15 @@ def test_unpainted_voxels_of_annotated_slices_are_background_if_asked(tmp_path: 
     assert set(np.unique(ball.annotation)) == {0, 1}
 
 
+def test_a_run_is_scored_often_at_first_and_then_at_an_interval() -> None:
+    def scored(interval: int) -> list[int]:
+        return [epoch for epoch in range(1, 40) if training.is_evaluated(epoch, interval)]
+
+    assert scored(8) == [3, 6, 9, 13, 19, 27, 35]
+    assert scored(1) == list(range(1, 40))
+    assert scored(100) == [3, 6, 9, 13, 19, 28]
+
+
 class Killed(Exception):
     pass
 

@@ -15,12 +15,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .loss import class_weights, weighted_cross_entropy
 from .model import build_network
 from .network import UNet
+from .normalisation import by_average_statistics
 from .plan import Plan, prepare_image
 from .precision import choose_training_precision, half_precision
 from .sampling import TileSampler, TrainingVolume
 from .slabs import laid_out
 from .tiles import CONTEXT
 from .volumes import Volume
+
+STATISTICS_TILES = 16
+"""Tiles over which the statistics of the averaged weights are taken."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +79,23 @@ class Learner:
         self.precision = torch.float32
         if plan.half_precision:
             self.precision = choose_training_precision(plan.channels, len(plan.scheme.classes), plan.width, device)
-        self.averaged = AveragedModel(self.network, multi_avg_fn=_average(plan.averaging), use_buffers=True)
+        self.averaged = AveragedModel(self.network, multi_avg_fn=_average(plan.averaging))
         self.optimiser = torch.optim.SGD(
             self.network.parameters(), lr=plan.learning_rate, momentum=plan.momentum, nesterov=True
         )
         self._tiles = _DrawnAhead(self._draw)
+        self._first_tiles: list[tuple[Tensor, Tensor]] = []
 
-    @property
     def result(self) -> UNet:
-        """The network that is scored and published: the running average of the one that is trained."""
-        return cast(UNet, self.averaged.module)
+        """Return the network that is scored and published: the average of the weights, with statistics of its own."""
+        network = cast(UNet, self.averaged.module)
+        if not (self.plan.batch_norm and self.plan.statistics == "running"):
+            return network
+        # Always the same ones, so that a run can be repeated, and continued.
+        while len(self._first_tiles) < STATISTICS_TILES:
+            self._first_tiles.append(self._draw(len(self._first_tiles)))
+        with half_precision(self.device, self.precision):
+            return by_average_statistics(network, (_input(*tile) for tile in self._first_tiles))
 
     def state(self) -> dict[str, Any]:
         """Return what ``load`` needs to go on from here."""
@@ -114,6 +125,8 @@ class Learner:
         for step in steps:
             asked = time.monotonic()
             image, targets = self._tiles(step)
+            if step == len(self._first_tiles) < STATISTICS_TILES:
+                self._first_tiles.append((image, targets))
             waited += time.monotonic() - asked
             losses.append(self._step(image, targets, progress()))
             labelled += int((targets >= 0).sum())
@@ -129,14 +142,18 @@ class Learner:
         for group in self.optimiser.param_groups:
             group["lr"] = self.plan.learning_rate * (1 - progress) ** 0.9
         self.optimiser.zero_grad(set_to_none=True)
-        tile = [size + 2 * CONTEXT for size in targets.shape]
         with half_precision(self.device, self.precision):
-            logits = self.network(laid_out(image.unsqueeze(0)), tile)
+            logits = self.network(*_input(image, targets))
         loss = weighted_cross_entropy(logits.float(), targets.unsqueeze(0), self.weights)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self.averaged.update_parameters(self.network)
         return loss.item()
+
+
+def _input(image: Tensor, targets: Tensor) -> tuple[Tensor, list[int]]:
+    """Return what the network takes for a tile: (1, C, *given), and the input sizes that this stands for."""
+    return laid_out(image.unsqueeze(0)), [size + 2 * CONTEXT for size in targets.shape]
 
 
 def _average(share: float) -> Callable[..., None]:

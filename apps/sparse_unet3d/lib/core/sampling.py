@@ -1,5 +1,6 @@
 """Training tiles: centred on labelled voxels, classes balanced, augmented on the fly (section 3.2)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -114,6 +115,11 @@ class TileSampler:
                 self._voxels.append(found)
         if not self._voxels:
             raise InputError("training: no voxel is labelled in any annotation; paint a slice and submit it first")
+
+    @property
+    def given_voxels(self) -> int:
+        """The most voxels that are given of a tile."""
+        return max(math.prod(frame.given) for frame in self._frames)
 
     def draw(self, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Draw one tile.

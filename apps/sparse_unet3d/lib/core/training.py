@@ -28,7 +28,7 @@ from .working_grid import WorkingGrid
 Start = Literal["continue", "afresh"]
 
 VALIDATION_SHARE = 0.1
-"""About the share of the training time that validation takes; decides how often it is done."""
+"""About the share of the training time that validation takes, but for the first epochs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +82,18 @@ the epoch, ``waited`` the part of its time, 0 … 1, in which it waited for trai
 or ``training IoU``), ``score`` and ``iou`` by class of the last evaluation (None before the first), ``best_metric`` of
 the published model or 0, ``published`` whether this run has published a model, ``finished``, ``message`` for people.
 """
+
+
+def is_evaluated(epoch: int, interval: int) -> bool:
+    """Tell whether a run is scored after this epoch, counted from 1.
+
+    That is after epochs 3, 6, 9, 13, 19, 28, …, since it learns fastest at the beginning, as long as these are no
+    farther apart than the interval; then at that interval.
+    """
+    evaluated = min(3, interval)
+    while evaluated < epoch:
+        evaluated += min(interval, max(3, evaluated // 2))
+    return evaluated == epoch
 
 
 def check_painted(painted: Collection[str], scheme: LabelScheme) -> None:
@@ -273,7 +285,7 @@ class _Run:
     def _evaluation_interval(self, voxels: int) -> int:
         """Return every how many epochs to evaluate; counted in voxels, not seconds, so that runs can be repeated."""
         # A training step passes its tile forward once and backward at about twice the cost.
-        one_epoch = 3 * self.plan.steps_per_epoch * math.prod(self.plan.tile)
+        one_epoch = 3 * self.plan.steps_per_epoch * self.learner.sampler.given_voxels
         interval = math.ceil(voxels / (VALIDATION_SHARE * one_epoch))
         # Whoever presses Stop is to find a model, however large the volumes are.
         return min(interval, max(1, self.options.max_epochs // 10))
@@ -333,10 +345,11 @@ class _Run:
             self.epoch += 1
             self.seconds = before + time.monotonic() - began
             finished = self._progress() >= 1
-            if finished or self.epoch % self.evaluation_interval == 0:
-                score, iou = self._evaluate(self.learner.result, self.plan)
+            if finished or is_evaluated(self.epoch, self.evaluation_interval):
+                network = self.learner.result()
+                score, iou = self._evaluate(network, self.plan)
                 if self.published_score is None or score >= self.published_score:
-                    self.folder.publish(self._model(score))
+                    self.folder.publish(self._model(network, score))
                     self.published_score, published = score, True
                 self.seconds = before + time.monotonic() - began
             self._save_checkpoint(finished)
@@ -397,15 +410,15 @@ class _Run:
         """Return mean and per class IoU on the held-out slices, or on the training slices where there are none."""
         scheme = plan.scheme
         counts = np.zeros((len(scheme.classes), len(scheme.classes)), dtype=np.int64)
-        # In full precision, so that scores of one network are always the same.
-        segmenter = Segmenter(network, plan, torch.float32)
+        # In one precision throughout, so that scores can be compared.
+        segmenter = Segmenter(network, plan, self.learner.precision)
         for case in self.evaluation:
             prediction = segmenter.segment(case.volume, self.machine)
             counts += confusion(prediction, case.annotation, scheme)
         iou = iou_per_class(counts, scheme)
         return mean_iou(iou) or 0.0, iou
 
-    def _model(self, score: float) -> Model:
+    def _model(self, trained: UNet, score: float) -> Model:
         network = build_network(self.plan)
-        network.load_state_dict(self.learner.result.state_dict())
+        network.load_state_dict(trained.state_dict())
         return Model(network, self.plan, self.split, score, self.metric, self.id, self.epoch)
