@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         help="folder with images/ and dense labels/ (0 background, 1, 2, … classes); default: the sample volumes",
     )
     command.add_argument("--labels", metavar="NAMES", help="class names, separated by commas; default: class_1, …")
-    command.add_argument("--minutes", type=float, default=7.5, help="how long to train (default: %(default)s)")
+    command.add_argument("--minutes", type=float, default=3.0, help="how long to train (default: %(default)s)")
     command.add_argument("--seed", type=int, default=0, help="decides which slices are annotated (default: 0)")
     command.add_argument(
         "--output", type=Path, default=PROJECT / "demo", metavar="FOLDER", help="where the report goes (default: demo)"

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .network import CROPS, SHRINKAGE, UNet, cropped, extended
+from .network import CROPS, SHRINKAGE, UNet
+from .repetition import cropped, extended
 
 THICKNESS = 16
 """Rows of a slab of input. Thicker ones were not faster on CPUs, and take more memory."""

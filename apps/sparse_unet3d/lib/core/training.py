@@ -31,6 +31,10 @@ VALIDATION_SHARE = 0.1
 """About the share of the training time that validation takes, but for the first epochs."""
 
 
+SAVING_SHARE = 0.05
+"""Share of the time that checkpoints may take: those of wide networks take longer than an epoch on a GPU."""
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingCase:
     """A volume with its annotation.
@@ -145,8 +149,8 @@ def train(
 ) -> Report:
     """Train a network, publishing it whenever it gets better on the held-out slices.
 
-    A process that runs this may be killed at any time: after each epoch the folder's checkpoint holds all that is
-    needed to continue.
+    A process that runs this may be killed at any time: after the first epoch, and again every some epochs, the folder's
+    checkpoint holds all that is needed to continue.
 
     Args:
         cases: annotated volumes, as painted; those without any paint are left out.
@@ -339,6 +343,7 @@ class _Run:
         published = self.rival is not None and self.rival.run == self.id
         score: float | None = None
         iou: dict[str, float | None] | None = None
+        saved = saving = 0.0
         while True:
             began, before = time.monotonic(), self.seconds
             course = self._train_epoch()
@@ -352,7 +357,11 @@ class _Run:
                     self.folder.publish(self._model(network, score))
                     self.published_score, published = score, True
                 self.seconds = before + time.monotonic() - began
-            self._save_checkpoint(finished)
+            if finished or time.monotonic() - saved >= saving / SAVING_SHARE:
+                saving = -time.monotonic()
+                self._save_checkpoint(finished)
+                saved = time.monotonic()
+                saving += saved
             latest = self._report(course, score, iou, published, finished)
             report(latest)
             if finished:
