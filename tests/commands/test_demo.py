@@ -64,7 +64,7 @@ def environment(scratch):
 
 def test_demo_runs_the_loop_and_leaves_only_its_report(studies, tmp_path):
     output, scratch = tmp_path / "demo", tmp_path / "scratch"
-    command = [*COMMAND, "--studies", studies, "--labels", "ball", "--minutes", "0.01", "--output", output]
+    command = [*COMMAND, "--studies", studies, "--labels", "ball", "--minutes", "0.0001", "--output", output]
     done = subprocess.run(command, env=environment(scratch), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "epoch 1: loss" in done.stdout

@@ -143,6 +143,7 @@ def report(epoch: int, **changes: Any) -> dict[str, Any]:
         "total_epochs": 2,
         "seconds": 61.0 * epoch,
         "loss": 1.0 / epoch,
+        "waited": 0.01,
         "metric": "validation IoU",
         "score": None,
         "iou": None,
@@ -170,3 +171,4 @@ def test_progress_is_written_for_slicer_and_tensorboard(studies: Path) -> None:
     events = EventAccumulator(str(run)).Reload()
     assert [(event.step, event.value) for event in events.Scalars("validation IoU/inside")] == [(2, 0.25)]
     assert [event.step for event in events.Scalars("loss")] == [1, 2]
+    assert [event.value for event in events.Scalars("waited")] == pytest.approx([0.01, 0.01])
