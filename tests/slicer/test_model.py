@@ -200,7 +200,7 @@ def test_train_stop_and_train_again(
     watch_training(annotator, lambda: ui.trainingProgressBar.value > 1)
     shown = re.fullmatch(r"(\d+)/1000 epoch is completed", ui.trainingProgressBar.toolTip)
     assert shown
-    assert ui.trainingProgressBar.value == int(shown[1]) * 100 // 1000)
+    assert ui.trainingProgressBar.value == int(shown[1]) * 100 // 1000
     run = server.client.info()["train_stats"][MODEL]["run"]
     annotator.stop()
     assert ui.trainingButton.enabled
