@@ -26,13 +26,16 @@ Recipe = Literal["quick", "paper"]
 PAPER_WIDTH = 32
 PAPER_TILE = (132, 132, 116)
 
-TRAINING_VOXELS = 350_000
-"""Most voxels that are given of a training tile; of the paper's there are two millions. In the same time, many steps on
-small tiles were measured to teach a network more than few on large ones, down to about this size."""
+TILE_VOXELS = 2_250_000
+"""Most voxels that are given of a training tile on a GPU; of the paper's there are two millions."""
 
-TRAINING_CONTEXT = 14
-"""Voxels around the output that are given of a training tile; the network sees 44. With all of them a step takes four
-times as long, and teaches no more of what decides."""
+CPU_TILE_VOXELS = 350_000
+"""The same on a CPU: in the same time, many steps on small tiles were measured to teach a network more than few on large
+ones, down to about this size."""
+
+CPU_CONTEXT = 14
+"""Voxels around the output that are given of a training tile on a CPU. With all 44 that the network sees, a step with as
+much output takes several times as long; nothing was seen to be learnt from the rest in the minutes that there are."""
 
 CPU_WIDTH = 8
 """Default width without a GPU: on the paper's tile, a step of its width takes about 15 s on two cores, of this 2 s."""
@@ -185,8 +188,8 @@ class Plan:
 def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptions, device: str) -> Plan:
     """Decide on the plan for a set of annotated volumes.
 
-    The network is the paper's on a GPU, on a CPU a narrower one. The tile has the shape that gives the most output for
-    what is given of it.
+    On a GPU the network is the paper's, and about as much is given of a training tile; on a CPU it is narrower, and
+    the tile smaller, with less context. The tile has the shape with the most output for what is given of it.
 
     Args:
         volumes: at least one, all of the same number of channels.
@@ -197,7 +200,8 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
     on_cpu = torch.device(device).type == "cpu"
     spacing = options.spacing or _nearly_cubic(np.median([volume.spacing for volume in volumes], axis=0).tolist())
     largest = np.max([WorkingGrid.of(volume.shape, volume.spacing, spacing).working for volume in volumes], axis=0)
-    tile = choose_training_tile(largest.tolist(), TRAINING_VOXELS, TRAINING_CONTEXT)
+    context = CPU_CONTEXT if on_cpu else CONTEXT
+    tile = choose_training_tile(largest.tolist(), CPU_TILE_VOXELS if on_cpu else TILE_VOXELS, context)
     plan = Plan(
         scheme=scheme,
         channels=volumes[0].channels,
@@ -205,7 +209,7 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
         width=options.width or (CPU_WIDTH if on_cpu else PAPER_WIDTH),
         unpainted=options.unpainted,
         tile=tile,
-        context=TRAINING_CONTEXT,
+        context=context,
     )
     if options.recipe == "paper":
         width = options.width or PAPER_WIDTH
