@@ -30,12 +30,12 @@ TILE_VOXELS = 2_250_000
 """Most voxels that are given of a training tile on a GPU; of the paper's there are two millions."""
 
 CPU_TILE_VOXELS = 350_000
-"""The same on a CPU: in the same time, many steps on small tiles were measured to teach a network more than few on large
-ones, down to about this size."""
+"""The same on a CPU: in the same time, many steps on small tiles were measured to teach a network more than few on
+large ones, down to about this size."""
 
 CPU_CONTEXT = 14
-"""Voxels around the output that are given of a training tile on a CPU. With all 44 that the network sees, a step with as
-much output takes several times as long; nothing was seen to be learnt from the rest in the minutes that there are."""
+"""Voxels around the output that are given of a training tile on a CPU. With all 44 that the network sees, a step with
+as much output takes several times as long, and in the minutes that there are it was not seen to teach more."""
 
 CPU_WIDTH = 8
 """Default width without a GPU: on the paper's tile, a step of its width takes about 15 s on two cores, of this 2 s."""
