@@ -209,13 +209,13 @@ def test_train_stop_and_train_again(
     assert ui.trainingProgressBar.toolTip == "Training: STOPPED"
 
     done = server.client.info()["train_stats"][MODEL]["epoch"]
-    annotator.set_option("train", MODEL, "max_epochs", str(done + 200))
+    annotator.set_option("train", MODEL, "max_epochs", str(done + 20))
     annotator.train()
     watch_training(annotator, lambda: not ui.trainingProgressBar.toolTip.endswith(("STOPPED", "STARTED")))
     watch_training(annotator, lambda: ui.trainingProgressBar.toolTip == "Training: DONE")
     assert ui.trainingProgressBar.value == 100
     stats = server.client.info()["train_stats"][MODEL]
-    assert (stats["run"], stats["epoch"], stats["finished"]) == (run, done + 200, True)
+    assert (stats["run"], stats["epoch"], stats["finished"]) == (run, done + 20, True)
     assert ui.accuracyProgressBar.value == int(100 * stats["best_metric"]) > 0
     assert ui.accuracyProgressBar.toolTip == f"Accuracy: {stats['best_metric']:.4f}"
 
