@@ -80,7 +80,7 @@ from lib.core.volumes import Volume
 logging.basicConfig(stream=sys.stdout)
 torch.manual_seed(0)
 plan = Plan(LabelScheme(("ball",), "outside"), 1, None, 8, (132, 132, 116), statistics="tile")
-volume = Volume(np.random.default_rng(0).normal(size=(1, 200, 40, 40)).astype(np.float32), np.eye(4))
+volume = Volume(np.random.default_rng(0).normal(size=(1, 600, 40, 40)).astype(np.float32), np.eye(4))
 segmenter = Segmenter(build_network(plan), plan)
 torch.ones(999, 999) @ torch.ones(999, 999)
 used = 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1])
@@ -99,9 +99,9 @@ def short_of_memory(allowed: int) -> str:
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_out_of_memory_smaller_tiles_are_tried() -> None:
     """In a process that gets less memory than it was told."""
-    said = short_of_memory(330_000_000)
+    said = short_of_memory(500_000_000)
     assert "out of memory on cpu with tiles for 2.0 GB" in said
-    assert "(200, 40, 40)" in said
+    assert "(600, 40, 40)" in said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")

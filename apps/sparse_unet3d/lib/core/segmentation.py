@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from .network import UNet
 from .plan import Plan, prepare_image
 from .precision import choose_precision
 from .slabs import SlabNetwork
-from .tiles import choose_tile
+from .tiles import choose_tile, given_shape
 from .volumes import Volume
 from .working_grid import WorkingGrid
 
@@ -90,7 +91,7 @@ class Segmenter:
     ) -> NDArray[np.uint8]:
         """Segment an image (C, *working) on its volume's own grid."""
         device, shape = machine.device, image.shape[1:]
-        whole_tile = choose_tile(shape, functools.partial(_peak_memory, self.network), machine.memory)
+        whole_tile = choose_tile(shape, functools.partial(_peak_memory, self.network, shape), machine.memory)
         settled = settle_statistics(self.network, image, whole_tile, self.plan.statistics, device)
         network: SlabNetwork | nn.Module = settled
         tile = whole_tile
@@ -106,6 +107,6 @@ class Segmenter:
         return grid.back(probabilities).argmax(dim=0).to(torch.uint8).numpy()
 
 
-def _peak_memory(network: UNet, tile: Sequence[int]) -> int:
-    """Estimate the bytes that a pass of a whole tile takes."""
-    return BYTES_PER_VOXEL_AND_WIDTH * network.width * int(np.prod(tile))
+def _peak_memory(network: UNet, shape: Sequence[int], tile: Sequence[int]) -> int:
+    """Estimate the bytes that a pass of a whole tile of a volume takes."""
+    return BYTES_PER_VOXEL_AND_WIDTH * network.width * math.prod(given_shape(shape, tile))
