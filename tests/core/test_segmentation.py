@@ -116,6 +116,7 @@ def test_without_memory_for_the_smallest_tile_it_is_said() -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
         (MemoryError(), True),
+        (RuntimeError("could not create a primitive"), True),
         (RuntimeError("shape mismatch"), False),
         (ValueError("out of memory"), False),
     ],

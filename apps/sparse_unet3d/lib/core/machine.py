@@ -26,5 +26,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an exception says that memory was short, which torch says in several ways."""
     if isinstance(error, MemoryError):
         return True
-    words = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    # The last one is what oneDNN says.
+    words = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "could not create a primitive",
+    )
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
