@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,8 +81,15 @@ def read_task(folder: Path, labels: Sequence[str], slices_per_axis: int = SLICES
     for name, case in list(read_cases(folder / "images", folder / "labels").items())[:-1]:
         annotation = paint_slices(case.truth, scheme, slices_per_axis, generator)
         cases.append(TrainingCase(name, case.volume, annotation))
-        unseen.append(np.where(annotation == UNLABELLED, truth_as_annotation(case.truth, scheme), UNLABELLED))
+        unseen.append(unseen_truth(case.truth, annotation, scheme))
     return Task(scheme, tuple(cases), tuple(unseen))
+
+
+def unseen_truth(
+    truth: NDArray[np.integer[Any]], annotation: NDArray[np.uint8], scheme: LabelScheme
+) -> NDArray[np.uint8]:
+    """Return the truth (X, Y, Z) where nobody painted, in an annotation's values; elsewhere unlabelled."""
+    return np.where(annotation == UNLABELLED, truth_as_annotation(truth, scheme), np.uint8(UNLABELLED))
 
 
 def score(task: Task, segment: Segment) -> dict[str, float | None]:

@@ -15,20 +15,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lib.commands.annotator import paint_slices, truth_as_annotation
+from lib.commands.annotator import paint_slices
 from lib.core.allocation import keep_freed_memory
-from lib.core.labels import UNLABELLED, LabelScheme
+from lib.core.labels import LabelScheme
 from lib.core.learner import Learner
 from lib.core.loss import weighted_cross_entropy
 from lib.core.machine import Machine
-from lib.core.metrics import confusion, iou_per_class, mean_iou
+from lib.core.metrics import mean_iou
 from lib.core.phantom import SAMPLE_SPECIMENS, make_phantom
 from lib.core.plan import Plan, PlanOptions, make_plan
 from lib.core.segmentation import Segmenter
 from lib.core.tiles import CONTEXT
+from lib.core.training import TrainingCase
 from lib.core.volumes import Volume
 
 from .data import PAPER_TILE, PAPER_WIDTH, smooth_volume, sparse_annotation
+from .learning import Task, score, unseen_truth
 from .timing import Report, Settings, Side, compare
 from .timing import measure as measure_sides
 
@@ -145,6 +147,11 @@ def prepare_iou(
     ]
     generator = np.random.default_rng(0)
     annotations = [paint_slices(truth, SCHEME, 3, generator) for truth in truths]
+    task = Task(
+        SCHEME,
+        tuple(TrainingCase("", *pair) for pair in zip(volumes, annotations, strict=True)),
+        tuple(unseen_truth(*pair, SCHEME) for pair in zip(truths, annotations, strict=True)),
+    )
     plan = make_plan(volumes, SCHEME, PlanOptions(width=width), device)
     if way == "literal":
         plan = literal(plan)
@@ -158,11 +165,8 @@ def prepare_iou(
             steps, learnt, seconds = steps + 1, learnt + course.labelled, seconds + course.seconds
             progress(min(1.0, learnt / voxels))
         segmenter = Segmenter(learner.result(), plan, torch.float32)
-        counts = np.zeros((len(SCHEME.classes),) * 2, dtype=np.int64)
-        for volume, truth, annotation in zip(volumes, truths, annotations, strict=True):
-            unseen = np.where(annotation == UNLABELLED, truth_as_annotation(truth, SCHEME), UNLABELLED)
-            counts += confusion(segmenter.segment(volume, Machine(device, MEMORY)), unseen, SCHEME)
-        return {"iou": mean_iou(iou_per_class(counts, SCHEME)), "steps": steps, "training_seconds": seconds}
+        iou = score(task, lambda case: segmenter.segment(case.volume, Machine(device, MEMORY)))
+        return {"iou": mean_iou(iou), "steps": steps, "training_seconds": seconds}
 
     return run
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 def extended(features: Tensor, rows: Sequence[int]) -> Tensor:
     """Append to features (N, C, *spatial) as many rows along each spatial axis, repeating them from the first on."""
-    if not any(rows):
-        return features
     return cropped(features, [0] * len(rows), [size + n for size, n in zip(features.shape[2:], rows, strict=True)])
 
 
 def cropped(features: Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Tensor:
     """Cut a box out of features (N, C, *spatial); where it reaches beyond their end, they repeat themselves."""
+    if not any(starts) and tuple(sizes) == features.shape[2:]:
+        return features
     box: Tensor = _Box.apply(features, tuple(starts), tuple(sizes))  # type: ignore[no-untyped-call]
     return box
 
