@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lib.commands.annotator import paint_slices
 from lib.core.allocation import keep_freed_memory
@@ -24,6 +23,8 @@ from lib.core.machine import Machine
 from lib.core.metrics import mean_iou
 from lib.core.phantom import SAMPLE_SPECIMENS, make_phantom
 from lib.core.plan import Plan, PlanOptions, make_plan
+from lib.core.preparation import prepare_training
+from lib.core.sampling import TrainingVolume
 from lib.core.segmentation import Segmenter
 from lib.core.tiles import CONTEXT
 from lib.core.training import TrainingCase
@@ -78,11 +79,12 @@ def literal(plan: Plan) -> Plan:
     return dataclasses.replace(plan, tile=PAPER_TILE, context=CONTEXT, half_precision=False)
 
 
-def _sample(device: str, options: PlanOptions) -> tuple[Plan, list[tuple[Volume, NDArray[np.uint8]]]]:
+def _sample(device: str, options: PlanOptions) -> tuple[Plan, TrainingVolume]:
     """Return a volume of the size of the paper's first sample, three slices along each axis, and a plan for it."""
     array = smooth_volume()
     volume = Volume(array, np.diag([1.76, 1.76, 2.04, 1.0]))
-    return make_plan([volume], SCHEME, options, device), [(volume, sparse_annotation(array))]
+    plan = make_plan([volume], SCHEME, options, device)
+    return plan, prepare_training(volume, sparse_annotation(array), plan)
 
 
 def prepare_rate(
@@ -96,8 +98,8 @@ def prepare_rate(
         width: of the network.
     """
     keep_freed_memory()
-    plan, annotated = _sample(device, PlanOptions(width=width))
-    learner = Learner(plan if way == "ours" else literal(plan), annotated, device, seed=0)
+    plan, sample = _sample(device, PlanOptions(width=width))
+    learner = Learner(plan if way == "ours" else literal(plan), [sample], device, seed=0)
     numbers = itertools.count(step=RATE_STEPS)
 
     def ours(_progress: Callable[[float], None]) -> dict[str, Any]:
@@ -155,7 +157,9 @@ def prepare_iou(
     plan = make_plan(volumes, SCHEME, PlanOptions(width=width), device)
     if way == "literal":
         plan = literal(plan)
-    learner = Learner(plan, zip(volumes, annotations, strict=True), device, seed)
+    learner = Learner(
+        plan, [prepare_training(*pair, plan) for pair in zip(volumes, annotations, strict=True)], device, seed
+    )
 
     def run(progress: Callable[[float], None]) -> dict[str, Any]:
         steps = learnt = 0
@@ -182,8 +186,8 @@ def prepare_paper(
         width: of the network.
     """
     keep_freed_memory()
-    plan, annotated = _sample(device, PlanOptions(recipe="paper", width=width))
-    learner = Learner(dataclasses.replace(plan, half_precision=half), annotated, device, seed=0)
+    plan, sample = _sample(device, PlanOptions(recipe="paper", width=width))
+    learner = Learner(dataclasses.replace(plan, half_precision=half), [sample], device, seed=0)
     steps = COMPARED_STEPS[device]
 
     def run(progress: Callable[[float], None]) -> dict[str, Any]:

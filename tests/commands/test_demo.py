@@ -8,39 +8,13 @@ import sys
 import time
 from pathlib import Path
 
-import nibabel
-import numpy as np
 import psutil
 import pytest
 
-from lib.commands.demo import label_scheme, read_cases
 from lib.commands.server_process import ServerError, running_server
-from lib.core.errors import InputError
 
 PROJECT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(PROJECT / "apps" / "sparse_unet3d"), "demo"]
-
-
-def save(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(array, np.diag([-1.0, -1.0, 2.0, 1.0])), path)
-
-
-@pytest.fixture
-def studies(tmp_path):
-    """A folder with images/ and labels/: two small volumes with a bright ball in each, and one without truth."""
-    folder = tmp_path / "studies"
-    x, y, z = np.meshgrid(*(np.arange(size) for size in (24, 20, 12)), indexing="ij")
-    rng = np.random.default_rng(0)
-    for number in (1, 2):
-        ball = ((x - 9 - number) ** 2 + (y - 10) ** 2 + (2 * (z - 6)) ** 2 < 36).astype(np.uint8)
-        save(
-            folder / "images" / f"ball_{number}.nii.gz",
-            (1000 * ball + rng.normal(300, 60, ball.shape)).astype(np.int16),
-        )
-        save(folder / "labels" / f"ball_{number}.nii.gz", ball)
-    save(folder / "images" / "without_truth.nii.gz", np.zeros((24, 20, 12), np.int16))
-    return folder
 
 
 def processes_about(text):
@@ -128,45 +102,3 @@ def test_bad_folder_is_one_line_and_exit_code_2(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert str(tmp_path / "images") in done.stderr
-
-
-def test_only_volumes_with_truth_are_used(studies):
-    assert list(read_cases(studies / "images", studies / "labels")) == ["ball_1", "ball_2"]
-
-
-def test_volumes_by_channel_have_truths_without_number(studies):
-    for number in (1, 2):
-        image = studies / "images" / f"ball_{number}.nii.gz"
-        array = np.asarray(nibabel.load(image).dataobj)
-        image.unlink()
-        for channel in range(2):
-            save(studies / "images" / f"ball_{number}_000{channel}.nii.gz", array + np.int16(channel))
-    cases = read_cases(studies / "images", studies / "labels")
-    assert list(cases) == ["ball_1", "ball_2"]
-    for number, case in enumerate(cases.values(), start=1):
-        assert [path.name for path in case.files] == [f"ball_{number}_000{channel}.nii.gz" for channel in range(2)]
-        assert (case.volume.array[1] == case.volume.array[0] + 1).all()
-    case.files[1].unlink()
-    with pytest.raises(InputError, match="ball_2_0001"):
-        read_cases(studies / "images", studies / "labels")
-
-
-def test_one_volume_is_too_few(studies):
-    (studies / "labels" / "ball_2.nii.gz").unlink()
-    with pytest.raises(InputError, match="at least 2"):
-        read_cases(studies / "images", studies / "labels")
-
-
-def test_truth_on_another_grid_is_refused(studies):
-    save(studies / "labels" / "ball_2.nii.gz", np.zeros((24, 20, 10), np.uint8))
-    with pytest.raises(InputError, match="ball_2"):
-        read_cases(studies / "images", studies / "labels")
-
-
-def test_classes_are_named_after_their_number_or_as_told(studies):
-    cases = read_cases(studies / "images", studies / "labels")
-    assert label_scheme("", cases).foreground == ("class_1",)
-    assert label_scheme("ball, other", cases).foreground == ("ball", "other")
-    cases["ball_1"].truth[0, 0, 0] = 2
-    with pytest.raises(InputError, match="names 1 classes, but the truth has 2"):
-        label_scheme("ball", cases)

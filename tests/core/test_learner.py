@@ -12,6 +12,7 @@ from lib.core.labels import IGNORED, LabelScheme
 from lib.core.learner import Learner
 from lib.core.network import UNet
 from lib.core.plan import PlanOptions, make_plan
+from lib.core.preparation import prepare_training
 from lib.core.volumes import Volume
 
 SCHEME = LabelScheme(("ball",), "outside")
@@ -25,7 +26,7 @@ def learner(**changes: object) -> Learner:
     annotation[:, :, 5] = 2
     annotation[10:14, 5:12, 5] = 1
     plan = replace(make_plan([volume], SCHEME, PlanOptions(width=2), "cpu"), half_precision=False, **changes)  # type: ignore[arg-type]
-    return Learner(plan, [(volume, annotation)], "cpu", seed=3)
+    return Learner(plan, [prepare_training(volume, annotation, plan)], "cpu", seed=3)
 
 
 def test_steps_are_those_of_plain_torch() -> None:

@@ -5,7 +5,8 @@ import pytest
 
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
-from lib.core.plan import Plan, PlanOptions, make_plan, one_pass_voxels, prepare_image
+from lib.core.plan import Plan, PlanOptions, make_plan, one_pass_voxels
+from lib.core.preparation import prepare_image
 from lib.core.volumes import Volume
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")

@@ -14,8 +14,9 @@ from lib.core.labels import LabelScheme
 from lib.core.machine import Machine, is_out_of_memory
 from lib.core.model import build_network
 from lib.core.network import UNet
-from lib.core.plan import Plan, prepare_image
+from lib.core.plan import Plan
 from lib.core.precision import choose_precision
+from lib.core.preparation import prepare_image
 from lib.core.segmentation import Segmenter
 from lib.core.volumes import Volume
 from mirrored import mirrored_tile

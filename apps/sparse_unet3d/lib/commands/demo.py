@@ -17,19 +17,16 @@ import numpy as np
 from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
 
-from ..core.errors import InputError
 from ..core.files import write_json
-from ..core.formats import split_ending
-from ..core.image_files import images_in
 from ..core.labels import UNLABELLED, LabelScheme
 from ..core.metrics import confusion, iou_per_class, mean_iou
-from ..core.volumes import Volume, onto_grid, read_label_map, read_volume
+from ..core.volumes import Volume, onto_grid, read_label_map
 from .annotator import export_like_slicer, paint_slices, truth_as_annotation
+from .cases import Case, label_scheme, read_cases
 from .report import Segmented, show, write_report
 from .server_process import ServerError, running_server
 
 MODEL = "sparse_unet3d"
-BACKGROUND = "outside"
 POLL_SECONDS = 2
 SILENT_SECONDS = 30
 HISTORY = ("epoch", "seconds", "loss", "metric", "score", "iou")
@@ -59,15 +56,6 @@ class DemoOptions:
     seed: int
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A volume, in one file or several, with its truth, (X, Y, Z): 0 background, 1 … K foreground."""
-
-    files: tuple[Path, ...]
-    volume: Volume
-    truth: NDArray[np.integer[Any]]
-
-
 class Clock:
     """Prints what happens with the time since the start."""
 
@@ -81,43 +69,6 @@ class Clock:
     def say(self, text: str) -> None:
         minutes, seconds = divmod(int(self.seconds), 60)
         print(f"[{minutes:2d}:{seconds:02d}] {text}", flush=True)
-
-
-def read_cases(images: Path, truths: Path) -> dict[str, Case]:
-    """Read all volumes that have a truth, by image id.
-
-    Raises:
-        InputError: fewer than two volumes with a truth, or a truth on another grid than its volume.
-    """
-    for folder in (images, truths):
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; expected images/ and labels/ with files of the same names")
-    cases = {}
-    for image_id, image in images_in(images).items():
-        # As in nnU-Net, a label map has no channel number.
-        truth = truths / (image_id + split_ending(image.path.name)[1])
-        if truth.exists():
-            volume = read_volume(image.path)
-            cases[image_id] = Case(image.files, volume, onto_grid(read_label_map(truth), volume))
-    if len(cases) < 2:
-        raise InputError(
-            f"{images}: {len(cases)} volumes with a label map of the same file name in {truths}; give at least 2, "
-            f"one to annotate and one that stays unannotated"
-        )
-    return cases
-
-
-def label_scheme(labels: str, cases: Mapping[str, Case]) -> LabelScheme:
-    """Name the classes of the truth.
-
-    Raises:
-        InputError: fewer names than classes.
-    """
-    classes = max(int(case.truth.max()) for case in cases.values())
-    scheme = LabelScheme.parse(labels or ",".join(f"class_{n}" for n in range(1, classes + 1)), BACKGROUND)
-    if len(scheme.foreground) < classes:
-        raise InputError(f"--labels: {labels!r} names {len(scheme.foreground)} classes, but the truth has {classes}")
-    return scheme
 
 
 def run_demo(options: DemoOptions) -> dict[str, Any]:

@@ -1,14 +1,13 @@
 """The network in training: stochastic gradient descent on one augmented tile at a time (section 3.2)."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -16,12 +15,11 @@ from .loss import class_weights, weighted_cross_entropy
 from .model import build_network
 from .network import UNet
 from .normalisation import by_average_statistics
-from .plan import Plan, prepare_image
+from .plan import Plan
 from .precision import choose_training_precision, half_precision
 from .sampling import TileSampler, TrainingVolume
 from .slabs import laid_out
 from .tiles import CONTEXT
-from .volumes import Volume
 
 STATISTICS_TILES = 16
 """Tiles over which the statistics of the averaged weights are taken."""
@@ -49,28 +47,25 @@ class Learner:
 
     Args:
         plan: how to train.
-        annotated: volumes with their annotations (X, Y, Z) uint8 on the volumes' own grids.
+        volumes: annotated and prepared; for the 2-D network, slices.
         device: ``cpu`` or ``cuda``.
         seed: of the weights, and of the tiles: each depends on this and its step's number alone.
 
     Raises:
-        InputError: nothing is annotated, or a volume has another number of channels than the plan.
+        InputError: nothing is annotated.
     """
 
-    def __init__(
-        self, plan: Plan, annotated: Iterable[tuple[Volume, NDArray[np.uint8]]], device: str, seed: int
-    ) -> None:
+    def __init__(self, plan: Plan, volumes: Sequence[TrainingVolume], device: str, seed: int) -> None:
         self.plan, self.device, self.seed = plan, device, seed
-        volumes, counts = [], np.zeros(len(plan.scheme.classes), dtype=np.int64)
-        for volume, annotation in annotated:
-            image, grid = prepare_image(volume, plan)
-            painted = grid.annotation(annotation)
-            targets = plan.scheme.targets(painted)
+        counts = np.zeros(len(plan.scheme.classes), dtype=np.int64)
+        for volume in volumes:
+            targets = plan.scheme.targets(volume.annotation.numpy())
             counts += np.bincount(targets[targets >= 0], minlength=len(counts))
-            volumes.append(
-                TrainingVolume(image.to(device), torch.as_tensor(painted).to(device), grid.voxel_size(volume.spacing))
-            )
-        self.sampler = TileSampler(volumes, plan.scheme, plan.tile, plan.augmentation, plan.context)
+        placed = [
+            replace(volume, image=volume.image.to(device), annotation=volume.annotation.to(device))
+            for volume in volumes
+        ]
+        self.sampler = TileSampler(placed, plan.scheme, plan.tile, plan.augmentation, plan.context)
         self.weights = torch.tensor(class_weights(counts.tolist(), plan.class_balance), device=device)
         torch.manual_seed(seed)
         self.network = build_network(plan).to(device)
@@ -78,7 +73,9 @@ class Learner:
             self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.precision = torch.float32
         if plan.half_precision:
-            self.precision = choose_training_precision(plan.channels, len(plan.scheme.classes), plan.width, device)
+            self.precision = choose_training_precision(
+                plan.channels, len(plan.scheme.classes), plan.width, plan.dims, device
+            )
         self.averaged = AveragedModel(self.network, multi_avg_fn=_average(plan.averaging))
         self.optimiser = torch.optim.SGD(
             self.network.parameters(), lr=plan.learning_rate, momentum=plan.momentum, nesterov=True

@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .annotations import Unpainted
 from .deformation import DeformationSettings
@@ -18,7 +17,7 @@ from .labels import LabelScheme
 from .normalisation import Statistics
 from .sampling import AugmentationSettings
 from .tiles import CONTEXT, choose_training_tile, given_shape, input_size, is_valid, next_valid
-from .volumes import Volume, scale_intensity
+from .volumes import Volume
 from .working_grid import WorkingGrid
 
 Recipe = Literal["quick", "paper"]
@@ -229,24 +228,6 @@ def _nearly_cubic(voxel_size: Sequence[float]) -> tuple[float, ...] | None:
     if largest <= MOST_ELONGATED * min(voxel_size):
         return None
     return tuple(max(float(size), float(largest) / MOST_ELONGATED) for size in voxel_size)
-
-
-def prepare_image(volume: Volume, plan: Plan) -> tuple[Tensor, WorkingGrid]:
-    """Turn a volume into the network's input: the same for training, validation and inference.
-
-    Returns:
-        (C, *working) float32 in 0 … 1, and the working grid.
-
-    Raises:
-        InputError: the volume has another number of channels than the plan.
-    """
-    if volume.channels != plan.channels:
-        raise InputError(
-            f"the image has {volume.channels} channel(s), the model was trained on {plan.channels}; "
-            "choose images recorded in the same way, or train a model on these"
-        )
-    grid = WorkingGrid.of(volume.shape, volume.spacing, plan.spacing)
-    return torch.as_tensor(grid.image(scale_intensity(volume.array))), grid
 
 
 def one_pass_voxels(shape: Sequence[int]) -> int:

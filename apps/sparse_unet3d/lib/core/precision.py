@@ -47,7 +47,7 @@ def choose_precision(network: UNet, image: Tensor, device: str) -> torch.dtype:
 
 
 @functools.cache
-def choose_training_precision(channels: int, classes: int, width: int, device: str) -> torch.dtype:
+def choose_training_precision(channels: int, classes: int, width: int, dims: int, device: str) -> torch.dtype:
     """Choose the floating point format for a training step's features, by a short measurement; weights stay float32.
 
     Measured once in a process, so that a run that is continued in it goes on as it began.
@@ -55,8 +55,9 @@ def choose_training_precision(channels: int, classes: int, width: int, device: s
     Returns:
         bfloat16 if a step is faster in it than in float32, else float32.
     """
-    network = UNet(channels, classes, width).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    tile = laid_out(torch.rand(1, channels, SMALLEST, SMALLEST, SMALLEST, device=device))
+    layout = torch.channels_last_3d if dims == 3 else torch.channels_last
+    network = UNet(channels, classes, width, dims).to(device, memory_format=layout)  # type: ignore[call-overload]
+    tile = laid_out(torch.rand(1, channels, *(SMALLEST,) * dims, device=device))
     seconds = {}
     for dtype in (torch.bfloat16, torch.float32):
         # The first step is slower by what happens once.

@@ -14,8 +14,9 @@ from .errors import InputError
 from .inference import Progress, predict_labels, predict_probabilities, settle_statistics
 from .machine import Machine, is_out_of_memory
 from .network import UNet
-from .plan import Plan, prepare_image
+from .plan import Plan
 from .precision import choose_precision
+from .preparation import prepare_image
 from .slabs import SlabNetwork
 from .tiles import choose_tile, given_shape
 from .volumes import Volume

@@ -21,6 +21,8 @@ from .metrics import confusion, iou_per_class, mean_iou
 from .model import FORMAT, Model, ModelFolder, build_network, check_fit, load_content
 from .network import UNet
 from .plan import Plan, PlanOptions, make_plan, one_pass_voxels
+from .preparation import prepare_training
+from .sampling import TrainingVolume
 from .segmentation import Segmenter
 from .volumes import Volume
 from .working_grid import WorkingGrid
@@ -271,18 +273,18 @@ class _Run:
 
     def _prepare(self, cases: Sequence[TrainingCase]) -> None:
         """Split the annotations into what is learnt from and what is judged by."""
-        annotated: list[tuple[Volume, NDArray[np.uint8]]] = []
+        volumes: list[TrainingVolume] = []
         judged_voxels = 0
         evaluation: list[TrainingCase] = []
         for case in cases:
             learnt, held_out = _parts(case, self.split)
-            annotated.append((case.volume, learnt))
+            volumes.append(prepare_training(case.volume, learnt, self.plan))
             judged = held_out if self.split.has_validation else learnt
             if np.any(judged != UNLABELLED):
                 evaluation.append(replace(case, annotation=judged))
                 grid = WorkingGrid.of(case.volume.shape, case.volume.spacing, self.plan.spacing)
                 judged_voxels += one_pass_voxels(grid.working)
-        self.learner = Learner(self.plan, annotated, self.machine.device, self.options.seed)
+        self.learner = Learner(self.plan, volumes, self.machine.device, self.options.seed)
         self.evaluation = evaluation
         self.evaluation_interval = self._evaluation_interval(judged_voxels)
 

@@ -1,0 +1,41 @@
+"""From a volume to what the network takes: the same for training, validation and inference."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .errors import InputError
+from .plan import Plan
+from .sampling import TrainingVolume
+from .volumes import Volume, scale_intensity
+from .working_grid import WorkingGrid
+
+
+def prepare_image(volume: Volume, plan: Plan) -> tuple[Tensor, WorkingGrid]:
+    """Turn a volume into the network's input.
+
+    Returns:
+        (C, *working) float32 in 0 … 1, and the working grid.
+
+    Raises:
+        InputError: the volume has another number of channels than the plan.
+    """
+    if volume.channels != plan.channels:
+        raise InputError(
+            f"the image has {volume.channels} channel(s), the model was trained on {plan.channels}; "
+            "choose images recorded in the same way, or train a model on these"
+        )
+    grid = WorkingGrid.of(volume.shape, volume.spacing, plan.spacing)
+    return torch.as_tensor(grid.image(scale_intensity(volume.array))), grid
+
+
+def prepare_training(volume: Volume, annotation: NDArray[np.uint8], plan: Plan) -> TrainingVolume:
+    """Turn a volume and its annotation (X, Y, Z) into what training tiles are drawn from.
+
+    Raises:
+        InputError: the volume has another number of channels than the plan.
+    """
+    image, grid = prepare_image(volume, plan)
+    painted = torch.as_tensor(grid.annotation(annotation))
+    return TrainingVolume(image, painted, grid.voxel_size(volume.spacing))
