@@ -5,14 +5,15 @@ import signal
 import sys
 from pathlib import Path
 
-from lib.commands.demo import DemoOptions, run_demo
+from lib.commands.errors import ServerError
 from lib.commands.samples import make_samples
-from lib.commands.server_process import ServerError
 from lib.core.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[2]
 DATASTORE = PROJECT / "datastore"
 SAMPLE_TRUTH = PROJECT / "sample_truth"
+TABLES = ("table1", "table2", "table3", "figure3")
+UNFINISHED = 3
 
 
 def samples(_arguments: argparse.Namespace) -> None:
@@ -23,6 +24,9 @@ def samples(_arguments: argparse.Namespace) -> None:
 
 def demo(arguments: argparse.Namespace) -> None:
     """Run the command ``demo``."""
+    # Imported here as it brings MONAI Label, which takes seconds that the other commands don't need.
+    from lib.commands.demo import DemoOptions, run_demo
+
     studies: Path | None = arguments.studies
     if studies is None:
         make_samples(DATASTORE, SAMPLE_TRUTH)
@@ -41,7 +45,6 @@ def demo(arguments: argparse.Namespace) -> None:
 
 def list_annotations(arguments: argparse.Namespace) -> None:
     """Run the command ``annotations list``."""
-    # Imported here as it brings MONAI Label, which takes seconds that the other commands don't need.
     from lib.commands.annotations import list_versions
 
     print(list_versions(arguments.studies))
@@ -59,6 +62,45 @@ def restore_annotation(arguments: argparse.Namespace) -> None:
     from lib.commands.annotations import restore_version
 
     print(restore_version(arguments.studies, arguments.image, arguments.version))
+
+
+def reproduce(arguments: argparse.Namespace) -> None:
+    """Run the command ``reproduce`` for tables and figures."""
+    from lib.experiments.reproduce import Options
+    from lib.experiments.reproduce import reproduce as do
+
+    finished = do(
+        Options(
+            tables=TABLES if arguments.what == "all" else (arguments.what,),
+            size=arguments.size,
+            folder=arguments.data,
+            labels=arguments.labels,
+            methods=arguments.methods.split(",") if arguments.methods else None,
+            seeds=arguments.seeds,
+            steps=arguments.steps,
+            minutes=arguments.minutes,
+            device=arguments.device,
+            jobs=arguments.jobs,
+            dask=arguments.dask,
+            experiments=arguments.output,
+        )
+    )
+    if not finished:
+        sys.exit(UNFINISHED)
+
+
+def pack(arguments: argparse.Namespace) -> None:
+    """Run the command ``reproduce pack``."""
+    from lib.experiments import travel
+
+    travel.pack(PROJECT, arguments.archive)
+
+
+def unpack(arguments: argparse.Namespace) -> None:
+    """Run the command ``reproduce unpack``."""
+    from lib.experiments import travel
+
+    print(f"{travel.unpack(PROJECT, arguments.archive)} files taken from {arguments.archive}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,7 +127,40 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=demo)
     command = commands.add_parser("annotations", help="list, compare and restore the versions of annotations")
     _add_annotations(command.add_subparsers(required=True, metavar="ACTION"))
+    command = commands.add_parser("reproduce", help="the paper's tables 1 to 3 and figure 3; can be continued")
+    _add_reproduce(command.add_subparsers(required=True, metavar="WHAT", dest="what"))
     return top
+
+
+def _add_reproduce(parts: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe what the command ``reproduce`` can do."""
+    for what in (*TABLES, "all"):
+        part = parts.add_parser(what, help="all of these" if what == "all" else f"the paper's {what}")
+        part.add_argument("--size", choices=("small", "paper"), default="small", help="default: %(default)s")
+        part.add_argument("--data", type=Path, metavar="FOLDER", help="with images/ and labels/; default: the phantom")
+        part.add_argument("--labels", default="", metavar="NAMES", help="the folder's classes, separated by commas")
+        part.add_argument("--methods", metavar="NAMES", help="separated by commas; default: those of each table")
+        part.add_argument("--seeds", type=int, default=1, metavar="N", help="how many (default: %(default)s)")
+        part.add_argument("--steps", type=int, metavar="N", help="of each training; default: those of the size")
+        part.add_argument("--minutes", type=float, metavar="M", help="then stop; the same command goes on later")
+        part.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+        part.add_argument("--jobs", type=int, metavar="N", help="runs at a time; default: one for each processor core")
+        part.add_argument("--dask", metavar="ADDRESS", help="of a scheduler of dask.distributed that does the runs")
+        part.add_argument(
+            "--output",
+            type=Path,
+            default=PROJECT / "experiments",
+            metavar="FOLDER",
+            help="where results/ go, and work/ for what isn't finished (default: experiments)",
+        )
+        part.set_defaults(run=reproduce)
+    for what, run, text in (
+        ("pack", pack, "write an archive of all that a rented machine needs, or has to bring back"),
+        ("unpack", unpack, "take the results out of an archive that came back"),
+    ):
+        part = parts.add_parser(what, help=text)
+        part.add_argument("archive", type=Path, metavar="FILE")
+        part.set_defaults(run=run)
 
 
 def _add_annotations(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -116,7 +191,7 @@ def _add_annotations(actions: "argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def main() -> int:
-    """Run a command; return the exit code: 0 done, 1 the server failed, 2 bad input, 130 interrupted."""
+    """Run a command; return the exit code: 0 done, 1 the server failed, 2 bad input, 3 unfinished, 130 interrupted."""
     # Told to stop, end in order as on Ctrl-C, so that no server stays behind; also where a shell that started this in
     # the background had it ignore Ctrl-C.
     for told in (signal.SIGINT, signal.SIGTERM):

@@ -1,10 +1,6 @@
-"""Geometric interpolation between the painted slices, by the algorithm of 3D Slicer's "Fill between slices"."""
+"""Geometric interpolation between the painted slices."""
 
-import itk
-import numpy as np
-from numpy.typing import NDArray
-
-from lib.core.labels import LabelScheme
+from lib.experiments.interpolation import interpolate
 
 from ..learning import Trial
 
@@ -13,12 +9,3 @@ def learn(trial: Trial, seed: int) -> None:
     """Interpolate all volumes, and score that once; nothing is drawn at random."""
     results = {case.id: interpolate(case.annotation, trial.task.scheme) for case in trial.task.cases}
     trial.score(lambda case: results[case.id])
-
-
-def interpolate(annotation: NDArray[np.uint8], scheme: LabelScheme) -> NDArray[np.uint8]:
-    """Fill the space between the painted slices (X, Y, Z): 0 background, 1 … K foreground."""
-    # Painted background is nothing that could be interpolated: here too 0 means both that and unlabelled.
-    painted = np.where(annotation == scheme.background_value, 0, annotation).astype(np.uint8)
-    filled = itk.morphological_contour_interpolator(itk.image_from_array(painted))
-    result: NDArray[np.uint8] = itk.array_from_image(filled).astype(np.uint8)
-    return result

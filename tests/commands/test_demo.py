@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lib.commands.server_process import ServerError, running_server
+from lib.commands.errors import ServerError
+from lib.commands.server_process import running_server
 
 PROJECT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(PROJECT / "apps" / "sparse_unet3d"), "demo"]

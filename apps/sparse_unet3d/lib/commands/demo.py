@@ -23,8 +23,9 @@ from ..core.metrics import confusion, iou_per_class, mean_iou
 from ..core.volumes import Volume, onto_grid, read_label_map
 from .annotator import export_like_slicer, paint_slices, truth_as_annotation
 from .cases import Case, label_scheme, read_cases
+from .errors import ServerError
 from .report import Segmented, show, write_report
-from .server_process import ServerError, running_server
+from .server_process import running_server
 
 MODEL = "sparse_unet3d"
 POLL_SECONDS = 2

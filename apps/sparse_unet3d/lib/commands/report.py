@@ -192,14 +192,14 @@ def render(report: Mapping[str, Any], segmented: Sequence[Segmented], scheme: La
         "<h2>Pictures</h2>",
         "<p>One slice per axis and volume, where nobody painted that slice; lines in the annotation are slices painted "
         "across it. Slices lie as in 3D Slicer.</p>",
-        _legend(scheme, table),
+        legend(scheme, table),
         *(_volume(case, scores, table) for case, scores in zip(segmented, report["volumes"], strict=True)),
         "<h2>Training</h2>",
-        _image(training_curve(report["training"]["history"], table), "Loss and IoU over the minutes of training"),
+        image_tag(training_curve(report["training"]["history"], table), "Loss and IoU over the minutes of training"),
         f"<p>{escape(report['training']['message'])}</p>",
         f"<p class=small>{escape(_provenance(report))}</p>",
     ]
-    return _PAGE.replace("BODY", "\n".join(sections))
+    return page("Sparse U-Net demo", sections)
 
 
 def _headline(report: Mapping[str, Any]) -> str:
@@ -244,7 +244,8 @@ def _scores(report: Mapping[str, Any], scheme: LabelScheme) -> str:
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
-def _legend(scheme: LabelScheme, table: NDArray[np.uint8]) -> str:
+def legend(scheme: LabelScheme, table: NDArray[np.uint8]) -> str:
+    """Name the colours of ``colours``, in HTML."""
     entries = [(name, table[value]) for value, name in enumerate(scheme.classes, start=1)]
     chips = [
         f"<span class=entry><span class=chip style='background:{_hexadecimal(colour)}'></span>{escape(name)}</span>"
@@ -290,20 +291,22 @@ def _row(case: Segmented, image: NDArray[np.float32], axis: int, scale: float, t
     down = f"↑ {down}" if layout.down in layout.flips else f"↓ {down}"
     where = f"{AXES[axis]} = {layout.index}"
     cells = [
-        f"<figure>{_image(_png(picture), f'{what} of {case.id}, {where}', width, height)}"
+        f"<figure>{image_tag(png_of(picture), f'{what} of {case.id}, {where}', width, height)}"
         f"<figcaption>{across}</figcaption></figure>"
         for what, picture in pictures.items()
     ]
     return f"<span class=side>slice<br>{where}<br><br>{down}</span>" + "".join(cells)
 
 
-def _png(picture: Picture) -> bytes:
+def png_of(picture: Picture) -> bytes:
+    """Return a picture (rows, columns, 3) as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def _image(png: bytes, alternative: str, width: float | None = None, height: float | None = None) -> str:
+def image_tag(png: bytes, alternative: str, width: float | None = None, height: float | None = None) -> str:
+    """Return the HTML of a picture, in it the PNG file itself; width and height are in the screen's pixels."""
     size = f" style='width:{width:.0f}px;height:{height:.0f}px'" if width else ""
     data = base64.b64encode(png).decode()
     return f"<img alt='{escape(alternative)}'{size} src='data:image/png;base64,{data}'>"
@@ -318,11 +321,16 @@ def show(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
+def page(title: str, sections: Sequence[str]) -> str:
+    """Return a whole HTML page."""
+    return _PAGE.replace("TITLE", escape(title)).replace("BODY", "\n".join(sections))
+
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<title>Sparse U-Net demo</title>
+<title>TITLE</title>
 <style>
 body { font: 16px/1.45 system-ui, sans-serif; color: #222; background: #fff; max-width: 1240px; margin: 2em auto;
        padding: 0 1em; }
@@ -344,6 +352,7 @@ figure img { display: block; image-rendering: pixelated; }
 figcaption { font-size: 0.8em; color: #555; }
 img { max-width: 100%; }
 .grid img { max-width: none; }
+.strip { display: flex; flex-wrap: wrap; gap: 0.8em; }
 </style>
 </head>
 <body>

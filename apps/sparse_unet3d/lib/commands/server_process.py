@@ -13,14 +13,12 @@ import psutil
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
+from .errors import ServerError
+
 APP = Path(__file__).parents[2]
 START_SECONDS = 300
 STOP_SECONDS = 20
 TAIL_LINES = 25
-
-
-class ServerError(RuntimeError):
-    """The server did not do what was asked. The message holds its reply and the end of its log."""
 
 
 @contextmanager

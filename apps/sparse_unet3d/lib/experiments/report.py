@@ -1,0 +1,250 @@
+"""The report of the experiments: tables beside the paper's, curves, slices and surfaces in one HTML file."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ..commands.report import (
+    FOREGROUND_COLOURS,
+    PICTURE_PIXELS,
+    colours,
+    composite,
+    image_tag,
+    legend,
+    page,
+    painted,
+    png_of,
+    show,
+    view,
+)
+from ..core.files import replacing
+from ..core.volumes import scale_intensity
+from .figure3 import draw_surfaces
+from .methods import METHODS
+from .run import Record, shown_labels
+from .study import Study
+from .tables import ROWS
+
+EXPLANATION = (
+    "IoU (intersection over union) is the overlap of a segmentation with the truth: 1 is perfect, 0 is none. A number "
+    "is the mean over the foreground classes ({classes}), of all voxels of the test slices together; the paper does "
+    "not say which classes its numbers are of. Small, below each number: the classes one by one, and the lowest and "
+    "highest of several seeds; in Table 2 the volumes one by one. BN is batch normalisation. The paper's numbers are "
+    "of its own volumes, which were not published: compare the order of the methods, not the digits."
+)
+
+CURVE_COLOURS = {
+    "2d_bn": "#999999",
+    "3d_no_bn": "#e69f00",
+    "3d_bn": "#0072b2",
+    "default": "#d55e00",
+    "interpolation": "#009e73",
+    "pytorch3dunet": "#cc79a7",
+    "nnunetv2": "#56b4e9",
+}
+
+
+def write_report(path: Path, results: Path, study: Study, dense: Path) -> None:
+    """Write the HTML file from the tables and records that there are, and Figure 3 as ``figure3.png`` beside it.
+
+    Args:
+        path: the file.
+        results: folder with ``table1.json``, … and ``runs/``.
+        study: the volumes.
+        dense: Figure 3's dense segmentation; not there: the picture that was drawn before is shown.
+    """
+    tables = {name: json.loads(file.read_text()) for name in ROWS if (file := results / f"{name}.json").is_file()}
+    records = [json.loads(file.read_text()) for file in sorted((results / "runs").glob("*.json"))]
+    classes = ", ".join(study.scheme.foreground)
+    sections = ["<h1>The paper's experiments</h1>", f"<p>{escape(EXPLANATION.format(classes=classes))}</p>"]
+    sections.append(legend(study.scheme, colours(study.scheme)))
+    for name, table in tables.items():
+        own = [record for record in records if record["table"] == name]
+        sections.append(f"<h2>{escape(table['caption'])}</h2>")
+        sections.append(_by_slices(table) if name == "table2" else _table(table))
+        if name == "table2":
+            sections.append(image_tag(draw_curve(table), "IoU over the labelled voxels"))
+        if name == "figure3":
+            sections.append(_figure(results / "figure3.png", study, own, dense))
+        else:
+            sections += _slices(own, study)
+        sections.append(f"<p class=small>{escape(_provenance(table))}</p>")
+    with replacing(path) as beside:
+        beside.write_text(page("The paper's experiments", sections), encoding="utf-8")
+
+
+def _methods(table: Mapping[str, Any]) -> list[str]:
+    return [method for method in METHODS if any(method in row for row in table["rows"])]
+
+
+def _table(table: Mapping[str, Any]) -> str:
+    methods = _methods(table)
+    beside = [method for method in methods if any(method in row.get("paper", {}) for row in table["rows"])]
+    head = ["test", *(METHODS[method].title for method in methods), *(f"paper: {METHODS[m].title}" for m in beside)]
+    lines = [
+        [escape(row["test"].replace("_", " ")), *(_cell(row, method) for method in methods), *_paper(row, beside)]
+        for row in table["rows"]
+    ]
+    average = table["average"]
+    if len(lines) > 1:
+        lines.append(
+            [
+                "<b>average</b>",
+                *(f"<b>{_digits(average.get(method))}</b>" for method in methods),
+                *_paper(average, beside),
+            ]
+        )
+    return _html(head, lines)
+
+
+def _paper(row: Mapping[str, Any], methods: Sequence[str]) -> list[str]:
+    return [_digits(row.get("paper", {}).get(method)) for method in methods]
+
+
+def _cell(row: Mapping[str, Any], method: str) -> str:
+    if method not in row:
+        return "–"
+    details = ", ".join(f"{name} {show(value)}" for name, value in row["classes"][method].items())
+    seeds = row["seeds"][method]
+    if len(seeds) > 1:
+        details += f"; {min(seeds):.3f} to {max(seeds):.3f}"
+    return f"{_digits(row[method])}<br><span class=note>{escape(details)}</span>"
+
+
+def _by_slices(table: Mapping[str, Any]) -> str:
+    methods = _methods(table)
+    head = ["slices x, y, z", "labelled", *(METHODS[m].title for m in methods), "paper: labelled", "paper: 3-D with BN"]
+    lines = []
+    for row in table["rows"]:
+        paper = row.get("paper", {})
+        cells = []
+        for method in methods:
+            volumes = row["volumes"].get(method, {})
+            by_volume = ", ".join(f"{value:.3f}" for value in volumes.values())
+            cells.append(f"{_digits(row.get(method))}<br><span class=note>{by_volume}</span>")
+        lines.append(
+            [
+                ", ".join(map(str, row["slices"])),
+                _percent(row.get("labelled_percent")),
+                *cells,
+                _percent(paper.get("labelled_percent")),
+                _digits(paper.get("3d_bn"))
+                + f"<br><span class=note>{', '.join(f'{value:.3f}' for value in paper.get('volumes', ()))}</span>",
+            ]
+        )
+    return _html(head, lines)
+
+
+def _html(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
+    rows += ["".join(f"<td>{cell}</td>" for cell in line) for line in lines]
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+
+
+def _digits(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} %"
+
+
+def draw_curve(table: Mapping[str, Any]) -> bytes:
+    """Draw IoU over the labelled voxels of Table 2, the mean over the volumes as a line and each volume as a dot.
+
+    Returns:
+        A PNG.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for method in _methods(table):
+        rows = [row for row in table["rows"] if method in row]
+        colour = CURVE_COLOURS[method]
+        labelled = [row["labelled_percent"] for row in rows]
+        axes.plot(labelled, [row[method] for row in rows], color=colour, marker="o", label=METHODS[method].title)
+        for row in rows:
+            values = list(row["volumes"][method].values())
+            axes.plot([row["labelled_percent"]] * len(values), values, ".", color=colour, alpha=0.5)
+    paper = [row["paper"] for row in table["rows"] if "paper" in row]
+    if paper:
+        axes.plot(
+            [row["labelled_percent"] for row in paper],
+            [row["3d_bn"] for row in paper],
+            color="black",
+            linestyle="--",
+            marker="s",
+            label="the paper's, on its own volumes",
+        )
+    axes.set(xlabel="labelled voxels in percent", ylabel="mean IoU", ylim=(0, 1), xlim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def _slices(records: Sequence[Record], study: Study) -> list[str]:
+    """Show for each row the slice that its runs keep: image, truth, and what each method made of it."""
+    table = colours(study.scheme)
+    sections = []
+    for row in dict.fromkeys(record["row"] for record in records):
+        own = {r["method"]: r for r in records if r["row"] == row and r["seed"] == min(s["seed"] for s in records)}
+        shown = next(iter(own.values()))["shown"]
+        subject = study.subjects[shown["volume"]]
+        layout = view(subject.volume, shown["axis"], shown["index"])
+        plane = layout.of(scale_intensity(subject.volume.array))
+        truth = np.where(subject.truth == study.scheme.background_value, 0, subject.truth)
+        pictures = {"image": composite(plane), "truth": painted(plane, layout.of(truth), table)}
+        for method in METHODS:
+            if method in own and own[method]["shown"]["index"] == shown["index"]:
+                labels = _in_volume(own[method], subject.truth.shape)
+                pictures[METHODS[method].title] = painted(plane, layout.of(labels), table)
+        width = PICTURE_PIXELS * 0.75
+        height = width * plane.shape[1] * subject.volume.spacing[layout.down]
+        height /= plane.shape[2] * subject.volume.spacing[layout.across]
+        cells = [
+            f"<figure>{image_tag(png_of(picture), f'{what}, {row}', width, height)}"
+            f"<figcaption>{escape(what)}</figcaption></figure>"
+            for what, picture in pictures.items()
+        ]
+        where = f"{row.replace('_', ' ')}: {shown['volume']}, slice {'xyz'[shown['axis']]} = {shown['index']}"
+        sections.append(f"<p class=small>{escape(where)}</p><div class=strip>{''.join(cells)}</div>")
+    return sections
+
+
+def _in_volume(record: Record, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return an empty volume (X, Y, Z) with the slice that a record keeps in its place."""
+    labels = np.zeros(shape, dtype=np.uint8)
+    shown = record["shown"]
+    np.moveaxis(labels, shown["axis"], 0)[shown["index"]] = shown_labels(record)
+    return labels
+
+
+def _figure(path: Path, study: Study, records: Sequence[Record], dense: Path) -> str:
+    """Draw the surfaces if the segmentation is there; show them beside a slice of the recording."""
+    *_, (name, subject) = study.subjects.items()
+    if dense.is_file():
+        with np.load(dense) as kept:
+            count = len(study.scheme.foreground)
+            names = [FOREGROUND_COLOURS[number % len(FOREGROUND_COLOURS)] for number in range(count)]
+            picture = draw_surfaces(kept["labels"], subject.volume.spacing, names)
+        with replacing(path) as beside:
+            beside.write_bytes(picture)
+    if not path.is_file():
+        return ""
+    return image_tag(path.read_bytes(), f"Dense segmentation of {name} as surfaces") + "".join(_slices(records, study))
+
+
+def _provenance(table: Mapping[str, Any]) -> str:
+    return (
+        f"{table['command']}; {table['runs']} runs, {table['date']}; commit {', '.join(table['commits'])}; "
+        f"{', '.join(table['machines'])}"
+    )

@@ -1,0 +1,296 @@
+"""One run: a method learns from some annotated slices and is judged on others. It may be stopped and continued."""
+
+import base64
+import functools
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..core.allocation import keep_freed_memory
+from ..core.annotations import AnnotatedSlice, apply_split
+from ..core.errors import InputError
+from ..core.files import replacing, write_json
+from ..core.machine import Machine
+from ..core.metrics import confusion, iou_per_class, mean_iou
+from .methods import METHODS, OutOfTimeError, Size, Task
+from .study import Places, Source, Study, load_study
+
+CPU_MEMORY = 4 * 10**9
+"""Bytes for segmenting; several runs share a computer."""
+
+GPU_SHARE = 0.8
+"""Of the GPU's free memory, for segmenting."""
+
+TOLD = 10
+"""Times that a run tells of its progress."""
+
+Record = dict[str, Any]
+"""What is kept of a finished run, JSON values:
+
+``key``, ``table``, ``row``, ``method``, ``seed``; ``settings`` all that its result depends on; ``iou`` by class,
+``mean_iou``, ``counts`` of test voxels, rows true classes and columns predicted ones, 0 being background;
+``labelled_percent`` of the training volumes' voxels; ``seconds`` of learning; ``shown`` a segmented slice; ``machine``,
+``commit``.
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is learnt from and judged by.
+
+    Attributes:
+        table: that it belongs to.
+        row: of the table.
+        method: one of ``METHODS``.
+        seed: of all randomness.
+        steps: of training.
+        training: by volume the annotated slices that are learnt from.
+        test: by volume the slices that are judged; voxels that a training slice crosses don't count.
+    """
+
+    table: str
+    row: str
+    method: str
+    seed: int
+    steps: int
+    training: Mapping[str, Places]
+    test: Mapping[str, Places]
+
+    @property
+    def key(self) -> str:
+        """Names the run and its files."""
+        return f"{self.table}-{self.row}-{self.method}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for all runs.
+
+    Attributes:
+        source: of the volumes.
+        size: of networks and training.
+        device: ``cpu`` or ``cuda``.
+        records: folder for what finished runs are known by.
+        work: folder for runs that aren't finished.
+        until: time, in seconds since 1970, after which runs stop to be continued later; None: never.
+    """
+
+    source: Source
+    size: Size
+    device: str
+    records: Path
+    work: Path
+    until: float | None = None
+
+    def record_of(self, run: Run) -> Path:
+        return self.records / f"{run.key}.json"
+
+    def work_of(self, run: Run) -> Path:
+        return self.work / run.key
+
+    @property
+    def dense(self) -> Path:
+        """Where Figure 3's dense segmentation is kept."""
+        return self.work / "figure3.npz"
+
+
+def settings_of(run: Run, study: Study, setting: Setting) -> dict[str, Any]:
+    """Return all that a run's result depends on, as JSON values."""
+    cases = [study.subjects[name].volume for name in run.training]
+    plan = METHODS[run.method].plan(cases, study.scheme, setting.size, setting.device)
+    settings = {
+        "data": setting.source.name,
+        "shapes": {name: subject.volume.shape for name, subject in study.subjects.items()},
+        "training": run.training,
+        "test": run.test,
+        "steps": run.steps,
+        "seed": run.seed,
+        "plan": plan.to_json() if plan else None,
+    }
+    values: dict[str, Any] = json.loads(json.dumps(settings))
+    return values
+
+
+def finished(run: Run, study: Study, setting: Setting) -> Record | None:
+    """Return the record of a run if it was finished with the same settings; None if it is to be made."""
+    path = setting.record_of(run)
+    if not path.is_file():
+        return None
+    record: Record = json.loads(path.read_text(encoding="utf-8"))
+    return record if record["settings"] == settings_of(run, study, setting) else None
+
+
+def perform(run: Run, setting: Setting) -> Record:
+    """Do a run, or go on with it, and keep its record.
+
+    Raises:
+        OutOfTimeError: it isn't finished, and can be continued.
+        InputError: it diverged.
+    """
+    study = load_study(setting.source)
+    cases = [study.subjects[name].annotated(name, places) for name, places in run.training.items()]
+    keep_freed_memory()
+    device = setting.device
+    memory = int(GPU_SHARE * torch.cuda.mem_get_info()[0]) if device == "cuda" else CPU_MEMORY
+    work = setting.work_of(run)
+    work.mkdir(parents=True, exist_ok=True)
+    settings = settings_of(run, study, setting)
+    _forget_other_settings(work, settings)
+    task = Task(
+        scheme=study.scheme,
+        cases=cases,
+        slices=run.training,
+        steps=run.steps,
+        seed=run.seed,
+        size=setting.size,
+        machine=Machine(device, memory),
+        folder=work,
+        progress=_Progress(run, setting.until),
+    )
+    began, before = time.monotonic(), _seconds_before(work)
+    try:
+        segment = METHODS[run.method].learn(task)
+    finally:
+        seconds = before + time.monotonic() - began
+        write_json(work / "seconds.json", seconds)
+    counts = np.zeros((len(study.scheme.classes),) * 2, dtype=np.int64)
+    planes: dict[tuple[str, AnnotatedSlice], NDArray[np.uint8]] = {}
+    for name, places in run.test.items():
+        subject = study.subjects[name]
+        _, judged = apply_split(subject.truth, run.training.get(name, ()), places)
+        for place, plane in segment(name, subject.volume, places).items():
+            counts += confusion(plane, np.take(judged, place.index, axis=place.axis), study.scheme)
+            planes[name, place] = plane
+    if run.table == "figure3":
+        _keep_dense(planes, setting.dense)
+    iou = iou_per_class(counts, study.scheme)
+    labelled = sum(np.count_nonzero(case.annotation) for case in cases)
+    record = {
+        "key": run.key,
+        "table": run.table,
+        "row": run.row,
+        "method": run.method,
+        "seed": run.seed,
+        "mean_iou": mean_iou(iou),
+        "iou": iou,
+        "counts": counts.tolist(),
+        "labelled_percent": 100 * labelled / sum(case.annotation.size for case in cases),
+        "seconds": round(seconds, 1),
+        "machine": _machine(device),
+        "commit": _commit(),
+        "shown": _shown(planes, study),
+        "settings": settings,
+    }
+    write_json(setting.record_of(run), record)
+    shutil.rmtree(work)
+    return record
+
+
+def _keep_dense(planes: Mapping[tuple[str, AnnotatedSlice], NDArray[np.uint8]], path: Path) -> None:
+    """Keep the dense segmentation (X, Y, Z) that slices across z make up."""
+    labels = np.stack([planes[of] for of in sorted(planes)], axis=2)
+    with replacing(path) as beside:
+        np.savez_compressed(beside, labels=labels)
+
+
+class _Progress:
+    """Tells of a run's progress, and stops it when the time is up."""
+
+    def __init__(self, run: Run, until: float | None) -> None:
+        self.run, self.until = run, until
+        self._told: int | None = None
+
+    def __call__(self, part: float, text: str) -> None:
+        """Take note of the part of the learning that is done, 0 … 1."""
+        if self._told is None or int(part * TOLD) > self._told:
+            self._told = int(part * TOLD)
+            print(f"    {self.run.key}: {100 * part:.0f} %, {text}", file=sys.stderr, flush=True)
+        if self.until is not None and time.time() >= self.until:
+            raise OutOfTimeError
+
+
+def _forget_other_settings(work: Path, settings: Mapping[str, Any]) -> None:
+    """Start afresh where what was begun had other settings."""
+    path = work / "settings.json"
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings:
+        for found in sorted(work.rglob("*"), reverse=True):
+            found.rmdir() if found.is_dir() else found.unlink()
+    write_json(path, settings)
+
+
+def _seconds_before(work: Path) -> float:
+    """Return how long earlier pieces of a run learnt."""
+    path = work / "seconds.json"
+    return float(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else 0.0
+
+
+def _shown(planes: Mapping[tuple[str, AnnotatedSlice], NDArray[np.uint8]], study: Study) -> Record:
+    """Keep the labels of one slice: across z where there is one, that with most foreground."""
+
+    def merit(of: tuple[str, AnnotatedSlice]) -> tuple[int, int]:
+        name, place = of
+        truth = np.take(study.subjects[name].truth, place.index, axis=place.axis)
+        return place.axis, int(np.count_nonzero(truth != study.scheme.background_value))
+
+    name, place = max(planes, key=merit)
+    plane = planes[name, place]
+    packed = base64.b64encode(zlib.compress(np.ascontiguousarray(plane).tobytes(), 9)).decode()
+    return {"volume": name, "axis": place.axis, "index": place.index, "shape": plane.shape, "labels": packed}
+
+
+def shown_labels(record: Record) -> NDArray[np.uint8]:
+    """Return the segmented slice that a record keeps, the two other axes of (X, Y, Z)."""
+    shown = record["shown"]
+    values = np.frombuffer(zlib.decompress(base64.b64decode(shown["labels"])), dtype=np.uint8)
+    return values.reshape(shown["shape"])
+
+
+def _machine(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
+
+
+@functools.cache
+def _commit() -> str:
+    """Return the project's commit, with a + where files were changed since; ``unknown`` without git."""
+    project = Path(__file__).parent
+    try:
+        commit = _git(project, "rev-parse", "--short", "HEAD")
+        return commit + "+" * bool(_git(project, "status", "--porcelain", "--", "."))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def check_runs(runs: list[Run], study: Study) -> None:
+    """Refuse runs that would fail after hours.
+
+    Raises:
+        InputError: a run would have nothing to learn, or nothing to be judged by.
+    """
+    for run in runs:
+        if not any(run.training.values()) or not any(run.test.values()):
+            raise InputError(f"{run.key}: no slice is left to learn from or to be judged by; give larger volumes")
+        cases = [study.subjects[name].annotated(name, places) for name, places in run.training.items()]
+        found = {int(value) for case in cases for value in np.unique(case.annotation)} - {0}
+        if len(found) < 2:
+            raise InputError(
+                f"{run.key}: the slices that would be learnt from show a single class; expected foreground and "
+                "background on them: give volumes with more foreground, or leave some out"
+            )

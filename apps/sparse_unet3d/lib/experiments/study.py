@@ -1,0 +1,175 @@
+"""What the experiments are made on: volumes with their truth, and the slices that count as annotated."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..commands.annotator import truth_as_annotation
+from ..commands.cases import BACKGROUND, label_scheme, read_cases
+from ..core.annotations import AnnotatedSlice, keep_slices
+from ..core.errors import InputError
+from ..core.files import replacing
+from ..core.labels import LabelScheme
+from ..core.phantom import PAPER_SPECIMENS, Specimen, make_phantom
+from ..core.training import TrainingCase
+from ..core.volumes import Volume
+from ..core.working_grid import WorkingGrid
+from .printed import SLICES
+
+PHANTOM_LABELS = ("inside", "tubule")
+
+FEWEST_SLICES = 3
+"""Annotated slices of a volume."""
+
+DENSEST = 4
+"""At most every so manieth slice along an axis counts as annotated, however thin the volume is."""
+
+Places = tuple[AnnotatedSlice, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the volumes come from.
+
+    Attributes:
+        folder: with ``images/`` and dense ``labels/``; None: the phantom of the paper's sizes.
+        labels: names of the foreground classes of a folder, separated by commas; empty: class_1, …
+        halved: whether the phantom's sides have half as many voxels.
+        cache: folder where the phantom is kept.
+    """
+
+    folder: Path | None
+    labels: str
+    halved: bool
+    cache: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name if self.folder else "phantom"
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A volume with what is known of it.
+
+    Attributes:
+        volume: the image.
+        truth: (X, Y, Z), values of an annotation: 1 … K foreground, K+1 background.
+        slices: those that count as annotated.
+    """
+
+    volume: Volume
+    truth: NDArray[np.uint8]
+    slices: Places
+
+    def annotated(self, name: str, slices: Places) -> TrainingCase:
+        """Return the volume with these slices annotated, all else unlabelled."""
+        return TrainingCase(name, self.volume, keep_slices(self.truth, slices))
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """All volumes by name, and the label scheme of their truth."""
+
+    scheme: LabelScheme
+    subjects: Mapping[str, Subject]
+
+
+def evenly(length: int, count: int) -> list[int]:
+    """Return ``count`` indices along an axis of ``length`` slices, as uniformly as possible (section 3.1)."""
+    return [(2 * number + 1) * length // (2 * count) for number in range(count)]
+
+
+@functools.lru_cache(maxsize=1)
+def load_study(source: Source) -> Study:
+    """Read or make the volumes and choose the annotated slices; the same ones each time.
+
+    The paper's numbers of slices are taken in turn, but no more than every ``DENSEST``-th slice along an axis.
+
+    Raises:
+        InputError: fewer than two volumes with a truth, a truth on another grid or with classes that have no name,
+            unlike numbers of channels, or a volume of which fewer than ``FEWEST_SLICES`` slices would be annotated.
+    """
+    if source.folder:
+        cases = read_cases(source.folder / "images", source.folder / "labels")
+        scheme = label_scheme(source.labels, cases)
+        volumes = {name: (case.volume, truth_as_annotation(case.truth, scheme)) for name, case in cases.items()}
+    else:
+        scheme = LabelScheme(PHANTOM_LABELS, BACKGROUND)
+        volumes = {
+            f"kidney_{number}": _specimen(specimen, source, scheme, number)
+            for number, specimen in enumerate(PAPER_SPECIMENS, start=1)
+        }
+    subjects = {}
+    for number, (name, (volume, truth)) in enumerate(volumes.items()):
+        counts = [
+            min(count, length // DENSEST)
+            for count, length in zip(SLICES[number % len(SLICES)], volume.shape, strict=True)
+        ]
+        if sum(counts) < FEWEST_SLICES:
+            raise InputError(
+                f"{volume.name}: {' × '.join(map(str, volume.shape))} voxels leave {sum(counts)} slices to annotate; "
+                f"expected at least {FEWEST_SLICES}, one in {DENSEST} along each axis: leave the volume out"
+            )
+        slices = tuple(
+            AnnotatedSlice(axis, index)
+            for axis, count in enumerate(counts)
+            for index in evenly(volume.shape[axis], count)
+        )
+        subjects[name] = Subject(volume, truth, slices)
+    _check_channels(subjects)
+    return Study(scheme, subjects)
+
+
+def _check_channels(subjects: Mapping[str, Subject]) -> None:
+    (first, reference), *others = subjects.items()
+    for name, subject in others:
+        if subject.volume.channels != reference.volume.channels:
+            raise InputError(
+                f"{name}: {subject.volume.channels} channel(s), but {first} has {reference.volume.channels}; "
+                "put volumes recorded in different ways into different folders"
+            )
+
+
+class _Made(NamedTuple):
+    """Image (C, X, Y, Z), truth (X, Y, Z) in an annotation's values, and voxel size of a phantom."""
+
+    image: NDArray[Any]
+    truth: NDArray[np.uint8]
+    spacing: tuple[float, ...]
+
+
+def _specimen(specimen: Specimen, source: Source, scheme: LabelScheme, number: int) -> tuple[Volume, NDArray[np.uint8]]:
+    """Return a specimen's image and truth, made once and kept beside a description of what was made."""
+    description = f"{dataclasses.asdict(specimen)} halved: {source.halved}"
+    path = source.cache / f"kidney_{number}.npz"
+    if not _is_made(path, description):
+        image, truth = make_phantom(specimen)
+        made = _Made(image, truth_as_annotation(truth, scheme), specimen.spacing)
+        if source.halved:
+            made = _halved(made)
+        with replacing(path) as beside:
+            np.savez_compressed(beside, **made._asdict(), description=description)
+    with np.load(path) as kept:
+        x, y, z = kept["spacing"]
+        # As the samples are written: x points left, y posterior.
+        return Volume(kept["image"], np.diag([-x, -y, z, 1.0]), name=path.name), kept["truth"]
+
+
+def _is_made(path: Path, description: str) -> bool:
+    if not path.is_file():
+        return False
+    with np.load(path) as kept:
+        return str(kept["description"]) == description
+
+
+def _halved(made: _Made) -> _Made:
+    """Sample a phantom down by two along each axis, as the paper did with its own volumes."""
+    grid = WorkingGrid.of(made.truth.shape, made.spacing, [2 * size for size in made.spacing])
+    return _Made(grid.image(made.image.astype(np.float32)), grid.annotation(made.truth), grid.voxel_size(made.spacing))

@@ -1,0 +1,158 @@
+"""Runs: what is judged, that interruptions change nothing, and what is taken for finished."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dense_volumes import write_balls
+from lib.core.annotations import AnnotatedSlice
+from lib.core.errors import InputError
+from lib.core.plan import PlanOptions
+from lib.experiments import methods
+from lib.experiments import run as module
+from lib.experiments.methods import METHODS, SIZES, Method, OutOfTimeError, cut_slices
+from lib.experiments.run import Run, Setting, check_runs, finished, perform, shown_labels
+from lib.experiments.study import Source, Study, load_study
+
+TRAINING = {"ball_1": (AnnotatedSlice(0, 9), AnnotatedSlice(1, 10), AnnotatedSlice(2, 6))}
+TEST = {"ball_1": (AnnotatedSlice(0, 12), AnnotatedSlice(2, 4)), "ball_2": (AnnotatedSlice(1, 9),)}
+NARROW = replace(SIZES["small"], options=PlanOptions(width=2), slice_steps=2)
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    write_balls(tmp_path / "balls")
+    source = Source(tmp_path / "balls", "ball", False, tmp_path / "work")
+    return Setting(source, NARROW, "cpu", tmp_path / "runs", tmp_path / "work")
+
+
+@pytest.fixture
+def study(setting: Setting) -> Study:
+    return load_study(setting.source)
+
+
+def a_run(method: str, steps: int = 4) -> Run:
+    return Run("table1", "subset_1", method, 0, steps, TRAINING, TEST)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, segment: Any) -> None:
+    """Let the method ``default`` segment so, without learning."""
+    method = Method("known", lambda *_: None, lambda _task: segment)
+    monkeypatch.setattr(module, "METHODS", {"default": method})
+
+
+def test_voxels_of_test_slices_that_nothing_was_learnt_from_are_judged(
+    setting: Setting, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segmentation wrong on the training slices and elsewhere, but for one voxel right on the test slices."""
+    wrong = {}
+    for name, subject in study.subjects.items():
+        dense = np.where(subject.truth == 1, 0, 1).astype(np.uint8)
+        for axis, index in TEST.get(name, ()):
+            np.moveaxis(dense, axis, 0)[index] = np.take(subject.truth == 1, index, axis=axis)
+        for axis, index in TRAINING.get(name, ()):
+            np.moveaxis(dense, axis, 0)[index] = np.take(subject.truth != 1, index, axis=axis)
+        wrong[name] = dense
+    foreground = 0
+    for name, places in TEST.items():
+        for axis, index in places:
+            plane = np.moveaxis(study.subjects[name].truth == 1, axis, 0)[index].copy()
+            for other, line in TRAINING.get(name, ()):
+                if other != axis:
+                    np.moveaxis(plane, other - (other > axis), 0)[line] = False
+            foreground += int(plane.sum())
+    assert foreground > 20
+    wrong["ball_2"][2, 9, 2] = 1
+    use(monkeypatch, lambda name, _volume, places: cut_slices(wrong[name], places))
+    record = perform(a_run("default"), setting)
+    assert record["mean_iou"] == pytest.approx(foreground / (foreground + 1))
+    assert record["iou"] == {"ball": record["mean_iou"]}
+    assert np.array(record["counts"])[1].tolist() == [0, foreground]
+    on = 1 - (23 * 19 * 11) / (24 * 20 * 12)
+    assert record["labelled_percent"] == pytest.approx(100 * on)
+
+
+def test_record_keeps_a_slice_as_it_was_segmented(
+    setting: Setting, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.random.default_rng(0).integers(0, 2, (24, 20, 12)).astype(np.uint8)
+    use(monkeypatch, lambda _name, _volume, places: cut_slices(labels, places))
+    record = perform(a_run("default"), setting)
+    assert json.loads(setting.record_of(a_run("default")).read_text()) == json.loads(json.dumps(record))
+    # The only test slice across z.
+    assert (record["shown"]["volume"], record["shown"]["axis"], record["shown"]["index"]) == ("ball_1", 2, 4)
+    np.testing.assert_array_equal(shown_labels(record), labels[:, :, 4])
+
+
+@pytest.mark.parametrize("method", ["2d_bn", "3d_no_bn", "3d_bn", "default"])
+def test_methods_of_the_tables_learn_and_segment(method: str, setting: Setting) -> None:
+    record = perform(a_run(method, steps=10), setting)
+    assert 0 <= record["mean_iou"] <= 1
+    # Two slices across one axis cross a training slice of each other axis, the third one too.
+    assert np.sum(record["counts"]) == (20 - 1) * (12 - 1) + (24 - 1) * (20 - 1) + 24 * 12
+    assert not setting.work_of(a_run(method)).exists()
+
+
+def test_paper_methods_differ_in_one_thing(setting: Setting, study: Study) -> None:
+    volumes = [study.subjects["ball_1"].volume]
+    plans = {name: METHODS[name].plan(volumes, study.scheme, NARROW, "cpu") for name in ("2d_bn", "3d_no_bn", "3d_bn")}
+    ours, without, flat = plans["3d_bn"], plans["3d_no_bn"], plans["2d_bn"]
+    assert ours is not None
+    assert without == replace(ours, batch_norm=False)
+    assert flat == replace(ours, dims=2, tile=methods.WHOLE_SLICE, context=44)
+    assert (ours.statistics, ours.averaging, ours.width) == ("tile", 0.0, 2)
+
+
+@pytest.mark.parametrize("method", ["2d_bn", "3d_bn"])
+def test_an_interrupted_run_ends_as_one_in_one_piece(
+    method: str, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(methods, "PIECE", 1)
+    whole = perform(a_run(method, steps=3), setting)
+    setting.record_of(a_run(method)).unlink()
+    pieces = 0
+    while True:
+        try:
+            # The time is over at once, but each piece is finished.
+            record = perform(a_run(method, steps=3), replace(setting, until=time.time()))
+            break
+        except OutOfTimeError:
+            pieces += 1
+            assert not setting.record_of(a_run(method)).exists()
+    assert pieces == (3 if method == "3d_bn" else 6)
+    assert record["counts"] == whole["counts"]
+    assert record["shown"] == whole["shown"]
+
+
+def test_what_was_begun_with_other_settings_is_begun_anew(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "PIECE", 1)
+    whole = perform(a_run("3d_bn", steps=2), setting)
+    setting.record_of(a_run("3d_bn")).unlink()
+    with pytest.raises(OutOfTimeError):
+        perform(a_run("3d_bn", steps=9), replace(setting, until=time.time()))
+    assert perform(a_run("3d_bn", steps=2), setting)["counts"] == whole["counts"]
+
+
+def test_only_runs_of_the_same_settings_are_finished(setting: Setting, study: Study) -> None:
+    run = a_run("3d_bn", steps=1)
+    assert finished(run, study, setting) is None
+    record = perform(run, setting)
+    assert finished(run, study, setting) == json.loads(json.dumps(record))
+    assert finished(replace(run, steps=2), study, setting) is None
+    assert finished(replace(run, test={"ball_2": TEST["ball_2"]}), study, setting) is None
+    wider = replace(setting, size=replace(NARROW, options=PlanOptions(width=3)))
+    assert finished(run, study, wider) is None
+
+
+def test_runs_that_would_fail_are_refused_before_the_first(study: Study) -> None:
+    check_runs([a_run("3d_bn")], study)
+    corner = {"ball_1": (AnnotatedSlice(2, 0),)}
+    with pytest.raises(InputError, match=r"table1-subset_1-3d_bn-0: .*a single class"):
+        check_runs([a_run("3d_bn"), replace(a_run("3d_bn"), training=corner)], study)
+    with pytest.raises(InputError, match="no slice is left"):
+        check_runs([replace(a_run("3d_bn"), test={"ball_1": ()})], study)
