@@ -6,12 +6,13 @@ PORT ?= 8000
 STUDIES ?=
 CONF ?=
 PARTS ?=
+WHAT ?= all
 
 APP := apps/sparse_unet3d
 ADDRESS := http://127.0.0.1:$(PORT)
 BIN := .venv/bin
 
-.PHONY: help serve samples demo test format benchmark
+.PHONY: help serve samples demo test format benchmark reproduce
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +24,7 @@ help:
 	@echo "make samples               make the sample volumes in datastore/"
 	@echo "make test                  lint, types and tests"
 	@echo "make benchmark             time it against the alternatives (hours); PARTS=\"tiles inference\" for some of it"
+	@echo "make reproduce             the paper's tables and figure 3 at small size (over an hour); WHAT=table1 for one of them"
 	@echo "make format                bring the code into its standard format"
 
 # The environment is made once, and brought up to date when the requirements change.
@@ -71,3 +73,6 @@ format: .venv/installed-dev
 
 benchmark: .venv/installed-benchmarks
 	@$(BIN)/python -m benchmarks $(PARTS)
+
+reproduce: .venv/installed
+	@$(BIN)/python $(APP) reproduce $(WHAT)

@@ -49,11 +49,13 @@ def draw_surfaces(labels: NDArray[np.uint8], spacing: tuple[float, ...], colours
         normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
         normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-9
         shade = 0.35 + 0.65 * np.abs(normals @ light.direction)
-        rgba = np.column_stack([shade[:, None] * to_rgb(colour), np.full(len(shade), 1.0 if value == 1 else 0.3)])
-        axes.add_collection3d(Poly3DCollection(triangles, facecolors=rgba, edgecolors="none", zorder=value))
+        rgba = np.column_stack([shade[:, None] * to_rgb(colour), np.full(len(shade), 1.0 if value == 1 else 0.2)])
+        axes.add_collection3d(
+            Poly3DCollection(triangles, facecolors=rgba, edgecolors="none", zorder=value, clip_on=False)
+        )
     extent = np.array(labels.shape) * spacing
     axes.set(xlim=(0, extent[0]), ylim=(0, extent[1]), zlim=(0, extent[2]))
-    axes.set_box_aspect(extent, zoom=1.25)
+    axes.set_box_aspect(extent, zoom=1.35)
     axes.view_init(elev=38, azim=-65)
     axes.set_axis_off()
     buffer = io.BytesIO()

@@ -52,7 +52,6 @@ class Size:
         halved: whether the phantom's sides have half as many voxels.
         options: for the plan of the paper's networks.
         planned_for: device that their tiles are chosen for.
-        half_precision: whether their training steps compute in it.
         steps: of training.
         table_2_steps: the same in Table 2, where the paper trained for 10 hours instead of 3 days.
         slice_steps: steps of the 2-D network for each of a 3-D network's, in about as much time.
@@ -62,7 +61,6 @@ class Size:
     halved: bool
     options: PlanOptions
     planned_for: str
-    half_precision: bool
     steps: int
     table_2_steps: int
     slice_steps: int
@@ -70,8 +68,8 @@ class Size:
 
 
 SIZES = {
-    "small": Size(True, PlanOptions(width=8), "cpu", False, 600, 600, 4, 150.0),
-    "paper": Size(False, PlanOptions(recipe="paper"), "cuda", True, 70_000, 9_700, 4, 3600.0),
+    "small": Size(True, PlanOptions(width=8), "cpu", 600, 600, 4, 150.0),
+    "paper": Size(False, PlanOptions(recipe="paper"), "cuda", 70_000, 9_700, 4, 3600.0),
 }
 
 Planes = dict[AnnotatedSlice, NDArray[np.uint8]]
@@ -142,7 +140,8 @@ def paper_plan(
         device: doesn't matter: the plan is that of the size.
     """
     plan = make_plan(volumes, scheme, size.options, size.planned_for)
-    return change(replace(plan, statistics="tile", averaging=0.0, half_precision=size.half_precision))
+    # In half precision where that is faster, unlike the paper: it takes less than half the time.
+    return change(replace(plan, statistics="tile", averaging=0.0, half_precision=True))
 
 
 def _paper_method(title: str, change: Callable[[Plan], Plan]) -> Method:
