@@ -103,7 +103,7 @@ def test_paper_methods_differ_in_one_thing(setting: Setting, study: Study) -> No
     plans = {name: METHODS[name].plan(volumes, study.scheme, NARROW, "cpu") for name in ("2d_bn", "3d_no_bn", "3d_bn")}
     ours, without, flat = plans["3d_bn"], plans["3d_no_bn"], plans["2d_bn"]
     assert ours is not None
-    assert without == replace(ours, batch_norm=False)
+    assert without == replace(ours, batch_norm=False, learning_rate=0.02)
     assert flat == replace(ours, dims=2, tile=methods.WHOLE_SLICE, context=44)
     assert (ours.statistics, ours.averaging, ours.width) == ("tile", 0.0, 2)
 
