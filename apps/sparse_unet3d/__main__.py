@@ -79,7 +79,6 @@ def reproduce(arguments: argparse.Namespace) -> None:
             seeds=arguments.seeds,
             steps=arguments.steps,
             minutes=arguments.minutes,
-            device=arguments.device,
             jobs=arguments.jobs,
             dask=arguments.dask,
             experiments=arguments.output,
@@ -141,17 +140,22 @@ def _add_reproduce(parts: "argparse._SubParsersAction[argparse.ArgumentParser]")
         part.add_argument("--labels", default="", metavar="NAMES", help="the folder's classes, separated by commas")
         part.add_argument("--methods", metavar="NAMES", help="separated by commas; default: those of each table")
         part.add_argument("--seeds", type=int, default=1, metavar="N", help="how many (default: %(default)s)")
-        part.add_argument("--steps", type=int, metavar="N", help="of each training; default: those of the size")
+        part.add_argument(
+            "--steps", type=int, metavar="N", help="of each training, for a quick look; default: the size's"
+        )
         part.add_argument("--minutes", type=float, metavar="M", help="then stop; the same command goes on later")
-        part.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
         part.add_argument("--jobs", type=int, metavar="N", help="runs at a time; default: one for each processor core")
-        part.add_argument("--dask", metavar="ADDRESS", help="of a scheduler of dask.distributed that does the runs")
+        part.add_argument(
+            "--dask",
+            metavar="ADDRESS",
+            help="of a scheduler of dask.distributed; its workers need apps/sparse_unet3d in PYTHONPATH",
+        )
         part.add_argument(
             "--output",
             type=Path,
             default=PROJECT / "experiments",
             metavar="FOLDER",
-            help="where results/ go, and work/ for what isn't finished (default: experiments)",
+            help="where results/ go, and work/ with the runs (default: experiments)",
         )
         part.set_defaults(run=reproduce)
     for what, run, text in (

@@ -1,6 +1,7 @@
 """The command ``reproduce`` as a person runs it, and its archives."""
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -26,30 +27,40 @@ def balls(tmp_path: Path) -> Path:
     return tmp_path / "balls"
 
 
-def test_table_is_made_in_pieces_by_processes_beside_each_other(balls: Path, tmp_path: Path) -> None:
+def test_all_is_made_in_pieces_by_processes_beside_each_other(balls: Path, tmp_path: Path) -> None:
     output = tmp_path / "experiments"
-    asked = ("table3", "--data", balls, "--methods", "3d_bn,2d_bn", "--steps", 2, "--output", output)
-    # Done with before it begins.
-    late = reproduce(*asked, "--minutes", 0, "--jobs", 1)
+    asked = ("--data", balls, "--methods", "3d_bn,2d_bn,3d_bn", "--steps", 2, "--output", output)
+    # Over before it begins.
+    late = reproduce("all", *asked, "--minutes", 0, "--jobs", 1)
     assert late.returncode == 3, late.stderr
-    assert "4 runs unfinished; the same command goes on" in late.stdout
-    done = reproduce(*asked, "--jobs", 2)
+    assert "31 runs are unfinished; the same command goes on" in late.stdout
+    done = reproduce("all", *asked, "--jobs", 2)
     assert done.returncode == 0, done.stderr
-    results = output / "results" / "small" / "balls"
-    table = json.loads((results / "table3.json").read_text())
-    assert [row["test"] for row in table["rows"]] == ["ball_1", "ball_2"]
-    records = [json.loads(path.read_text()) for path in (results / "runs").iterdir()]
-    for row in table["rows"]:
+    results = output / "results" / "small_2_steps" / "balls"
+    tables = {name: json.loads((results / f"{name}.json").read_text()) for name in ("table1", "table2", "table3")}
+    assert [row["test"] for row in tables["table1"]["rows"]] == ["subset_1", "subset_2", "subset_3"]
+    assert tables["table2"]["rows"][0]["slices"] == [1, 1, 1]
+    assert [row["test"] for row in tables["table3"]["rows"]] == ["ball_1", "ball_2"]
+    runs = output / "work" / "small_2_steps" / "balls" / "runs"
+    for row in tables["table3"]["rows"]:
         for method in ("3d_bn", "2d_bn"):
-            (record,) = [r for r in records if (r["row"], r["method"]) == (row["test"], method)]
+            record = json.loads((runs / f"table3-{row['test']}-{method}-0.json").read_text())
             assert row[method] == record["mean_iou"]
             assert record["settings"]["steps"] == 2
-    assert "paper" not in table["rows"][0]
-    assert table["command"] == (
-        "python apps/sparse_unet3d reproduce table3 --size small --data balls --methods 3d_bn,2d_bn --steps 2"
+    assert all("paper" not in row for table in tables.values() for row in table["rows"])
+    assert tables["table3"]["command"] == (
+        f"python apps/sparse_unet3d reproduce table3 --size small --data {balls} --methods 3d_bn,2d_bn,3d_bn --steps 2"
     )
-    assert "data:image/png;base64" in (results / "report.html").read_text()
-    again = reproduce(*asked, "--jobs", 1)
+    report = (results / "report.html").read_text()
+    assert (results / "figure3.png").stat().st_size > 1000
+    for part in ("Table 1", "Table 2", "Table 3", "Figure 3", "3-D with BN", "2-D with BN"):
+        assert part in report
+
+    # Another method joins those that there are; nothing is done twice.
+    more = reproduce("table3", "--data", balls, "--methods", "3d_no_bn", "--steps", 2, "--output", output, "--jobs", 1)
+    assert "2 runs, 0 of them are finished already" in more.stdout
+    assert set(json.loads((results / "table3.json").read_text())["average"]) == {"2d_bn", "3d_no_bn", "3d_bn"}
+    again = reproduce("table3", *asked, "--jobs", 1)
     assert "4 runs, 4 of them are finished already" in again.stdout
 
 
@@ -59,6 +70,7 @@ def test_table_is_made_in_pieces_by_processes_beside_each_other(balls: Path, tmp
         (("--methods", "3d_bn,unet"), "--methods: 'unet'; give some of 2d_bn"),
         (("--seeds", "0"), "--seeds: 0; give at least 1"),
         (("--data", "nowhere"), "nowhere/images: no such folder"),
+        (("--methods", "nnunetv2", "--minutes", "1"), "nnunetv2"),
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_2(
@@ -82,35 +94,73 @@ def test_needs_nothing_that_a_rented_machine_lacks(balls: Path, tmp_path: Path) 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    results = tmp_path / "results" / "small" / "balls"
+    results = tmp_path / "results" / "small_1_steps" / "balls"
     assert set(json.loads((results / "table3.json").read_text())["average"]) == {"3d_bn", "default"}
     assert not (results / "report.html").exists()
 
 
-def test_results_travel_and_come_back(tmp_path: Path) -> None:
+@pytest.fixture
+def projects(tmp_path: Path) -> tuple[Path, Path]:
+    """Two project folders, with other results."""
     here, there = tmp_path / "here", tmp_path / "there"
-    for project in (here, there):
-        for folder in (
-            "apps/app/model",
-            "apps/app/lib",
-            "experiments/results/small/runs",
-            "experiments/work/small/a",
-        ):
-            (project / folder).mkdir(parents=True)
-    (here / "apps/app/lib/code.py").write_text("code")
-    (here / "apps/app/model/model.pt").write_text("weights")
-    (here / "experiments/results/small/runs/a.json").write_text("{}")
+    for project, run in ((here, "a"), (there, "b")):
+        for name in ("apps/sparse_unet3d/model/model.pt", "apps/sparse_unet3d/lib/code.py", "LICENSE"):
+            (project / name).parent.mkdir(parents=True, exist_ok=True)
+            (project / name).write_text(f"{run}'s")
+        for name in ("results/small/table1.json", f"work/small/runs/{run}.json", "work/small/model/checkpoint.pt"):
+            (project / "experiments" / name).parent.mkdir(parents=True, exist_ok=True)
+            (project / "experiments" / name).write_text(f"{run}'s")
+    return here, there
+
+
+def test_software_and_runs_travel(projects: tuple[Path, Path], tmp_path: Path) -> None:
+    here, _ = projects
     pack(here, tmp_path / "to.tar.gz")
     with tarfile.open(tmp_path / "to.tar.gz") as packed:
         files = {entry.name for entry in packed.getmembers() if entry.isfile()}
-    assert files == {"apps/app/lib/code.py", "experiments/results/small/runs/a.json"}
-    (there / "apps/app/lib/code.py").write_text("changed there")
-    (there / "experiments/results/small/runs/b.json").write_text("{}")
-    (there / "experiments/work/small/a/checkpoint.pt").write_text("state")
+        commit = packed.extractfile("apps/sparse_unet3d/commit.txt").read().decode()  # type: ignore[union-attr]
+    assert files == {
+        "apps/sparse_unet3d/commit.txt",
+        "apps/sparse_unet3d/lib/code.py",
+        "experiments/results/small/table1.json",
+        "experiments/work/small/model/checkpoint.pt",
+        "experiments/work/small/runs/a.json",
+    }
+    assert commit
+
+
+def test_newer_results_come_back(projects: tuple[Path, Path], tmp_path: Path) -> None:
+    here, there = projects
+    newer, older = "experiments/work/small/model/checkpoint.pt", "experiments/results/small/table1.json"
+    os.utime(here / newer, (1000, 1000))
+    os.utime(there / older, (1000, 1000))
     pack(there, tmp_path / "back.tar.gz")
     assert unpack(here, tmp_path / "back.tar.gz") == 2
-    assert (here / "experiments/results/small/runs/b.json").exists()
-    assert (here / "experiments/work/small/a/checkpoint.pt").read_text() == "state"
-    assert (here / "apps/app/lib/code.py").read_text() == "code"
-    with pytest.raises(InputError, match=r"code\.py: cannot be read as an archive"):
-        unpack(here, here / "apps/app/lib/code.py")
+    assert (here / "experiments/work/small/runs/b.json").read_text() == "b's"
+    assert (here / newer).read_text() == "b's"
+    for kept in (older, "experiments/work/small/runs/a.json", "apps/sparse_unet3d/lib/code.py", "LICENSE"):
+        assert (here / kept).read_text() == "a's"
+    # Twice does no harm.
+    assert unpack(here, tmp_path / "back.tar.gz") == 0
+
+
+def test_archives_that_are_none_or_not_whole_are_refused(projects: tuple[Path, Path], tmp_path: Path) -> None:
+    here, there = projects
+    (there / "experiments/work/small/runs/noise.json").write_bytes(os.urandom(100_000))
+    pack(there, tmp_path / "back.tar.gz")
+    whole = (tmp_path / "back.tar.gz").read_bytes()
+    for content in (whole[: len(whole) // 2], b"no archive"):
+        (tmp_path / "back.tar.gz").write_bytes(content)
+        with pytest.raises(InputError, match=r"back\.tar\.gz: cannot be read as a whole archive"):
+            unpack(here, tmp_path / "back.tar.gz")
+    assert not (here / "experiments/work/small/runs/noise.json").exists()
+
+
+def test_archive_writes_nothing_elsewhere(projects: tuple[Path, Path], tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "bad.tar.gz", "w:gz") as packed:
+        for name in ("experiments/work/../../LICENSE", "/experiments/work/x", "apps/sparse_unet3d/lib/code.py"):
+            packed.add(projects[1] / "LICENSE", name)
+            packed.getmembers()[-1].name = name
+    assert unpack(projects[0], tmp_path / "bad.tar.gz") <= 1
+    assert (projects[0] / "LICENSE").read_text() == "a's"
+    assert (projects[0] / "apps/sparse_unet3d/lib/code.py").read_text() == "a's"

@@ -33,11 +33,11 @@ def test_slices_are_spread_evenly(length: int, count: int) -> None:
     assert (np.diff(places) >= length // count).all()
 
 
-def test_volumes_of_a_folder_are_annotated_at_most_every_fourth_slice(balls: Path, tmp_path: Path) -> None:
+def test_volumes_of_a_folder_are_annotated_at_most_every_third_slice(balls: Path, tmp_path: Path) -> None:
     study = load_study(source(balls, tmp_path, "ball"))
     assert study.scheme.foreground == ("ball",)
     assert list(study.subjects) == ["ball_1", "ball_2"]
-    for name, counts in (("ball_1", (6, 5, 3)), ("ball_2", (6, 5, 3))):
+    for name, counts in (("ball_1", (7, 5, 4)), ("ball_2", (6, 6, 4))):
         subject = study.subjects[name]
         assert tuple(sum(place.axis == axis for place in subject.slices) for axis in range(3)) == counts
         truth = np.asarray(nibabel.load(balls / "labels" / f"{name}.nii.gz").dataobj)
@@ -78,6 +78,17 @@ def test_halved_phantom_is_the_mean_and_the_majority_of_eight_voxels(
     assert (tmp_path / "cache" / "kidney_1.npz").stat().st_mtime_ns == made
 
 
+def test_checksums_tell_volumes_and_truths_apart(balls: Path, tmp_path: Path) -> None:
+    before = [subject.checksum for subject in load_study(source(balls, tmp_path)).subjects.values()]
+    truth = np.asarray(nibabel.load(balls / "labels" / "ball_2.nii.gz").dataobj).astype(np.uint8)
+    truth[0, 0, 0] = 1
+    save(balls / "labels" / "ball_2.nii.gz", truth)
+    load_study.cache_clear()
+    after = [subject.checksum for subject in load_study(source(balls, tmp_path)).subjects.values()]
+    assert len({*before, *after}) == 3
+    assert before[0] == after[0]
+
+
 def test_folder_without_labels_is_refused(balls: Path, tmp_path: Path) -> None:
     for path in (balls / "labels").iterdir():
         path.unlink()
@@ -104,6 +115,6 @@ def test_unlike_numbers_of_channels_are_refused(balls: Path, tmp_path: Path) -> 
 def test_volumes_too_thin_to_annotate_are_refused(balls: Path, tmp_path: Path) -> None:
     for folder in ("images", "labels"):
         path = balls / folder / "ball_2.nii.gz"
-        save(path, np.asarray(nibabel.load(path).dataobj)[:4, :4, :3].astype(np.uint8))
-    with pytest.raises(InputError, match=r"ball_2.*4 × 4 × 3 voxels leave 2 slices to annotate; expected at least 3"):
+        save(path, np.asarray(nibabel.load(path).dataobj)[:4, :4, :2].astype(np.uint8))
+    with pytest.raises(InputError, match=r"ball_2.*4 × 4 × 2 voxels leave 2 slices to annotate; expected at least 3"):
         load_study(source(balls, tmp_path))

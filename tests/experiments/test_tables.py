@@ -12,22 +12,22 @@ from lib.core.labels import LabelScheme
 from lib.core.volumes import Volume
 from lib.experiments import printed
 from lib.experiments.methods import SIZES
-from lib.experiments.study import Study, Subject, evenly
-from lib.experiments.tables import PLATEAU, assemble, figure_3, runs_of, table_1, table_2, table_3
+from lib.experiments.study import Places, Study, Subject, choose_annotated, evenly
+from lib.experiments.tables import DEFAULT_METHODS, PLATEAU, assemble, figure_3, runs_of, table_1, table_2, table_3
 
 SHAPES = ((248, 244, 64), (245, 244, 56), (246, 244, 59))
 
 
-def subject(shape: tuple[int, int, int], counts: tuple[int, int, int]) -> Subject:
+def subject(shape: tuple[int, int, int], slices: Places) -> Subject:
     truth = np.full(shape, 3, np.uint8)
-    slices = tuple(AnnotatedSlice(axis, i) for axis, n in enumerate(counts) for i in evenly(shape[axis], n))
     return Subject(Volume(truth[None], np.eye(4)), truth, slices)
 
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    pairs = zip(SHAPES, printed.SLICES, strict=True)
-    subjects = {f"s{number}": subject(*pair) for number, pair in enumerate(pairs, start=1)}
+    subjects = {
+        f"s{number + 1}": subject(shape, choose_annotated(shape, number)) for number, shape in enumerate(SHAPES)
+    }
     return Study(LabelScheme(("inside", "tubule"), "outside"), subjects)
 
 
@@ -75,9 +75,13 @@ def test_table_2_takes_ever_more_slices_of_one_volume(study: Study) -> None:
 
 def test_table_2_refuses_volumes_that_leave_nothing_to_judge_by() -> None:
     # The annotated slices are those of the set of most slices.
-    most = subject((40, 40, 40), printed.TABLE_2_SLICES[-1])
+    shape = (40, 40, 40)
+    counts = enumerate(printed.TABLE_2_SLICES[-1])
+    most = tuple(AnnotatedSlice(axis, index) for axis, n in counts for index in evenly(shape[axis], n))
     with pytest.raises(InputError, match="thin: 40 × 40 × 40 voxels leave no slice"):
-        table_2(Study(LabelScheme(("a",), "b"), {"thin": most}))
+        table_2(
+            Study(LabelScheme(("a",), "b"), {"thin": subject(shape, tuple(AnnotatedSlice(*place) for place in most))})
+        )
 
 
 def test_table_3_leaves_one_volume_out(study: Study) -> None:
@@ -95,13 +99,13 @@ def test_figure_3_shows_the_last_volume_whole(study: Study) -> None:
 
 
 def test_runs_are_every_row_by_every_method_and_seed(study: Study) -> None:
-    runs = list(runs_of("table2", study, None, SIZES["paper"], seeds=2, steps=None))
+    runs = list(runs_of("table2", study, DEFAULT_METHODS["table2"], SIZES["paper"], seeds=[0, 3], steps=None))
     assert Counter(run.method for run in runs) == {"3d_bn": 30, "default": 30, "interpolation": 15}
     assert {run.steps for run in runs} == {9_700}
+    assert {run.seed for run in runs} == {0, 3}
     assert len({run.key for run in runs}) == len(runs)
-    left_out = list(runs_of("table3", study, ["3d_bn", "interpolation"], SIZES["small"], seeds=1, steps=7))
+    left_out = list(runs_of("table3", study, ["3d_bn", "interpolation"], SIZES["small"], seeds=[0], steps=7))
     assert {(run.method, run.steps) for run in left_out} == {("3d_bn", 7)}
-    assert len(list(runs_of("figure3", study, ["2d_bn"], SIZES["small"], seeds=3, steps=None))) == 1
 
 
 def record(row: str, method: str, seed: int, iou: float) -> dict[str, Any]:
@@ -121,7 +125,18 @@ def test_numbers_are_means_over_seeds_and_then_rows(study: Study) -> None:
     assert "default" not in table["average"]
     assert [row["paper"]["3d_bn"] for row in table["rows"]] == [0.855, 0.871, 0.863]
     assert table["average"]["paper"] == {"3d_no_bn": 0.842, "3d_bn": 0.863, "2d_bn": 0.796}
+    assert table["annotated_slices"] == {"s1": [7, 5, 21], "s2": [6, 7, 12], "s3": [4, 5, 10]}
     assert "paper" not in assemble("table1", study, records, printed_too=False)["rows"][0]
+
+
+def test_a_class_without_iou_is_left_out_of_the_mean(study: Study) -> None:
+    records = [record("s1", "3d_bn", seed, 0.5) for seed in (0, 1)]
+    records[0]["iou"]["inside"] = None
+    (row, *_) = assemble("table3", study, records, printed_too=False)["rows"]
+    assert row["classes"]["3d_bn"] == pytest.approx({"inside": 0.4, "tubule": 0.6})
+    records[1]["iou"]["inside"] = None
+    (row, *_) = assemble("table3", study, records, printed_too=False)["rows"]
+    assert row["classes"]["3d_bn"]["inside"] is None
 
 
 def test_table_2_has_the_mean_over_the_volumes(study: Study) -> None:
@@ -133,6 +148,7 @@ def test_table_2_has_the_mean_over_the_volumes(study: Study) -> None:
     assert rows[0]["volumes"]["3d_bn"] == pytest.approx({"s1": 0.1, "s2": 0.2, "s3": 0.3})
     assert rows[0]["paper"]["volumes"] == [0.331, 0.483, 0.475]
     assert "3d_bn" not in rows[1]
+    assert assemble("table2", study, records, printed_too=True)["average"] == {}
     assert rows[1]["volumes"]["3d_bn"] == {"s1": 0.7}
     assert "paper" not in rows[4]
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from .annotations import AnnotatedSlice, keep_slices
-from .inference import predict_labels, settle_statistics
+from .inference import predict_probabilities, settle_statistics
 from .network import UNet
 from .plan import Plan
 from .preparation import prepare_image
@@ -50,7 +50,7 @@ def prepare_training_slices(
 def segment_slices(
     network: UNet, volume: Volume, slices: Sequence[AnnotatedSlice], plan: Plan, device: str
 ) -> dict[AnnotatedSlice, NDArray[np.uint8]]:
-    """Segment single slices of a volume, each from its own pixels alone.
+    """Segment single slices of a volume, each as an image of its own.
 
     Args:
         network: the 2-D network.
@@ -71,18 +71,10 @@ def segment_slices(
         plane = image.select(1 + place.axis, _working_index(grid, place)).contiguous()
         tile = tuple(input_size(length) for length in plane.shape[1:])
         settled = settle_statistics(network, plane, tile, plan.statistics, device)
-        labels = predict_labels(settled, plane, tile, device)
-        others = [axis for axis in range(3) if axis != place.axis]
-        for across, axis in enumerate(others):
-            labels = np.take(labels, _working_indices(grid, axis), axis=across)
-        segmented[place] = labels
+        probabilities = grid.slice_back(predict_probabilities(settled, plane, tile, device), place.axis)
+        segmented[place] = probabilities.argmax(dim=0).to(torch.uint8).numpy()
     return segmented
 
 
-def _working_indices(grid: WorkingGrid, axis: int) -> NDArray[np.int64]:
-    """Return for each voxel along an axis of the volume the one of the working grid that its centre lies in."""
-    return (2 * np.arange(grid.native[axis]) + 1) * grid.working[axis] // (2 * grid.native[axis])
-
-
 def _working_index(grid: WorkingGrid, place: AnnotatedSlice) -> int:
-    return int(_working_indices(grid, place.axis)[place.index])
+    return int(grid.working_index(place.axis, np.array(place.index)))

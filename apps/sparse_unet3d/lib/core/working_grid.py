@@ -43,6 +43,10 @@ class WorkingGrid:
     def is_native(self) -> bool:
         return self.native == self.working
 
+    def working_index(self, axis: int, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the working voxels along an axis that the centres of voxels of the volume lie in."""
+        return (2 * index + 1) * self.working[axis] // (2 * self.native[axis])
+
     def voxel_size(self, native: Sequence[float]) -> tuple[float, ...]:
         """Return the working voxel size, given the volume's own."""
         sizes = zip(native, self.native, self.working, strict=True)
@@ -68,10 +72,7 @@ class WorkingGrid:
             centres = (np.arange(working) + 0.5) * native / working
             nearest = np.take(nearest, centres.astype(np.int64), axis=axis)
         labelled = np.nonzero(annotation)
-        inside: Any = tuple(
-            (index * 2 + 1) * working // (2 * native)
-            for index, native, working in zip(labelled, self.native, self.working, strict=True)
-        )
+        inside: Any = tuple(self.working_index(axis, index) for axis, index in enumerate(labelled))
         values = annotation[labelled]
         votes = np.zeros((int(values.max(initial=0)) + 1, *self.working), dtype=np.int32)
         np.add.at(votes, (values, *inside), 1)
@@ -84,3 +85,10 @@ class WorkingGrid:
         return functional.interpolate(
             probabilities.unsqueeze(0), size=self.native, mode="trilinear", align_corners=False
         )[0]
+
+    def slice_back(self, probabilities: Tensor, axis: int) -> Tensor:
+        """Resample a slice's class probabilities (classes, *working but for the axis) to the volume's own grid."""
+        if self.is_native:
+            return probabilities
+        native = [size for other, size in enumerate(self.native) if other != axis]
+        return functional.interpolate(probabilities.unsqueeze(0), size=native, mode="bilinear", align_corners=False)[0]

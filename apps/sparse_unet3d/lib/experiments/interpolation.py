@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import InputError
 from ..core.labels import LabelScheme
 
 
@@ -16,18 +15,10 @@ def interpolate(annotation: NDArray[np.uint8], scheme: LabelScheme) -> NDArray[n
 
     Returns:
         (X, Y, Z), 0 background, 1 … K foreground.
-
-    Raises:
-        InputError: the package that does it isn't installed.
     """
     # Imported here, since it comes with the benchmarks' requirements only.
     import itk
 
-    if not hasattr(itk, "morphological_contour_interpolator"):
-        raise InputError(
-            "interpolation: itk-morphologicalcontourinterpolation is not installed; "
-            "pip install -r benchmarks/requirements.txt"
-        )
     # Painted background is nothing that could be interpolated: here too 0 means both that and unlabelled.
     painted = np.where(annotation == scheme.background_value, 0, annotation).astype(np.uint8)
     filled = itk.morphological_contour_interpolator(itk.image_from_array(painted))

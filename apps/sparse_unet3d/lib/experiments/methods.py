@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,8 @@ class Size:
     Attributes:
         halved: whether the phantom's sides have half as many voxels.
         options: for the plan of the paper's networks.
-        planned_for: device that their tiles are chosen for.
+        device: that the experiments are made for, ``cpu`` or ``cuda``.
+        memory: bytes for segmenting; always as many, since with them the tiles' statistics change.
         steps: of training.
         table_2_steps: the same in Table 2, where the paper trained for 10 hours instead of 3 days.
         slice_steps: steps of the 2-D network for each of a 3-D network's, in about as much time.
@@ -60,7 +62,8 @@ class Size:
 
     halved: bool
     options: PlanOptions
-    planned_for: str
+    device: str
+    memory: int
     steps: int
     table_2_steps: int
     slice_steps: int
@@ -71,7 +74,8 @@ SIZES = {
     "small": Size(
         halved=True,
         options=PlanOptions(width=8),
-        planned_for="cpu",
+        device="cpu",
+        memory=4 * 10**9,
         steps=900,
         table_2_steps=300,
         slice_steps=7,
@@ -80,7 +84,8 @@ SIZES = {
     "paper": Size(
         halved=False,
         options=PlanOptions(recipe="paper"),
-        planned_for="cuda",
+        device="cuda",
+        memory=30 * 10**9,
         steps=70_000,
         table_2_steps=9_700,
         slice_steps=7,
@@ -132,20 +137,28 @@ class Method:
 
     Attributes:
         title: for tables.
-        plan: how it trains on these volumes at this size and on this device; None for what has no plan of ours.
+        plan: how it trains on these volumes at this size; None for what has no plan of ours.
         learn: does the work.
-        needs_annotation: whether it can only segment volumes that it has learnt from.
+        package: that it needs besides this software's own.
     """
 
     title: str
-    plan: Callable[[Sequence[Volume], LabelScheme, Size, str], Plan | None]
+    plan: Callable[[Sequence[Volume], LabelScheme, Size], Plan | None]
     learn: Callable[[Task], Segment]
-    needs_annotation: bool = False
+    package: str | None = None
+
+    @property
+    def is_available(self) -> bool:
+        """Whether its package is installed."""
+        return self.package is None or any(True for _ in distributions(name=self.package))
+
+    @property
+    def needs_annotation(self) -> bool:
+        """Whether it can only segment volumes that it has learnt from: other software is called so here."""
+        return self.package is not None
 
 
-def paper_plan(
-    change: Callable[[Plan], Plan], volumes: Sequence[Volume], scheme: LabelScheme, size: Size, device: str
-) -> Plan:
+def paper_plan(change: Callable[[Plan], Plan], volumes: Sequence[Volume], scheme: LabelScheme, size: Size) -> Plan:
     """Return the plan of the paper's 3-D network with batch normalisation, changed to one of its variants.
 
     Args:
@@ -153,9 +166,8 @@ def paper_plan(
         volumes: that are learnt from.
         scheme: the label scheme.
         size: of the experiments.
-        device: doesn't matter: the plan is that of the size.
     """
-    plan = make_plan(volumes, scheme, size.options, size.planned_for)
+    plan = make_plan(volumes, scheme, size.options, size.device)
     # In half precision where that is faster, unlike the paper: it takes less than half the time.
     return change(replace(plan, statistics="tile", averaging=0.0, half_precision=True))
 
@@ -166,7 +178,7 @@ def _paper_method(title: str, change: Callable[[Plan], Plan]) -> Method:
 
 
 def _learn_as_in_paper(plan_of: Callable[..., Plan], task: Task) -> Segment:
-    plan = plan_of(task.volumes, task.scheme, task.size, task.machine.device)
+    plan = plan_of(task.volumes, task.scheme, task.size)
     if plan.dims == 3:
         images = [prepare_training(case.volume, case.annotation, plan) for case in task.cases]
         network = _train(Learner(plan, images, task.machine.device, task.seed), task, task.steps)
@@ -187,18 +199,21 @@ def _train(learner: Learner, task: Task, steps: int) -> UNet:
     if checkpoint.is_file():
         content = load_content(checkpoint)
         learner.load(content, with_momentum=True)
+        # Measured anew, it might be another one in the midst of a run.
+        learner.precision = content["precision"]
         done = content["steps"]
 
     def keep() -> None:
         with replacing(checkpoint) as beside:
-            torch.save({"format": FORMAT, "steps": done, **learner.state()}, beside)
+            state = {**learner.state(), "precision": learner.precision, "steps": done}
+            torch.save({"format": FORMAT, **state}, beside)
 
     kept = time.monotonic()
     while done < steps:
         piece, part = range(done, min(done + PIECE, steps)), done / steps
         course = learner.train(piece, lambda part=part: part)  # type: ignore[misc]
         if not math.isfinite(course.loss):
-            raise InputError(f"training diverged before step {piece.stop} (loss {course.loss}); take another seed")
+            raise InputError(f"training diverged before step {piece.stop} (loss {course.loss}); look for outliers")
         done = piece.stop
         try:
             task.progress(done / steps, f"step {done} of {steps}, loss {course.loss:.3f}")
@@ -220,14 +235,14 @@ def cut_slices(labels: NDArray[np.uint8], places: Places) -> Planes:
     return {place: np.take(labels, place.index, axis=place.axis) for place in places}
 
 
-def _default_plan(volumes: Sequence[Volume], scheme: LabelScheme, _size: Size, device: str) -> Plan:
-    return make_plan(volumes, scheme, PlanOptions(), device)
+def _default_plan(volumes: Sequence[Volume], scheme: LabelScheme, size: Size) -> Plan:
+    return make_plan(volumes, scheme, PlanOptions(), size.device)
 
 
 def _learn_by_default(task: Task) -> Segment:
     """Train as the server does, for as many steps; what it publishes is what segments."""
     folder = ModelFolder(task.folder)
-    plan = _default_plan(task.volumes, task.scheme, task.size, task.machine.device)
+    plan = _default_plan(task.volumes, task.scheme, task.size)
     epochs = max(1, round(task.steps / plan.steps_per_epoch))
 
     def report(latest: Report) -> None:
@@ -241,7 +256,7 @@ def _learn_by_default(task: Task) -> Segment:
     return _by_volume(Segmenter(model.network, model.plan), task.machine)
 
 
-def _no_plan(_volumes: Sequence[Volume], _scheme: LabelScheme, _size: Size, _device: str) -> None:
+def _no_plan(_volumes: Sequence[Volume], _scheme: LabelScheme, _size: Size) -> None:
     return None
 
 
@@ -263,10 +278,12 @@ METHODS: Mapping[str, Method] = {
     "3d_no_bn": _paper_method("3-D without BN", lambda plan: replace(plan, batch_norm=False, learning_rate=0.02)),
     "3d_bn": _paper_method("3-D with BN", lambda plan: plan),
     "default": Method("this software's default", _default_plan, _learn_by_default),
-    "interpolation": Method("interpolation between slices", _no_plan, _interpolate, needs_annotation=True),
-    "pytorch3dunet": Method(
-        "pytorch3dunet", _no_plan, functools.partial(_learn_by_peer, "pytorch3dunet"), needs_annotation=True
+    "interpolation": Method(
+        "interpolation between slices", _no_plan, _interpolate, "itk-morphologicalcontourinterpolation"
     ),
-    "nnunetv2": Method("nnunetv2", _no_plan, functools.partial(_learn_by_peer, "nnunet"), needs_annotation=True),
+    "pytorch3dunet": Method(
+        "pytorch3dunet", _no_plan, functools.partial(_learn_by_peer, "pytorch3dunet"), "pytorch3dunet"
+    ),
+    "nnunetv2": Method("nnunetv2", _no_plan, functools.partial(_learn_by_peer, "nnunet"), "nnunetv2"),
 }
 """By the names that tables have. BN: batch normalisation."""

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import InputError
 from ..core.labels import LabelScheme
 from ..core.training import TrainingCase
 
@@ -35,18 +34,12 @@ def learn_peer(
 
     Returns:
         (X, Y, Z) each, 0 background, 1 … K foreground.
-
-    Raises:
-        InputError: the software isn't installed.
     """
     # The benchmarks know how other software is called; they are beside the app, and need what they compare with.
     if str(PROJECT) not in sys.path:
         sys.path.append(str(PROJECT))
-    try:
-        learning = importlib.import_module("benchmarks.learning")
-        learner = importlib.import_module(f"benchmarks.learners.{peer}")
-    except ModuleNotFoundError as error:
-        raise InputError(f"{peer}: {error}; pip install -r benchmarks/requirements.txt") from error
+    learning = importlib.import_module("benchmarks.learning")
+    learner = importlib.import_module(f"benchmarks.learners.{peer}")
 
     class LastOnly(learning.Trial):  # type: ignore[misc, name-defined]
         """A trial that is scored at its end only."""

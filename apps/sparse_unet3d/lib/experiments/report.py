@@ -34,10 +34,11 @@ from .tables import ROWS
 
 EXPLANATION = (
     "IoU (intersection over union) is the overlap of a segmentation with the truth: 1 is perfect, 0 is none. A number "
-    "is the mean over the foreground classes ({classes}), of all voxels of the test slices together; the paper does "
-    "not say which classes its numbers are of. Small, below each number: the classes one by one, and the lowest and "
-    "highest of several seeds; in Table 2 the volumes one by one. BN is batch normalisation. The paper's numbers are "
-    "of its own volumes, which were not published: compare the order of the methods, not the digits."
+    "is the mean over the foreground classes ({classes}), of all voxels of the test slices together but for those that "
+    "training slices cross; the paper does not say which classes its numbers are of. Small, below each number: the "
+    "classes one by one, and the lowest and highest of several seeds; in Table 2 the volumes one by one. BN is batch "
+    "normalisation. The paper's numbers are of its own volumes, which were not published: compare the order of the "
+    "methods, not the digits."
 )
 
 CURVE_COLOURS = {
@@ -51,22 +52,22 @@ CURVE_COLOURS = {
 }
 
 
-def write_report(path: Path, results: Path, study: Study, dense: Path) -> None:
-    """Write the HTML file from the tables and records that there are, and Figure 3 as ``figure3.png`` beside it.
+def write_report(path: Path, results: Path, records: Mapping[str, Sequence[Record]], study: Study, dense: Path) -> None:
+    """Write the HTML file from the tables that there are, and Figure 3 as ``figure3.png`` beside it.
 
     Args:
         path: the file.
-        results: folder with ``table1.json``, … and ``runs/``.
+        results: folder with ``table1.json``, …
+        records: by table, whose slices are shown.
         study: the volumes.
         dense: Figure 3's dense segmentation; not there: the picture that was drawn before is shown.
     """
     tables = {name: json.loads(file.read_text()) for name in ROWS if (file := results / f"{name}.json").is_file()}
-    records = [json.loads(file.read_text()) for file in sorted((results / "runs").glob("*.json"))]
     classes = ", ".join(study.scheme.foreground)
     sections = ["<h1>The paper's experiments</h1>", f"<p>{escape(EXPLANATION.format(classes=classes))}</p>"]
     sections.append(legend(study.scheme, colours(study.scheme)))
     for name, table in tables.items():
-        own = [record for record in records if record["table"] == name]
+        own = records.get(name, ())
         sections.append(f"<h2>{escape(table['caption'])}</h2>")
         sections.append(_by_slices(table) if name == "table2" else _table(table))
         if name == "table2":
@@ -196,7 +197,8 @@ def _slices(records: Sequence[Record], study: Study) -> list[str]:
     table = colours(study.scheme)
     sections = []
     for row in dict.fromkeys(record["row"] for record in records):
-        own = {r["method"]: r for r in records if r["row"] == row and r["seed"] == min(s["seed"] for s in records)}
+        # Of each method the first seed: records are sorted by seed.
+        own = {r["method"]: r for r in reversed(records) if r["row"] == row}
         shown = next(iter(own.values()))["shown"]
         subject = study.subjects[shown["volume"]]
         layout = view(subject.volume, shown["axis"], shown["index"])
@@ -204,7 +206,7 @@ def _slices(records: Sequence[Record], study: Study) -> list[str]:
         truth = np.where(subject.truth == study.scheme.background_value, 0, subject.truth)
         pictures = {"image": composite(plane), "truth": painted(plane, layout.of(truth), table)}
         for method in METHODS:
-            if method in own and own[method]["shown"]["index"] == shown["index"]:
+            if method in own:
                 labels = _in_volume(own[method], subject.truth.shape)
                 pictures[METHODS[method].title] = painted(plane, layout.of(labels), table)
         width = PICTURE_PIXELS * 0.75
@@ -244,7 +246,9 @@ def _figure(path: Path, study: Study, records: Sequence[Record], dense: Path) ->
 
 
 def _provenance(table: Mapping[str, Any]) -> str:
+    annotated = ", ".join(f"{name} {tuple(counts)}" for name, counts in table["annotated_slices"].items())
     return (
-        f"{table['command']}; {table['runs']} runs, {table['date']}; commit {', '.join(table['commits'])}; "
+        f"{table['command']}; {table['runs']} runs, {table['minutes']:.0f} minutes of learning, {table['date']}; "
+        f"slices across x, y, z that count as annotated: {annotated}; commit {', '.join(table['commits'])}; "
         f"{', '.join(table['machines'])}"
     )

@@ -1,8 +1,10 @@
 """The command ``reproduce``: do the runs of tables and of Figure 3, and write what came out."""
 
 import importlib.util
+import json
+import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +16,11 @@ from ..core.files import write_json
 from .methods import METHODS, SIZES, OutOfTimeError
 from .run import Record, Run, Setting, check_runs, finished, perform
 from .study import Source, Study, load_study
-from .tables import assemble, runs_of
+from .tables import DEFAULT_METHODS, assemble, runs_of
+
+logger = logging.getLogger(__name__)
+
+REPORTS_NEED = ("matplotlib", "PIL", "skimage")
 
 
 @dataclass(frozen=True)
@@ -26,14 +32,13 @@ class Options:
         size: one of ``SIZES``.
         folder: with ``images/`` and dense ``labels/``; None: the phantom.
         labels: names of the foreground classes in the folder, separated by commas; empty: class_1, …
-        methods: names of methods; None: those of each table.
+        methods: names of methods; None: those of each table, as far as they are installed.
         seeds: how many runs differ only in their seed.
-        steps: of training; None: as many as the size has.
+        steps: of training, for a quick look, whose results are kept apart; None: as many as the size has.
         minutes: after which runs stop, to be continued by the same command; None: never.
-        device: ``cpu`` or ``cuda``.
         jobs: runs at the same time; None: one for each processor core. On a GPU always one.
         dask: address of a scheduler of dask.distributed that does the runs; None: this machine does.
-        experiments: folder with ``results/``, and ``work/`` for what isn't finished.
+        experiments: folder with ``results/``, and ``work/`` for runs.
     """
 
     tables: Sequence[str]
@@ -44,85 +49,120 @@ class Options:
     seeds: int
     steps: int | None
     minutes: float | None
-    device: str
     jobs: int | None
     dask: str | None
     experiments: Path
+
+    def part(self) -> Path:
+        """Return where results are, below those of all."""
+        size = self.size if self.steps is None else f"{self.size}_{self.steps}_steps"
+        return Path(size, self.folder.resolve().name) if self.folder else Path(size)
+
+    def command(self, table: str) -> str:
+        """Return the command that makes a table anew."""
+        given = {
+            "--size": self.size,
+            "--data": self.folder,
+            "--labels": self.labels or None,
+            "--methods": ",".join(self.methods) if self.methods else None,
+            "--seeds": self.seeds if self.seeds > 1 else None,
+            "--steps": self.steps,
+        }
+        words = [f"{name} {value}" for name, value in given.items() if value is not None]
+        return " ".join(["python apps/sparse_unet3d reproduce", table, *words])
 
 
 def reproduce(options: Options) -> bool:
     """Do what is still to be done, and write tables and report.
 
     Returns:
-        Whether all runs are finished; False if time was up before.
+        Whether all runs are finished; False if time was up before, or they need a GPU that isn't here.
 
     Raises:
         InputError: the volumes or the options cannot be used; or a run failed, after all others were done.
     """
     _check(options)
-    began = time.monotonic()
+    size = SIZES[options.size]
+    results = options.experiments.resolve() / "results" / options.part()
+    work = options.experiments.resolve() / "work" / options.part()
+    folder = options.folder.resolve() if options.folder else None
+    source = Source(folder, options.labels, size.halved, options.experiments.resolve() / "work" / options.size)
     until = None if options.minutes is None else time.time() + 60 * options.minutes
-    source = Source(
-        options.folder, options.labels, SIZES[options.size].halved, options.experiments / "work" / options.size
-    )
-    part = Path(options.size) if options.folder is None else Path(options.size, source.name)
-    results, work = options.experiments / "results" / part, options.experiments / "work" / part
-    setting = Setting(source, SIZES[options.size], options.device, results / "runs", work, until)
+    setting = Setting(source, size, work / "runs", work, until)
     study = load_study(source)
     runs = [
         run
         for table in options.tables
-        for run in runs_of(table, study, options.methods, setting.size, options.seeds, options.steps)
+        for run in runs_of(table, study, _methods(table, options), size, range(options.seeds), options.steps)
     ]
     check_runs(runs, study)
     # Seed by seed, so that all tables are there before the first is repeated.
     runs.sort(key=lambda run: run.seed)
-    records = {run.key: record for run in runs if (record := finished(run, study, setting))}
-    due = [run for run in runs if run.key not in records]
-    print(f"{len(runs)} runs, {len(records)} of them are finished already.", flush=True)
-    failures, late = [], 0
-    for number, (run, outcome) in enumerate(_outcomes(due, setting, options), start=1):
-        if outcome is None:
-            late += 1
-            continue
-        if isinstance(outcome, str):
-            failures.append(f"{run.key}: {outcome}")
-            continue
-        records[run.key] = outcome
-        seconds = time.monotonic() - began
-        left = seconds / number * (len(due) - number)
-        print(
-            f"[{seconds / 60:5.1f} min] {run.key}: IoU {outcome['mean_iou'] or 0:.3f} "
-            f"({number} of {len(due)} done, about {left / 60:.0f} min left)",
-            flush=True,
-        )
-        _write_tables(options, runs, records, study, results)
-    _write_tables(options, runs, records, study, results)
-    # A rented machine may lack matplotlib: the report is then written where the results are taken to.
-    if importlib.util.find_spec("matplotlib"):
+    due = [run for run in runs if finished(run, study, setting) is None]
+    print(f"{len(runs)} runs, {len(runs) - len(due)} of them are finished already.", flush=True)
+    left, failures = len(due), list[str]()
+    if due and size.device == "cuda" and not (torch.cuda.is_available() or options.dask):
+        print(f"Here is no GPU, which {len(due)} runs of this size need; tables and report are of those finished.")
+    else:
+        for run, outcome in _outcomes(due, setting, options):
+            if outcome is None:
+                continue
+            left -= 1
+            if isinstance(outcome, str):
+                failures.append(f"{run.key}: {outcome}")
+    records = _records(options, study, setting)
+    for table, of_table in records.items():
+        _write_table(table, of_table, options, study, results)
+    # A rented machine may lack what draws pictures: the report is then written where the results are taken to.
+    if all(map(importlib.util.find_spec, REPORTS_NEED)):
         from .report import write_report
 
-        write_report(results / "report.html", results, study, setting.dense)
+        write_report(results / "report.html", results, records, study, setting.dense)
         print(f"Report with pictures: {results / 'report.html'}")
     if failures:
         raise InputError("\n".join(failures))
-    if late:
-        print(f"Time is up with {late} runs unfinished; the same command goes on with them.")
-    return not late
+    if left:
+        print(f"{left} runs are unfinished; the same command goes on with them.")
+    return not left
 
 
 def _check(options: Options) -> None:
-    unknown = [method for method in options.methods or () if method not in METHODS]
-    if unknown:
-        raise InputError(f"--methods: {unknown[0]!r}; give some of {', '.join(METHODS)}")
+    """Refuse options before anything is done.
+
+    Raises:
+        InputError: names the option, its value, and what is possible.
+    """
+    for method in options.methods or ():
+        if method not in METHODS:
+            raise InputError(f"--methods: {method!r}; give some of {', '.join(METHODS)}")
+        if not METHODS[method].is_available:
+            raise InputError(
+                f"--methods: {method!r} needs the package {METHODS[method].package}, which is not installed; "
+                "pip install -r benchmarks/requirements.txt"
+            )
     if options.seeds < 1:
         raise InputError(f"--seeds: {options.seeds}; give at least 1")
     if options.steps is not None and options.steps < 1:
         raise InputError(f"--steps: {options.steps}; give at least 1")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device: 'cuda', but torch finds no GPU here; give cpu")
+    seconds = SIZES[options.size].peer_seconds
+    peers = {"pytorch3dunet", "nnunetv2"} & set(options.methods or ())
+    if peers and options.minutes is not None and 60 * options.minutes < seconds:
+        raise InputError(
+            f"--minutes: {options.minutes:g}; {', '.join(sorted(peers))} learns for {seconds / 60:g} minutes and can't "
+            "be continued; give more"
+        )
     if options.dask and not importlib.util.find_spec("distributed"):
         raise InputError("--dask: the package distributed is not installed; pip install distributed")
+
+
+def _methods(table: str, options: Options) -> list[str]:
+    """Return the methods that a table is made of, each once."""
+    if table == "figure3" or options.methods is None:
+        missing = [method for method in DEFAULT_METHODS[table] if not METHODS[method].is_available]
+        for method in missing:
+            print(f"{table}: {method} is left out: the package {METHODS[method].package} is not installed")
+        return [method for method in DEFAULT_METHODS[table] if method not in missing]
+    return list(dict.fromkeys(options.methods))
 
 
 def _attempt(run: Run, setting: Setting) -> tuple[Run, Record | str | None]:
@@ -135,10 +175,28 @@ def _attempt(run: Run, setting: Setting) -> tuple[Run, Record | str | None]:
         return run, None
     except InputError as error:
         return run, str(error)
+    except Exception as error:
+        # Out of memory, or other software's errors: the runs after this one can be done all the same.
+        logger.exception("%s failed", run.key)
+        return run, f"{type(error).__name__}: {error}"
 
 
 def _outcomes(runs: Sequence[Run], setting: Setting, options: Options) -> Iterator[tuple[Run, Record | str | None]]:
-    if (options.jobs == 1 and not options.dask) or options.device == "cuda":
+    """Do runs, and tell of each that has come to an end."""
+    began = time.monotonic()
+    for number, (run, outcome) in enumerate(_done(runs, setting, options), start=1):
+        if isinstance(outcome, dict):
+            seconds = time.monotonic() - began
+            print(
+                f"[{seconds / 60:5.1f} min] {run.key}: IoU {outcome['mean_iou'] or 0:.3f} ({number} of {len(runs)} "
+                f"done, about {seconds / number * (len(runs) - number) / 60:.0f} min left)",
+                flush=True,
+            )
+        yield run, outcome
+
+
+def _done(runs: Sequence[Run], setting: Setting, options: Options) -> Iterator[tuple[Run, Record | str | None]]:
+    if not options.dask and (options.jobs == 1 or setting.size.device == "cuda"):
         yield from (_attempt(run, setting) for run in runs)
         return
     # Imported here: a rented machine may lack it, and does one run at a time.
@@ -159,36 +217,30 @@ def _outcomes(runs: Sequence[Run], setting: Setting, options: Options) -> Iterat
         )
 
 
-def _write_tables(
-    options: Options, runs: Sequence[Run], records: Mapping[str, Record], study: Study, results: Path
-) -> None:
-    """Write what is known of each table that was asked for."""
+def _records(options: Options, study: Study, setting: Setting) -> dict[str, list[Record]]:
+    """Return the records of the tables that were asked for, also those of methods and seeds that weren't."""
+    records: dict[str, list[Record]] = {}
     for table in options.tables:
-        own = [records[run.key] for run in runs if run.table == table and run.key in records]
-        if not own:
-            continue
-        content = {
-            **assemble(table, study, own, printed_too=options.folder is None),
-            "measure": f"mean IoU of {', '.join(study.scheme.foreground)} over the voxels of the test slices",
-            "size": options.size,
-            "data": options.folder.resolve().name if options.folder else "phantom",
-            "seeds": sorted({record["seed"] for record in own}),
-            "command": _command(table, options),
-            "date": datetime.now(UTC).date().isoformat(),
-            "commits": sorted({record["commit"] for record in own}),
-            "machines": sorted({record["machine"] for record in own}),
-        }
-        write_json(results / f"{table}.json", content)
+        seeds = sorted({json.loads(path.read_text())["seed"] for path in setting.records.glob(f"{table}-*.json")})
+        runs = runs_of(table, study, list(METHODS), setting.size, seeds, options.steps)
+        records[table] = [record for run in runs if (record := finished(run, study, setting)) is not None]
+    return records
 
 
-def _command(table: str, options: Options) -> str:
-    """Return the command that makes a table anew."""
-    given = {
-        "--data": options.folder.name if options.folder else None,
-        "--labels": options.labels or None,
-        "--methods": ",".join(options.methods) if options.methods else None,
-        "--seeds": options.seeds if options.seeds > 1 else None,
-        "--steps": options.steps,
+def _write_table(table: str, records: Sequence[Record], options: Options, study: Study, results: Path) -> None:
+    if not records:
+        return
+    content = {
+        **assemble(table, study, records, printed_too=options.folder is None),
+        "measure": f"mean IoU of {', '.join(study.scheme.foreground)}, on the test slices where no training slice "
+        "crosses them",
+        "size": options.size,
+        "data": options.folder.name if options.folder else "phantom",
+        "seeds": sorted({record["seed"] for record in records}),
+        "command": options.command(table),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commits": sorted({record["commit"] for record in records}),
+        "machines": sorted({record["machine"] for record in records}),
+        "minutes": round(sum(record["seconds"] for record in records) / 60, 1),
     }
-    words = [f"{name} {value}" for name, value in given.items() if value is not None]
-    return " ".join(["python apps/sparse_unet3d reproduce", table, f"--size {options.size}", *words])
+    write_json(results / f"{table}.json", content)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,16 @@ from ..core.allocation import keep_freed_memory
 from ..core.annotations import AnnotatedSlice, apply_split
 from ..core.errors import InputError
 from ..core.files import replacing, write_json
+from ..core.labels import UNLABELLED
 from ..core.machine import Machine
 from ..core.metrics import confusion, iou_per_class, mean_iou
 from .methods import METHODS, OutOfTimeError, Size, Task
 from .study import Places, Source, Study, load_study
 
-CPU_MEMORY = 4 * 10**9
-"""Bytes for segmenting; several runs share a computer."""
+APP = Path(__file__).resolve().parents[2]
 
-GPU_SHARE = 0.8
-"""Of the GPU's free memory, for segmenting."""
+COMMIT_FILE = APP / "commit.txt"
+"""Tells a machine without git where the software is from."""
 
 TOLD = 10
 """Times that a run tells of its progress."""
@@ -81,7 +81,6 @@ class Setting:
     Attributes:
         source: of the volumes.
         size: of networks and training.
-        device: ``cpu`` or ``cuda``.
         records: folder for what finished runs are known by.
         work: folder for runs that aren't finished.
         until: time, in seconds since 1970, after which runs stop to be continued later; None: never.
@@ -89,7 +88,6 @@ class Setting:
 
     source: Source
     size: Size
-    device: str
     records: Path
     work: Path
     until: float | None = None
@@ -107,15 +105,16 @@ class Setting:
 
 
 def settings_of(run: Run, study: Study, setting: Setting) -> dict[str, Any]:
-    """Return all that a run's result depends on, as JSON values."""
+    """Return all that a run's result depends on but for the software, as JSON values."""
     cases = [study.subjects[name].volume for name in run.training]
-    plan = METHODS[run.method].plan(cases, study.scheme, setting.size, setting.device)
+    plan = METHODS[run.method].plan(cases, study.scheme, setting.size)
     settings = {
-        "data": setting.source.name,
-        "shapes": {name: subject.volume.shape for name, subject in study.subjects.items()},
+        "volumes": {name: study.subjects[name].checksum for name in {**run.training, **run.test}},
         "training": run.training,
         "test": run.test,
         "steps": run.steps,
+        "slice_steps": setting.size.slice_steps,
+        "peer_seconds": setting.size.peer_seconds,
         "seed": run.seed,
         "plan": plan.to_json() if plan else None,
     }
@@ -142,8 +141,6 @@ def perform(run: Run, setting: Setting) -> Record:
     study = load_study(setting.source)
     cases = [study.subjects[name].annotated(name, places) for name, places in run.training.items()]
     keep_freed_memory()
-    device = setting.device
-    memory = int(GPU_SHARE * torch.cuda.mem_get_info()[0]) if device == "cuda" else CPU_MEMORY
     work = setting.work_of(run)
     work.mkdir(parents=True, exist_ok=True)
     settings = settings_of(run, study, setting)
@@ -155,7 +152,7 @@ def perform(run: Run, setting: Setting) -> Record:
         steps=run.steps,
         seed=run.seed,
         size=setting.size,
-        machine=Machine(device, memory),
+        machine=Machine(setting.size.device, setting.size.memory),
         folder=work,
         progress=_Progress(run, setting.until),
     )
@@ -167,10 +164,8 @@ def perform(run: Run, setting: Setting) -> Record:
         write_json(work / "seconds.json", seconds)
     counts = np.zeros((len(study.scheme.classes),) * 2, dtype=np.int64)
     planes: dict[tuple[str, AnnotatedSlice], NDArray[np.uint8]] = {}
-    for name, places in run.test.items():
-        subject = study.subjects[name]
-        _, judged = apply_split(subject.truth, run.training.get(name, ()), places)
-        for place, plane in segment(name, subject.volume, places).items():
+    for name, judged in _judged(run, study).items():
+        for place, plane in segment(name, study.subjects[name].volume, run.test[name]).items():
             counts += confusion(plane, np.take(judged, place.index, axis=place.axis), study.scheme)
             planes[name, place] = plane
     if run.table == "figure3":
@@ -188,8 +183,8 @@ def perform(run: Run, setting: Setting) -> Record:
         "counts": counts.tolist(),
         "labelled_percent": 100 * labelled / sum(case.annotation.size for case in cases),
         "seconds": round(seconds, 1),
-        "machine": _machine(device),
-        "commit": _commit(),
+        "machine": _machine(setting.size.device),
+        "commit": commit(),
         "shown": _shown(planes, study),
         "settings": settings,
     }
@@ -222,12 +217,11 @@ class _Progress:
 
 
 def _forget_other_settings(work: Path, settings: Mapping[str, Any]) -> None:
-    """Start afresh where what was begun had other settings."""
+    """Start afresh unless what was begun has these settings."""
     path = work / "settings.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings:
-        for found in sorted(work.rglob("*"), reverse=True):
-            found.rmdir() if found.is_dir() else found.unlink()
-    write_json(path, settings)
+    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != settings:
+        shutil.rmtree(work)
+        write_json(path, settings)
 
 
 def _seconds_before(work: Path) -> float:
@@ -264,33 +258,46 @@ def _machine(device: str) -> str:
 
 
 @functools.cache
-def _commit() -> str:
+def commit() -> str:
     """Return the project's commit, with a + where files were changed since; ``unknown`` without git."""
-    project = Path(__file__).parent
     try:
-        commit = _git(project, "rev-parse", "--short", "HEAD")
-        return commit + "+" * bool(_git(project, "status", "--porcelain", "--", "."))
+        changed = _git("status", "--porcelain", "--", ".")
+        return _git("rev-parse", "--short", "HEAD") + "+" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return COMMIT_FILE.read_text(encoding="utf-8") if COMMIT_FILE.is_file() else "unknown"
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=APP, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def check_runs(runs: list[Run], study: Study) -> None:
+def check_runs(runs: Sequence[Run], study: Study) -> None:
     """Refuse runs that would fail after hours.
 
     Raises:
-        InputError: a run would have nothing to learn, or nothing to be judged by.
+        InputError: a run would have nothing to learn, or no foreground to be judged by.
     """
     for run in runs:
-        if not any(run.training.values()) or not any(run.test.values()):
-            raise InputError(f"{run.key}: no slice is left to learn from or to be judged by; give larger volumes")
         cases = [study.subjects[name].annotated(name, places) for name, places in run.training.items()]
-        found = {int(value) for case in cases for value in np.unique(case.annotation)} - {0}
-        if len(found) < 2:
+        if len({int(value) for case in cases for value in np.unique(case.annotation)} - {UNLABELLED}) < 2:
             raise InputError(
-                f"{run.key}: the slices that would be learnt from show a single class; expected foreground and "
-                "background on them: give volumes with more foreground, or leave some out"
+                f"{run.key}: the slices that would be learnt from show a single class or none; expected foreground "
+                "and background on them: give volumes with more foreground, or leave some out"
             )
+        if not any(_is_foreground(judged, study) for judged in _judged(run, study).values()):
+            raise InputError(
+                f"{run.key}: there is no foreground on the slices that would be judged; give volumes with more of it, "
+                "or leave some out"
+            )
+
+
+def _is_foreground(judged: NDArray[np.uint8], study: Study) -> bool:
+    return bool(np.any((judged != UNLABELLED) & (judged != study.scheme.background_value)))
+
+
+def _judged(run: Run, study: Study) -> dict[str, NDArray[np.uint8]]:
+    """Return for each volume the truth on its test slices, but for what a training slice crosses."""
+    return {
+        name: apply_split(study.subjects[name].truth, run.training.get(name, ()), places)[1]
+        for name, places in run.test.items()
+    }

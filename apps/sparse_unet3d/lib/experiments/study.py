@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..commands.annotator import truth_as_annotation
 from ..commands.cases import BACKGROUND, label_scheme, read_cases
+from ..core import phantom
 from ..core.annotations import AnnotatedSlice, keep_slices
 from ..core.errors import InputError
 from ..core.files import replacing
@@ -27,8 +29,8 @@ PHANTOM_LABELS = ("inside", "tubule")
 FEWEST_SLICES = 3
 """Annotated slices of a volume."""
 
-DENSEST = 4
-"""At most every so manieth slice along an axis counts as annotated, however thin the volume is."""
+DENSEST = 3
+"""At most one slice in so many along an axis counts as annotated: as densely as the paper's first sample across z."""
 
 Places = tuple[AnnotatedSlice, ...]
 
@@ -68,6 +70,11 @@ class Subject:
     truth: NDArray[np.uint8]
     slices: Places
 
+    @functools.cached_property
+    def checksum(self) -> int:
+        """Of the image's and the truth's values."""
+        return zlib.crc32(self.truth.tobytes(), zlib.crc32(self.volume.array.tobytes()))
+
     def annotated(self, name: str, slices: Places) -> TrainingCase:
         """Return the volume with these slices annotated, all else unlabelled."""
         return TrainingCase(name, self.volume, keep_slices(self.truth, slices))
@@ -86,11 +93,24 @@ def evenly(length: int, count: int) -> list[int]:
     return [(2 * number + 1) * length // (2 * count) for number in range(count)]
 
 
+def choose_annotated(shape: Sequence[int], number: int) -> Places:
+    """Choose the slices of a volume that count as annotated, evenly spread (section 3.1).
+
+    Args:
+        shape: the volume in voxels.
+        number: of the volume; the paper's numbers of slices are taken in turn, but at most one in ``DENSEST``.
+    """
+    wanted = zip(shape, SLICES[number % len(SLICES)], strict=True)
+    return tuple(
+        AnnotatedSlice(axis, index)
+        for axis, (length, count) in enumerate(wanted)
+        for index in evenly(length, min(count, length // DENSEST))
+    )
+
+
 @functools.lru_cache(maxsize=1)
 def load_study(source: Source) -> Study:
     """Read or make the volumes and choose the annotated slices; the same ones each time.
-
-    The paper's numbers of slices are taken in turn, but no more than every ``DENSEST``-th slice along an axis.
 
     Raises:
         InputError: fewer than two volumes with a truth, a truth on another grid or with classes that have no name,
@@ -108,20 +128,12 @@ def load_study(source: Source) -> Study:
         }
     subjects = {}
     for number, (name, (volume, truth)) in enumerate(volumes.items()):
-        counts = [
-            min(count, length // DENSEST)
-            for count, length in zip(SLICES[number % len(SLICES)], volume.shape, strict=True)
-        ]
-        if sum(counts) < FEWEST_SLICES:
+        slices = choose_annotated(volume.shape, number)
+        if len(slices) < FEWEST_SLICES:
             raise InputError(
-                f"{volume.name}: {' × '.join(map(str, volume.shape))} voxels leave {sum(counts)} slices to annotate; "
+                f"{volume.name}: {' × '.join(map(str, volume.shape))} voxels leave {len(slices)} slices to annotate; "
                 f"expected at least {FEWEST_SLICES}, one in {DENSEST} along each axis: leave the volume out"
             )
-        slices = tuple(
-            AnnotatedSlice(axis, index)
-            for axis, count in enumerate(counts)
-            for index in evenly(volume.shape[axis], count)
-        )
         subjects[name] = Subject(volume, truth, slices)
     _check_channels(subjects)
     return Study(scheme, subjects)
@@ -147,7 +159,8 @@ class _Made(NamedTuple):
 
 def _specimen(specimen: Specimen, source: Source, scheme: LabelScheme, number: int) -> tuple[Volume, NDArray[np.uint8]]:
     """Return a specimen's image and truth, made once and kept beside a description of what was made."""
-    description = f"{dataclasses.asdict(specimen)} halved: {source.halved}"
+    code = zlib.crc32(Path(phantom.__file__).read_bytes())
+    description = f"{dataclasses.asdict(specimen)} halved: {source.halved}, code: {code}"
     path = source.cache / f"kidney_{number}.npz"
     if not _is_made(path, description):
         image, truth = make_phantom(specimen)

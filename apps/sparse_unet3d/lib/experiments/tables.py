@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..core.annotations import AnnotatedSlice
 from ..core.errors import InputError
 from . import printed
@@ -131,26 +129,25 @@ def _by_volume(slices: Iterable[tuple[str, AnnotatedSlice]]) -> Slices:
 
 
 def runs_of(
-    table: str, study: Study, methods: Sequence[str] | None, size: Size, seeds: int, steps: int | None
+    table: str, study: Study, methods: Sequence[str], size: Size, seeds: Iterable[int], steps: int | None
 ) -> Iterator[Run]:
-    """Yield the runs of a table, seed by seed.
+    """Yield the runs of a table, but for those that a method can't do.
 
     Args:
         table: one of ``ROWS``.
         study: the volumes.
-        methods: their names; None: those of the table.
+        methods: names.
         size: of the experiments.
-        seeds: how many; Figure 3 takes one.
+        seeds: of randomness; what isn't random takes the first only.
         steps: of training; None: as many as the size has.
     """
-    wanted = DEFAULT_METHODS[table] if methods is None or table == "figure3" else methods
     own = size.table_2_steps if table == "table2" else size.steps
-    for seed in range(seeds if table != "figure3" else 1):
+    for number, seed in enumerate(seeds):
         for row in ROWS[table](study):
-            for method in wanted:
+            for method in methods:
                 if METHODS[method].needs_annotation and not row.test.keys() <= row.training.keys():
                     continue
-                if method == "interpolation" and seed:
+                if method == "interpolation" and number:
                     continue
                 yield Run(table, row.name, method, seed, steps or own, row.training, row.test)
 
@@ -167,20 +164,31 @@ def assemble(table: str, study: Study, records: Sequence[Record], printed_too: b
     Returns:
         ``caption``; ``rows``: each with its ``test``, the mean foreground IoU over the seeds by method (missing where
         no run is finished), ``classes`` and ``seeds`` by method in detail, ``labelled_percent``, and ``paper``;
-        ``average`` over the rows that have the method's value, likewise; ``runs``, how many are finished.
+        ``average`` over the rows, of methods that are finished in all of them, not in Table 2; ``annotated_slices`` by
+        volume, of all that there are across x, y, z; ``runs``, how many are finished.
     """
     rows = _rows_of_table_2(study, records) if table == "table2" else _rows(table, study, records)
     if printed_too:
         for row, beside in zip(rows, _printed(table), strict=False):
             row["paper"] = beside
-    methods = [method for method in METHODS if any(method in row for row in rows)]
     average: dict[str, Any] = {}
-    for method in methods:
-        if all(method in row for row in rows):
+    for method in METHODS:
+        # The rows of Table 2 are a course, of which a mean says nothing.
+        if table != "table2" and all(method in row for row in rows):
             average[method] = statistics.fmean(row[method] for row in rows)
     if printed_too and table in printed.AVERAGES:
         average["paper"] = dict(printed.AVERAGES[table])
-    return {"caption": CAPTIONS[table], "rows": rows, "average": average, "runs": len(records)}
+    annotated = {
+        name: [sum(place.axis == axis for place in subject.slices) for axis in range(3)]
+        for name, subject in study.subjects.items()
+    }
+    return {
+        "caption": CAPTIONS[table],
+        "rows": rows,
+        "average": average,
+        "annotated_slices": annotated,
+        "runs": len(records),
+    }
 
 
 def _printed(table: str) -> list[dict[str, Any]]:
@@ -224,7 +232,7 @@ def _rows_of_table_2(study: Study, records: Sequence[Record]) -> list[dict[str, 
 def _cells(records: Sequence[Record]) -> dict[str, Any]:
     """Return what a row says of its methods."""
     cells: dict[str, Any] = {}
-    classes: dict[str, dict[str, float]] = {}
+    classes: dict[str, dict[str, float | None]] = {}
     seeds: dict[str, list[float]] = {}
     for method in METHODS:
         own = sorted((r for r in records if r["method"] == method), key=lambda r: r["seed"])
@@ -232,7 +240,13 @@ def _cells(records: Sequence[Record]) -> dict[str, Any]:
             continue
         seeds[method] = [r["mean_iou"] for r in own]
         cells[method] = statistics.fmean(seeds[method])
-        classes[method] = {name: float(np.mean([r["iou"][name] or 0.0 for r in own])) for name in own[0]["iou"]}
+        classes[method] = {name: _mean([record["iou"][name] for record in own]) for name in own[0]["iou"]}
     if not cells:
         return {}
     return {**cells, "classes": classes, "seeds": seeds, "labelled_percent": records[0]["labelled_percent"]}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of those that there are: a class may be neither in the truth nor predicted."""
+    present = [value for value in values if value is not None]
+    return statistics.fmean(present) if present else None

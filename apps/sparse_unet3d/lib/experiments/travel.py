@@ -1,48 +1,71 @@
 """Takes what an experiment needs to a rented machine, and what came of it back: one archive each way."""
 
+import io
+import os
 import tarfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from ..core.errors import InputError
+from ..core.files import replacing
+from .run import COMMIT_FILE, commit
 
-TAKEN = ("apps", "experiments")
-"""Folders of the project: the software; finished runs and those that are to be continued."""
+APP = PurePosixPath("apps/sparse_unet3d")
 
-BROUGHT = ("experiments/results", "experiments/work")
-"""What is taken out of an archive that comes back."""
+BROUGHT = (PurePosixPath("experiments/results"), PurePosixPath("experiments/work"))
+"""What is taken there to be continued, and brought back."""
 
-LEFT = {"__pycache__", "model", "logs", "bin"}
-"""Folders that stay behind."""
+LEFT = {"__pycache__", "model", "logs", "bin", COMMIT_FILE.name}
+"""What stays behind of the app's folder."""
 
 
 def pack(project: Path, archive: Path) -> None:
-    """Write the archive; unpacked elsewhere, ``python apps/sparse_unet3d reproduce`` runs there."""
+    """Write the archive, renamed into place; unpacked elsewhere, ``python apps/sparse_unet3d reproduce`` runs there."""
 
     def chosen(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        return None if LEFT & set(PurePosixPath(entry.name).parts) else entry
+        path = PurePosixPath(entry.name)
+        return None if path.is_relative_to(APP) and LEFT & set(path.relative_to(APP).parts) else entry
 
-    with tarfile.open(archive, "w:gz") as packed:
-        for folder in TAKEN:
-            packed.add(project / folder, folder, filter=chosen)
+    with replacing(archive) as beside, tarfile.open(beside, "w:gz") as packed:
+        for folder in (APP, *BROUGHT):
+            if (project / folder).is_dir():
+                packed.add(project / folder, str(folder), filter=chosen)
+        text = commit().encode()
+        entry = tarfile.TarInfo(str(APP / COMMIT_FILE.name))
+        entry.size = len(text)
+        packed.addfile(entry, io.BytesIO(text))
 
 
 def unpack(project: Path, archive: Path) -> int:
-    """Take results and unfinished runs out of an archive that was packed elsewhere; all else in it is left there.
+    """Take results and unfinished runs out of an archive that was packed elsewhere, where they are newer than here.
+
+    All else in it is left there.
 
     Returns:
         How many files were taken.
 
     Raises:
-        InputError: the archive isn't one.
+        InputError: the archive isn't one, or isn't whole; what was taken until then is kept.
     """
+    taken = 0
     try:
         with tarfile.open(archive) as packed:
-            entries = [
-                entry
-                for entry in packed.getmembers()
-                if entry.isfile() and any(PurePosixPath(entry.name).is_relative_to(folder) for folder in BROUGHT)
-            ]
-            packed.extractall(project, entries, filter="data")
-    except (OSError, tarfile.TarError) as error:
-        raise InputError(f"{archive}: cannot be read as an archive of `reproduce pack` ({error})") from error
-    return len(entries)
+            for entry in packed:
+                path = PurePosixPath(entry.name)
+                if not entry.isfile() or ".." in path.parts or not any(map(path.is_relative_to, BROUGHT)):
+                    continue
+                here = project / path
+                if here.is_file() and here.stat().st_mtime >= entry.mtime:
+                    continue
+                content = packed.extractfile(entry)
+                assert content is not None
+                with replacing(here) as beside:
+                    beside.write_bytes(content.read())
+                os.utime(here, (entry.mtime, entry.mtime))
+                taken += 1
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise InputError(
+            f"{archive}: cannot be read as a whole archive of `reproduce pack` ({error}); {taken} files were taken; "
+            "copy it anew and unpack it again"
+        ) from error
+    return taken
