@@ -2,15 +2,20 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dense_volumes import write_balls
 from lib.core.errors import InputError
+from lib.experiments.reproduce import Options
+from lib.experiments.reproduce import reproduce as make
 from lib.experiments.travel import pack, unpack
 
 PROJECT = Path(__file__).parents[2]
@@ -65,22 +70,26 @@ def test_all_is_made_in_pieces_by_processes_beside_each_other(balls: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("changes", "message"),
     [
-        (("--methods", "3d_bn,unet"), "--methods: 'unet'; give some of 2d_bn"),
-        (("--seeds", "0"), "--seeds: 0; give at least 1"),
-        (("--data", "nowhere"), "nowhere/images: no such folder"),
-        (("--methods", "nnunetv2", "--minutes", "1"), "nnunetv2"),
+        ({"methods": ["3d_bn", "unet"]}, "--methods: 'unet'; give some of 2d_bn"),
+        ({"seeds": 0}, "--seeds: 0; give at least 1"),
+        ({"steps": 0}, "--steps: 0; give at least 1"),
+        ({"folder": Path("nowhere")}, "nowhere/images: no such folder"),
     ],
 )
-def test_bad_options_are_one_line_and_exit_code_2(
-    arguments: tuple[str, ...], message: str, balls: Path, tmp_path: Path
-) -> None:
-    given = arguments if "--data" in arguments else ("--data", str(balls), *arguments)
-    done = reproduce("table1", *given, "--output", tmp_path)
+def test_bad_options_are_refused(changes: dict[str, Any], message: str, balls: Path, tmp_path: Path) -> None:
+    options = Options(("table1",), "small", balls, "", None, 1, None, None, 1, None, tmp_path)
+    with pytest.raises(InputError, match=re.escape(message)):
+        make(replace(options, **changes))
+    assert not (tmp_path / "results").exists()
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = reproduce("table1", "--data", tmp_path, "--output", tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert message in done.stderr
+    assert f"{tmp_path}/images: no such folder" in done.stderr
 
 
 def test_needs_nothing_that_a_rented_machine_lacks(balls: Path, tmp_path: Path) -> None:
