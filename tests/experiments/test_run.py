@@ -105,7 +105,7 @@ def test_paper_methods_differ_in_one_thing(setting: Setting, study: Study) -> No
     ours, without, flat = plans["3d_bn"], plans["3d_no_bn"], plans["2d_bn"]
     assert ours is not None
     assert without == replace(ours, batch_norm=False, learning_rate=0.02)
-    assert flat == replace(ours, dims=2, tile=methods.WHOLE_SLICE, context=44)
+    assert flat == replace(ours, dims=2, tile=methods.WHOLE_SLICE, context=44, learning_rate=0.1)
     assert (ours.statistics, ours.averaging, ours.width) == ("tile", 0.0, 2)
 
 
