@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from lib.core.inference import cut_tile, predict_labels, predict_probabilities, predict_tiles, settle_statistics
+from lib.core.inference import (
+    cut_tile,
+    entropy,
+    predict_labels,
+    predict_labels_and_entropy,
+    predict_probabilities,
+    predict_tiles,
+    settle_statistics,
+)
 from lib.core.network import UNet
 from lib.core.slabs import SlabNetwork
 from lib.core.tiles import CONTEXT, given_shape, input_size, output_shape
@@ -102,3 +111,21 @@ def test_two_dimensions_by_the_same_code() -> None:
     whole = logits_of(frozen, image, tuple(map(input_size, (70, 45))))
     torch.testing.assert_close(logits_of(frozen, image, (116, 132)), whole, atol=1e-4, rtol=0)
     assert output_shape((116, 132)) == (28, 44)
+
+
+def test_entropy_is_scipys_as_a_part_of_the_largest() -> None:
+    probabilities = torch.rand(4, 5, 6, 7).mul(6).softmax(dim=0)
+    expected = 255 * stats.entropy(probabilities.numpy(), axis=0) / np.log(4)
+    np.testing.assert_allclose(entropy(probabilities).numpy(), expected, atol=0.51)
+    assert entropy(torch.tensor([[1.0], [0.0]])).item() == 0
+    assert entropy(torch.full((3, 1), 1 / 3)).item() == 255
+
+
+def test_labels_and_entropy_are_those_of_the_probabilities() -> None:
+    image, tile = torch.rand(2, 30, 41, 25), (100, 108, 100)
+    frozen = settle_statistics(network(), image, tile, "volume", "cpu")
+    probabilities = predict_probabilities(frozen, image, tile)
+    labels, uncertainty = predict_labels_and_entropy(frozen, image, tile)
+    np.testing.assert_array_equal(labels, probabilities.argmax(dim=0))
+    np.testing.assert_array_equal(uncertainty, entropy(probabilities))
+    assert uncertainty.std() > 1

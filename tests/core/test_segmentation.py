@@ -129,3 +129,13 @@ def test_what_says_that_memory_is_short(error: Exception, expected: bool) -> Non
 def test_on_another_working_grid_labels_come_back_on_the_volumes_own() -> None:
     plan = replace(PLAN, spacing=(2.0, 1.5, 1.0))
     assert Segmenter(network(), plan).segment(volume(), Machine("cpu", 10**9)).shape == SHAPE
+
+
+@pytest.mark.parametrize("spacing", [None, (2.0, 1.5, 1.0)])
+def test_entropy_comes_with_the_same_labels(spacing: tuple[float, ...] | None) -> None:
+    segmenter = Segmenter(network(), replace(PLAN, spacing=spacing), torch.float32)
+    labels, entropy = segmenter.segment_with_entropy(volume(), Machine("cpu", 10**9))
+    np.testing.assert_array_equal(labels, segmenter.segment(volume(), Machine("cpu", 10**9)))
+    assert entropy.shape == SHAPE
+    assert entropy.dtype == np.uint8
+    assert entropy.std() > 1

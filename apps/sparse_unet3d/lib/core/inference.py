@@ -108,6 +108,35 @@ def predict_labels(
     return labels
 
 
+def predict_labels_and_entropy(
+    network: SlabNetwork | nn.Module,
+    image: Tensor,
+    tile: Sequence[int],
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """As ``predict_labels``, and in the same pass say how sure the network is: also ``entropy``, (*spatial)."""
+    labels = np.empty(tuple(image.shape[1:]), dtype=np.uint8)
+    uncertainty = np.empty_like(labels)
+    for box, logits in _with_progress(network, image, tile, device, progress):
+        labels[box] = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
+        uncertainty[box] = entropy(logits.softmax(dim=0)).cpu().numpy()
+    return labels, uncertainty
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Return the entropy of class probabilities, as a part of the largest possible.
+
+    Args:
+        probabilities: (classes, *spatial), at least two classes.
+
+    Returns:
+        (*spatial) uint8, 0 where one class is certain, 255 where all are equally probable.
+    """
+    bits = torch.special.entr(probabilities).sum(dim=0)
+    return (255 / math.log(len(probabilities)) * bits).round().clamp(0, 255).to(torch.uint8)
+
+
 def predict_probabilities(
     network: SlabNetwork | nn.Module,
     image: Tensor,

@@ -3,7 +3,8 @@
 import functools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,7 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .errors import InputError
-from .inference import Progress, predict_labels, predict_probabilities, settle_statistics
+from .inference import (
+    Progress,
+    entropy,
+    predict_labels,
+    predict_labels_and_entropy,
+    predict_probabilities,
+    settle_statistics,
+)
 from .machine import Machine, is_out_of_memory
 from .network import UNet
 from .plan import Plan
@@ -23,6 +31,8 @@ from .volumes import Volume
 from .working_grid import WorkingGrid
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 BYTES_PER_VOXEL_AND_WIDTH = 30
 """Peak memory of a forward pass of a whole tile per input voxel and unit of width; 25 were measured at width 32."""
@@ -63,11 +73,27 @@ class Segmenter:
             InputError: the volume has another number of channels than the plan, or memory is too short for the
                 smallest tile.
         """
+        return self._predict(volume, machine, progress, _labels)
+
+    def segment_with_entropy(
+        self, volume: Volume, machine: Machine, progress: Progress | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """As ``segment``, and in the same pass say how unsure the network is, see ``inference.entropy``.
+
+        Returns:
+            Labels and entropy, both (X, Y, Z) uint8 on the volume's own grid.
+        """
+        return self._predict(volume, machine, progress, _labels_and_entropy)
+
+    def _predict(
+        self, volume: Volume, machine: Machine, progress: Progress | None, how: Callable[..., Result]
+    ) -> Result:
         image, grid = prepare_image(volume, self.plan)
         least = machine.memory // SMALLEST_SHARE
         while True:
             try:
-                return self._segment(image, grid, machine, progress)
+                network, tile = self._settled(image, machine)
+                return how(grid, network, image, tile, machine.device, progress)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -87,25 +113,32 @@ class Segmenter:
                     "or train with a smaller --conf width"
                 )
 
-    def _segment(
-        self, image: Tensor, grid: WorkingGrid, machine: Machine, progress: Progress | None
-    ) -> NDArray[np.uint8]:
-        """Segment an image (C, *working) on its volume's own grid."""
+    def _settled(self, image: Tensor, machine: Machine) -> tuple[SlabNetwork | nn.Module, tuple[int, ...]]:
+        """Return the network, ready for an image (C, *working), and the tile."""
         device, shape = machine.device, image.shape[1:]
         whole_tile = choose_tile(shape, functools.partial(_peak_memory, self.network, shape), machine.memory)
         settled = settle_statistics(self.network, image, whole_tile, self.plan.statistics, device)
-        network: SlabNetwork | nn.Module = settled
-        tile = whole_tile
-        if self.plan.statistics != "tile":
-            if self._dtype is None:
-                self._dtype = choose_precision(settled, image, device)
-                logger.info("Segmenting in %s on %s", self._dtype, device)
-            network = SlabNetwork(settled, self._dtype)
-            tile = choose_tile(shape, network.peak_memory, machine.memory)
-        if grid.is_native:
-            return predict_labels(network, image, tile, device, progress)
-        probabilities = predict_probabilities(network, image, tile, device, progress)
-        return grid.back(probabilities).argmax(dim=0).to(torch.uint8).numpy()
+        if self.plan.statistics == "tile":
+            return settled, whole_tile
+        if self._dtype is None:
+            self._dtype = choose_precision(settled, image, device)
+            logger.info("Segmenting in %s on %s", self._dtype, device)
+        network = SlabNetwork(settled, self._dtype)
+        return network, choose_tile(shape, network.peak_memory, machine.memory)
+
+
+def _labels(grid: WorkingGrid, *prediction: Any) -> NDArray[np.uint8]:
+    if grid.is_native:
+        return predict_labels(*prediction)
+    labels: NDArray[np.uint8] = grid.back(predict_probabilities(*prediction)).argmax(dim=0).to(torch.uint8).numpy()
+    return labels
+
+
+def _labels_and_entropy(grid: WorkingGrid, *prediction: Any) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    if grid.is_native:
+        return predict_labels_and_entropy(*prediction)
+    probabilities = grid.back(predict_probabilities(*prediction))
+    return probabilities.argmax(dim=0).to(torch.uint8).numpy(), entropy(probabilities).numpy()
 
 
 def _peak_memory(network: UNet, shape: Sequence[int], tile: Sequence[int]) -> int:
