@@ -102,6 +102,25 @@ def unpack(arguments: argparse.Namespace) -> None:
     print(f"{travel.unpack(PROJECT, arguments.archive)} files taken from {arguments.archive}")
 
 
+def simulate(arguments: argparse.Namespace) -> None:
+    """Run the command ``simulate``."""
+    from lib.experiments.annotators import STRATEGIES, Course
+    from lib.experiments.simulate import Options
+    from lib.experiments.simulate import simulate as do
+
+    do(
+        Options(
+            folder=arguments.data,
+            labels=arguments.labels,
+            strategies=arguments.strategies.split(",") if arguments.strategies else tuple(STRATEGIES),
+            seeds=arguments.seeds,
+            course=Course(most_slices=arguments.slices),
+            jobs=arguments.jobs,
+            experiments=arguments.output,
+        )
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     top = argparse.ArgumentParser(prog="python apps/sparse_unet3d", description="Sparse U-Net for 3D Slicer.")
@@ -128,6 +147,15 @@ def parser() -> argparse.ArgumentParser:
     _add_annotations(command.add_subparsers(required=True, metavar="ACTION"))
     command = commands.add_parser("reproduce", help="the paper's tables 1 to 3 and figure 3; can be continued")
     _add_reproduce(command.add_subparsers(required=True, metavar="WHAT", dest="what"))
+    command = commands.add_parser("simulate", help="annotators who choose the next slice in different ways, compared")
+    command.add_argument("--data", type=Path, metavar="FOLDER", help="with images/ and labels/; default: the phantom")
+    command.add_argument("--labels", default="", metavar="NAMES", help="the folder's classes, separated by commas")
+    command.add_argument("--strategies", metavar="NAMES", help="separated by commas; default: all")
+    command.add_argument("--seeds", type=int, default=5, metavar="N", help="how many (default: %(default)s)")
+    command.add_argument("--slices", type=int, default=20, metavar="N", help="annotated at last (default: %(default)s)")
+    command.add_argument("--jobs", type=int, metavar="N", help="at a time; default: one for each processor core")
+    command.add_argument("--output", type=Path, default=PROJECT / "experiments", metavar="FOLDER")
+    command.set_defaults(run=simulate)
     return top
 
 

@@ -133,8 +133,8 @@ def entropy(probabilities: Tensor) -> Tensor:
     Returns:
         (*spatial) uint8, 0 where one class is certain, 255 where all are equally probable.
     """
-    bits = torch.special.entr(probabilities).sum(dim=0)
-    return (255 / math.log(len(probabilities)) * bits).round().clamp(0, 255).to(torch.uint8)
+    nats: Tensor = torch.special.entr(probabilities).sum(dim=0)
+    return (255 / math.log(len(probabilities)) * nats).round().clamp(0, 255).to(torch.uint8)
 
 
 def predict_probabilities(

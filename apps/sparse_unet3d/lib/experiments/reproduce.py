@@ -1,5 +1,6 @@
 """The command ``reproduce``: do the runs of tables and of Figure 3, and write what came out."""
 
+import functools
 import importlib.util
 import json
 import logging
@@ -13,6 +14,7 @@ import torch
 
 from ..core.errors import InputError
 from ..core.files import write_json
+from .engine import outcomes
 from .methods import METHODS, SIZES, OutOfTimeError
 from .run import Record, Run, Setting, check_runs, finished, perform
 from .study import Source, Study, load_study
@@ -165,7 +167,7 @@ def _methods(table: str, options: Options) -> list[str]:
     return list(dict.fromkeys(options.methods))
 
 
-def _attempt(run: Run, setting: Setting) -> tuple[Run, Record | str | None]:
+def _attempt(setting: Setting, run: Run) -> tuple[Run, Record | str | None]:
     """Do a run; return its record, or why it failed, or None where time was up."""
     try:
         if setting.until is not None and time.time() >= setting.until:
@@ -184,7 +186,9 @@ def _attempt(run: Run, setting: Setting) -> tuple[Run, Record | str | None]:
 def _outcomes(runs: Sequence[Run], setting: Setting, options: Options) -> Iterator[tuple[Run, Record | str | None]]:
     """Do runs, and tell of each that has come to an end."""
     began = time.monotonic()
-    for number, (run, outcome) in enumerate(_done(runs, setting, options), start=1):
+    jobs = 1 if setting.size.device == "cuda" else options.jobs
+    attempts = outcomes(functools.partial(_attempt, setting), runs, jobs, options.dask)
+    for number, (run, outcome) in enumerate(attempts, start=1):
         if isinstance(outcome, dict):
             seconds = time.monotonic() - began
             print(
@@ -193,28 +197,6 @@ def _outcomes(runs: Sequence[Run], setting: Setting, options: Options) -> Iterat
                 flush=True,
             )
         yield run, outcome
-
-
-def _done(runs: Sequence[Run], setting: Setting, options: Options) -> Iterator[tuple[Run, Record | str | None]]:
-    if not options.dask and (options.jobs == 1 or setting.size.device == "cuda"):
-        yield from (_attempt(run, setting) for run in runs)
-        return
-    # Imported here: a rented machine may lack it, and does one run at a time.
-    import joblib
-
-    if options.dask:
-        from distributed import Client
-
-        with Client(options.dask), joblib.parallel_config("dask"):
-            yield from joblib.Parallel(return_as="generator_unordered")(
-                joblib.delayed(_attempt)(run, setting) for run in runs
-            )
-        return
-    # One thread to a run: several small networks at a time are trained faster so than one by several threads.
-    with joblib.parallel_config("loky", n_jobs=options.jobs or joblib.cpu_count(), inner_max_num_threads=1):
-        yield from joblib.Parallel(return_as="generator_unordered")(
-            joblib.delayed(_attempt)(run, setting) for run in runs
-        )
 
 
 def _records(options: Options, study: Study, setting: Setting) -> dict[str, list[Record]]:

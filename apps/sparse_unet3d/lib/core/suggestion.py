@@ -1,0 +1,153 @@
+"""Which slices are worth annotating next: those on which the model is unsure, far from what is annotated."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+from .annotations import AnnotatedSlice
+from .labels import UNLABELLED, LabelScheme
+
+REACH = 0.05
+"""Part of an axis within which a slice looks much like an annotated one; at least one slice."""
+
+FEW = 0.002
+"""Part of a slice's voxels below which what is predicted there of a class counts for less."""
+
+Scores = tuple[NDArray[np.float64], ...]
+"""For each axis the score of each slice across it, at least 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known of a volume, all maps (X, Y, Z).
+
+    Attributes:
+        scheme: the label scheme.
+        annotation: 0 unlabelled, 1 … K+1.
+        labels: what the model says last, 0 background, 1 … K foreground.
+        entropy: how unsure it is, 0 … 255, see ``inference.entropy``.
+    """
+
+    scheme: LabelScheme
+    annotation: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    entropy: NDArray[np.uint8]
+
+
+def mean_entropy(evidence: Evidence) -> Scores:
+    """Score slices by the mean entropy of their unlabelled voxels, the mean over the predicted classes.
+
+    Each class counts as much, so that the rare ones aren't drowned in background; a class of which there is hardly
+    anything in a slice counts for less there.
+
+    Returns:
+        In 0 … 1.
+    """
+    unlabelled = evidence.annotation == UNLABELLED
+    classes = range(len(evidence.scheme.classes))
+    by_axis = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        area = evidence.labels.size / evidence.labels.shape[axis]
+        scores = np.zeros(evidence.labels.shape[axis])
+        for value in classes:
+            counted = unlabelled & (evidence.labels == value)
+            total = np.where(counted, evidence.entropy, 0).sum(axis=others, dtype=np.int64) / 255
+            scores += total / (counted.sum(axis=others) + FEW * area)
+        by_axis.append(scores / len(classes))
+    return tuple(by_axis)
+
+
+def away_from(slices: Sequence[AnnotatedSlice], shape: Sequence[int]) -> Scores:
+    """Return for each slice how little it looks like the nearest one of some slices across the same axis, 0 … 1."""
+    by_axis = []
+    for axis, length in enumerate(shape):
+        own = [place.index for place in slices if place.axis == axis]
+        if not own:
+            by_axis.append(np.ones(length))
+            continue
+        free = np.ones(length, dtype=bool)
+        free[own] = False
+        distance = distance_transform_edt(free)
+        by_axis.append(1 - np.exp(-((distance / max(1.0, REACH * length)) ** 2) / 2))
+    return tuple(by_axis)
+
+
+def best_slices(scores: Scores, annotated: Sequence[AnnotatedSlice], count: int) -> list[tuple[AnnotatedSlice, float]]:
+    """Choose slices of high scores, far from annotated ones and from each other.
+
+    Args:
+        scores: of all slices.
+        annotated: slices that are annotated already.
+        count: how many are wanted; fewer are returned where all others are annotated.
+
+    Returns:
+        Slices and their scores, best first.
+    """
+    shape = [len(of_axis) for of_axis in scores]
+    chosen: list[tuple[AnnotatedSlice, float]] = []
+    taken = list(annotated)
+    while len(chosen) < count:
+        weighted = [of_axis * away for of_axis, away in zip(scores, away_from(taken, shape), strict=True)]
+        for axis, index in taken:
+            weighted[axis][index] = -1.0
+        axis = int(np.argmax([of_axis.max() for of_axis in weighted]))
+        index = int(np.argmax(weighted[axis]))
+        if weighted[axis][index] < 0:
+            break
+        place = AnnotatedSlice(axis, index)
+        chosen.append((place, float(weighted[axis][index])))
+        taken.append(place)
+    return chosen
+
+
+def evenly_spaced(annotated: Sequence[AnnotatedSlice], shape: Sequence[int], count: int) -> list[AnnotatedSlice]:
+    """Choose slices without a model: across the axis with the fewest, in the middle of the widest gap."""
+    taken = list(annotated)
+    for _ in range(count):
+        free = [axis for axis, length in enumerate(shape) if sum(p.axis == axis for p in taken) < length]
+        if not free:
+            break
+        axis = min(free, key=lambda axis: sum(place.axis == axis for place in taken))
+        taken.append(AnnotatedSlice(axis, _widest_gap([p.index for p in taken if p.axis == axis], shape[axis])))
+    return taken[len(annotated) :]
+
+
+def _widest_gap(indices: Sequence[int], length: int) -> int:
+    """Return the middle of the widest gap between indices, or between one and the border."""
+    if not indices:
+        return length // 2
+    ends = sorted(set(indices))
+    # At the border the gap is half of one between two slices.
+    gaps = [(2 * ends[0], ends[0] // 2), (2 * (length - 1 - ends[-1]), (ends[-1] + length) // 2)]
+    gaps += [(after - before - 1, (before + after) // 2) for before, after in itertools.pairwise(ends)]
+    return max(gaps)[1]
+
+
+def with_noise(scores: Scores, beta: float, generator: np.random.Generator) -> Scores:
+    """Make scores of random ones: log score + Gumbel(0, 1/β), so that the best is drawn rather than taken.
+
+    Args:
+        scores: at least 0.
+        beta: 1 draws slices in proportion to their scores; the larger, the surer the best is taken.
+        generator: of randomness.
+
+    Returns:
+        Exponentials of the sums: at least 0, in the same order.
+    """
+    noisy = []
+    for of_axis in scores:
+        with np.errstate(divide="ignore"):
+            logarithms = np.log(of_axis)
+        noisy.append(np.exp(logarithms + generator.gumbel(0, 1 / beta, len(of_axis))))
+    return tuple(noisy)
+
+
+def certainty(round_: int, rounds: int = 10) -> float:
+    """Return β of ``with_noise`` in a round: from 1 at first to 100 after some rounds."""
+    return math.pow(100, min(1.0, round_ / rounds))

@@ -1,0 +1,122 @@
+"""Which slices are chosen, against plain loops and small cases that a person can check."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lib.core.annotations import AnnotatedSlice
+from lib.core.labels import LabelScheme
+from lib.core.suggestion import (
+    FEW,
+    Evidence,
+    away_from,
+    best_slices,
+    certainty,
+    evenly_spaced,
+    mean_entropy,
+    with_noise,
+)
+
+SCHEME = LabelScheme(("one", "two"), "outside")
+SHAPE = (7, 6, 5)
+
+
+def evidence() -> Evidence:
+    generator = np.random.default_rng(0)
+    annotation = np.zeros(SHAPE, np.uint8)
+    annotation[:, :, 2] = 3
+    labels = generator.integers(0, 3, SHAPE).astype(np.uint8)
+    return Evidence(SCHEME, annotation, labels, generator.integers(0, 256, SHAPE).astype(np.uint8))
+
+
+def test_scores_are_means_over_unlabelled_voxels_by_class() -> None:
+    known = evidence()
+    scores = mean_entropy(known)
+    for axis in range(3):
+        for index in range(SHAPE[axis]):
+            planes = [
+                np.moveaxis(volume, axis, 0)[index].ravel().tolist()
+                for volume in (known.annotation, known.labels, known.entropy)
+            ]
+            expected = 0.0
+            for value in range(3):
+                voxels = [
+                    unsure / 255 for paint, label, unsure in zip(*planes, strict=True) if paint == 0 and label == value
+                ]
+                expected += sum(voxels) / (len(voxels) + FEW * len(planes[0])) / 3
+            assert scores[axis][index] == pytest.approx(expected)
+    assert scores[2][2] == 0
+
+
+def test_a_rare_class_counts_as_much_as_the_background() -> None:
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[5, 8:12, 8:12] = 1
+    entropy = np.full(labels.shape, 20, np.uint8)
+    entropy[5, 8:12, 8:12] = 200
+    entropy[15] = 40
+    scores = mean_entropy(Evidence(SCHEME, np.zeros_like(labels), labels, entropy))
+    # By the mean over all voxels, slice 15 would come first.
+    assert entropy[15].mean() > entropy[5].mean()
+    assert scores[0].argmax() == 5
+
+
+def test_slices_like_annotated_ones_are_passed_over() -> None:
+    away = away_from([AnnotatedSlice(0, 10), AnnotatedSlice(0, 90), AnnotatedSlice(2, 0)], (100, 40, 20))
+    assert away[0][10] == away[0][90] == away[2][0] == 0
+    assert (away[1] == 1).all()
+    # By one reach, 5 slices of 100, one standard deviation of a Gaussian.
+    assert away[0][15] == away[0][85] == pytest.approx(1 - np.exp(-0.5))
+    assert away[0][50] > 0.999
+    assert (np.diff(away[0][10:51]) >= 0).all()
+
+
+def test_best_slices_are_far_from_each_other() -> None:
+    scores = (np.full(100, 0.1), np.full(40, 0.1), np.full(20, 0.1))
+    scores[0][[40, 41, 42]] = 0.9, 1.0, 0.9
+    scores[2][7] = 0.5
+    chosen = best_slices(scores, [AnnotatedSlice(1, 20)], 3)
+    assert [place for place, _ in chosen[:2]] == [AnnotatedSlice(0, 41), AnnotatedSlice(2, 7)]
+    assert chosen[0][1] == pytest.approx(1.0)
+    assert chosen[2][0].axis != 0 or abs(chosen[2][0].index - 41) > 5
+
+
+def test_no_slice_is_suggested_twice_nor_an_annotated_one() -> None:
+    scores = tuple(np.zeros(n) for n in (4, 3, 2))
+    annotated = [AnnotatedSlice(0, 1), AnnotatedSlice(2, 0)]
+    places = [place for place, _ in best_slices(scores, annotated, 99)]
+    assert len(set(places)) == 7
+    assert not set(places) & set(annotated)
+    assert best_slices(scores, [*annotated, *places], 1) == []
+
+
+def test_without_a_model_slices_halve_the_widest_gaps_of_the_axes_in_turn() -> None:
+    places = evenly_spaced([], (9, 9, 9), 9)
+    assert [place.axis for place in places] == [0, 1, 2] * 3
+    assert [place.index for place in places if place.axis == 0] == [4, 6, 2]
+    first = [AnnotatedSlice(0, 2), AnnotatedSlice(1, 0), AnnotatedSlice(1, 8)]
+    assert evenly_spaced(first, (9, 9, 9), 2) == [AnnotatedSlice(2, 4), AnnotatedSlice(0, 5)]
+    assert len(evenly_spaced([], (2, 1, 1), 99)) == 4
+
+
+@pytest.mark.parametrize("beta", [1.0, 4.0])
+def test_noise_draws_slices_by_their_scores(beta: float) -> None:
+    """The largest of log score + Gumbel(0, 1/β) is drawn in proportion to score^β."""
+    scores = (np.array([0.1, 0.2, 0.3]), np.array([0.4]))
+    generator = np.random.default_rng(0)
+    drawn = [int(np.argmax(np.concatenate(with_noise(scores, beta, generator)))) for _ in range(4000)]
+    expected = np.concatenate(scores) ** beta / (np.concatenate(scores) ** beta).sum()
+    assert stats.chisquare(np.bincount(drawn, minlength=4), 4000 * expected).pvalue > 0.01
+
+
+def test_slices_of_score_zero_are_never_drawn() -> None:
+    noisy = with_noise((np.array([0.0, 1e-9]),), 1.0, np.random.default_rng(0))
+    assert noisy[0][0] == 0
+    assert noisy[0][1] > 0
+
+
+def test_certainty_grows_from_1_to_100() -> None:
+    rounds = [certainty(number) for number in range(15)]
+    assert rounds[0] == 1
+    assert rounds[5] == pytest.approx(10)
+    assert rounds[10] == rounds[14] == pytest.approx(100)
+    assert (np.diff(rounds) >= 0).all()

@@ -1,0 +1,131 @@
+"""Simulated annotators: what they choose, what is learnt, and how they are compared."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dense_volumes import write_balls
+from lib.core.annotations import AnnotatedSlice
+from lib.core.errors import InputError
+from lib.core.labels import LabelScheme
+from lib.core.suggestion import Evidence
+from lib.experiments.annotators import DENSE, STRATEGIES, Course, Game, first_slices, play
+from lib.experiments.simulate import Options, simulate, summarise
+from lib.experiments.study import Source, load_study
+
+SHORT = Course(first_steps=2, steps=1, most_slices=6)
+SHAPE = (24, 20, 12)
+
+
+def evidence() -> Evidence:
+    generator = np.random.default_rng(0)
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[6:14, 8:12, 3:6] = 1
+    entropy = generator.integers(0, 256, SHAPE).astype(np.uint8)
+    return Evidence(LabelScheme(("ball",), "outside"), np.zeros(SHAPE, np.uint8), labels, entropy)
+
+
+@pytest.mark.parametrize("name", list(STRATEGIES))
+def test_strategies_choose_until_every_slice_is_annotated(name: str) -> None:
+    generator = np.random.default_rng(0)
+    places = first_slices(SHAPE, generator)
+    assert [place.axis for place in places] == [0, 1, 2]
+    while len(places) < sum(SHAPE):
+        place = STRATEGIES[name](evidence(), places, len(places) - 3, generator)
+        assert place not in places
+        assert 0 <= place.index < SHAPE[place.axis]
+        places.append(place)
+
+
+def test_random_slices_are_drawn_axis_by_axis_or_by_their_foreground() -> None:
+    generator = np.random.default_rng(0)
+    for name, expected in (("random", 1 / 3 / 12), ("foreground_random", 1 / 3 / 3)):
+        drawn = Counter(STRATEGIES[name](evidence(), [], 0, generator) for _ in range(1500))
+        for index in (3, 4, 5):
+            count = drawn[AnnotatedSlice(2, index)]
+            assert stats.binomtest(count, 1500, expected).pvalue > 0.001
+        outside = drawn[AnnotatedSlice(2, 9)]
+        assert (outside > 0) == (name == "random")
+
+
+def test_a_game_is_repeatable_and_begins_alike_for_all(tmp_path: Path) -> None:
+    write_balls(tmp_path)
+    study = load_study(Source(tmp_path, "ball", False, tmp_path))
+    subject = study.subjects["ball_1"]
+    first, again, other = (
+        play(subject, study.scheme, Game(strategy, 1), SHORT) for strategy in ("random", "random", "evenly_spaced")
+    )
+    timed = {"seconds", "commit"}
+    assert {key: first[key] for key in first.keys() - timed} == {key: again[key] for key in again.keys() - timed}
+    assert first["slices"] == [3, 4, 5, 6]
+    assert first["places"][:3] == other["places"][:3]
+    assert first["iou"][0] == other["iou"][0]
+    assert play(subject, study.scheme, Game("random", 2), SHORT)["places"] != first["places"]
+    dense = play(subject, study.scheme, Game(DENSE, 1), SHORT)
+    assert dense["slices"] == [0]
+    assert len(dense["iou"]) == 1
+
+
+def test_more_training_and_slices_lead_to_the_ball(tmp_path: Path) -> None:
+    write_balls(tmp_path)
+    study = load_study(Source(tmp_path, "ball", False, tmp_path))
+    course = Course(first_steps=10, steps=10, most_slices=7)
+    record = play(study.subjects["ball_1"], study.scheme, Game("evenly_spaced", 0), course)
+    assert record["iou"][-1] > 0.6
+
+
+def record(strategy: str, seed: int, iou: list[float]) -> dict[str, Any]:
+    slices = list(range(3, 3 + len(iou))) if strategy != DENSE else [0]
+    return {"strategy": strategy, "seed": seed, "slices": slices, "iou": iou, "places": [], "commit": "abc"}
+
+
+def test_curves_are_compared_seed_by_seed() -> None:
+    records = [record(DENSE, seed, [0.8]) for seed in range(6)]
+    for seed in range(6):
+        records.append(record("next_slice", seed, [0.4, 0.77, 0.70, 0.78 + 0.001 * seed]))
+        records.append(record("random", seed, [0.4, 0.5, 0.6, 0.7 - 0.001 * seed]))
+    summary = summarise(records[::-1])
+    assert summary["area_under_curve"]["next_slice"][0] == pytest.approx((0.4 + 0.77 + 0.7 + 0.78) / 4, abs=1e-4)
+    # 95 % of 0.8 is 0.76, from the sixth slice on for good.
+    assert summary["slices_to_95_percent"] == {"next_slice": [6] * 6, "random": [None] * 6}
+    differences = [0.11250 + 0.0005 * seed for seed in range(6)]
+    assert summary["paired"]["random"]["difference"] == pytest.approx(np.median(differences))
+    # All six differences have the same sign: twice 1 of 64 cases.
+    assert summary["paired"]["random"]["p"] == pytest.approx(2 / 64)
+    assert summary["seeds"] == list(range(6))
+
+
+def test_the_command_keeps_what_is_done_and_other_data_sets(tmp_path: Path) -> None:
+    write_balls(tmp_path / "balls")
+    results = tmp_path / "out" / "results" / "simulate.json"
+    results.parent.mkdir(parents=True)
+    results.write_text(json.dumps({"other": 1}))
+    options = Options(tmp_path / "balls", "ball", ["next_slice"], 1, SHORT, 1, tmp_path / "out")
+    simulate(options)
+    content = json.loads(results.read_text())
+    assert content["other"] == 1
+    assert set(content["balls"]["iou"]) == {"next_slice", "evenly_spaced", "random", "foreground_random"}
+    games = tmp_path / "out" / "work" / "simulate" / "balls"
+    before = {path.name: path.stat().st_mtime_ns for path in games.iterdir()}
+    simulate(options)
+    assert {path.name: path.stat().st_mtime_ns for path in games.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("strategies", "seeds", "most", "message"),
+    [
+        (["next"], 1, 6, "--strategies: 'next'; give some of next_slice"),
+        (["random"], 0, 6, "--seeds: 0; give at least 1"),
+        (["random"], 1, 99, "ball_1: too small for 99 annotated slices"),
+    ],
+)
+def test_bad_options_are_refused(strategies: list[str], seeds: int, most: int, message: str, tmp_path: Path) -> None:
+    write_balls(tmp_path / "balls")
+    course = Course(2, 1, most)
+    with pytest.raises(InputError, match=message):
+        simulate(Options(tmp_path / "balls", "", strategies, seeds, course, 1, tmp_path))
