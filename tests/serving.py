@@ -24,7 +24,7 @@ from lib.core.plan import Plan
 APP = Path(__file__).parents[1] / "apps" / "sparse_unet3d"
 SHAPE = (20, 18, 12)
 SPACING = (0.5, 0.5, 1.25)
-SEGMENTS = ["inside (predicted)", "tubule (predicted)", "inside", "tubule", "outside"]
+SEGMENTS = ["inside (predicted)", "tubule (predicted)", "annotate here", "inside", "tubule", "outside"]
 """What 3D Slicer shows with the classes by default."""
 
 
@@ -64,7 +64,7 @@ def paint() -> NDArray[np.uint8]:
 
 def as_slicer_sends(annotation: NDArray[np.uint8]) -> tuple[NDArray[np.int16], dict[str, Any]]:
     """The label map and parameters that the plugin makes of paint: values by position among all segments."""
-    label = np.where(annotation > 0, annotation + 2, 0).astype(np.int16)
+    label = np.where(annotation > 0, annotation + 3, 0).astype(np.int16)
     return label, {"label_info": [{"name": name, "idx": position} for position, name in enumerate(SEGMENTS, start=1)]}
 
 

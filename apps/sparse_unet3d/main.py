@@ -18,9 +18,11 @@ from lib.server.conf import Conf
 from lib.server.datastore import AnnotationStore
 from lib.server.infer import Segmentation
 from lib.server.machine import default_device
+from lib.server.next_slices import NextSlices
 from lib.server.replies import errors_for_clients, not_found, submission_reply
 from lib.server.scoring import IouScoring
-from lib.server.strategies import Sparse
+from lib.server.strategies import NextSlice, Sparse
+from lib.server.suggestions import Suggestions
 from lib.server.tasks import check_requests
 from lib.server.trainer import Trainer, classes_taught_by_all
 
@@ -54,13 +56,18 @@ class SparseUNet3D(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         segmentation = Segmentation(self.settings, self._datastore)
-        return {NAME: segmentation, "accept_slice": AcceptSlice(self.settings, self._datastore, segmentation)}
+        self._suggestions = Suggestions(self.settings, self._datastore, segmentation)
+        return {
+            NAME: segmentation,
+            "accept_slice": AcceptSlice(self.settings, self._datastore, segmentation),
+            "next_slices": NextSlices(self._datastore, self._suggestions),
+        }
 
     def init_trainers(self) -> dict[str, Trainer]:
         return {NAME: Trainer(self.settings)}
 
     def init_strategies(self) -> dict[str, Any]:
-        return {"random": Random(), "first": First(), "sparse": Sparse()}
+        return {"random": Random(), "first": First(), "sparse": Sparse(), "next_slice": NextSlice(self._suggestions)}
 
     def init_scoring_methods(self) -> dict[str, IouScoring]:
         return {"iou": IouScoring(self.settings.scheme, self.settings.plan.unpainted)}
@@ -106,9 +113,9 @@ class SparseUNet3D(MONAILabelApp):
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         self._require(self._strategies, request.get("strategy") or "random", "strategy")
-        sample: dict[str, Any] = super().next_sample(request)
-        if sample and isinstance(self._datastore, AnnotationStore):
-            with errors_for_clients():
+        with errors_for_clients():
+            sample: dict[str, Any] = super().next_sample(request)
+            if sample and isinstance(self._datastore, AnnotationStore):
                 self._datastore.check_image(sample["id"])
         return sample
 

@@ -68,10 +68,10 @@ def test_export_holds_positions_of_segments_on_slicers_grid(tmp_path, misread):
     slicer_affine = np.diag([-1, -2, 3, 1.0]) if misread else None
     volume = Volume(np.zeros((1, 2, 2, 1)), affine, slicer_affine)
     annotation = np.array([[[0], [1]], [[2], [3]]], np.uint8)
-    segments = ["inside (predicted)", "tubule (predicted)", "inside", "tubule", "outside"]
+    segments = ["inside (predicted)", "tubule (predicted)", "annotate here", "inside", "tubule", "outside"]
     params = export_like_slicer(tmp_path / "label.nii.gz", annotation, volume, SCHEME, segments)
     stored = nibabel.load(tmp_path / "label.nii.gz")
     assert stored.get_data_dtype() == np.int16
-    assert np.asanyarray(stored.dataobj)[..., 0].tolist() == [[0, 3], [4, 5]]
+    assert np.asanyarray(stored.dataobj)[..., 0].tolist() == [[0, 4], [5, 6]]
     np.testing.assert_allclose(stored.affine, slicer_affine if misread else affine)
-    assert params["label_info"][3] == {"name": "tubule", "idx": 4}
+    assert params["label_info"][4] == {"name": "tubule", "idx": 5}

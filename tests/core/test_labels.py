@@ -9,7 +9,14 @@ def test_values_and_names_of_the_default_scheme() -> None:
     scheme = LabelScheme.parse("inside,tubule", "outside")
     assert scheme.classes == ("inside", "tubule", "outside")
     assert scheme.background_value == 3
-    assert scheme.segments == ("inside (predicted)", "tubule (predicted)", "inside", "tubule", "outside")
+    assert scheme.segments == (
+        "inside (predicted)",
+        "tubule (predicted)",
+        "annotate here",
+        "inside",
+        "tubule",
+        "outside",
+    )
 
 
 def test_targets_are_background_zero_and_unlabelled_ignored() -> None:

@@ -65,18 +65,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = AnnotationStore(str(folder), SCHEME)
     for seed, image in enumerate(store.list_images()):
         prediction = np.random.default_rng(seed).integers(0, 3, SMALL).astype(np.uint8)
-        store.save_prediction(image, prediction, read_volume(store.get_image_uri(image)).affine, {})
+        store.save_prediction(image, prediction, prediction, read_volume(store.get_image_uri(image)).affine, {})
     for name in ("run", "unpredicted", "of others", "of another size", "damaged", "without tubule"):
         write_image(folder / f"{name}.nii.gz")
     store.refresh()
     affine = read_volume(folder / "run.nii.gz").affine
-    store.save_prediction("of another size", np.ones(SMALL, np.uint8), affine, {})
-    store.save_prediction("without tubule", np.ones(SHAPE, np.uint8), affine, {})
-    store.save_prediction("damaged", np.ones(SHAPE, np.uint8), affine, {})
+    store.save_prediction("of another size", np.ones(SMALL, np.uint8), np.ones(SMALL, np.uint8), affine, {})
+    store.save_prediction("without tubule", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), affine, {})
+    store.save_prediction("damaged", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), affine, {})
     (folder / "labels/prediction/damaged.nii.gz").write_bytes(b"x")
-    AnnotationStore(str(folder), LabelScheme(("vessel",), "rest")).save_prediction(
-        "of others", np.ones(SHAPE, np.uint8), affine, {}
-    )
+    others = AnnotationStore(str(folder), LabelScheme(("vessel",), "rest"))
+    others.save_prediction("of others", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), affine, {})
     return folder
 
 

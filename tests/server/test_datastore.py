@@ -64,7 +64,7 @@ def test_a_submission_is_stored_as_version_final_and_original(studies: Path, tmp
     assert (stored(studies, "version_1") == paint()).all()
     shown, names = stored(studies, "original"), label_info(studies, "original")["params"]["label_names"]
     assert list(names) == SEGMENTS
-    assert list(names.values()) == [1, 2, 3, 4, 5]
+    assert list(names.values()) == [1, 2, 3, 4, 5, 6]
     by_value = {value: name for name, value in names.items()}
     for voxel, value in np.ndenumerate(paint()):
         assert (by_value[shown[voxel]] if shown[voxel] else "") == ["", "inside", "tubule", "outside"][value]
@@ -188,12 +188,12 @@ def test_paint_that_the_models_segments_may_have_overwritten_is_warned_of(studie
 def test_unknown_segments_are_refused_by_name_or_ignored_if_empty(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     label, params = as_slicer_sends(paint())
-    params["label_info"].append({"name": "nucleus", "idx": 6})
+    params["label_info"].append({"name": "nucleus", "idx": 7})
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", label)), "final", params)
     (warning,) = label_info(studies, "final")["warnings"]
     assert "'nucleus' was ignored" in warning
     before = snapshot(studies)
-    label[0, 0, 0] = 6
+    label[0, 0, 0] = 7
     with refusal(400, "'nucleus'", "inside, tubule, outside"):
         store.save_label("a", str(write_label(tmp_path / "label.nii.gz", label)), "final", params)
     assert snapshot(studies) == before
@@ -206,7 +206,7 @@ def test_unknown_segments_are_refused_by_name_or_ignored_if_empty(studies: Path,
         ("another shape", ["the submitted .nii.gz label", "20, 18, 11"]),
         ("another place", ["the submitted .nii.gz label", "grid"]),
         ("not whole", ["the submitted .nii.gz label", "0.5", "whole number"]),
-        ("not named", ["value 6", "5 segments"]),
+        ("not named", ["value 7", "6 segments"]),
         ("damaged", ["the submitted .nii.gz label", "damaged"]),
         ("another ending", ["the submitted .tif label"]),
         ("segmentation", ["the submitted .nrrd label", "does not lie on the voxels"]),
@@ -235,7 +235,7 @@ def test_what_cannot_be_used_is_refused_and_changes_nothing(
         label = label.astype(np.float32)
         label[3, 3, 3] = 0.5
     elif case == "not named":
-        label[3, 3, 3] = 6
+        label[3, 3, 3] = 7
     elif case == "no list":
         params = {"label_info": {"inside": 1}}
     elif case == "no name":
@@ -274,7 +274,7 @@ def test_a_prediction_stands_apart(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     submit(store, tmp_path, paint())
     prediction = np.ones(SHAPE, np.uint8)
-    store.save_prediction("a", prediction, scaled(*SPACING), {"seconds": 3.0})
+    store.save_prediction("a", prediction, prediction, scaled(*SPACING), {"seconds": 3.0})
     assert (stored(studies, "prediction") == 1).all()
     assert label_info(studies, "prediction")["label_names"] == {"inside (predicted)": 1, "tubule (predicted)": 2}
     assert (stored(studies, "final") == paint()).all()
@@ -299,13 +299,15 @@ def test_annotations_are_never_deleted(studies: Path, tmp_path: Path) -> None:
 
 def test_predictions_and_images_without_annotation_can_be_removed(studies: Path) -> None:
     store = open_store(studies)
-    store.save_prediction("a", np.ones(SHAPE, np.uint8), scaled(*SPACING), {})
-    store.save_prediction("b", np.ones(SHAPE, np.uint8), scaled(*SPACING), {})
+    store.save_prediction("a", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), scaled(*SPACING), {})
+    store.save_prediction("b", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), scaled(*SPACING), {})
     store.remove_label("a", "prediction")
+    store.remove_label("a", "uncertainty")
     assert store.get_labels_by_image_id("a") == {}
     store.remove_image("b")
     assert open_store(studies).list_images() == ["a"]
-    assert not list((studies / "labels/prediction").iterdir())
+    for tag in ("prediction", "uncertainty"):
+        assert not list((studies / "labels" / tag).iterdir())
 
 
 def test_only_the_servers_own_image_info_is_protected(studies: Path, tmp_path: Path) -> None:
@@ -350,7 +352,7 @@ def test_an_image_removed_while_the_model_was_at_work(studies: Path) -> None:
     store = open_store(studies)
     store.remove_image("a")
     with refusal(404, "no image 'a'"):
-        store.save_prediction("a", np.zeros(SHAPE, np.uint8), np.eye(4), {})
+        store.save_prediction("a", np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8), np.eye(4), {})
 
 
 def test_an_image_is_read_once_until_its_file_changes(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +385,7 @@ def test_nothing_is_lost_with_the_index(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     submit(store, tmp_path, paint())
     submit(store, tmp_path, paint()[::-1])
-    store.save_prediction("a", np.ones(SHAPE, np.uint8), scaled(*SPACING), {"seconds": 3.0})
+    store.save_prediction("a", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), scaled(*SPACING), {"seconds": 3.0})
     labels = store.json()["objects"]["a"]["labels"]
     index = studies / "datastore_v2.json"
     index.unlink()
@@ -528,7 +530,7 @@ def test_a_submission_that_was_cut_short_is_completed(studies: Path, tmp_path: P
         (studies / name).write_bytes(before[name])
     store = open_store(studies)
     assert (stored(studies, "final") == second).all()
-    assert (stored(studies, "original") == np.where(second > 0, second + 2, 0)).all()
+    assert (stored(studies, "original") == np.where(second > 0, second + 3, 0)).all()
     assert store.get_label_info("a", "final")["version"] == 2
     assert store.get_label_info("a", "original")["version"] == 2
 

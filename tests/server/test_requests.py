@@ -70,7 +70,7 @@ def test_info_before_training(server: Server) -> None:
     assert info["labels"] == SEGMENTS
     assert info["models"] == {}
     assert list(info["trainers"]) == ["sparse_unet3d"]
-    assert list(info["strategies"]) == ["random", "first", "sparse"]
+    assert list(info["strategies"]) == ["random", "first", "sparse", "next_slice"]
     assert list(info["scoring"]) == ["iou"]
     assert "width 8" in info["description"] or "GPU" in info["description"]
     assert info["datastore"]["completed"] == 0
@@ -258,7 +258,7 @@ def test_bad_training_options(server: Server) -> None:
 def test_a_model_is_offered_once_it_is_published(with_model: Server) -> None:
     models = with_model.client.info()["models"]
     # The plugin takes the first of a type that it is not told to use.
-    assert list(models) == ["sparse_unet3d", "accept_slice"]
+    assert list(models) == ["sparse_unet3d", "accept_slice", "next_slices"]
     model = models["sparse_unet3d"]
     assert model["type"] == "segmentation"
     assert model["labels"] == PREDICTED

@@ -17,7 +17,7 @@ def test_iou_counts_annotated_voxels_only(studies: Path, tmp_path: Path) -> None
     store = AnnotationStore(str(studies), SCHEME)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     prediction = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
-    store.save_prediction("a", prediction, scaled(*SPACING), {})
+    store.save_prediction("a", prediction, prediction, scaled(*SPACING), {})
     result = IouScoring(SCHEME, "unlabelled")({}, store)
     expected = {}
     for value, name in ((1, "inside"), (2, "tubule")):
@@ -38,7 +38,7 @@ def test_unpainted_voxels_of_annotated_slices_count_as_background_if_asked(studi
     painted[1:4, 1, 0] = 1
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", painted)), "final", NAMED)
     prediction = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
-    store.save_prediction("a", prediction, scaled(*SPACING), {})
+    store.save_prediction("a", prediction, prediction, scaled(*SPACING), {})
     result = IouScoring(SCHEME, "background")({}, store)
     for value, name in ((1, "inside"), (2, "tubule")):
         both = either = 0
@@ -56,15 +56,17 @@ def test_nothing_to_score(studies: Path, tmp_path: Path) -> None:
     scoring = IouScoring(SCHEME, "unlabelled")
     nothing = {"images": {}, "all": {"iou": {"inside": None, "tubule": None}, "mean_iou": None}}
     assert scoring({}, store) == nothing
-    store.save_prediction("a", np.ones(SHAPE, np.uint8), scaled(*SPACING), {})
+    store.save_prediction("a", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), scaled(*SPACING), {})
     assert scoring({}, store) == nothing
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     # A prediction of a model with other classes, one of another image, and a damaged one.
     other = LabelScheme(("vessel",), "outside")
-    AnnotationStore(str(studies), other).save_prediction("a", np.ones(SHAPE, np.uint8), scaled(*SPACING), {})
+    AnnotationStore(str(studies), other).save_prediction(
+        "a", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), scaled(*SPACING), {}
+    )
     store.refresh()
     assert scoring({}, store) == nothing
-    store.save_prediction("a", np.ones((4, 4, 4), np.uint8), scaled(*SPACING), {})
+    store.save_prediction("a", np.ones((4, 4, 4), np.uint8), np.ones((4, 4, 4), np.uint8), scaled(*SPACING), {})
     assert scoring({}, store) == nothing
     (studies / "labels/prediction/a.nii.gz").write_bytes(b"x")
     assert scoring({}, store) == nothing

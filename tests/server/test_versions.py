@@ -172,7 +172,7 @@ def test_a_version_is_brought_back_while_the_server_runs(server: Server, served:
     original = server.client.datastore()["objects"]["a"]["labels"]["original"]["info"]
     assert original["version"] == 3
     assert list(original["params"]["label_names"]) == SEGMENTS
-    assert (downloaded(server, "a", "original") == np.where(paint() > 0, paint() + 2, 0)).all()
+    assert (downloaded(server, "a", "original") == np.where(paint() > 0, paint() + 3, 0)).all()
     assert (downloaded(server, "a", "final") == paint()).all()
     assert info_of(server, "a", "version_3")["restored_version"] == 1
     assert {tag: (served / f"labels/{tag}/a.nii.gz").read_bytes() for tag in before} == before

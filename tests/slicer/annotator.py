@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from application import Application, Dialog, load_plugin, slicer
 from serving import SEGMENTS
 
-PREDICTED, CLASSES = SEGMENTS[:2], SEGMENTS[2:]
+PREDICTED, CLASSES = SEGMENTS[:2], SEGMENTS[3:]
 
 _plugin: ModuleType | None = None
 

@@ -114,7 +114,7 @@ def test_predicted_segments_dragged_below_the_paint(
     annotator.paint_annotation(paint())
     annotator.submit()
     annotator.run()
-    annotator.move_segment("inside (predicted)", 4)
+    annotator.move_segment("inside (predicted)", 5)
     (warning, *_) = annotator.submit()["warnings"]
     assert "'inside (predicted)' stands after" in warning
     left = np.where(annotator.painted("inside (predicted)"), 0, paint())

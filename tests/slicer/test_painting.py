@@ -56,7 +56,7 @@ def test_a_three_channel_volume_is_opened(
     serve(write_image(tmp_path / "image.nii.gz", (*SHAPE, 3)))
     annotator = open_slicer()
     assert annotator.next_sample() == "image"
-    assert annotator.segments() == ["inside (predicted)", "tubule (predicted)", "inside", "tubule", "outside"]
+    assert annotator.segments() == SEGMENTS
     assert annotator.dialogs == []
     assert annotator.volume.GetName() == "image.nii.gz"
     assert not any(annotator.painted(name).any() for name in annotator.segments())
@@ -117,7 +117,7 @@ def test_segments_deleted_added_and_reordered(annotator: Annotator, studies: Pat
     annotator.add_segment("background")
     annotator.move_segment("background", 0)
     annotator.move_segment("outside", 1)
-    assert annotator.segments() == ["background", "outside", "inside (predicted)", "tubule", "inside"]
+    assert annotator.segments() == ["background", "outside", "inside (predicted)", "annotate here", "tubule", "inside"]
     annotator.paint_annotation(paint())
     annotator.paint("background", np.indices(SHAPE).sum(axis=0) == 0)
     assert annotator.submit()["warnings"] == []
@@ -180,7 +180,7 @@ def test_overlapping_segments_uploaded_as_a_segmentation(
     # The model's segment below the paint, and over it; and a voxel that is both inside and outside.
     everywhere = np.ones(SHAPE, bool)
     annotator.paint("tubule (predicted)", everywhere)
-    annotator.move_segment("tubule (predicted)", 4)
+    annotator.move_segment("tubule (predicted)", 5)
     both = np.zeros(SHAPE, bool)
     both[10, 8, 5] = True
     assert paint()[both] == 1

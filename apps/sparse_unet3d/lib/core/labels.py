@@ -29,11 +29,14 @@ IGNORED = -1
 PREDICTED = " (predicted)"
 """Ending of the names of the model's segments, so that Slicer never replaces painted ones by them."""
 
-RESERVED = ("background", "foreground_scribbles", "background_scribbles", "annotate here")
+ANNOTATE_HERE = "annotate here"
+"""Name of the segment that marks the slices that are worth annotating next."""
+
+RESERVED = ("background", "foreground_scribbles", "background_scribbles", ANNOTATE_HERE)
 """Names that 3D Slicer's plugin drops on submit, or that this software uses for itself."""
 
-MOST_CLASSES = 127
-"""Most foreground classes: the model's and the painted ones together are numbered in 8 bits."""
+MOST_CLASSES = 126
+"""Most foreground classes: all segments together are numbered in 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,14 @@ class LabelScheme:
         return tuple(name + PREDICTED for name in self.foreground)
 
     @property
+    def not_paint(self) -> tuple[str, ...]:
+        """Names of the segments that the server fills; what is in them is never an annotation."""
+        return (*self.predicted, ANNOTATE_HERE)
+
+    @property
     def segments(self) -> tuple[str, ...]:
-        """All segment names in the order Slicer creates them: the model's first, so that paint lies over them."""
-        return (*self.predicted, *self.classes)
+        """All segment names in the order Slicer creates them: the server's first, so that paint lies over them."""
+        return (*self.not_paint, *self.classes)
 
     def targets(self, annotation: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Turn an annotation into the network's targets, same shape: ``IGNORED``, 0 background, 1 … K foreground."""

@@ -39,6 +39,53 @@ class Evidence:
     entropy: NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class Suggestion:
+    """A slice that is worth annotating.
+
+    Attributes:
+        place: the slice.
+        score: 0 … 1, how much; None where it was chosen without a model.
+        why: for people.
+    """
+
+    place: AnnotatedSlice
+    score: float | None
+    why: str
+
+
+def suggest_slices(
+    shape: Sequence[int], annotated: Sequence[AnnotatedSlice], count: int, evidence: Evidence | None
+) -> list[Suggestion]:
+    """Suggest slices to annotate next, spread over the volume.
+
+    Args:
+        shape: the volume in voxels, X, Y, Z.
+        annotated: its annotated slices.
+        count: how many are wanted; fewer are returned where all others are annotated.
+        evidence: what a model says; None before there is one: then slices are evenly spaced.
+    """
+    if evidence is None:
+        places = evenly_spaced(annotated, shape, count)
+        return [Suggestion(place, None, "no model yet: spread evenly over the volume") for place in places]
+    return [
+        Suggestion(place, score, f"the model is unsure there (score {score:.2f}), and no slice near it is annotated")
+        for place, score in best_slices(mean_entropy(evidence), annotated, count)
+    ]
+
+
+def mean_by_class(labels: NDArray[np.uint8], entropy: NDArray[np.uint8]) -> float:
+    """Return how unsure a model is of a volume: the mean entropy, 0 … 1, of each predicted class, and their mean.
+
+    Args:
+        labels: (X, Y, Z), 0 background, 1 … K foreground.
+        entropy: (X, Y, Z), 0 … 255.
+    """
+    counts = np.bincount(labels.ravel())
+    sums = np.bincount(labels.ravel(), weights=entropy.ravel()) / 255
+    return float(np.mean(sums[counts > 0] / counts[counts > 0]))
+
+
 def mean_entropy(evidence: Evidence) -> Scores:
     """Score slices by the mean entropy of their unlabelled voxels, the mean over the predicted classes.
 

@@ -48,7 +48,10 @@ from .submission import SchemeError, Submission, read_submission, remap
 
 logger = logging.getLogger(__name__)
 
-FINAL, ORIGINAL, PREDICTION = "final", "original", "prediction"
+FINAL, ORIGINAL, PREDICTION, UNCERTAINTY = "final", "original", "prediction", "uncertainty"
+
+MADE = (PREDICTION, UNCERTAINTY)
+"""Tags of what the model made, which can be made again."""
 VERSION = "version_"
 
 KEPT_BY_SERVER = (
@@ -146,13 +149,19 @@ class AnnotationStore(FolderStore):
         return image_id
 
     def save_prediction(
-        self, image_id: str, prediction: NDArray[np.uint8], affine: NDArray[np.float64], info: dict[str, Any]
+        self,
+        image_id: str,
+        prediction: NDArray[np.uint8],
+        entropy: NDArray[np.uint8],
+        affine: NDArray[np.float64],
+        info: dict[str, Any],
     ) -> None:
-        """Store what the model says of an image.
+        """Store what the model says of an image, and how unsure it is.
 
         Args:
             image_id: the image.
             prediction: (X, Y, Z), 0 background, 1 … K foreground.
+            entropy: (X, Y, Z), 0 … 255, see ``inference.entropy``.
             affine: (4, 4) of the image.
             info: JSON values to keep with it.
 
@@ -163,6 +172,8 @@ class AnnotationStore(FolderStore):
         with self._changing():
             # It may have been removed while the model was at work.
             self._require(image_id)
+            # The prediction last: who finds one finds the uncertainty that belongs to it, or a newer one.
+            self._store(image_id, UNCERTAINTY, entropy, affine, {"time": _now(), **info})
             self._store(image_id, PREDICTION, prediction, affine, {"label_names": names, "time": _now(), **info})
             self._update_datastore_file()
 
@@ -218,7 +229,7 @@ class AnnotationStore(FolderStore):
         """
         with self._changing():
             entry = self._require(image_id)
-            if any(tag != PREDICTION for tag in entry.labels):
+            if any(tag not in MADE for tag in entry.labels):
                 raise InputError(
                     f"image {image_id!r} is annotated, and annotations are never deleted; to leave it out, "
                     "move its file out of the studies folder (its labels stay)"
@@ -226,13 +237,14 @@ class AnnotationStore(FolderStore):
             files = self.image_files(image_id)
             for path in files:
                 own_name = split_ending(path.name)[0]
-                if any(tag != PREDICTION for tag in self.labels_without_image().get(own_name, ())):
+                if any(tag not in MADE for tag in self.labels_without_image().get(own_name, ())):
                     raise InputError(
                         f"image {image_id!r}: its file {path} was annotated as an image of its own, {own_name!r}, and "
                         "annotations are never deleted; rename the files that end in _0000 to have it back"
                     )
-            if PREDICTION in entry.labels:
-                self._remove_files(image_id, PREDICTION)
+            for tag in MADE:
+                if tag in entry.labels:
+                    self._remove_files(image_id, tag)
             # Channel 0 last: without it, what is left wouldn't count as channels any more.
             for path in reversed(files):
                 path.unlink()
@@ -248,12 +260,12 @@ class AnnotationStore(FolderStore):
         """
         with self._changing():
             self._require_label(label_id, label_tag)
-            if label_tag != PREDICTION:
+            if label_tag not in MADE:
                 raise InputError(
                     f"label {label_tag!r} of image {label_id!r}: annotations are never deleted; submit a better one"
                 )
-            self._remove_files(label_id, PREDICTION)
-            del self._datastore.objects[label_id].labels[PREDICTION]
+            self._remove_files(label_id, label_tag)
+            del self._datastore.objects[label_id].labels[label_tag]
             self._update_datastore_file()
 
     @errors_for_clients()
@@ -402,9 +414,9 @@ class AnnotationStore(FolderStore):
     ) -> None:
         """Store an annotation under the tags ``final`` and ``original``."""
         self._store(image_id, FINAL, annotation, affine, info)
-        # In the list that Slicer makes its segments from, the model's stand first: later ones overwrite earlier
-        # ones on submit. All that one label has of names are contiguous values from 1, so paint moves up by K.
-        shifted = np.where(annotation > 0, annotation + np.uint8(len(self.scheme.predicted)), 0).astype(np.uint8)
+        # In the list that Slicer makes its segments from, the server's stand first: later ones overwrite earlier
+        # ones on submit. All that one label has of names are contiguous values from 1, so paint moves up.
+        shifted = np.where(annotation > 0, annotation + np.uint8(len(self.scheme.not_paint)), 0).astype(np.uint8)
         names = {name: value for value, name in enumerate(self.scheme.segments, start=1)}
         shown = affine if slicer_affine is None else slicer_affine
         self._store(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..core.errors import InputError
 from ..core.model import Model, ModelFolder, check_fit
 from ..core.segmentation import Segmenter
+from ..core.suggestion import mean_by_class
 from ..core.volumes import Volume, read_volume, write_label_map
 from .conf import Conf
 from .datastore import AnnotationStore
@@ -100,9 +101,25 @@ class Segmentation(InferTask):
             InputError: no model, or an image that can't be read or has other channels than the model.
         """
         ending = result_ending(request)
+        volume, prediction, info = self.predict(request["image"], request.get("image_id"))
+        return write_result(prediction, volume, ending), info
+
+    def predict(self, image: str, image_id: str | None) -> tuple[Volume, NDArray[np.uint8], dict[str, Any]]:
+        """Segment an image, and keep the prediction of one of the datastore.
+
+        Args:
+            image: its file.
+            image_id: its name in the datastore; None for another image.
+
+        Returns:
+            The volume, (X, Y, Z) 0 background and 1 … K foreground, and what is known of it.
+
+        Raises:
+            InputError: no model, or an image that can't be read or has other channels than the model.
+        """
         began = time.monotonic()
         model = self.model()
-        volume = read_volume(request["image"])
+        volume = read_volume(image)
         try:
             check_fit(self.folder.published, model.plan, self.conf.scheme, volume.channels)
         except InputError as error:
@@ -111,15 +128,21 @@ class Segmentation(InferTask):
             if self._segmenter is None or self._segmenter.network is not model.network:
                 self._segmenter = Segmenter(model.network, model.plan)
             machine = this_machine(self.conf.memory)
-            prediction = self._segmenter.segment(volume, machine, _LogProgress(request["image"]))
+            prediction, entropy = self._segmenter.segment_with_entropy(volume, machine, _LogProgress(image))
         info = {
             "label_names": self.labels,
-            "model": {"run": model.run, "epoch": model.epoch, "metric": model.metric, "score": model.score},
+            "model": facts(model),
+            "uncertainty": round(mean_by_class(prediction, entropy), 4),
             "seconds": round(time.monotonic() - began, 1),
         }
-        if request.get("image_id") and isinstance(self.datastore, AnnotationStore):
-            self.datastore.save_prediction(request["image_id"], prediction, volume.affine, info)
-        return write_result(prediction, volume, ending), info
+        if image_id and isinstance(self.datastore, AnnotationStore):
+            self.datastore.save_prediction(image_id, prediction, entropy, volume.affine, info)
+        return volume, prediction, info
+
+
+def facts(model: Model) -> dict[str, Any]:
+    """Return what predictions say of the model that made them."""
+    return {"run": model.run, "epoch": model.epoch, "metric": model.metric, "score": model.score}
 
 
 def result_ending(request: Mapping[str, Any]) -> str:

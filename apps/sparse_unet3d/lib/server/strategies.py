@@ -1,13 +1,16 @@
 """Which image is offered next for annotation."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from .datastore import FINAL, AnnotationStore
+from ..core.errors import InputError
+from ..core.slice_names import SliceNames
+from .datastore import FINAL, PREDICTION, AnnotationStore
+from .suggestions import Suggestions, described
 
 PASSED_OVER = 3600
 """Seconds for which an image that a client was offered, and that nobody annotated since, counts as passed over."""
@@ -25,19 +28,67 @@ class Sparse(Strategy):
         super().__init__("Image with the fewest annotated slices")
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        client, strategy = request.get("client_id"), request["strategy"]
-        recently = time.time() - PASSED_OVER
+        images = _ordered(request, datastore, lambda image_id: _annotated_slices(image_id, datastore))
+        return {"id": images[0]} if images else None
 
-        def rank(image_id: str) -> tuple[bool, int, int, int, str]:
-            annotation = datastore.get_label_info(image_id, FINAL)
-            slices = sum(map(len, annotation.get("statistics", {}).get("annotated_slices", [])))
-            offered = _offered(datastore.get_image_info(image_id), strategy, client)
-            passed_over = offered > max(recently, annotation.get("ts", 0))
-            unreadable = isinstance(datastore, AnnotationStore) and datastore.is_unreadable(image_id)
-            return unreadable, offered if passed_over else 0, slices, offered, image_id
 
-        images = datastore.list_images()
-        return {"id": min(images, key=rank)} if images else None
+class NextSlice(Strategy):
+    """Offers the image that the model is least sure of, and says which of its slices to annotate.
+
+    Images of which there is no prediction yet count as the mean of the others; without any, and before there is a
+    model, the image with the fewest annotated slices comes first. Otherwise as ``Sparse``.
+    """
+
+    def __init__(self, suggestions: Suggestions) -> None:
+        super().__init__("Slice that the model is least sure of")
+        self.suggestions = suggestions
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        if not isinstance(datastore, AnnotationStore):
+            raise InputError("next_slice works on a local studies folder only; choose another strategy")
+        known = {
+            image_id: uncertainty
+            for image_id in datastore.list_images()
+            if (uncertainty := datastore.get_label_info(image_id, PREDICTION).get("uncertainty")) is not None
+        }
+        mean = sum(known.values()) / len(known) if known else 0.0
+
+        def rank(image_id: str) -> tuple[float, int]:
+            return -known.get(image_id, mean), _annotated_slices(image_id, datastore)
+
+        for image_id in _ordered(request, datastore, rank):
+            # Whoever has a broken image is told so by what loads it.
+            if datastore.is_unreadable(image_id):
+                return {"id": image_id}
+            volume, suggestions, note = self.suggestions.of(image_id, 1)
+            if suggestions:
+                return {
+                    "id": image_id,
+                    "slice": described(suggestions[0], volume, SliceNames.of(volume)),
+                    "uncertainty": datastore.get_label_info(image_id, PREDICTION).get("uncertainty"),
+                    "note": note,
+                }
+        return None
+
+
+def _ordered(request: Mapping[str, Any], datastore: Datastore, merit: Callable[[str], Any]) -> list[str]:
+    """Return all images: those of the least merit first, that the client wasn't just offered and that can be read."""
+    client, strategy = request.get("client_id"), request["strategy"]
+    recently = time.time() - PASSED_OVER
+
+    def rank(image_id: str) -> tuple[bool, int, Any, int, str]:
+        annotation = datastore.get_label_info(image_id, FINAL)
+        offered = _offered(datastore.get_image_info(image_id), strategy, client)
+        passed_over = offered > max(recently, annotation.get("ts", 0))
+        unreadable = isinstance(datastore, AnnotationStore) and datastore.is_unreadable(image_id)
+        return unreadable, offered if passed_over else 0, merit(image_id), offered, image_id
+
+    return sorted(datastore.list_images(), key=rank)
+
+
+def _annotated_slices(image_id: str, datastore: Datastore) -> int:
+    statistics = datastore.get_label_info(image_id, FINAL).get("statistics", {})
+    return sum(map(len, statistics.get("annotated_slices", [])))
 
 
 def _offered(image_info: Mapping[str, Any], strategy: str, client: object) -> int:

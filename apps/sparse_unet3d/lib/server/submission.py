@@ -137,12 +137,12 @@ def _table(
     for value, name in enumerate(names, start=1):
         if name in scheme.classes:
             table[value] = scheme.classes.index(name) + 1
-        elif name in scheme.predicted:
+        elif name in scheme.not_paint:
             covered = [other for other in names[: value - 1] if other in scheme.classes]
             if value in painted and covered:
                 warnings.append(
                     f"the segment {name!r} stands after {covered[0]!r} in the list: where both overlap, Slicer "
-                    "submits the model's instead of your paint. Drag the (predicted) segments to the top"
+                    "submits it instead of your paint. Drag it to the top of the list"
                 )
         else:
             warnings.append(_unknown(name, value in painted, scheme))
@@ -152,7 +152,7 @@ def _table(
 def _paint_of_segments(segmentation: SlicerSegmentation, scheme: LabelScheme) -> tuple[LabelMap, list[str]]:
     """Lay the painted segments over each other, the later ones on top, as in Slicer's export to a label map.
 
-    The model's segments are left out before, so that they hide no paint, wherever they stand in the list.
+    The server's segments are left out before, so that they hide no paint, wherever they stand in the list.
 
     Returns:
         The annotation values on the box that the segmentation covers, and warnings.
@@ -166,7 +166,7 @@ def _paint_of_segments(segmentation: SlicerSegmentation, scheme: LabelScheme) ->
             value = scheme.classes.index(segment.name) + 1
             several |= mask & (paint > 0) & (paint != value)
             paint[mask] = value
-        elif segment.name not in scheme.predicted and (mask.any() or segment.name not in RESERVED):
+        elif segment.name not in scheme.not_paint and (mask.any() or segment.name not in RESERVED):
             # An empty one of a reserved name is Slicer's own, such as its plugin leaves out of label maps.
             warnings.append(_unknown(segment.name, bool(mask.any()), scheme))
     if several.any():

@@ -1,0 +1,74 @@
+"""The infer task that shows in 3D Slicer which slices to annotate next."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
+from ..core.errors import InputError
+from ..core.labels import ANNOTATE_HERE
+from ..core.marks import mark_slices
+from ..core.slice_names import SliceNames
+from .datastore import AnnotationStore
+from .infer import result_ending, write_result
+from .suggestions import Suggestions, described
+
+COUNT = 3
+"""Slices that are marked unless the request says how many."""
+
+
+class NextSlices(InferTask):
+    """Marks the slices that are worth annotating next, in a segment that never counts as paint.
+
+    Offered as soon as there is a model: before, it would be the one that the plugin's Run button runs.
+    """
+
+    def __init__(self, datastore: Datastore, suggestions: Suggestions) -> None:
+        # Without labels, as the plugin runs the first model that has one of the app's on every image that it loads.
+        super().__init__(
+            type=InferType.SEGMENTATION,
+            labels=None,
+            dimension=3,
+            description=f"Marks the slices that are worth painting next, in the segment '{ANNOTATE_HERE}'",
+            config={"slices": COUNT},
+        )
+        self.datastore = datastore
+        self.suggestions = suggestions
+
+    def is_valid(self) -> bool:
+        return isinstance(self.datastore, AnnotationStore) and self.suggestions.segmentation.is_valid()
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Mark slices of an image of the datastore.
+
+        Args:
+            request: ``image_id`` is the image's name, ``slices`` how many are wanted, ``result_extension`` the ending
+                of the result file.
+
+        Returns:
+            A temporary label file over the image as 3D Slicer shows it, 1 where a mark is; and which slices these are.
+
+        Raises:
+            InputError: an image that isn't in the datastore, or of which every slice is annotated.
+        """
+        ending = result_ending(request)
+        image_id, count = request.get("image_id"), request.get("slices", COUNT)
+        if image_id is None:
+            raise InputError(
+                "slices are suggested in images of the studies folder only; put the image there and load it by Next "
+                "Sample"
+            )
+        if type(count) is not int or count < 1:
+            raise InputError(f"slices: {count!r}; give a whole number of at least 1")
+        volume, suggestions, note = self.suggestions.of(image_id, count)
+        if not suggestions:
+            raise InputError(f"image {image_id!r}: every slice is annotated; go on with another image")
+        marks = mark_slices(volume.shape, [suggestion.place for suggestion in suggestions])
+        names = SliceNames.of(volume)
+        info = {
+            "label_names": {ANNOTATE_HERE: 1},
+            "slices": [described(suggestion, volume, names) for suggestion in suggestions],
+            "note": note,
+        }
+        return write_result(marks, volume, ending), info

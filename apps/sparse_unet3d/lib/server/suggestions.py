@@ -1,0 +1,82 @@
+"""Which slices of an image of the datastore are worth annotating next, by the latest prediction."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.annotations import AnnotatedSlice
+from ..core.slice_names import SliceNames
+from ..core.suggestion import Evidence, Suggestion, suggest_slices
+from ..core.volumes import Volume, onto_grid, read_label_map, read_volume
+from .conf import Conf
+from .datastore import FINAL, PREDICTION, UNCERTAINTY, AnnotationStore
+from .infer import Segmentation, facts
+
+
+class Suggestions:
+    """Suggests slices; predicts anew where there is no prediction by the model in use."""
+
+    def __init__(self, conf: Conf, store: AnnotationStore, segmentation: Segmentation) -> None:
+        self.scheme, self.store, self.segmentation = conf.scheme, store, segmentation
+
+    def of(self, image_id: str, count: int) -> tuple[Volume, list[Suggestion], str]:
+        """Suggest slices of an image.
+
+        Args:
+            image_id: the image.
+            count: how many are wanted.
+
+        Returns:
+            The image, the suggestions, best first, none if every slice is annotated, and a note for people, empty if
+            there is nothing to say.
+
+        Raises:
+            InputError: the image or its annotation can't be read.
+        """
+        volume = read_volume(self.store.get_image_uri(image_id))
+        annotation = np.zeros(volume.shape, dtype=np.uint8)
+        if FINAL in self.store.get_labels_by_image_id(image_id):
+            annotation = self._map(image_id, FINAL, volume)
+        slices = self.store.get_label_info(image_id, FINAL).get("statistics", {}).get("annotated_slices", [])
+        annotated = [AnnotatedSlice(axis, index) for axis, indices in enumerate(slices) for index in indices]
+        evidence, note = self._evidence(image_id, volume, annotation)
+        return volume, suggest_slices(volume.shape, annotated, count, evidence), note
+
+    def _evidence(self, image_id: str, volume: Volume, annotation: NDArray[np.uint8]) -> tuple[Evidence | None, str]:
+        """Return what the model says, and a note; None as long as there is no model."""
+        if not self.segmentation.is_valid():
+            return None, "there is no model yet, so the slices are spread evenly"
+        note = ""
+        info = self.store.get_label_info(image_id, PREDICTION)
+        kept = self.store.get_labels_by_image_id(image_id)
+        if UNCERTAINTY not in kept or info.get("model") != facts(self.segmentation.model()):
+            self.segmentation.predict(self.store.get_image_uri(image_id), image_id)
+            note = "the image was segmented anew, as there was no prediction by the model in use"
+        labels, entropy = (self._map(image_id, tag, volume) for tag in (PREDICTION, UNCERTAINTY))
+        return Evidence(self.scheme, annotation, labels, entropy), note
+
+    def _map(self, image_id: str, tag: str, volume: Volume) -> NDArray[np.uint8]:
+        stored = read_label_map(self.store.get_label_uri(image_id, tag))
+        return onto_grid(stored, volume).astype(np.uint8)
+
+
+def described(suggestion: Suggestion, volume: Volume, names: SliceNames) -> dict[str, Any]:
+    """Return a suggestion as JSON values.
+
+    Returns:
+        ``axis`` and ``index`` in the order of the file; ``name`` as 3D Slicer shows and counts it; ``position``, the
+        slice's middle in RAS mm; ``score`` 0 … 1 or None; ``why``.
+    """
+    axis, index = suggestion.place
+    middle = [(length - 1) / 2 for length in volume.shape]
+    middle[axis] = index
+    affine = volume.affine if volume.slicer_affine is None else volume.slicer_affine
+    return {
+        "axis": axis,
+        "index": index,
+        "name": names.text([[index] if other == axis else [] for other in range(3)]),
+        "position": [round(float(value), 3) for value in (affine @ [*middle, 1.0])[:3]],
+        "score": suggestion.score,
+        "why": suggestion.why,
+    }

@@ -1,0 +1,62 @@
+"""The real plugin shows where to paint next, and what it shows never counts as paint."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from annotator import Annotator
+from images import AFFINES
+from lib.core.annotations import AnnotatedSlice
+from lib.core.labels import LabelScheme
+from lib.core.marks import mark_slices
+from serving import SHAPE, Server, paint, publish, stored, write_image
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("studies")
+    torch.manual_seed(1)
+    publish(folder / "models", LabelScheme(("inside", "tubule"), "outside"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(studies: Path, start_server: Callable[..., Server]) -> Server:
+    return start_server(studies, width="2").wait()
+
+
+@pytest.mark.parametrize("place", ["RAS", "left-handed", "oblique, left-handed"])
+def test_marks_appear_and_never_count_as_paint(
+    open_slicer: Callable[..., Annotator], serve: Callable[..., None], studies: Path, tmp_path: Path, place: str
+) -> None:
+    serve(write_image(tmp_path / "image.nii.gz", affine=AFFINES[place], seed=1))
+    annotator = open_slicer(autoRunSegmentationOnNextSample=False)
+    assert annotator.next_sample("next_slice") == "image"
+    suggested = annotator.sample["slice"]
+    annotator.paint_annotation(paint())
+    annotator.submit()
+
+    annotator.run("next_slices")
+    marks = annotator.painted("annotate here")
+    # Three slices are marked, none of those that are annotated.
+    marked = [
+        AnnotatedSlice(axis, index)
+        for axis in range(3)
+        for index in range(SHAPE[axis])
+        if np.take(marks, index, axis=axis)[0].all() and np.take(marks, index, axis=axis)[:, 0].all()
+    ]
+    assert len(marked) == 3
+    np.testing.assert_array_equal(marks, mark_slices(SHAPE, marked))
+    assert not [slice_ for slice_ in marked if np.take(paint(), slice_.index, axis=slice_.axis).all()]
+    assert 0 <= suggested["index"] < SHAPE[suggested["axis"]]
+    # What was painted lies over them, and only that is submitted.
+    assert (annotator.annotation() == paint()).all()
+    assert annotator.submit()["warnings"] == []
+    assert (stored(studies, "final", "image") == paint()).all()
+
+    annotator.run()
+    assert annotator.painted("annotate here").any()
+    assert annotator.errors == []
