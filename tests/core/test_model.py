@@ -71,3 +71,16 @@ def test_earlier_runs_models_are_kept(tmp_path: Path) -> None:
     archived = sorted(folder.archive.iterdir())
     assert [path.name for path in archived] == ["model_0001.pt", "model_0002.pt"]
     assert [Model.load(path).score for path in archived] == [0.5, 0.7]
+
+
+def test_scores_of_published_models_are_kept(tmp_path: Path) -> None:
+    folder = ModelFolder(tmp_path)
+    assert folder.history() == []
+    folder.publish(model("first", 0.5))
+    folder.publish(model("second", 0.75))
+    entry = {"epoch": 7, "slices": 2, "metric": "validation IoU"}
+    first, second = {"run": "first", "score": 0.5, **entry}, {"run": "second", "score": 0.75, **entry}
+    assert folder.history() == [first, second]
+    folder.history_path.write_text("[damaged")
+    folder.publish(model("first", 0.5))
+    assert folder.history() == [first]

@@ -13,6 +13,7 @@ from lib.core.suggestion import (
     best_slices,
     certainty,
     evenly_spaced,
+    expected_gain,
     mean_entropy,
     with_noise,
 )
@@ -120,3 +121,12 @@ def test_certainty_grows_from_1_to_100() -> None:
     assert rounds[5] == pytest.approx(10)
     assert rounds[10] == rounds[14] == pytest.approx(100)
     assert (np.diff(rounds) >= 0).all()
+
+
+def test_expected_gain_goes_on_as_the_scores_did() -> None:
+    # Scores that near 0.9 as 1/n, and some that were worse for as many slices.
+    history = [(n, 0.9 - 1.2 / n) for n in (3, 4, 6, 9)]
+    assert expected_gain([*history, (6, 0.1), (9, 0.2)]) == pytest.approx(1.2 / 9 - 1.2 / 10)
+    assert expected_gain([(3, 0.8), (9, 0.5)]) == 0
+    assert expected_gain([(3, 0.8), (3, 0.9)]) is None
+    assert expected_gain([]) is None

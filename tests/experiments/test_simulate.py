@@ -104,12 +104,18 @@ def test_the_command_keeps_what_is_done_and_other_data_sets(tmp_path: Path) -> N
     write_balls(tmp_path / "balls")
     results = tmp_path / "out" / "results" / "simulate.json"
     results.parent.mkdir(parents=True)
-    results.write_text(json.dumps({"other": 1}))
+    records = [record(DENSE, seed, [0.8]) for seed in (0, 1)]
+    records += [record(name, seed, [0.3, 0.4, 0.5]) for name in STRATEGIES for seed in (0, 1)]
+    other = summarise(records)
+    results.write_text(json.dumps({"other": other}))
     options = Options(tmp_path / "balls", "ball", ["next_slice"], 1, SHORT, 1, tmp_path / "out")
     simulate(options)
     content = json.loads(results.read_text())
-    assert content["other"] == 1
+    assert content["other"] == other
     assert set(content["balls"]["iou"]) == {"next_slice", "evenly_spaced", "random", "foreground_random"}
+    report = (tmp_path / "out" / "results" / "simulate.html").read_text()
+    for part in ("<h2>other</h2>", "<h2>balls</h2>", "foreground_random", "data:image/png;base64"):
+        assert part in report
     games = tmp_path / "out" / "work" / "simulate" / "balls"
     before = {path.name: path.stat().st_mtime_ns for path in games.iterdir()}
     simulate(options)

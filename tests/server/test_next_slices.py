@@ -140,6 +140,16 @@ def test_the_image_that_is_least_sure_comes_first(with_model: Server, served: Pa
     assert ask(with_model, "second").json()["id"] == "a"
 
 
+def test_what_the_next_slice_may_bring(with_model: Server, served: Path, tmp_path: Path) -> None:
+    assert ask(with_model, "fourth").json()["expected_gain"] is None
+    history = served / "models/history.json"
+    (one,) = json.loads(history.read_text())
+    history.write_text(json.dumps([{**one, "slices": n, "score": 0.9 - 1.2 / n} for n in (6, 10)]))
+    for known in (ask(with_model, "fifth").json(), parts(with_model.infer("a", "next_slices"), tmp_path)[0]):
+        assert known["expected_gain"] == pytest.approx(1.2 / 10 - 1.2 / 11, abs=1e-4)
+    history.write_text(json.dumps([one]))
+
+
 def test_a_prediction_of_an_older_model_is_made_anew(with_model: Server, served: Path, tmp_path: Path) -> None:
     info = json.loads((served / "labels/prediction/a.json").read_text())
     assert with_model.put_label_info("a", "prediction", {"model": {**info["model"], "epoch": 1}}).status_code == 200

@@ -1,5 +1,6 @@
 """A trained network with the plan it was trained by, and the folder that keeps models."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -136,6 +137,7 @@ class ModelFolder:
     ``model.pt``       the published model, which inference uses
     ``plan.json``      its plan, for people
     ``archive/``       earlier published models
+    ``history.json``   score and annotated slices of each published model
     ``checkpoint.pt``  where training stands, to continue from
     ``stats.json``     the last report of training
     ``events/``        TensorBoard events
@@ -147,6 +149,7 @@ class ModelFolder:
         self.published = self.path / "model.pt"
         self.plan_path = self.path / "plan.json"
         self.archive = self.path / "archive"
+        self.history_path = self.path / "history.json"
         self.checkpoint = self.path / "checkpoint.pt"
         self.stats_path = self.path / "stats.json"
         self.events = self.path / "events"
@@ -171,7 +174,19 @@ class ModelFolder:
             with replacing(self.archive / f"model_{1 + max(numbers, default=0):04d}.pt") as beside:
                 shutil.copyfile(self.published, beside)
         model.save(self.published)
+        slices = sum(map(len, (*model.split.training.values(), *model.split.validation.values())))
+        entry = {"run": model.run, "epoch": model.epoch, "slices": slices, "metric": model.metric, "score": model.score}
+        write_json(self.history_path, [*self.history(), entry])
         write_json(self.plan_path, {**model.plan.to_json(), "differs_from_paper": model.plan.differences()})
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return ``run``, ``epoch``, annotated ``slices``, ``metric`` and ``score`` of all models published so far."""
+        try:
+            known: list[dict[str, Any]] = json.loads(self.history_path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            # A damaged file is begun anew: it only serves estimates.
+            return []
+        return known
 
     def _published_run(self) -> str | None:
         """Return the run of the published model; None if it can't be read: then it is archived as it is."""

@@ -198,3 +198,26 @@ def with_noise(scores: Scores, beta: float, generator: np.random.Generator) -> S
 def certainty(round_: int, rounds: int = 10) -> float:
     """Return β of ``with_noise`` in a round: from 1 at first to 100 after some rounds."""
     return math.pow(100, min(1.0, round_ / rounds))
+
+
+def expected_gain(history: Sequence[tuple[int, float]]) -> float | None:
+    """Estimate how much IoU the next annotated slice brings, from what the ones before brought.
+
+    The score is taken to near its limit as 1/n, n being the number of slices; fitted by least squares to the best score
+    for each number.
+
+    Args:
+        history: annotated slices and validation IoU, 0 … 1, of the models published so far.
+
+    Returns:
+        At least 0; None where there are fewer than two numbers of slices to go by.
+    """
+    best: dict[int, float] = {}
+    for slices, score in history:
+        best[slices] = max(score, best.get(slices, 0.0))
+    if len(best) < 2:
+        return None
+    counts = np.array(sorted(best))
+    slope, _ = np.polyfit(1 / counts, [best[count] for count in counts], 1)
+    latest = int(counts[-1])
+    return max(0.0, -float(slope) * (1 / latest - 1 / (latest + 1)))

@@ -19,6 +19,7 @@ from ..core.files import write_json
 from ..core.plan import PlanOptions, make_plan
 from .annotators import BASELINES, DENSE, OURS, STRATEGIES, Course, Game, Record, play
 from .engine import outcomes
+from .simulate_report import write_simulate_report
 from .study import Source, load_study
 
 ENOUGH = 0.95
@@ -86,7 +87,10 @@ def simulate(options: Options) -> None:
             flush=True,
         )
     kept = [game for path in sorted(records.glob("[!.]*.json")) if (game := _finished(path, settings)) is not None]
-    _write(experiments / "results" / "simulate.json", source.name, summarise(kept))
+    results = _merged(experiments / "results" / "simulate.json", source.name, summarise(kept))
+    report = experiments / "results" / "simulate.html"
+    write_simulate_report(report, results)
+    print(f"Report: {report}")
 
 
 def _finished(path: Path, settings: Mapping[str, Any]) -> Record | None:
@@ -156,7 +160,9 @@ def _paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float |
     return {"difference": statistics.median(differences), "p": p}
 
 
-def _write(path: Path, data: str, summary: Mapping[str, Any]) -> None:
-    """Merge a data set's results into the file."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    write_json(path, {**content, data: dict(summary)})
+def _merged(path: Path, data: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Take a data set's results into the file; return all that it holds."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    content[data] = dict(summary)
+    write_json(path, content)
+    return content

@@ -47,7 +47,8 @@ class NextSlices(InferTask):
                 of the result file.
 
         Returns:
-            A temporary label file over the image as 3D Slicer shows it, 1 where a mark is; and which slices these are.
+            A temporary label file over the image as 3D Slicer shows it, 1 where a mark is; which slices these are, and
+            how much IoU the next one is expected to bring.
 
         Raises:
             InputError: an image that isn't in the datastore, or of which every slice is annotated.
@@ -69,6 +70,7 @@ class NextSlices(InferTask):
         info = {
             "label_names": {ANNOTATE_HERE: 1},
             "slices": [described(suggestion, volume, names) for suggestion in suggestions],
+            "expected_gain": self.suggestions.gain(),
             "note": note,
         }
         return write_result(marks, volume, ending), info

@@ -66,6 +66,7 @@ class NextSlice(Strategy):
                     "id": image_id,
                     "slice": described(suggestions[0], volume, SliceNames.of(volume)),
                     "uncertainty": datastore.get_label_info(image_id, PREDICTION).get("uncertainty"),
+                    "expected_gain": self.suggestions.gain(),
                     "note": note,
                 }
         return None

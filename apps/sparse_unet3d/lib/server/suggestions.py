@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ..core.annotations import AnnotatedSlice
 from ..core.slice_names import SliceNames
-from ..core.suggestion import Evidence, Suggestion, suggest_slices
+from ..core.suggestion import Evidence, Suggestion, expected_gain, suggest_slices
 from ..core.volumes import Volume, onto_grid, read_label_map, read_volume
 from .conf import Conf
 from .datastore import FINAL, PREDICTION, UNCERTAINTY, AnnotationStore
@@ -42,6 +42,12 @@ class Suggestions:
         annotated = [AnnotatedSlice(axis, index) for axis, indices in enumerate(slices) for index in indices]
         evidence, note = self._evidence(image_id, volume, annotation)
         return volume, suggest_slices(volume.shape, annotated, count, evidence), note
+
+    def gain(self) -> float | None:
+        """Return how much validation IoU the next slice is expected to bring; None if there is too little to go by."""
+        scored = self.segmentation.folder.history()
+        gain = expected_gain([(one["slices"], one["score"]) for one in scored if one["metric"] == "validation IoU"])
+        return None if gain is None else round(gain, 4)
 
     def _evidence(self, image_id: str, volume: Volume, annotation: NDArray[np.uint8]) -> tuple[Evidence | None, str]:
         """Return what the model says, and a note; None as long as there is no model."""

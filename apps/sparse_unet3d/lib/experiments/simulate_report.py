@@ -1,0 +1,101 @@
+"""The report of simulated annotators: curves of IoU over slices, and how the strategies compare."""
+
+import io
+import statistics
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..commands.report import image_tag, page
+from ..core.files import replacing
+from .annotators import BASELINES, OURS, STRATEGIES
+
+COLOURS = {
+    "next_slice": "#d55e00",
+    "entropy": "#cc79a7",
+    "evenly_spaced": "#0072b2",
+    "random": "#999999",
+    "foreground_random": "#009e73",
+}
+
+EXPLANATION = (
+    "Each annotator starts with one slice along each axis; after each training a further slice is chosen, annotated from "
+    "the truth, and learnt from. IoU (intersection over union, mean over the foreground classes) is measured on all "
+    "voxels that nobody annotated. Lines are means over the seeds, bands reach from the worst to the best seed. The "
+    "dashed line is 95 % of the IoU that dense annotation leads to in as many training steps."
+)
+
+
+def write_simulate_report(path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the HTML file, renamed into place.
+
+    Args:
+        path: the file.
+        results: by data set, see ``simulate.summarise``.
+    """
+    sections = ["<h1>Where to paint next: simulated annotators</h1>", f"<p>{escape(EXPLANATION)}</p>"]
+    for data, result in results.items():
+        sections.append(f"<h2>{escape(data)}</h2>")
+        sections.append(image_tag(draw_curves(result), f"IoU over annotated slices, {data}"))
+        sections.append(_table(result))
+        sections.append(f"<p class=small>{escape(_provenance(result))}</p>")
+    with replacing(path) as beside:
+        beside.write_text(page("Simulated annotators", sections), encoding="utf-8")
+
+
+def draw_curves(result: Mapping[str, Any]) -> bytes:
+    """Draw IoU over the number of slices for each strategy of a data set.
+
+    Returns:
+        A PNG.
+    """
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name in STRATEGIES:
+        if name not in result["iou"]:
+            continue
+        slices, curves = result["slices"][name], np.array(result["iou"][name])
+        width = 2.5 if name == OURS else 1.5
+        axes.plot(slices, curves.mean(axis=0), color=COLOURS[name], linewidth=width, label=name)
+        axes.fill_between(slices, curves.min(axis=0), curves.max(axis=0), color=COLOURS[name], alpha=0.12, linewidth=0)
+    axes.axhline(0.95 * statistics.median(result["dense_iou"]), color="black", linestyle="--", linewidth=1)
+    axes.set(xlabel="annotated slices", ylabel="mean IoU on unannotated voxels", ylim=(0, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def _table(result: Mapping[str, Any]) -> str:
+    head = ("strategy", "area under the curve", "slices for 95 % of dense", "next_slice's area is larger by", "p")
+    lines = []
+    for name in STRATEGIES:
+        if name not in result["iou"]:
+            continue
+        areas, paired = result["area_under_curve"][name], result["paired"].get(name)
+        lines.append(
+            (
+                name,
+                f"{statistics.fmean(areas):.3f} ({min(areas):.3f} to {max(areas):.3f})",
+                ", ".join("never" if count is None else str(count) for count in result["slices_to_95_percent"][name]),
+                f"{paired['difference']:+.3f}" if paired else "",
+                f"{paired['p']:.3f}" if paired and paired["p"] is not None else "",
+            )
+        )
+    rows = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
+    rows += ["".join(f"<td>{escape(cell)}</td>" for cell in line) for line in lines]
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+
+
+def _provenance(result: Mapping[str, Any]) -> str:
+    return (
+        f"dense annotation: IoU {', '.join(f'{iou:.3f}' for iou in result['dense_iou'])}; p of Wilcoxon's signed-rank "
+        f"test over {len(result['seeds'])} seeds, two-sided, against {', '.join(BASELINES)}; {result['date']}, commit "
+        f"{', '.join(result['commits'])}"
+    )
