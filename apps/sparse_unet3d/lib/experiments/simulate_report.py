@@ -23,10 +23,10 @@ COLOURS = {
 }
 
 EXPLANATION = (
-    "Each annotator starts with one slice along each axis; after each training a further slice is chosen, annotated from "
-    "the truth, and learnt from. IoU (intersection over union, mean over the foreground classes) is measured on all "
-    "voxels that nobody annotated. Lines are means over the seeds, bands reach from the worst to the best seed. The "
-    "dashed line is 95 % of the IoU that dense annotation leads to in as many training steps."
+    "Each annotator starts with one slice along each axis; after each training a further slice is chosen, annotated "
+    "from the truth, and learnt from. IoU (intersection over union, mean over the foreground classes) is measured on "
+    "all voxels that nobody annotated. Lines are means over the seeds, bands reach from the worst to the best seed. "
+    "The dashed line is 95 % of the IoU that dense annotation leads to in as many training steps."
 )
 
 
