@@ -151,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--data", type=Path, metavar="FOLDER", help="with images/ and labels/; default: the phantom")
     command.add_argument("--labels", default="", metavar="NAMES", help="the folder's classes, separated by commas")
     command.add_argument("--strategies", metavar="NAMES", help="separated by commas; default: all")
-    command.add_argument("--seeds", type=int, default=5, metavar="N", help="how many (default: %(default)s)")
+    command.add_argument("--seeds", type=int, default=8, metavar="N", help="how many (default: %(default)s)")
     command.add_argument("--slices", type=int, default=20, metavar="N", help="annotated at last (default: %(default)s)")
     command.add_argument("--jobs", type=int, metavar="N", help="at a time; default: one for each processor core")
     command.add_argument("--output", type=Path, default=PROJECT / "experiments", metavar="FOLDER")

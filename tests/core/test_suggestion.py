@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from lib.core.annotations import AnnotatedSlice
 from lib.core.labels import LabelScheme
@@ -11,11 +10,9 @@ from lib.core.suggestion import (
     Evidence,
     away_from,
     best_slices,
-    certainty,
     evenly_spaced,
     expected_gain,
     mean_entropy,
-    with_noise,
 )
 
 SCHEME = LabelScheme(("one", "two"), "outside")
@@ -81,6 +78,15 @@ def test_best_slices_are_far_from_each_other() -> None:
     assert chosen[2][0].axis != 0 or abs(chosen[2][0].index - 41) > 5
 
 
+def test_slices_lie_across_all_axes() -> None:
+    scores = (np.full(60, 0.9), np.full(60, 0.5), np.full(60, 0.1))
+    places = [place for place, _ in best_slices(scores, [], 6)]
+    assert sorted(place.axis for place in places) == [0, 0, 1, 1, 2, 2]
+    # The best first, and of equal scores those farthest from each other.
+    assert [place.axis for place in places] == [0, 0, 1, 1, 2, 2]
+    assert abs(places[0].index - places[1].index) > 20
+
+
 def test_no_slice_is_suggested_twice_nor_an_annotated_one() -> None:
     scores = tuple(np.zeros(n) for n in (4, 3, 2))
     annotated = [AnnotatedSlice(0, 1), AnnotatedSlice(2, 0)]
@@ -97,30 +103,6 @@ def test_without_a_model_slices_halve_the_widest_gaps_of_the_axes_in_turn() -> N
     first = [AnnotatedSlice(0, 2), AnnotatedSlice(1, 0), AnnotatedSlice(1, 8)]
     assert evenly_spaced(first, (9, 9, 9), 2) == [AnnotatedSlice(2, 4), AnnotatedSlice(0, 5)]
     assert len(evenly_spaced([], (2, 1, 1), 99)) == 4
-
-
-@pytest.mark.parametrize("beta", [1.0, 4.0])
-def test_noise_draws_slices_by_their_scores(beta: float) -> None:
-    """The largest of log score + Gumbel(0, 1/β) is drawn in proportion to score^β."""
-    scores = (np.array([0.1, 0.2, 0.3]), np.array([0.4]))
-    generator = np.random.default_rng(0)
-    drawn = [int(np.argmax(np.concatenate(with_noise(scores, beta, generator)))) for _ in range(4000)]
-    expected = np.concatenate(scores) ** beta / (np.concatenate(scores) ** beta).sum()
-    assert stats.chisquare(np.bincount(drawn, minlength=4), 4000 * expected).pvalue > 0.01
-
-
-def test_slices_of_score_zero_are_never_drawn() -> None:
-    noisy = with_noise((np.array([0.0, 1e-9]),), 1.0, np.random.default_rng(0))
-    assert noisy[0][0] == 0
-    assert noisy[0][1] > 0
-
-
-def test_certainty_grows_from_1_to_100() -> None:
-    rounds = [certainty(number) for number in range(15)]
-    assert rounds[0] == 1
-    assert rounds[5] == pytest.approx(10)
-    assert rounds[10] == rounds[14] == pytest.approx(100)
-    assert (np.diff(rounds) >= 0).all()
 
 
 def test_expected_gain_goes_on_as_the_scores_did() -> None:

@@ -1,5 +1,6 @@
 """The command ``reproduce`` as a person runs it, and its archives."""
 
+import io
 import json
 import os
 import re
@@ -54,7 +55,7 @@ def test_all_is_made_in_pieces_by_processes_beside_each_other(balls: Path, tmp_p
             assert record["settings"]["steps"] == 2
     assert all("paper" not in row for table in tables.values() for row in table["rows"])
     assert tables["table3"]["command"] == (
-        f"python apps/sparse_unet3d reproduce table3 --size small --data {balls} --methods 3d_bn,2d_bn,3d_bn --steps 2"
+        f"python apps/sparse_unet3d reproduce table3 --size small --data {balls} --methods 2d_bn,3d_bn --steps 2"
     )
     report = (results / "report.html").read_text()
     assert (results / "figure3.png").stat().st_size > 1000
@@ -166,10 +167,26 @@ def test_archives_that_are_none_or_not_whole_are_refused(projects: tuple[Path, P
 
 
 def test_archive_writes_nothing_elsewhere(projects: tuple[Path, Path], tmp_path: Path) -> None:
+    names = ("experiments/work/../../LICENSE", "/experiments/work/x", "../experiments/work/x", "experiments/work/good")
     with tarfile.open(tmp_path / "bad.tar.gz", "w:gz") as packed:
-        for name in ("experiments/work/../../LICENSE", "/experiments/work/x", "apps/sparse_unet3d/lib/code.py"):
-            packed.add(projects[1] / "LICENSE", name)
-            packed.getmembers()[-1].name = name
-    assert unpack(projects[0], tmp_path / "bad.tar.gz") <= 1
+        for name in names:
+            entry = tarfile.TarInfo(name)
+            entry.size = 3
+            packed.addfile(entry, io.BytesIO(b"bad"))
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert unpack(projects[0], tmp_path / "bad.tar.gz") == 1
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} - before == {projects[0] / "experiments/work/good"}
     assert (projects[0] / "LICENSE").read_text() == "a's"
-    assert (projects[0] / "apps/sparse_unet3d/lib/code.py").read_text() == "a's"
+    assert not Path("/experiments").exists()
+
+
+def test_a_run_begun_with_other_settings_since_stays_as_it_is(projects: tuple[Path, Path], tmp_path: Path) -> None:
+    here, there = projects
+    folder = Path("experiments/work/small/model")
+    for project, settings in ((here, "{1}"), (there, "{2}")):
+        (project / folder / "settings.json").write_text(settings)
+    os.utime(here / folder / "checkpoint.pt", (1000, 1000))
+    pack(there, tmp_path / "back.tar.gz")
+    unpack(here, tmp_path / "back.tar.gz")
+    assert (here / folder / "checkpoint.pt").read_text() == "a's"
+    assert (here / folder / "settings.json").read_text() == "{1}"

@@ -14,7 +14,7 @@ from lib.core.annotations import AnnotatedSlice
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.suggestion import Evidence
-from lib.experiments.annotators import DENSE, STRATEGIES, Course, Game, first_slices, play
+from lib.experiments.annotators import DENSE, STRATEGIES, Course, Game, certainty, first_slices, play, with_noise
 from lib.experiments.simulate import Options, simulate, summarise
 from lib.experiments.study import Source, load_study
 
@@ -79,6 +79,30 @@ def test_more_training_and_slices_lead_to_the_ball(tmp_path: Path) -> None:
     assert record["iou"][-1] > 0.6
 
 
+@pytest.mark.parametrize("beta", [1.0, 4.0])
+def test_noise_draws_slices_by_their_scores(beta: float) -> None:
+    """The largest of log score + Gumbel(0, 1/β) is drawn in proportion to score^β."""
+    scores = (np.array([0.1, 0.2, 0.3]), np.array([0.4]))
+    generator = np.random.default_rng(0)
+    drawn = [int(np.argmax(np.concatenate(with_noise(scores, beta, generator)))) for _ in range(4000)]
+    expected = np.concatenate(scores) ** beta / (np.concatenate(scores) ** beta).sum()
+    assert stats.chisquare(np.bincount(drawn, minlength=4), 4000 * expected).pvalue > 0.01
+
+
+def test_slices_of_score_zero_are_never_drawn() -> None:
+    noisy = with_noise((np.array([0.0, 1e-9]),), 1.0, np.random.default_rng(0))
+    assert noisy[0][0] == 0
+    assert noisy[0][1] > 0
+
+
+def test_certainty_grows_from_1_to_100() -> None:
+    rounds = [certainty(number) for number in range(15)]
+    assert rounds[0] == 1
+    assert rounds[5] == pytest.approx(10)
+    assert rounds[10] == rounds[14] == pytest.approx(100)
+    assert (np.diff(rounds) >= 0).all()
+
+
 def record(strategy: str, seed: int, iou: list[float]) -> dict[str, Any]:
     slices = list(range(3, 3 + len(iou))) if strategy != DENSE else [0]
     return {"strategy": strategy, "seed": seed, "slices": slices, "iou": iou, "places": [], "commit": "abc"}
@@ -97,7 +121,14 @@ def test_curves_are_compared_seed_by_seed() -> None:
     assert summary["paired"]["random"]["difference"] == pytest.approx(np.median(differences))
     # All six differences have the same sign: twice 1 of 64 cases.
     assert summary["paired"]["random"]["p"] == pytest.approx(2 / 64)
-    assert summary["seeds"] == list(range(6))
+    assert summary["seeds"] == {"next_slice": list(range(6)), "random": list(range(6))}
+
+
+def test_only_the_same_seeds_are_paired() -> None:
+    records = [record(DENSE, 0, [0.8])]
+    records += [record("next_slice", seed, [0.1 * seed]) for seed in (0, 1, 2)]
+    records += [record("random", seed, [0.1 * seed - 0.05]) for seed in (1, 2, 4)]
+    assert summarise(records)["paired"]["random"]["difference"] == pytest.approx(0.05)
 
 
 def test_the_command_keeps_what_is_done_and_other_data_sets(tmp_path: Path) -> None:
@@ -127,7 +158,8 @@ def test_the_command_keeps_what_is_done_and_other_data_sets(tmp_path: Path) -> N
     [
         (["next"], 1, 6, "--strategies: 'next'; give some of next_slice"),
         (["random"], 0, 6, "--seeds: 0; give at least 1"),
-        (["random"], 1, 99, "ball_1: too small for 99 annotated slices"),
+        (["random"], 1, 99, "--slices: 99; ball_1 has 56"),
+        (["random"], 1, 2, "--slices: 2; ball_1 has 56"),
     ],
 )
 def test_bad_options_are_refused(strategies: list[str], seeds: int, most: int, message: str, tmp_path: Path) -> None:

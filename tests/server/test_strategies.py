@@ -8,9 +8,12 @@ import pytest
 
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
+from lib.server.conf import Conf
 from lib.server.datastore import AnnotationStore
-from lib.server.strategies import PASSED_OVER, Sparse
-from serving import NAMED, paint, write_image, write_label
+from lib.server.infer import Segmentation
+from lib.server.strategies import PASSED_OVER, NextSlice, Sparse
+from lib.server.suggestions import Suggestions
+from serving import NAMED, SHAPE, paint, publish, write_image, write_label
 
 
 class Annotator:
@@ -85,3 +88,60 @@ def test_unreadable_images_come_last_until_they_are_repaired(studies: Path) -> N
 def test_an_empty_datastore_offers_nothing(tmp_path: Path) -> None:
     store = AnnotationStore(str(tmp_path), LabelScheme(("inside",), "outside"))
     assert Sparse()({"strategy": "sparse"}, store) is None
+
+
+@pytest.fixture
+def next_slice(studies: Path) -> tuple[NextSlice, AnnotationStore]:
+    """The strategy for a model of images with one channel."""
+    conf = Conf.parse({"labels": "inside,tubule"}, "", str(studies))
+    store = AnnotationStore(str(studies), conf.scheme)
+    publish(conf.models, conf.scheme)
+    return NextSlice(Suggestions(conf, store, Segmentation(conf, store))), store
+
+
+REQUEST = {"strategy": "next_slice", "client_id": "me"}
+
+
+def test_a_broken_image_does_not_stop_next_slice(studies: Path, next_slice: tuple[NextSlice, AnnotationStore]) -> None:
+    strategy, store = next_slice
+    (studies / "a.nii.gz").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"a\.nii\.gz.*press Next Sample again"):
+        strategy(REQUEST, store)
+    sample = strategy(REQUEST, store)
+    assert sample is not None
+    assert sample["id"] == "b"
+    assert sample["slice"]["score"] > 0
+
+
+def test_an_image_of_other_channels_is_offered_without_a_slice(
+    studies: Path, next_slice: tuple[NextSlice, AnnotationStore]
+) -> None:
+    strategy, store = next_slice
+    write_image(studies / "a.nii.gz", (*SHAPE, 3))
+    sample = strategy(REQUEST, store)
+    assert sample is not None
+    assert (sample["id"], "slice" in sample) == ("a", False)
+    assert "this one has 3" in sample["note"]
+
+
+@pytest.mark.parametrize("damage", ["cut off", "of another image", "removed"])
+def test_a_prediction_that_cannot_be_used_is_made_anew(
+    damage: str, studies: Path, next_slice: tuple[NextSlice, AnnotationStore]
+) -> None:
+    strategy, store = next_slice
+    first = strategy(REQUEST, store)
+    path = studies / "labels/uncertainty/a.nii.gz"
+    if damage == "cut off":
+        path.write_bytes(path.read_bytes()[:100])
+    elif damage == "of another image":
+        write_label(path, np.zeros((5, 4, 3), np.uint8))
+    else:
+        store.remove_label("a", "uncertainty")
+    again = strategy(REQUEST, store)
+    assert first is not None
+    assert again is not None
+    assert (again["id"], again["slice"]) == ("a", first["slice"])
+    assert "segmented anew" in again["note"]
+    third = strategy(REQUEST, store)
+    assert third is not None
+    assert third["note"] == ""

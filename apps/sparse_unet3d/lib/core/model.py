@@ -137,7 +137,7 @@ class ModelFolder:
     ``model.pt``       the published model, which inference uses
     ``plan.json``      its plan, for people
     ``archive/``       earlier published models
-    ``history.json``   score and annotated slices of each published model
+    ``history.json``   scores and annotated slices of models: those published, and the last one of each run
     ``checkpoint.pt``  where training stands, to continue from
     ``stats.json``     the last report of training
     ``events/``        TensorBoard events
@@ -174,13 +174,17 @@ class ModelFolder:
             with replacing(self.archive / f"model_{1 + max(numbers, default=0):04d}.pt") as beside:
                 shutil.copyfile(self.published, beside)
         model.save(self.published)
+        self.remember(model)
+        write_json(self.plan_path, {**model.plan.to_json(), "differs_from_paper": model.plan.differences()})
+
+    def remember(self, model: Model) -> None:
+        """Add a model's score to the history, published or not."""
         slices = sum(map(len, (*model.split.training.values(), *model.split.validation.values())))
         entry = {"run": model.run, "epoch": model.epoch, "slices": slices, "metric": model.metric, "score": model.score}
         write_json(self.history_path, [*self.history(), entry])
-        write_json(self.plan_path, {**model.plan.to_json(), "differs_from_paper": model.plan.differences()})
 
     def history(self) -> list[dict[str, Any]]:
-        """Return ``run``, ``epoch``, annotated ``slices``, ``metric`` and ``score`` of all models published so far."""
+        """Return ``run``, ``epoch``, annotated ``slices``, ``metric`` and ``score`` of what was remembered so far."""
         try:
             known: list[dict[str, Any]] = json.loads(self.history_path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):

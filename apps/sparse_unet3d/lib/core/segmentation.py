@@ -138,7 +138,9 @@ def _labels_and_entropy(grid: WorkingGrid, *prediction: Any) -> tuple[NDArray[np
     if grid.is_native:
         return predict_labels_and_entropy(*prediction)
     probabilities = grid.back(predict_probabilities(*prediction))
-    return probabilities.argmax(dim=0).to(torch.uint8).numpy(), entropy(probabilities).numpy()
+    labels = probabilities.argmax(dim=0).to(torch.uint8).numpy()
+    # Row by row: at once it would take as much memory again.
+    return labels, np.stack([entropy(rows).numpy() for rows in probabilities.unbind(dim=1)])
 
 
 def _peak_memory(network: UNet, shape: Sequence[int], tile: Sequence[int]) -> int:

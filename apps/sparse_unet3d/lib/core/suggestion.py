@@ -1,7 +1,6 @@
 """Which slices are worth annotating next: those on which the model is unsure, far from what is annotated."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,7 +68,7 @@ def suggest_slices(
         places = evenly_spaced(annotated, shape, count)
         return [Suggestion(place, None, "no model yet: spread evenly over the volume") for place in places]
     return [
-        Suggestion(place, score, f"the model is unsure there (score {score:.2f}), and no slice near it is annotated")
+        Suggestion(place, score, f"the model is unsure there (score {score:.2f}), away from what is annotated")
         for place, score in best_slices(mean_entropy(evidence), annotated, count)
     ]
 
@@ -126,7 +125,9 @@ def away_from(slices: Sequence[AnnotatedSlice], shape: Sequence[int]) -> Scores:
 
 
 def best_slices(scores: Scores, annotated: Sequence[AnnotatedSlice], count: int) -> list[tuple[AnnotatedSlice, float]]:
-    """Choose slices of high scores, far from annotated ones and from each other.
+    """Choose slices of high scores, across all axes in turn, far from annotated ones and from each other.
+
+    The axis of each is that with the highest score among those of which fewest were chosen so far.
 
     Args:
         scores: of all slices.
@@ -140,17 +141,23 @@ def best_slices(scores: Scores, annotated: Sequence[AnnotatedSlice], count: int)
     chosen: list[tuple[AnnotatedSlice, float]] = []
     taken = list(annotated)
     while len(chosen) < count:
-        weighted = [of_axis * away for of_axis, away in zip(scores, away_from(taken, shape), strict=True)]
+        away = away_from(taken, shape)
+        weighted = [of_axis * far for of_axis, far in zip(scores, away, strict=True)]
+        free = [np.ones(length, dtype=bool) for length in shape]
         for axis, index in taken:
-            weighted[axis][index] = -1.0
-        axis = int(np.argmax([of_axis.max() for of_axis in weighted]))
-        index = int(np.argmax(weighted[axis]))
-        if weighted[axis][index] < 0:
+            free[axis][index] = False
+        # Of equal scores, the one farthest from what is taken.
+        places = [
+            (sum(place.axis == axis for place, _ in chosen), -weighted[axis][index], -away[axis][index], axis, index)
+            for axis in range(len(shape))
+            for index in np.flatnonzero(free[axis]).tolist()
+        ]
+        if not places:
             break
-        place = AnnotatedSlice(axis, index)
-        chosen.append((place, float(weighted[axis][index])))
-        taken.append(place)
-    return chosen
+        *_, axis, index = min(places)
+        chosen.append((AnnotatedSlice(axis, index), float(weighted[axis][index])))
+        taken.append(chosen[-1][0])
+    return sorted(chosen, key=lambda suggested: -suggested[1])
 
 
 def evenly_spaced(annotated: Sequence[AnnotatedSlice], shape: Sequence[int], count: int) -> list[AnnotatedSlice]:
@@ -174,30 +181,6 @@ def _widest_gap(indices: Sequence[int], length: int) -> int:
     gaps = [(2 * ends[0], ends[0] // 2), (2 * (length - 1 - ends[-1]), (ends[-1] + length) // 2)]
     gaps += [(after - before - 1, (before + after) // 2) for before, after in itertools.pairwise(ends)]
     return max(gaps)[1]
-
-
-def with_noise(scores: Scores, beta: float, generator: np.random.Generator) -> Scores:
-    """Make scores of random ones: log score + Gumbel(0, 1/β), so that the best is drawn rather than taken.
-
-    Args:
-        scores: at least 0.
-        beta: 1 draws slices in proportion to their scores; the larger, the surer the best is taken.
-        generator: of randomness.
-
-    Returns:
-        Exponentials of the sums: at least 0, in the same order.
-    """
-    noisy = []
-    for of_axis in scores:
-        with np.errstate(divide="ignore"):
-            logarithms = np.log(of_axis)
-        noisy.append(np.exp(logarithms + generator.gumbel(0, 1 / beta, len(of_axis))))
-    return tuple(noisy)
-
-
-def certainty(round_: int, rounds: int = 10) -> float:
-    """Return β of ``with_noise`` in a round: from 1 at first to 100 after some rounds."""
-    return math.pow(100, min(1.0, round_ / rounds))
 
 
 def expected_gain(history: Sequence[tuple[int, float]]) -> float | None:

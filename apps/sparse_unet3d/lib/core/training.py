@@ -358,6 +358,9 @@ class _Run:
                 if self.published_score is None or score >= self.published_score:
                     self.folder.publish(self._model(network, score))
                     self.published_score, published = score, True
+                elif finished:
+                    # Whether more slices still help is seen by runs that didn't publish, too.
+                    self.folder.remember(self._model(network, score))
                 self.seconds = before + time.monotonic() - began
             if finished or time.monotonic() - saved >= saving / SAVING_SHARE:
                 saving = -time.monotonic()

@@ -1,5 +1,6 @@
 """An annotator who asks after each slice where to paint next, and the ways to choose it."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.annotations import AnnotatedSlice, keep_slices
-from ..core.labels import UNLABELLED, LabelScheme
+from ..core.labels import LabelScheme
 from ..core.learner import Learner
 from ..core.machine import Machine
 from ..core.metrics import confusion, iou_per_class, mean_iou
 from ..core.plan import Plan, PlanOptions, make_plan
 from ..core.preparation import prepare_training
 from ..core.segmentation import Segmenter
-from ..core.suggestion import Evidence, best_slices, certainty, evenly_spaced, mean_entropy, with_noise
+from ..core.suggestion import Evidence, Scores, best_slices, evenly_spaced, mean_entropy, suggest_slices
 from .run import commit
 from .study import Subject
 
@@ -30,10 +31,34 @@ MEMORY = 3 * 10**9
 DENSE = "dense"
 
 
-def _by_entropy(
+def with_noise(scores: Scores, beta: float, generator: np.random.Generator) -> Scores:
+    """Make scores of random ones: log score + Gumbel(0, 1/β), so that the best is drawn rather than taken.
+
+    Args:
+        scores: at least 0.
+        beta: 1 draws slices in proportion to their scores; the larger, the surer the best is taken.
+        generator: of randomness.
+
+    Returns:
+        Exponentials of the sums: at least 0, in the same order.
+    """
+    noisy = []
+    for of_axis in scores:
+        with np.errstate(divide="ignore"):
+            logarithms = np.log(of_axis)
+        noisy.append(np.exp(logarithms + generator.gumbel(0, 1 / beta, len(of_axis))))
+    return tuple(noisy)
+
+
+def certainty(round_: int, rounds: int = 10) -> float:
+    """Return β of ``with_noise`` in a round: from 1 at first to 100 after some rounds."""
+    return math.pow(100, min(1.0, round_ / rounds))
+
+
+def _as_the_server(
     evidence: Evidence, annotated: Sequence[AnnotatedSlice], _chosen: int, _generator: Generator
 ) -> AnnotatedSlice:
-    return best_slices(mean_entropy(evidence), annotated, 1)[0][0]
+    return suggest_slices(evidence.labels.shape, annotated, 1, evidence)[0].place
 
 
 def _by_entropy_with_noise(
@@ -59,10 +84,10 @@ def _by_foreground(
 ) -> AnnotatedSlice:
     """Draw an axis, then a slice in proportion to the foreground predicted in it."""
     weights = []
-    for axis, length in enumerate(evidence.labels.shape):
+    for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
         foreground = np.count_nonzero(evidence.labels, axis=others) + 1e-3
-        weights.append(foreground / foreground.sum() if length else foreground)
+        weights.append(foreground / foreground.sum())
     return _drawn(weights, annotated, generator)
 
 
@@ -75,8 +100,8 @@ def _drawn(
 
 
 STRATEGIES: Mapping[str, Choose] = {
-    "next_slice": _by_entropy_with_noise,
-    "entropy": _by_entropy,
+    "next_slice": _as_the_server,
+    "with_noise": _by_entropy_with_noise,
     "evenly_spaced": _evenly,
     "random": _at_random,
     "foreground_random": _by_foreground,
@@ -142,17 +167,15 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> R
     if game.strategy == DENSE:
         player.train(subject.truth, course.all_steps)
         labels, _ = player.segment()
-        counts = confusion(labels, subject.truth, scheme)
-        slices, iou = [0], [mean_iou(iou_per_class(counts, scheme)) or 0.0]
+        slices, iou = [0], [_iou(labels, subject.truth, scheme)]
     else:
         slices, iou = [], []
         while True:
             annotation = keep_slices(subject.truth, places)
             player.train(annotation, course.steps if iou else course.first_steps)
             labels, uncertainty = player.segment()
-            unseen = np.where(annotation == UNLABELLED, subject.truth, np.uint8(UNLABELLED))
             slices.append(len(places))
-            iou.append(mean_iou(iou_per_class(confusion(labels, unseen, scheme), scheme)) or 0.0)
+            iou.append(_iou(labels, subject.truth, scheme))
             if len(places) >= course.most_slices:
                 break
             evidence = Evidence(scheme, annotation, labels, uncertainty)
@@ -166,6 +189,11 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> R
         "seconds": round(time.monotonic() - began, 1),
         "commit": commit(),
     }
+
+
+def _iou(labels: NDArray[np.uint8], truth: NDArray[np.uint8], scheme: LabelScheme) -> float:
+    """Return the mean foreground IoU on the whole volume: on what a strategy didn't choose, all would differ."""
+    return mean_iou(iou_per_class(confusion(labels, truth, scheme), scheme)) or 0.0
 
 
 class _Player:

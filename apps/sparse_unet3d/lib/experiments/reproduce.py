@@ -60,14 +60,16 @@ class Options:
         size = self.size if self.steps is None else f"{self.size}_{self.steps}_steps"
         return Path(size, self.folder.resolve().name) if self.folder else Path(size)
 
-    def command(self, table: str) -> str:
-        """Return the command that makes a table anew."""
+    def command(self, table: str, records: Sequence[Record]) -> str:
+        """Return the command that makes a table anew, with all methods and seeds that are in it."""
+        methods = [method for method in METHODS if any(record["method"] == method for record in records)]
+        seeds = 1 + max(record["seed"] for record in records)
         given = {
             "--size": self.size,
             "--data": self.folder,
             "--labels": self.labels or None,
-            "--methods": ",".join(self.methods) if self.methods else None,
-            "--seeds": self.seeds if self.seeds > 1 else None,
+            "--methods": None if set(methods) == set(DEFAULT_METHODS[table]) else ",".join(methods),
+            "--seeds": seeds if seeds > 1 else None,
             "--steps": self.steps,
         }
         words = [f"{name} {value}" for name, value in given.items() if value is not None]
@@ -95,7 +97,7 @@ def reproduce(options: Options) -> bool:
     runs = [
         run
         for table in options.tables
-        for run in runs_of(table, study, _methods(table, options), size, range(options.seeds), options.steps)
+        for run in runs_of(table, study, _methods(table, options), size, _seeds(table, options), options.steps)
     ]
     check_runs(runs, study)
     # Seed by seed, so that all tables are there before the first is repeated.
@@ -167,6 +169,11 @@ def _methods(table: str, options: Options) -> list[str]:
     return list(dict.fromkeys(options.methods))
 
 
+def _seeds(table: str, options: Options) -> range:
+    """Return the seeds of a table; the figure shows one segmentation."""
+    return range(1 if table == "figure3" else options.seeds)
+
+
 def _attempt(setting: Setting, run: Run) -> tuple[Run, Record | str | None]:
     """Do a run; return its record, or why it failed, or None where time was up."""
     try:
@@ -219,7 +226,7 @@ def _write_table(table: str, records: Sequence[Record], options: Options, study:
         "size": options.size,
         "data": options.folder.name if options.folder else "phantom",
         "seeds": sorted({record["seed"] for record in records}),
-        "command": options.command(table),
+        "command": options.command(table, records),
         "date": datetime.now(UTC).date().isoformat(),
         "commits": sorted({record["commit"] for record in records}),
         "machines": sorted({record["machine"] for record in records}),

@@ -33,6 +33,9 @@ APP = Path(__file__).resolve().parents[2]
 COMMIT_FILE = APP / "commit.txt"
 """Tells a machine without git where the software is from."""
 
+SETTINGS = "settings.json"
+"""File in a run's folder."""
+
 TOLD = 10
 """Times that a run tells of its progress."""
 
@@ -108,16 +111,18 @@ def settings_of(run: Run, study: Study, setting: Setting) -> dict[str, Any]:
     """Return all that a run's result depends on but for the software, as JSON values."""
     cases = [study.subjects[name].volume for name in run.training]
     plan = METHODS[run.method].plan(cases, study.scheme, setting.size)
-    settings = {
+    settings: dict[str, Any] = {
         "volumes": {name: study.subjects[name].checksum for name in {**run.training, **run.test}},
         "training": run.training,
         "test": run.test,
-        "steps": run.steps,
-        "slice_steps": setting.size.slice_steps,
-        "peer_seconds": setting.size.peer_seconds,
         "seed": run.seed,
-        "plan": plan.to_json() if plan else None,
     }
+    if plan:
+        settings |= {"plan": plan.to_json(), "steps": run.steps, "memory": setting.size.memory}
+        if plan.dims == 2:
+            settings["slice_steps"] = setting.size.slice_steps
+    else:
+        settings["peer_seconds"] = setting.size.peer_seconds
     values: dict[str, Any] = json.loads(json.dumps(settings))
     return values
 
@@ -218,7 +223,7 @@ class _Progress:
 
 def _forget_other_settings(work: Path, settings: Mapping[str, Any]) -> None:
     """Start afresh unless what was begun has these settings."""
-    path = work / "settings.json"
+    path = work / SETTINGS
     if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != settings:
         shutil.rmtree(work)
         write_json(path, settings)
@@ -260,11 +265,13 @@ def _machine(device: str) -> str:
 @functools.cache
 def commit() -> str:
     """Return the project's commit, with a + where files were changed since; ``unknown`` without git."""
+    if COMMIT_FILE.is_file():
+        return COMMIT_FILE.read_text(encoding="utf-8")
     try:
         changed = _git("status", "--porcelain", "--", ".")
         return _git("rev-parse", "--short", "HEAD") + "+" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
-        return COMMIT_FILE.read_text(encoding="utf-8") if COMMIT_FILE.is_file() else "unknown"
+        return "unknown"
 
 
 def _git(*arguments: str) -> str:

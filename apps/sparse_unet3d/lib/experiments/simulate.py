@@ -65,8 +65,10 @@ def simulate(options: Options) -> None:
     source = Source(folder, options.labels, True, experiments / "work" / "small")
     study = load_study(source)
     (name, subject), *_ = study.subjects.items()
-    if min(subject.truth.shape) * 3 < options.course.most_slices:
-        raise InputError(f"{name}: too small for {options.course.most_slices} annotated slices; give a larger volume")
+    if not 3 <= options.course.most_slices <= sum(subject.truth.shape):
+        raise InputError(
+            f"--slices: {options.course.most_slices}; {name} has {sum(subject.truth.shape)}, and the first 3 are given"
+        )
     records = experiments / "work" / "simulate" / source.name
     wanted = list(dict.fromkeys((*options.strategies, *BASELINES, DENSE)))
     games = [Game(strategy, seed) for seed in range(options.seeds) for strategy in wanted]
@@ -114,9 +116,9 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     """Compare the strategies on one volume.
 
     Returns:
-        ``dense_iou`` by seed; by strategy and then seed ``slices``, ``iou`` (curves), ``area_under_curve`` (mean IoU
-        over the numbers of slices), ``slices_to_95_percent`` (of the dense IoU's median; None if never) and
-        ``places``; ``paired``: Wilcoxon's p of our areas against those of each baseline, over the seeds.
+        ``dense_iou`` by seed; by strategy, and then by seed (``seeds``), ``slices``, ``iou`` (curves), ``places``,
+        ``area_under_curve`` (mean IoU over the numbers of slices), ``slices_to_95_percent`` (of the dense IoU's median;
+        None if never); ``paired``: Wilcoxon's p of our areas against those of each baseline, over the seeds of both.
     """
     dense = [record["iou"][0] for record in records if record["strategy"] == DENSE]
     enough = ENOUGH * statistics.median(dense)
@@ -127,7 +129,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     areas = {name: [statistics.fmean(record["iou"]) for record in own] for name, own in by_strategy.items()}
     return {
         "dense_iou": dense,
-        "seeds": sorted({record["seed"] for record in records}),
+        "seeds": {name: [record["seed"] for record in own] for name, own in by_strategy.items()},
         "slices": {name: own[0]["slices"] for name, own in by_strategy.items()},
         "iou": {name: [record["iou"] for record in own] for name, own in by_strategy.items()},
         "places": {name: [record["places"] for record in own] for name, own in by_strategy.items()},
@@ -136,9 +138,9 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
             name: [_slices_to(record, enough) for record in own] for name, own in by_strategy.items()
         },
         "paired": {
-            baseline: _paired(areas[OURS], areas[baseline])
+            baseline: _paired(by_strategy[OURS], by_strategy[baseline])
             for baseline in BASELINES
-            if OURS in areas and baseline in areas
+            if OURS in by_strategy and baseline in by_strategy
         },
         "commits": sorted({record["commit"] for record in records}),
         "date": datetime.now(UTC).date().isoformat(),
@@ -153,11 +155,12 @@ def _slices_to(record: Record, level: float) -> int | None:
     return enough
 
 
-def _paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float | None]:
-    """Return the median difference, positive where ours is better, and Wilcoxon's two-sided p."""
-    differences = [own - other for own, other in zip(ours, theirs, strict=False)]
+def _paired(ours: Sequence[Record], theirs: Sequence[Record]) -> dict[str, float | None]:
+    """Return the median difference of the areas seed by seed, positive where ours is larger, and Wilcoxon's p."""
+    areas = {record["seed"]: statistics.fmean(record["iou"]) for record in theirs}
+    differences = [statistics.fmean(one["iou"]) - areas[one["seed"]] for one in ours if one["seed"] in areas]
     p = float(wilcoxon(differences).pvalue) if len(differences) > 1 and any(differences) else None
-    return {"difference": statistics.median(differences), "p": p}
+    return {"difference": statistics.median(differences) if differences else None, "p": p}
 
 
 def _merged(path: Path, data: str, summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from .annotators import BASELINES, OURS, STRATEGIES
 
 COLOURS = {
     "next_slice": "#d55e00",
-    "entropy": "#cc79a7",
+    "with_noise": "#cc79a7",
     "evenly_spaced": "#0072b2",
     "random": "#999999",
     "foreground_random": "#009e73",
@@ -25,7 +25,7 @@ COLOURS = {
 EXPLANATION = (
     "Each annotator starts with one slice along each axis; after each training a further slice is chosen, annotated "
     "from the truth, and learnt from. IoU (intersection over union, mean over the foreground classes) is measured on "
-    "all voxels that nobody annotated. Lines are means over the seeds, bands reach from the worst to the best seed. "
+    "the whole volume. Lines are means over the seeds, bands reach from the worst to the best seed. "
     "The dashed line is 95 % of the IoU that dense annotation leads to in as many training steps."
 )
 
@@ -63,7 +63,7 @@ def draw_curves(result: Mapping[str, Any]) -> bytes:
         axes.plot(slices, curves.mean(axis=0), color=COLOURS[name], linewidth=width, label=name)
         axes.fill_between(slices, curves.min(axis=0), curves.max(axis=0), color=COLOURS[name], alpha=0.12, linewidth=0)
     axes.axhline(0.95 * statistics.median(result["dense_iou"]), color="black", linestyle="--", linewidth=1)
-    axes.set(xlabel="annotated slices", ylabel="mean IoU on unannotated voxels", ylim=(0, 1))
+    axes.set(xlabel="annotated slices", ylabel="mean IoU", ylim=(0, 1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
@@ -84,7 +84,7 @@ def _table(result: Mapping[str, Any]) -> str:
                 name,
                 f"{statistics.fmean(areas):.3f} ({min(areas):.3f} to {max(areas):.3f})",
                 ", ".join("never" if count is None else str(count) for count in result["slices_to_95_percent"][name]),
-                f"{paired['difference']:+.3f}" if paired else "",
+                f"{paired['difference']:+.3f}" if paired and paired["difference"] is not None else "",
                 f"{paired['p']:.3f}" if paired and paired["p"] is not None else "",
             )
         )
@@ -96,6 +96,6 @@ def _table(result: Mapping[str, Any]) -> str:
 def _provenance(result: Mapping[str, Any]) -> str:
     return (
         f"dense annotation: IoU {', '.join(f'{iou:.3f}' for iou in result['dense_iou'])}; p of Wilcoxon's signed-rank "
-        f"test over {len(result['seeds'])} seeds, two-sided, against {', '.join(BASELINES)}; {result['date']}, commit "
-        f"{', '.join(result['commits'])}"
+        f"test over the seeds, two-sided, against {', '.join(BASELINES)} (of fewer than 6 seeds it can't be below "
+        f"0.05); {result['date']}, commit {', '.join(result['commits'])}"
     )

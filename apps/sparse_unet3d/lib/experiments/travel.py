@@ -4,11 +4,12 @@ import io
 import os
 import tarfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from ..core.errors import InputError
 from ..core.files import replacing
-from .run import COMMIT_FILE, commit
+from .run import COMMIT_FILE, SETTINGS, commit
 
 APP = PurePosixPath("apps/sparse_unet3d")
 
@@ -39,7 +40,7 @@ def pack(project: Path, archive: Path) -> None:
 def unpack(project: Path, archive: Path) -> int:
     """Take results and unfinished runs out of an archive that was packed elsewhere, where they are newer than here.
 
-    All else in it is left there.
+    A run that was begun here with other settings since is left as it is; so is all else in the archive.
 
     Returns:
         How many files were taken.
@@ -49,23 +50,38 @@ def unpack(project: Path, archive: Path) -> int:
     """
     taken = 0
     try:
-        with tarfile.open(archive) as packed:
-            for entry in packed:
-                path = PurePosixPath(entry.name)
-                if not entry.isfile() or ".." in path.parts or not any(map(path.is_relative_to, BROUGHT)):
-                    continue
-                here = project / path
-                if here.is_file() and here.stat().st_mtime >= entry.mtime:
-                    continue
-                content = packed.extractfile(entry)
-                assert content is not None
-                with replacing(here) as beside:
-                    beside.write_bytes(content.read())
-                os.utime(here, (entry.mtime, entry.mtime))
-                taken += 1
+        others = _begun_otherwise(project, archive)
+        for path, mtime, content in _brought(archive):
+            here = project / path
+            if path.parent in others or (here.is_file() and here.stat().st_mtime >= mtime):
+                continue
+            with replacing(here) as beside:
+                beside.write_bytes(content)
+            os.utime(here, (mtime, mtime))
+            taken += 1
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise InputError(
             f"{archive}: cannot be read as a whole archive of `reproduce pack` ({error}); {taken} files were taken; "
             "copy it anew and unpack it again"
         ) from error
     return taken
+
+
+def _brought(archive: Path) -> Iterator[tuple[PurePosixPath, float, bytes]]:
+    """Yield path, time of the last change and content of the files that may be taken."""
+    with tarfile.open(archive) as packed:
+        for entry in packed:
+            path = PurePosixPath(entry.name)
+            if entry.isfile() and ".." not in path.parts and any(map(path.is_relative_to, BROUGHT)):
+                content = packed.extractfile(entry)
+                assert content is not None
+                yield path, entry.mtime, content.read()
+
+
+def _begun_otherwise(project: Path, archive: Path) -> set[PurePosixPath]:
+    """Return the folders of runs that were begun with other settings here than there."""
+    return {
+        path.parent
+        for path, _, content in _brought(archive)
+        if path.name == SETTINGS and (project / path).is_file() and (project / path).read_bytes() != content
+    }

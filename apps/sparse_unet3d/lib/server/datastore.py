@@ -6,8 +6,9 @@ in the studies folder          what
 ``*.nii *.nii.gz *.nrrd``      images; ``case_0000.nii.gz``, ``case_0001.nii.gz``, … are the channels of one, ``case``
 ``labels/version_N/``          the N-th submission of an image, with the label scheme's values; never changed
 ``labels/final/``              the newest of them; what trains
-``labels/original/``           the same for 3D Slicer to load: values and names put the model's segments first
+``labels/original/``           the same for 3D Slicer to load: values and names put the server's segments first
 ``labels/prediction/``         what the model said last
+``labels/uncertainty/``        how unsure it was, 0 … 255
 ``labels/TAG/ID.json``         what is known of a label: version, time, client, which version it brings back, what of
                                the version before is gone, names of its values and slices, statistics
 ``datastore_v2.json``          MONAI Label's index; made anew from the above where it is lost or damaged
@@ -173,8 +174,9 @@ class AnnotationStore(FolderStore):
             # It may have been removed while the model was at work.
             self._require(image_id)
             # The prediction last: who finds one finds the uncertainty that belongs to it, or a newer one.
-            self._store(image_id, UNCERTAINTY, entropy, affine, {"time": _now(), **info})
-            self._store(image_id, PREDICTION, prediction, affine, {"label_names": names, "time": _now(), **info})
+            known = {"time": _now(), **info}
+            self._store(image_id, UNCERTAINTY, entropy, affine, known)
+            self._store(image_id, PREDICTION, prediction, affine, {**known, "label_names": names})
             self._update_datastore_file()
 
     # What clients may do besides

@@ -126,7 +126,7 @@ class FolderStore(LocalDatastore):
         except InputError as error:
             self._unreadable[image_id] = state
             raise InputError(
-                f"{error}. To go on with other images, press Next Sample again (strategy 'sparse')"
+                f"{error}. To go on with other images, press Next Sample again (strategy 'sparse' or 'next_slice')"
             ) from error
 
     def labels_without_image(self) -> dict[str, list[str]]:

@@ -130,14 +130,13 @@ class Segmentation(InferTask):
             machine = this_machine(self.conf.memory)
             prediction, entropy = self._segmenter.segment_with_entropy(volume, machine, _LogProgress(image))
         info = {
-            "label_names": self.labels,
             "model": facts(model),
             "uncertainty": round(mean_by_class(prediction, entropy), 4),
             "seconds": round(time.monotonic() - began, 1),
         }
         if image_id and isinstance(self.datastore, AnnotationStore):
             self.datastore.save_prediction(image_id, prediction, entropy, volume.affine, info)
-        return volume, prediction, info
+        return volume, prediction, {"label_names": self.labels, **info}
 
 
 def facts(model: Model) -> dict[str, Any]:

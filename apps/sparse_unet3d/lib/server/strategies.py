@@ -1,5 +1,6 @@
 """Which image is offered next for annotation."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,8 @@ from ..core.errors import InputError
 from ..core.slice_names import SliceNames
 from .datastore import FINAL, PREDICTION, AnnotationStore
 from .suggestions import Suggestions, described
+
+logger = logging.getLogger(__name__)
 
 PASSED_OVER = 3600
 """Seconds for which an image that a client was offered, and that nobody annotated since, counts as passed over."""
@@ -46,10 +49,12 @@ class NextSlice(Strategy):
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         if not isinstance(datastore, AnnotationStore):
             raise InputError("next_slice works on a local studies folder only; choose another strategy")
+        infos = {image_id: datastore.get_label_info(image_id, PREDICTION) for image_id in datastore.list_images()}
+        # Clients may have written anything there.
         known = {
-            image_id: uncertainty
-            for image_id in datastore.list_images()
-            if (uncertainty := datastore.get_label_info(image_id, PREDICTION).get("uncertainty")) is not None
+            image_id: info["uncertainty"]
+            for image_id, info in infos.items()
+            if isinstance(info.get("uncertainty"), int | float)
         }
         mean = sum(known.values()) / len(known) if known else 0.0
 
@@ -57,10 +62,16 @@ class NextSlice(Strategy):
             return -known.get(image_id, mean), _annotated_slices(image_id, datastore)
 
         for image_id in _ordered(request, datastore, rank):
-            # Whoever has a broken image is told so by what loads it.
+            # Whoever has a broken image is told so, now or by what loads it.
             if datastore.is_unreadable(image_id):
                 return {"id": image_id}
-            volume, suggestions, note = self.suggestions.of(image_id, 1)
+            datastore.check_image(image_id)
+            try:
+                volume, suggestions, note = self.suggestions.of(image_id, 1)
+            except InputError as error:
+                # It can be annotated all the same, and isn't to stand in the way of the others.
+                logger.warning("No slice is suggested in %s: %s", image_id, error)
+                return {"id": image_id, "note": str(error)}
             if suggestions:
                 return {
                     "id": image_id,

@@ -1,17 +1,21 @@
 """Which slices of an image of the datastore are worth annotating next, by the latest prediction."""
 
+import logging
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.annotations import AnnotatedSlice
+from ..core.errors import InputError
 from ..core.slice_names import SliceNames
 from ..core.suggestion import Evidence, Suggestion, expected_gain, suggest_slices
 from ..core.volumes import Volume, onto_grid, read_label_map, read_volume
 from .conf import Conf
 from .datastore import FINAL, PREDICTION, UNCERTAINTY, AnnotationStore
 from .infer import Segmentation, facts
+
+logger = logging.getLogger(__name__)
 
 
 class Suggestions:
@@ -53,16 +57,30 @@ class Suggestions:
         """Return what the model says, and a note; None as long as there is no model."""
         if not self.segmentation.is_valid():
             return None, "there is no model yet, so the slices are spread evenly"
-        note = ""
         info = self.store.get_label_info(image_id, PREDICTION)
-        kept = self.store.get_labels_by_image_id(image_id)
-        if UNCERTAINTY not in kept or info.get("model") != facts(self.segmentation.model()):
-            self.segmentation.predict(self.store.get_image_uri(image_id), image_id)
-            note = "the image was segmented anew, as there was no prediction by the model in use"
+        if info.get("model") == facts(self.segmentation.model()):
+            try:
+                return self._stored(image_id, volume, annotation), ""
+            except InputError as error:
+                logger.warning("The prediction of %s is made anew: %s", image_id, error)
+        self.segmentation.predict(self.store.get_image_uri(image_id), image_id)
+        return (
+            self._stored(image_id, volume, annotation),
+            "the image was segmented anew, as there was no prediction by the model in use",
+        )
+
+    def _stored(self, image_id: str, volume: Volume, annotation: NDArray[np.uint8]) -> Evidence:
+        """Return the evidence of the stored prediction.
+
+        Raises:
+            InputError: it isn't there, can't be read, or is of another image.
+        """
         labels, entropy = (self._map(image_id, tag, volume) for tag in (PREDICTION, UNCERTAINTY))
-        return Evidence(self.scheme, annotation, labels, entropy), note
+        return Evidence(self.scheme, annotation, labels, entropy)
 
     def _map(self, image_id: str, tag: str, volume: Volume) -> NDArray[np.uint8]:
+        if tag not in self.store.get_labels_by_image_id(image_id):
+            raise InputError(f"image {image_id!r}: no {tag} is stored")
         stored = read_label_map(self.store.get_label_uri(image_id, tag))
         return onto_grid(stored, volume).astype(np.uint8)
 
