@@ -159,8 +159,13 @@ def test_only_runs_of_the_same_settings_are_finished(setting: Setting, study: St
     assert finished(replace(run, test={"ball_2": TEST["ball_2"]}), study, setting) is None
     wider = replace(setting, size=replace(NARROW, options=PlanOptions(width=3)))
     assert finished(run, study, wider) is None
+    # What only the 2-D network goes by.
     longer = replace(setting, size=replace(NARROW, slice_steps=3))
-    assert finished(run, study, longer) is None
+    assert finished(run, study, longer) is not None
+    flat = a_run("2d_bn", steps=1)
+    perform(flat, setting)
+    assert finished(flat, study, setting) is not None
+    assert finished(flat, study, longer) is None
 
 
 def test_runs_that_would_fail_are_refused_before_the_first(study: Study) -> None:
