@@ -148,7 +148,7 @@ def test_restore_stores_a_version_more(studies: Path) -> None:
     for tag in ("version_3", "final"):
         assert (stored(studies, tag) == paint()).all()
         assert (info(studies, tag)["version"], info(studies, tag)["restored_version"]) == (3, 1)
-    assert (stored(studies, "original") == np.where(paint() > 0, paint() + 2, 0)).all()
+    assert (stored(studies, "original") == np.where(paint() > 0, paint() + 3, 0)).all()
     assert {tag: snapshot(studies / "labels" / tag) for tag in before} == before
     # A server that starts now finds nothing to do.
     kept = snapshot(studies / "labels")
