@@ -71,8 +71,9 @@ def write_report(path: Path, results: Path, records: Mapping[str, Sequence[Recor
         sections.append(f"<h2>{escape(table['caption'])}</h2>")
         sections.append(_by_slices(table) if name == "table2" else _table(table))
         if name == "table2":
+            # Its slices, of each volume and number of slices, would fill pages.
             sections.append(image_tag(draw_curve(table), "IoU over the labelled voxels"))
-        if name == "figure3":
+        elif name == "figure3":
             sections.append(_figure(results / "figure3.png", study, own, dense))
         else:
             sections += _slices(own, study)
@@ -163,7 +164,7 @@ def draw_curve(table: Mapping[str, Any]) -> bytes:
     Returns:
         A PNG.
     """
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
     for method in _methods(table):
         rows = [row for row in table["rows"] if method in row]
@@ -186,7 +187,7 @@ def draw_curve(table: Mapping[str, Any]) -> bytes:
     axes.set(xlabel="labelled voxels in percent", ylabel="mean IoU", ylim=(0, 1), xlim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
