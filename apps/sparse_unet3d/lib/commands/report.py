@@ -163,9 +163,7 @@ def training_curve(history: Sequence[Mapping[str, Any]], table: NDArray[np.uint8
         axes.set(xlabel="minutes of training", xlim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return png_of_figure(figure, dpi=130)
 
 
 def write_report(path: Path, report: Mapping[str, Any], segmented: Sequence[Segmented], scheme: LabelScheme) -> None:
@@ -302,6 +300,13 @@ def png_of(picture: Picture) -> bytes:
     """Return a picture (rows, columns, 3) as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def png_of_figure(figure: Figure, dpi: int) -> bytes:
+    """Return a figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 

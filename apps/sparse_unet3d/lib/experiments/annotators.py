@@ -30,6 +30,9 @@ MOST_SLICES = 20
 MEMORY = 3 * 10**9
 DENSE = "dense"
 
+ENOUGH = 0.95
+"""Part of the IoU reached by dense annotation at which an annotator could stop."""
+
 
 def with_noise(scores: Scores, beta: float, generator: np.random.Generator) -> Scores:
     """Make scores of random ones: log score + Gumbel(0, 1/β), so that the best is drawn rather than taken.

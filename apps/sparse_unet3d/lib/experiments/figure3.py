@@ -1,7 +1,5 @@
 """Figure 3: a dense segmentation as surfaces."""
 
-import io
-
 import numpy as np
 from matplotlib.colors import LightSource, to_rgb
 from matplotlib.figure import Figure
@@ -10,6 +8,8 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from skimage.measure import marching_cubes
+
+from ..commands.report import png_of_figure
 
 SMOOTHING = 0.7
 """Standard deviation in voxels, so that the steps between voxels don't show."""
@@ -58,6 +58,4 @@ def draw_surfaces(labels: NDArray[np.uint8], spacing: tuple[float, ...], colours
     axes.set_box_aspect(extent, zoom=1.35)
     axes.view_init(elev=38, azim=-65)
     axes.set_axis_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return png_of_figure(figure, dpi=110)

@@ -1,6 +1,5 @@
 """The report of the experiments: tables beside the paper's, curves, slices and surfaces in one HTML file."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -21,6 +20,7 @@ from ..commands.report import (
     page,
     painted,
     png_of,
+    png_of_figure,
     show,
     view,
 )
@@ -188,9 +188,7 @@ def draw_curve(table: Mapping[str, Any]) -> bytes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return png_of_figure(figure, dpi=120)
 
 
 def _slices(records: Sequence[Record], study: Study) -> list[str]:

@@ -17,13 +17,10 @@ from ..core.allocation import keep_freed_memory
 from ..core.errors import InputError
 from ..core.files import write_json
 from ..core.plan import PlanOptions, make_plan
-from .annotators import BASELINES, DENSE, OURS, STRATEGIES, Course, Game, Record, play
+from .annotators import BASELINES, DENSE, ENOUGH, OURS, STRATEGIES, Course, Game, Record, play
 from .engine import outcomes
 from .simulate_report import write_simulate_report
 from .study import Source, load_study
-
-ENOUGH = 0.95
-"""Part of the IoU reached by dense annotation at which an annotator could stop."""
 
 
 @dataclass(frozen=True)

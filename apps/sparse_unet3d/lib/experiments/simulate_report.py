@@ -1,6 +1,5 @@
 """The report of simulated annotators: curves of IoU over slices, and how the strategies compare."""
 
-import io
 import statistics
 from collections.abc import Mapping
 from html import escape
@@ -10,9 +9,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..commands.report import image_tag, page
+from ..commands.report import image_tag, page, png_of_figure
 from ..core.files import replacing
-from .annotators import BASELINES, OURS, STRATEGIES
+from .annotators import BASELINES, ENOUGH, OURS, STRATEGIES
 
 COLOURS = {
     "next_slice": "#d55e00",
@@ -62,14 +61,12 @@ def draw_curves(result: Mapping[str, Any]) -> bytes:
         width = 2.5 if name == OURS else 1.5
         axes.plot(slices, curves.mean(axis=0), color=COLOURS[name], linewidth=width, label=name)
         axes.fill_between(slices, curves.min(axis=0), curves.max(axis=0), color=COLOURS[name], alpha=0.12, linewidth=0)
-    axes.axhline(0.95 * statistics.median(result["dense_iou"]), color="black", linestyle="--", linewidth=1)
+    axes.axhline(ENOUGH * statistics.median(result["dense_iou"]), color="black", linestyle="--", linewidth=1)
     axes.set(xlabel="annotated slices", ylabel="mean IoU", ylim=(0, 1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return png_of_figure(figure, dpi=120)
 
 
 def _table(result: Mapping[str, Any]) -> str:
