@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,18 @@ class Server:
 
     def get(self, path: str, **kwargs: Any) -> requests.Response:
         return requests.get(self.url + path, timeout=60, **kwargs)
+
+    def wait_for_training(self, until: Callable[[dict[str, Any], str], bool]) -> dict[str, Any]:
+        """Poll as 3D Slicer does, until a condition on the statistics and the status; return the statistics."""
+        end = time.monotonic() + 400
+        while time.monotonic() < end:
+            status = self.client.train_status()
+            stats: dict[str, Any] = self.client.info()["train_stats"]["sparse_unet3d"]
+            if until(stats, status["status"]):
+                return stats
+            assert status["status"] in ("SUBMITTED", "RUNNING"), "\n".join(status["details"])
+            time.sleep(1)
+        raise AssertionError(f"training took too long: {self.log.read_text()[-3000:]}")
 
     def put_label(self, image: str, file: Path, params: object = None, tag: str = "") -> requests.Response:
         with file.open("rb") as label:

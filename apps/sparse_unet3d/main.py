@@ -144,6 +144,7 @@ class SparseUNet3D(MONAILabelApp):
             self.settings.scheme,
             self.settings.plan.unpainted,
             classes_taught_by_all(self._datastore, self.settings),
+            self._suggestions.paint_next(image_id),
         )
 
     def model_file(self, model: str, validate: bool = True) -> str | None:

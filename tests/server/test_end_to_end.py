@@ -1,10 +1,8 @@
 """The whole loop over a real server: sample, submit, train, stop, restart, continue, segment, find everything again."""
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -12,19 +10,6 @@ import numpy as np
 from serving import SHAPE, SPACING, Server, as_slicer_sends, paint, scaled, stored, write_label
 
 MODEL = "sparse_unet3d"
-
-
-def wait_for_training(server: Server, until: Callable[[dict[str, Any], str], bool]) -> dict[str, Any]:
-    """Poll as 3D Slicer does, until a condition on the statistics and the status; return the statistics."""
-    end = time.monotonic() + 400
-    while time.monotonic() < end:
-        status = server.client.train_status()
-        stats = server.client.info()["train_stats"][MODEL]
-        if until(stats, status["status"]):
-            return dict(stats)
-        assert status["status"] in ("SUBMITTED", "RUNNING"), "\n".join(status["details"])
-        time.sleep(1)
-    raise AssertionError(f"training took too long: {server.log.read_text()[-3000:]}")
 
 
 def test_the_whole_loop(studies: Path, tmp_path: Path, start_server: Callable[..., Server]) -> None:
@@ -45,7 +30,7 @@ def test_the_whole_loop(studies: Path, tmp_path: Path, start_server: Callable[..
 
     # Train; stop after the first epoch.
     client.train_start(MODEL, {"max_epochs": 5000, "max_minutes": 0, "start": "continue"})
-    stats = wait_for_training(server, lambda stats, _: stats["epoch"] >= 1)
+    stats = server.wait_for_training(lambda stats, _: stats["epoch"] >= 1)
     assert stats["total_epochs"] == 5000
     assert not stats["total_time"]
     assert isinstance(stats["best_metric"], float)
@@ -78,7 +63,7 @@ def test_the_whole_loop(studies: Path, tmp_path: Path, start_server: Callable[..
     assert reply["version"] == 2
 
     # Training goes on in the same run, to its end.
-    stats = wait_for_training(server, lambda _, status: status == "DONE")
+    stats = server.wait_for_training(lambda _, status: status == "DONE")
     assert (stats["run"], stats["epoch"], stats["finished"]) == (run, end, True)
     assert stats["total_time"]
     assert (studies / "models/model.pt").is_file()

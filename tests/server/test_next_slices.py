@@ -73,7 +73,9 @@ def test_without_a_model_slices_are_spread_evenly(server: Server, tmp_path: Path
 
 def test_annotated_slices_are_not_suggested(server: Server, served: Path, tmp_path: Path) -> None:
     label, params = as_slicer_sends(paint())
-    assert server.put_label("a", write_label(tmp_path / "label.nii.gz", label), params).status_code == 200
+    reply = server.put_label("a", write_label(tmp_path / "label.nii.gz", label), params)
+    # All axes have two; the widest gap of the first one is beyond its last slice, at 10.
+    assert reply.json()["paint_next"] == "axis 0 (L-R, sagittal): 15: spread evenly over the volume"
     found = parts(server.infer("a", "next_slices", slices=9), tmp_path)[0]["slices"]
     assert len(found) == 9
     assert all(place["index"] not in ANNOTATED[place["axis"]] for place in found)
@@ -147,6 +149,11 @@ def test_what_the_next_slice_may_bring(with_model: Server, served: Path, tmp_pat
     history.write_text(json.dumps([{**one, "slices": n, "score": 0.9 - 1.2 / n} for n in (6, 10)]))
     for known in (ask(with_model, "fifth").json(), parts(with_model.infer("a", "next_slices"), tmp_path)[0]):
         assert known["expected_gain"] == pytest.approx(1.2 / 10 - 1.2 / 11, abs=1e-4)
+    label, params = as_slicer_sends(paint())
+    reply = with_model.put_label("b", write_label(tmp_path / "label.nii.gz", label), params).json()
+    (best,) = parts(with_model.infer("b", "next_slices", slices=1), tmp_path)[0]["slices"]
+    assert reply["paint_next"].startswith(f"{best['name']}: the model is unsure there")
+    assert reply["paint_next"].endswith("it brings about 0.011 IoU")
     history.write_text(json.dumps([one]))
 
 

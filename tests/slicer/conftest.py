@@ -1,4 +1,4 @@
-"""What the tests at 3D Slicer share. Each module of them has the fixtures ``studies`` and ``server``."""
+"""What the tests at 3D Slicer share."""
 
 import re
 import sys
@@ -8,9 +8,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from annotator import Annotator
-from serving import Server
+from lib.core.labels import LabelScheme
+from serving import Server, publish
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model that finds every class in the image of seed 1."""
+    folder = tmp_path_factory.mktemp("studies")
+    torch.manual_seed(1)
+    publish(folder / "models", LabelScheme(("inside", "tubule"), "outside"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(studies: Path, start_server: Callable[..., Server]) -> Server:
+    return start_server(studies, width="2").wait()
 
 
 @pytest.fixture

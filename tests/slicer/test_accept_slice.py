@@ -5,28 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from annotator import CLASSES, Annotator
 from images import AFFINES
-from lib.core.labels import LabelScheme
-from serving import SHAPE, Server, paint, publish, stored, write_image
+from serving import SHAPE, paint, stored, write_image
 
 MODEL = "accept_slice"
-
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model that finds every class in the image of seed 1."""
-    folder = tmp_path_factory.mktemp("studies")
-    torch.manual_seed(1)
-    publish(folder / "models", LabelScheme(("inside", "tubule"), "outside"))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(studies: Path, start_server: Callable[..., Server]) -> Server:
-    return start_server(studies, width="2").wait()
 
 
 @pytest.fixture(params=["RAS", "left-handed", "oblique, left-handed"])

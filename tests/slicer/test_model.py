@@ -23,11 +23,6 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("studies")
 
 
-@pytest.fixture(scope="module")
-def server(studies: Path, start_server: Callable[..., Server]) -> Server:
-    return start_server(studies, width="2").wait()
-
-
 @pytest.fixture
 def models(studies: Path) -> Path:
     """The folder of models, without any."""

@@ -13,17 +13,12 @@ from numpy.typing import NDArray
 
 from annotator import Annotator
 from images import AFFINES, write_channels, write_nrrd
-from serving import SEGMENTS, SHAPE, Server, paint, stored, write_image
+from serving import SEGMENTS, SHAPE, paint, stored, write_image
 
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("studies")
-
-
-@pytest.fixture(scope="module")
-def server(studies: Path, start_server: Callable[..., Server]) -> Server:
-    return start_server(studies).wait()
 
 
 def annotated_slices(studies: Path) -> list[list[int]]:

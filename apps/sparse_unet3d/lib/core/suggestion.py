@@ -62,11 +62,11 @@ def suggest_slices(
         shape: the volume in voxels, X, Y, Z.
         annotated: its annotated slices.
         count: how many are wanted; fewer are returned where all others are annotated.
-        evidence: what a model says; None before there is one: then slices are evenly spaced.
+        evidence: what a model says; None before it says anything: then slices are evenly spaced.
     """
     if evidence is None:
         places = evenly_spaced(annotated, shape, count)
-        return [Suggestion(place, None, "no model yet: spread evenly over the volume") for place in places]
+        return [Suggestion(place, None, "spread evenly over the volume") for place in places]
     return [
         Suggestion(place, score, f"the model is unsure there (score {score:.2f}), away from what is annotated")
         for place, score in best_slices(mean_entropy(evidence), annotated, count)

@@ -34,7 +34,12 @@ def not_found(what: str) -> NoReturn:
 
 
 def submission_reply(
-    image_id: str, info: Mapping[str, Any], scheme: LabelScheme, unpainted: Unpainted, taught_by_all: Set[str]
+    image_id: str,
+    info: Mapping[str, Any],
+    scheme: LabelScheme,
+    unpainted: Unpainted,
+    taught_by_all: Set[str],
+    paint_next: str | None,
 ) -> dict[str, Any]:
     """Tell the annotator what was understood of a submission.
 
@@ -48,6 +53,7 @@ def submission_reply(
         scheme: the label scheme.
         unpainted: what unpainted voxels in annotated slices count as.
         taught_by_all: classes that the annotations of all images teach together.
+        paint_next: which slice of the image to paint next; None if there is none.
     """
     statistics, names = info["statistics"], SliceNames.from_json(info["slice_names"])
     taught = taught_classes(statistics, scheme, unpainted)
@@ -79,6 +85,7 @@ def submission_reply(
         f"voxels ({statistics['labelled_percent']:.2f} % of all), {_counted(count, 'annotated slice')}.",
         "warnings": warnings,
         "next": _next_step(missing, taught_by_all, scheme),
+        **({"paint_next": paint_next} if paint_next else {}),
         "annotated_slices": names.by_axis(slices),
         **(
             {"unpainted": f"In these slices, voxels that you left unpainted count as {scheme.background}."}

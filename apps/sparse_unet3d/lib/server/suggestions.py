@@ -24,12 +24,13 @@ class Suggestions:
     def __init__(self, conf: Conf, store: AnnotationStore, segmentation: Segmentation) -> None:
         self.scheme, self.store, self.segmentation = conf.scheme, store, segmentation
 
-    def of(self, image_id: str, count: int) -> tuple[Volume, list[Suggestion], str]:
+    def of(self, image_id: str, count: int, at_once: bool = False) -> tuple[Volume, list[Suggestion], str]:
         """Suggest slices of an image.
 
         Args:
             image_id: the image.
             count: how many are wanted.
+            at_once: go by what was predicted last, by whichever model, rather than predict anew.
 
         Returns:
             The image, the suggestions, best first, none if every slice is annotated, and a note for people, empty if
@@ -44,8 +45,26 @@ class Suggestions:
             annotation = self._map(image_id, FINAL, volume)
         slices = self.store.get_label_info(image_id, FINAL).get("statistics", {}).get("annotated_slices", [])
         annotated = [AnnotatedSlice(axis, index) for axis, indices in enumerate(slices) for index in indices]
-        evidence, note = self._evidence(image_id, volume, annotation)
+        evidence, note = self._evidence(image_id, volume, annotation, at_once)
         return volume, suggest_slices(volume.shape, annotated, count, evidence), note
+
+    def paint_next(self, image_id: str) -> str | None:
+        """Return in a line, for the annotator, which slice of an image to paint next; None if there is none to paint.
+
+        Nothing is predicted for it, so that it takes no time.
+        """
+        try:
+            volume, suggestions, _ = self.of(image_id, 1, at_once=True)
+        except InputError as error:
+            # What was submitted is stored, and isn't to look as if it weren't.
+            logger.warning("No slice is suggested in %s: %s", image_id, error)
+            return None
+        if not suggestions:
+            return None
+        (suggestion,) = suggestions
+        gain = self.gain()
+        brings = "" if gain is None else f"; going by the slices so far it brings about {gain:.3f} IoU"
+        return f"{_named(suggestion, SliceNames.of(volume))}: {suggestion.why}{brings}"
 
     def gain(self) -> float | None:
         """Return how much validation IoU the next slice is expected to bring; None if there is too little to go by."""
@@ -53,15 +72,19 @@ class Suggestions:
         gain = expected_gain([(one["slices"], one["score"]) for one in scored if one["metric"] == "validation IoU"])
         return None if gain is None else round(gain, 4)
 
-    def _evidence(self, image_id: str, volume: Volume, annotation: NDArray[np.uint8]) -> tuple[Evidence | None, str]:
-        """Return what the model says, and a note; None as long as there is no model."""
+    def _evidence(
+        self, image_id: str, volume: Volume, annotation: NDArray[np.uint8], at_once: bool
+    ) -> tuple[Evidence | None, str]:
+        """Return what the model says, and a note; None where it says nothing, so that slices are spread evenly."""
         if not self.segmentation.is_valid():
             return None, "there is no model yet, so the slices are spread evenly"
         info = self.store.get_label_info(image_id, PREDICTION)
-        if info.get("model") == facts(self.segmentation.model()):
+        if at_once or info.get("model") == facts(self.segmentation.model()):
             try:
                 return self._stored(image_id, volume, annotation), ""
             except InputError as error:
+                if at_once:
+                    return None, "there is no prediction of the image yet, so the slices are spread evenly"
                 logger.warning("The prediction of %s is made anew: %s", image_id, error)
         self.segmentation.predict(self.store.get_image_uri(image_id), image_id)
         return (
@@ -99,8 +122,13 @@ def described(suggestion: Suggestion, volume: Volume, names: SliceNames) -> dict
     return {
         "axis": axis,
         "index": index,
-        "name": names.text([[index] if other == axis else [] for other in range(3)]),
+        "name": _named(suggestion, names),
         "position": [round(float(value), 3) for value in (affine @ [*middle, 1.0])[:3]],
         "score": suggestion.score,
         "why": suggestion.why,
     }
+
+
+def _named(suggestion: Suggestion, names: SliceNames) -> str:
+    axis, index = suggestion.place
+    return names.text([[index] if other == axis else [] for other in range(3)])
