@@ -90,7 +90,7 @@ def test_tiles_by_their_own_statistics_differ_at_borders_and_by_the_volumes_do_n
     assert difference.abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("statistics", ["tile", "volume", "running"])
+@pytest.mark.parametrize("statistics", ["tile", "volume", "running", "mixed"])
 def test_labels_are_the_most_probable_classes(statistics: str) -> None:
     image = torch.rand(2, 30, 30, 20)
     fractions: list[float] = []

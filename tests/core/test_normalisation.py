@@ -4,6 +4,7 @@ from torch import nn
 from lib.core.network import UNet
 from lib.core.normalisation import (
     by_average_statistics,
+    by_mixed_statistics,
     by_running_statistics,
     by_tile_statistics,
     by_volume_statistics,
@@ -59,6 +60,28 @@ def test_volume_statistics_pool_all_tiles() -> None:
         features = torch.cat([first_convolution(tile).flatten(2) for tile in tiles], dim=2)[0].double()
     torch.testing.assert_close(first_norm.running_mean.double(), features.mean(dim=1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(first_norm.running_var.double(), features.var(dim=1, correction=0), rtol=1e-4, atol=1e-5)
+
+
+def test_mixed_statistics_are_those_of_values_half_of_which_are_the_tiles() -> None:
+    """Checked at all layers against as many values drawn from either side."""
+    network, tile = trained_network(), torch.rand(1, 1, 92, 100, 92)
+    tiles = [(tile, tile.shape[2:])]
+    mixed, own = by_mixed_statistics(network, tiles), by_volume_statistics(network, tiles)
+    kept = dict(network.named_buffers())
+    sides = torch.tensor([-1.0, 1.0]).repeat(500)
+    for name, mean in mixed.named_buffers():
+        if not name.endswith("running_mean"):
+            continue
+        variances = name.replace("running_mean", "running_var")
+        values = torch.cat(
+            [
+                buffers[name] + buffers[variances].sqrt() * sides[:, None]
+                for buffers in (kept, dict(own.named_buffers()))
+            ]
+        )
+        torch.testing.assert_close(mean, values.mean(dim=0), atol=1e-4, rtol=1e-4)
+        variance = dict(mixed.named_buffers())[variances]
+        torch.testing.assert_close(variance, values.var(dim=0, correction=0), atol=1e-4, rtol=1e-4)
 
 
 def test_average_statistics_are_the_mean_of_the_tiles_own() -> None:

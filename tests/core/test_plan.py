@@ -96,7 +96,7 @@ def test_plan_survives_json() -> None:
         ({"width": 0}, "width: 0"),
         ({"spacing": (1, 2)}, r"spacing: \(1, 2\)"),
         ({"spacing": (1, 2, -3)}, "three positive numbers"),
-        ({"statistics": "batch"}, "'batch'; give one of tile, volume, running"),
+        ({"statistics": "batch"}, "'batch'; give one of tile, volume, running, mixed"),
         ({"unpainted": "outside"}, "unpainted: 'outside'; give one of unlabelled, background"),
     ],
 )

@@ -22,7 +22,7 @@ from lib.core.volumes import Volume
 from mirrored import mirrored_tile
 
 APP = Path(__file__).parents[2] / "apps/sparse_unet3d"
-PLAN = Plan(LabelScheme(("ball", "shell"), "outside"), channels=1, spacing=None, width=2, tile=(132, 132, 116))
+PLAN = Plan(LabelScheme(("ball", "shell"), "outside"), 1, None, width=2, tile=(132, 132, 116), statistics="running")
 SHAPE = (36, 30, 21)
 
 

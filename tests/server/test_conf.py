@@ -67,7 +67,7 @@ def test_an_unknown_key_is_named_with_the_known_ones() -> None:
         ("width", "0", "width: 0"),
         ("spacing", "1,x,1", "spacing 1,x,1"),
         ("spacing", "1,1", "three positive numbers"),
-        ("statistics", "mean", "'mean'.*tile, volume, running"),
+        ("statistics", "mean", "'mean'.*tile, volume, running, mixed"),
         ("memory", "0", "--conf memory 0: not a number of gigabytes"),
         ("memory", "much", "--conf memory much: not a number of gigabytes"),
         ("recipe", "fast", "recipe: 'fast'.*quick, paper"),

@@ -1,5 +1,6 @@
 """Overlap-tile inference: volumes of any size, tile by tile, with mirrored context (section 1.1, after the u-net)."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -9,7 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .network import UNet
-from .normalisation import Statistics, by_running_statistics, by_tile_statistics, by_volume_statistics
+from .normalisation import (
+    Statistics,
+    by_mixed_statistics,
+    by_running_statistics,
+    by_tile_statistics,
+    by_volume_statistics,
+)
 from .slabs import THICKNESS, SlabNetwork, laid_out
 from .tiles import CONTEXT, cut, cut_tile, given_shape, output_shape, tile_origins
 
@@ -71,7 +78,7 @@ def settle_statistics(network: UNet, image: Tensor, tile: Sequence[int], statist
     Args:
         network: the U-Net.
         image: (C, *spatial) float32 in 0 … 1.
-        tile: input sizes of the tiles over which the statistics of a ``volume`` are collected.
+        tile: input sizes of the tiles over which statistics of the volume are collected.
         statistics: which ones batch normalisation uses.
         device: ``cpu`` or ``cuda``.
     """
@@ -80,7 +87,8 @@ def settle_statistics(network: UNet, image: Tensor, tile: Sequence[int], statist
     if statistics == "tile":
         return by_tile_statistics(network).to(device)
     tiles = ((laid_out(cut_tile(image, o, tile).to(device)), tile) for o in tile_origins(image.shape[1:], tile))
-    return by_volume_statistics(by_tile_statistics(network).to(device), tiles)
+    collect = by_volume_statistics if statistics == "volume" else by_mixed_statistics
+    return collect(copy.deepcopy(network).to(device), tiles)
 
 
 def predict_labels(

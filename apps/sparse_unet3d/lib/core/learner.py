@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .loss import class_weights, weighted_cross_entropy
 from .model import build_network
 from .network import UNet
-from .normalisation import by_average_statistics
+from .normalisation import OF_TRAINING, by_average_statistics
 from .plan import Plan
 from .precision import choose_training_precision, half_precision
 from .sampling import TileSampler, TrainingVolume
@@ -86,7 +86,7 @@ class Learner:
     def result(self) -> UNet:
         """Return the network that is scored and published: the average of the weights, with statistics of its own."""
         network = cast(UNet, self.averaged.module)
-        if not (self.plan.batch_norm and self.plan.statistics == "running"):
+        if not (self.plan.batch_norm and self.plan.statistics in OF_TRAINING):
             return network
         # Always the same ones, so that a run can be repeated, and continued.
         while len(self._first_tiles) < STATISTICS_TILES:

@@ -14,7 +14,7 @@ from .deformation import DeformationSettings
 from .errors import InputError
 from .grey_values import GreyValueSettings
 from .labels import LabelScheme
-from .normalisation import Statistics
+from .normalisation import OF_TRAINING, Statistics
 from .sampling import AugmentationSettings
 from .tiles import CONTEXT, choose_training_tile, given_shape, input_size, is_valid, next_valid
 from .volumes import Volume
@@ -110,7 +110,7 @@ class Plan:
     dims: int = 3
     batch_norm: bool = True
     context: int = CONTEXT
-    statistics: Statistics = "running"
+    statistics: Statistics = "mixed"
     unpainted: Unpainted = "unlabelled"
     class_balance: float = 1 / 3
     learning_rate: float = 0.05
@@ -161,7 +161,7 @@ class Plan:
             ),
             "steps in half precision where the processor is faster in it": self.half_precision,
             f"batch normalisation by {self.statistics} statistics outside training, instead of each tile's own: scored "
-            "better after the few steps of a short training": self.statistics != "tile",
+            "better, and tiles fit without seams": self.statistics != "tile",
             f"unpainted voxels in annotated slices count as {self.scheme.background}": self.unpainted == "background",
         }
         return [what for what, differs in found.items() if differs]
@@ -176,12 +176,22 @@ class Plan:
         )
 
     def with_statistics(self, options: PlanOptions) -> "Plan":
-        """Return the plan with the statistics that a person chose: they may change after training."""
-        return dataclasses.replace(self, statistics=options.statistics or self.statistics)
+        """Return the plan for segmenting by the statistics that a person chose.
+
+        Raises:
+            InputError: these are averages that weren't kept in training.
+        """
+        wanted = options.statistics or self.statistics
+        if wanted in OF_TRAINING and self.statistics not in OF_TRAINING:
+            raise InputError(
+                f"--conf statistics {wanted}: the model was trained without averages; train on with this, or start the "
+                f"server by --conf statistics {self.statistics}"
+            )
+        return dataclasses.replace(self, statistics=wanted)
 
     def continued(self, options: PlanOptions) -> "Plan":
         """Return the plan for going on with training, with all that a person may choose anew then."""
-        return dataclasses.replace(self.with_statistics(options), unpainted=options.unpainted)
+        return dataclasses.replace(self, statistics=options.statistics or self.statistics, unpainted=options.unpainted)
 
 
 def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptions, device: str) -> Plan:
@@ -215,7 +225,7 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
         plan = dataclasses.replace(
             plan, width=width, tile=PAPER_TILE, context=CONTEXT, statistics="tile", averaging=0.0, half_precision=False
         )
-    return plan.with_statistics(options)
+    return dataclasses.replace(plan, statistics=options.statistics or plan.statistics)
 
 
 def _nearly_cubic(voxel_size: Sequence[float]) -> tuple[float, ...] | None:

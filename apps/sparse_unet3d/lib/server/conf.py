@@ -19,7 +19,7 @@ KEYS = {
     "width": "feature maps of the first convolution (32 on a GPU, as in the paper; fewer on a CPU)",
     "spacing": "working voxel size, three numbers separated by commas, in the image's unit "
     "(the image's own if its voxels are nearly cubes)",
-    "statistics": "what batch normalisation goes by outside training: tile, volume or running (running)",
+    "statistics": "what batch normalisation goes by outside training: tile, volume, running or mixed (mixed)",
     "recipe": "how to train: quick, or as in the paper (quick)",
     "memory": "gigabytes that segmenting may take (what is free, with a margin)",
     "unpainted": "what unpainted voxels in annotated slices count as: unlabelled or background (unlabelled)",
