@@ -27,6 +27,9 @@ Statistics = Literal["tile", "volume", "running", "mixed"]
 OF_TRAINING: Collection[Statistics] = ("running", "mixed")
 """Those that need averages over training tiles."""
 
+OF_VOLUME: Collection[Statistics] = ("volume", "mixed")
+"""Those that need a pass over the volume before it is segmented."""
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -76,21 +79,21 @@ def by_average_statistics(network: Network, tiles: Iterable[tuple[Tensor, Sequen
 class _Pooled:
     """Mean and variance of one layer's input over several tiles."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: _BatchNorm) -> None:
+        self.layer = layer
         self.count = 0
         self.total = torch.zeros(())
         self.squares = torch.zeros(())
 
-    def add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        features = inputs[0].detach()
-        axes = [0, *range(2, features.ndim)]
-        count = features.numel() // features.shape[1]
-        variance, mean = torch.var_mean(features, dim=axes, correction=0)
+    def add(self, _module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        """Add what the layer has just kept of its input, a forward hook."""
+        count = inputs[0].numel() // inputs[0].shape[1]
         # In double precision, since the mean square less the squared mean may cancel.
-        mean, variance = mean.double(), variance.double()
+        mean, variance = (kept.double() for kept in _averages(self.layer))
         self.count += count
         self.total = self.total.to(mean) + count * mean
-        self.squares = self.squares.to(mean) + count * (variance + mean**2)
+        # The layer keeps the unbiased variance.
+        self.squares = self.squares.to(mean) + count * (variance * (count - 1) / count + mean**2)
 
     def mean_and_variance(self) -> tuple[Tensor, Tensor]:
         mean = self.total / self.count
@@ -99,23 +102,23 @@ class _Pooled:
 
 @torch.no_grad()
 def by_volume_statistics(network: Network, tiles: Iterable[tuple[Tensor, Sequence[int]]]) -> Network:
-    """Return a copy of the network that normalises by statistics pooled over these tiles.
+    """Return a copy of the network that normalises by statistics pooled over all the tiles.
 
     Args:
         network: any network with batch normalisation; its own averages are not used.
-        tiles: inputs (N, C, ...) from all over the volume, with the sizes they stand for. While the statistics
+        tiles: inputs (N, C, ...) that together cover the volume, with the sizes they stand for. While the statistics
             are collected, each tile passes through the network normalised by its own.
     """
-    collecting = by_tile_statistics(network)
-    layers = _normalisations(collecting)
-    if not layers:
-        return collecting
-    pooled = [_Pooled() for _ in layers]
-    handles = [layer.register_forward_pre_hook(statistic.add) for layer, statistic in zip(layers, pooled, strict=True)]
+    collecting = copy.deepcopy(network).eval()
+    pooled = []
+    for layer in _normalisations(collecting):
+        layer.training = True
+        # So it keeps the statistics of the tile that it saw last.
+        layer.momentum = 1.0
+        pooled.append(_Pooled(layer))
+        layer.register_forward_hook(pooled[-1].add)
     for given, tile in tiles:
         collecting(given, tile)
-    for handle in handles:
-        handle.remove()
     frozen = by_running_statistics(network)
     for layer, statistic in zip(_normalisations(frozen), pooled, strict=True):
         for kept, collected in zip(_averages(layer), statistic.mean_and_variance(), strict=True):

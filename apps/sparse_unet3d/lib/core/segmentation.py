@@ -23,7 +23,7 @@ from .inference import (
 from .machine import Machine, is_out_of_memory
 from .network import UNet
 from .plan import Plan
-from .precision import choose_precision
+from .precision import choose_precision, half_precision
 from .preparation import prepare_image
 from .slabs import SlabNetwork
 from .tiles import choose_tile, given_shape
@@ -115,15 +115,16 @@ class Segmenter:
 
     def _settled(self, image: Tensor, machine: Machine) -> tuple[SlabNetwork | nn.Module, tuple[int, ...]]:
         """Return the network, ready for an image (C, *working), and the tile."""
-        device, shape = machine.device, image.shape[1:]
-        whole_tile = choose_tile(shape, functools.partial(_peak_memory, self.network, shape), machine.memory)
-        settled = settle_statistics(self.network, image, whole_tile, self.plan.statistics, device)
-        if self.plan.statistics == "tile":
-            return settled, whole_tile
+        device, shape, statistics = machine.device, image.shape[1:], self.plan.statistics
+        tile = choose_tile(shape, functools.partial(_peak_memory, self.network, shape), machine.memory)
+        if statistics == "tile":
+            return settle_statistics(self.network, image, tile, statistics, device), tile
         if self._dtype is None:
+            settled = settle_statistics(self.network, image, tile, statistics, device)
             self._dtype = choose_precision(settled, image, device)
             logger.info("Segmenting in %s on %s", self._dtype, device)
-        network = SlabNetwork(settled, self._dtype)
+        with half_precision(device, self._dtype):
+            network = SlabNetwork(settle_statistics(self.network, image, tile, statistics, device), self._dtype)
         return network, choose_tile(shape, network.peak_memory, machine.memory)
 
 

@@ -20,6 +20,7 @@ from .machine import Machine
 from .metrics import confusion, iou_per_class, mean_iou
 from .model import FORMAT, Model, ModelFolder, build_network, check_fit, load_content
 from .network import UNet
+from .normalisation import OF_VOLUME
 from .plan import Plan, PlanOptions, make_plan, one_pass_voxels
 from .preparation import prepare_training
 from .sampling import TrainingVolume
@@ -274,7 +275,7 @@ class _Run:
     def _prepare(self, cases: Sequence[TrainingCase]) -> None:
         """Split the annotations into what is learnt from and what is judged by."""
         volumes: list[TrainingVolume] = []
-        judged_voxels = 0
+        judged_voxels, passes = 0, 2 if self.plan.statistics in OF_VOLUME else 1
         evaluation: list[TrainingCase] = []
         for case in cases:
             learnt, held_out = _parts(case, self.split)
@@ -283,7 +284,7 @@ class _Run:
             if np.any(judged != UNLABELLED):
                 evaluation.append(replace(case, annotation=judged))
                 grid = WorkingGrid.of(case.volume.shape, case.volume.spacing, self.plan.spacing)
-                judged_voxels += one_pass_voxels(grid.working)
+                judged_voxels += passes * one_pass_voxels(grid.working)
         self.learner = Learner(self.plan, volumes, self.machine.device, self.options.seed)
         self.evaluation = evaluation
         self.evaluation_interval = self._evaluation_interval(judged_voxels)
