@@ -60,6 +60,19 @@ def test_the_papers_recipe_differs_in_nothing_but_what_a_person_decided() -> Non
     assert paper.agrees_with(PlanOptions(recipe="paper"))
 
 
+def test_averages_of_training_are_not_used_where_there_are_none() -> None:
+    by_tile = make_plan([volume((60, 60, 60))], SCHEME, PlanOptions(statistics="tile"), "cpu")
+    assert by_tile.with_statistics(PlanOptions()).statistics == "tile"
+    assert by_tile.with_statistics(PlanOptions(statistics="volume")).statistics == "volume"
+    for statistics in ("running", "mixed"):
+        with pytest.raises(InputError, match=f"--conf statistics {statistics}: .* train on"):
+            by_tile.with_statistics(PlanOptions(statistics=statistics))
+        # Training on takes them.
+        assert by_tile.continued(PlanOptions(statistics=statistics)).statistics == statistics
+    by_default = make_plan([volume((60, 60, 60))], SCHEME, PlanOptions(), "cpu")
+    assert by_default.with_statistics(PlanOptions(statistics="running")).statistics == "running"
+
+
 def test_training_goes_on_with_what_a_person_says_of_unpainted_voxels_now() -> None:
     background = PlanOptions(unpainted="background")
     plan = make_plan([volume((60, 60, 60))], SCHEME, background, "cpu")
