@@ -1,6 +1,6 @@
 """Makes the pictures of ``slicer.md``: the sample volumes annotated, trained on and segmented with the real plugin.
 
-From the project's folder, with ``requirements-dev.txt`` installed: ``python docs/pictures.py`` (about ten minutes).
+From the project's folder, with ``requirements-dev.txt`` installed: ``python docs/pictures.py`` (about six minutes).
 """
 
 import argparse
@@ -26,7 +26,7 @@ from lib.commands.annotator import choose_slices, paint_slices, truth_as_annotat
 from lib.commands.report import composite, view  # noqa: E402
 from lib.commands.samples import make_samples  # noqa: E402
 from lib.core.annotations import AnnotatedSlice, keep_slices  # noqa: E402
-from lib.core.labels import LabelScheme  # noqa: E402
+from lib.core.labels import ANNOTATE_HERE, LabelScheme  # noqa: E402
 from lib.core.volumes import Volume, read_label_map, read_volume, scale_intensity  # noqa: E402
 from serving import Server  # noqa: E402
 
@@ -150,7 +150,7 @@ def draw_surface(path: Path, volume: Volume, annotator: Annotator) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Makes the pictures of slicer.md.")
-    parser.add_argument("--minutes", type=float, default=7.5, help="how long to train (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=4, help="how long to train (default: %(default)s)")
     minutes = parser.parse_args().minutes
     images = PROJECT / "docs" / "images"
     images.mkdir(exist_ok=True)
@@ -199,6 +199,11 @@ def use(annotator: Annotator, studies: Path, images: Path, minutes: float) -> No
     unpainted = [place + 4 for place in places]
     draw_views(images / "predicted.png", first_volume, annotator, list(PREDICTED), unpainted)
     draw_surface(images / "surface.png", first_volume, annotator)
+    annotator.run("next_slices")
+    marks = annotator.painted(ANNOTATE_HERE)
+    # One slice is marked across each axis: the one with most marked voxels.
+    marked = [int(np.argmax(np.moveaxis(marks, axis, 0).sum(axis=(1, 2)))) for axis, _, _ in VIEWS]
+    draw_views(images / "next_slices.png", first_volume, annotator, [*PREDICTED, ANNOTATE_HERE], marked)
 
 
 if __name__ == "__main__":
