@@ -104,9 +104,10 @@ def unpack(arguments: argparse.Namespace) -> None:
 
 def simulate(arguments: argparse.Namespace) -> None:
     """Run the command ``simulate``."""
-    from lib.experiments.annotators import STRATEGIES, Course
+    from lib.experiments.annotators import Course
     from lib.experiments.simulate import Options
     from lib.experiments.simulate import simulate as do
+    from lib.experiments.strategies import STRATEGIES
 
     do(
         Options(

@@ -14,38 +14,110 @@ from lib.core.annotations import AnnotatedSlice
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.suggestion import Evidence
-from lib.experiments.annotators import DENSE, STRATEGIES, Course, Game, certainty, first_slices, play, with_noise
+from lib.core.volumes import Volume
+from lib.experiments.annotators import DENSE, Course, Game, first_slices, play
 from lib.experiments.simulate import Options, simulate, summarise
+from lib.experiments.strategies import STRATEGIES, Sight, boundary_lengths, certainty, with_noise
 from lib.experiments.study import Source, load_study
 
 SHORT = Course(first_steps=2, steps=1, most_slices=6)
 SHAPE = (24, 20, 12)
 
 
-def evidence() -> Evidence:
+def sight(annotated: list[AnnotatedSlice], **known: Any) -> Sight:
+    """A volume with a ball-like box; noise for entropy unless something else is known."""
     generator = np.random.default_rng(0)
     labels = np.zeros(SHAPE, np.uint8)
     labels[6:14, 8:12, 3:6] = 1
     entropy = generator.integers(0, 256, SHAPE).astype(np.uint8)
-    return Evidence(LabelScheme(("ball",), "outside"), np.zeros(SHAPE, np.uint8), labels, entropy)
+    evidence = Evidence(LabelScheme(("ball",), "outside"), np.zeros(SHAPE, np.uint8), labels, entropy)
+    seen = {
+        "evidence": evidence,
+        "annotated": annotated,
+        "chosen": max(0, len(annotated) - 3),
+        "before": None,
+        "volume": Volume(np.zeros((1, *SHAPE), np.float32), np.eye(4)),
+        "segment": lambda _volume, _statistics: labels,
+        "generator": np.random.default_rng(1),
+    }
+    return Sight(**{**seen, **known})
 
 
 @pytest.mark.parametrize("name", list(STRATEGIES))
 def test_strategies_choose_until_every_slice_is_annotated(name: str) -> None:
-    generator = np.random.default_rng(0)
-    places = first_slices(SHAPE, generator)
+    places = first_slices(SHAPE, np.random.default_rng(0))
     assert [place.axis for place in places] == [0, 1, 2]
     while len(places) < sum(SHAPE):
-        place = STRATEGIES[name](evidence(), places, len(places) - 3, generator)
+        place = STRATEGIES[name](sight(places))
         assert place not in places
         assert 0 <= place.index < SHAPE[place.axis]
         places.append(place)
 
 
+def with_slice(axis: int, index: int) -> np.ndarray:
+    """What the model of ``sight`` says, but for one slice, where it finds nothing."""
+    labels = sight([]).evidence.labels.copy()
+    labels[(slice(None),) * axis + (index,)] = 0
+    return labels
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_strategies_go_where_the_model_contradicts_itself(axis: int) -> None:
+    """In the slice in which it finds the ball or not, by the way it looks."""
+    index = (8, 9, 4)[axis]
+    says, contradicts = with_slice(axis, index), sight([]).evidence.labels
+
+    # Told by its values along which axis the image is mirrored.
+    image = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(1, *SHAPE)
+
+    def segment(volume: Volume, _statistics: object) -> np.ndarray:
+        (along,) = (other for other in range(3) if (volume.array == np.flip(image, 1 + other)).all())
+        return np.flip(contradicts if along == axis else says, along)
+
+    evidence = Evidence(sight([]).evidence.scheme, np.zeros(SHAPE, np.uint8), says, np.zeros(SHAPE, np.uint8))
+    place = STRATEGIES["by_flips"](sight([], evidence=evidence, volume=Volume(image, np.eye(4)), segment=segment))
+    assert place == AnnotatedSlice(axis, index)
+    by = {"running": says, "volume": contradicts}
+    place = STRATEGIES["by_statistics"](sight([], segment=lambda _volume, statistics: by[statistics]))
+    assert place == AnnotatedSlice(axis, index)
+    place = STRATEGIES["by_change"](sight([], before=says))
+    assert place == AnnotatedSlice(axis, index)
+
+
+def test_boundary_lengths_are_counted_pair_by_pair() -> None:
+    labels = np.random.default_rng(0).integers(0, 3, (4, 5, 3)).astype(np.uint8)
+    for axis in range(3):
+        planes = np.moveaxis(labels, axis, 0)
+        expected = [
+            sum(plane[i, j] != plane[i + 1, j] for i in range(plane.shape[0] - 1) for j in range(plane.shape[1]))
+            + sum(plane[i, j] != plane[i, j + 1] for i in range(plane.shape[0]) for j in range(plane.shape[1] - 1))
+            for plane in planes
+        ]
+        assert boundary_lengths(labels, axis).tolist() == expected
+
+
+def test_by_cost_of_equally_unsure_slices_the_one_that_is_painted_soonest_is_taken() -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[::2] = 1
+    labels[10:12] = 0
+    evidence = Evidence(
+        LabelScheme(("ball",), "outside"), np.zeros(SHAPE, np.uint8), labels, np.full(SHAPE, 200, np.uint8)
+    )
+    place = STRATEGIES["by_cost"](sight([], evidence=evidence))
+    assert place.axis == 0
+
+
+def test_alternating_is_evenly_spaced_in_every_other_round() -> None:
+    annotated = first_slices(SHAPE, np.random.default_rng(0))
+    for chosen, like in ((0, "evenly_spaced"), (1, "next_slice"), (2, "evenly_spaced")):
+        seen = sight(annotated, chosen=chosen)
+        assert STRATEGIES["alternating"](seen) == STRATEGIES[like](seen)
+
+
 def test_random_slices_are_drawn_axis_by_axis_or_by_their_foreground() -> None:
-    generator = np.random.default_rng(0)
+    seen = sight([])
     for name, expected in (("random", 1 / 3 / 12), ("foreground_random", 1 / 3 / 3)):
-        drawn = Counter(STRATEGIES[name](evidence(), [], 0, generator) for _ in range(1500))
+        drawn = Counter(STRATEGIES[name](seen) for _ in range(1500))
         for index in (3, 4, 5):
             count = drawn[AnnotatedSlice(2, index)]
             assert stats.binomtest(count, 1500, expected).pvalue > 0.001
@@ -105,7 +177,15 @@ def test_certainty_grows_from_1_to_100() -> None:
 
 def record(strategy: str, seed: int, iou: list[float]) -> dict[str, Any]:
     slices = list(range(3, 3 + len(iou))) if strategy != DENSE else [0]
-    return {"strategy": strategy, "seed": seed, "slices": slices, "iou": iou, "places": [], "commit": "abc"}
+    return {
+        "strategy": strategy,
+        "seed": seed,
+        "slices": slices,
+        "iou": iou,
+        "places": [],
+        "lengths": [2] * 9,
+        "commit": "abc",
+    }
 
 
 def test_curves_are_compared_seed_by_seed() -> None:
@@ -117,6 +197,7 @@ def test_curves_are_compared_seed_by_seed() -> None:
     assert summary["area_under_curve"]["next_slice"][0] == pytest.approx((0.4 + 0.77 + 0.7 + 0.78) / 4, abs=1e-4)
     # 95 % of 0.8 is 0.76, from the sixth slice on for good.
     assert summary["slices_to_95_percent"] == {"next_slice": [6] * 6, "random": [None] * 6}
+    assert summary["length_to_95_percent"] == {"next_slice": [12] * 6, "random": [None] * 6}
     differences = [0.11250 + 0.0005 * seed for seed in range(6)]
     assert summary["paired"]["random"]["difference"] == pytest.approx(np.median(differences))
     # All six differences have the same sign: twice 1 of 64 cases.

@@ -1,12 +1,12 @@
-"""An annotator who asks after each slice where to paint next, and the ways to choose it."""
+"""An annotator who asks after each slice where to paint next."""
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..core.annotations import AnnotatedSlice, keep_slices
@@ -14,17 +14,16 @@ from ..core.labels import LabelScheme
 from ..core.learner import Learner
 from ..core.machine import Machine
 from ..core.metrics import confusion, iou_per_class, mean_iou
+from ..core.network import UNet
+from ..core.normalisation import Statistics
 from ..core.plan import Plan, PlanOptions, make_plan
 from ..core.preparation import prepare_training
 from ..core.segmentation import Segmenter
-from ..core.suggestion import Evidence, Scores, best_slices, evenly_spaced, mean_entropy, suggest_slices
+from ..core.suggestion import Evidence
+from ..core.volumes import Volume
 from .run import commit
+from .strategies import STRATEGIES, Generator, Sight, boundary_lengths
 from .study import Subject
-
-Generator = np.random.Generator
-
-Choose = Callable[[Evidence, Sequence[AnnotatedSlice], int, Generator], AnnotatedSlice]
-"""Chooses a slice, given what is known, the annotated slices, and how many were chosen before."""
 
 MOST_SLICES = 20
 MEMORY = 3 * 10**9
@@ -32,86 +31,6 @@ DENSE = "dense"
 
 ENOUGH = 0.95
 """Part of the IoU reached by dense annotation at which an annotator could stop."""
-
-
-def with_noise(scores: Scores, beta: float, generator: np.random.Generator) -> Scores:
-    """Make scores of random ones: log score + Gumbel(0, 1/β), so that the best is drawn rather than taken.
-
-    Args:
-        scores: at least 0.
-        beta: 1 draws slices in proportion to their scores; the larger, the surer the best is taken.
-        generator: of randomness.
-
-    Returns:
-        Exponentials of the sums: at least 0, in the same order.
-    """
-    noisy = []
-    for of_axis in scores:
-        with np.errstate(divide="ignore"):
-            logarithms = np.log(of_axis)
-        noisy.append(np.exp(logarithms + generator.gumbel(0, 1 / beta, len(of_axis))))
-    return tuple(noisy)
-
-
-def certainty(round_: int, rounds: int = 10) -> float:
-    """Return β of ``with_noise`` in a round: from 1 at first to 100 after some rounds."""
-    return math.pow(100, min(1.0, round_ / rounds))
-
-
-def _as_the_server(
-    evidence: Evidence, annotated: Sequence[AnnotatedSlice], _chosen: int, _generator: Generator
-) -> AnnotatedSlice:
-    return suggest_slices(evidence.labels.shape, annotated, 1, evidence)[0].place
-
-
-def _by_entropy_with_noise(
-    evidence: Evidence, annotated: Sequence[AnnotatedSlice], chosen: int, generator: Generator
-) -> AnnotatedSlice:
-    return best_slices(with_noise(mean_entropy(evidence), certainty(chosen), generator), annotated, 1)[0][0]
-
-
-def _evenly(
-    evidence: Evidence, annotated: Sequence[AnnotatedSlice], _chosen: int, _generator: Generator
-) -> AnnotatedSlice:
-    return evenly_spaced(annotated, evidence.labels.shape, 1)[0]
-
-
-def _at_random(
-    evidence: Evidence, annotated: Sequence[AnnotatedSlice], _chosen: int, generator: Generator
-) -> AnnotatedSlice:
-    return _drawn([np.full(length, 1 / length) for length in evidence.labels.shape], annotated, generator)
-
-
-def _by_foreground(
-    evidence: Evidence, annotated: Sequence[AnnotatedSlice], _chosen: int, generator: Generator
-) -> AnnotatedSlice:
-    """Draw an axis, then a slice in proportion to the foreground predicted in it."""
-    weights = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        foreground = np.count_nonzero(evidence.labels, axis=others) + 1e-3
-        weights.append(foreground / foreground.sum())
-    return _drawn(weights, annotated, generator)
-
-
-def _drawn(
-    weights: Sequence[NDArray[np.float64]], annotated: Sequence[AnnotatedSlice], generator: Generator
-) -> AnnotatedSlice:
-    places = [AnnotatedSlice(axis, index) for axis, own in enumerate(weights) for index in range(len(own))]
-    chances = np.array([0.0 if place in annotated else weights[place.axis][place.index] for place in places])
-    return places[generator.choice(len(places), p=chances / chances.sum())]
-
-
-STRATEGIES: Mapping[str, Choose] = {
-    "next_slice": _as_the_server,
-    "with_noise": _by_entropy_with_noise,
-    "evenly_spaced": _evenly,
-    "random": _at_random,
-    "foreground_random": _by_foreground,
-}
-
-OURS = "next_slice"
-BASELINES = ("evenly_spaced", "random", "foreground_random")
 
 
 @dataclass(frozen=True)
@@ -152,7 +71,8 @@ class Game:
 
 Record = dict[str, Any]
 """What is kept of a game: ``strategy``, ``seed``, ``settings``, ``slices`` (how many) and ``iou`` after each training,
-``places`` (axis, index) in the order in which they were annotated, ``seconds``, ``commit``."""
+``places`` (axis, index) in the order in which they were annotated, ``lengths`` of the boundaries in each, ``seconds``,
+``commit``."""
 
 
 def first_slices(shape: Sequence[int], generator: Generator) -> list[AnnotatedSlice]:
@@ -173,6 +93,7 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> R
         slices, iou = [0], [_iou(labels, subject.truth, scheme)]
     else:
         slices, iou = [], []
+        before = None
         while True:
             annotation = keep_slices(subject.truth, places)
             player.train(annotation, course.steps if iou else course.first_steps)
@@ -181,14 +102,24 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> R
             iou.append(_iou(labels, subject.truth, scheme))
             if len(places) >= course.most_slices:
                 break
-            evidence = Evidence(scheme, annotation, labels, uncertainty)
-            places.append(STRATEGIES[game.strategy](evidence, places, len(places) - 3, generator))
+            sight = Sight(
+                evidence=Evidence(scheme, annotation, labels, uncertainty),
+                annotated=places,
+                chosen=len(places) - 3,
+                before=before,
+                volume=subject.volume,
+                segment=player.labels_of,
+                generator=generator,
+            )
+            places.append(STRATEGIES[game.strategy](sight))
+            before = labels
     return {
         "strategy": game.strategy,
         "seed": game.seed,
         "slices": slices,
         "iou": [round(value, 4) for value in iou],
         "places": [list(place) for place in places],
+        "lengths": [int(boundary_lengths(subject.truth, place.axis)[place.index]) for place in places],
         "seconds": round(time.monotonic() - began, 1),
         "commit": commit(),
     }
@@ -206,7 +137,8 @@ class _Player:
         self.subject, self.plan, self.seed = subject, plan, seed
         self._state: Mapping[str, Any] | None = None
         self._steps = 0
-        self._segmenter: Segmenter | None = None
+        self._network: UNet | None = None
+        self._precision = torch.float32
 
     def train(self, annotation: NDArray[np.uint8], steps: int) -> None:
         """Go on with training, on this annotation (X, Y, Z), for so many steps."""
@@ -216,8 +148,17 @@ class _Player:
         learner.train(range(self._steps, self._steps + steps), lambda: 0.0)
         self._steps += steps
         self._state = learner.state()
-        self._segmenter = Segmenter(learner.result(), self.plan, learner.precision)
+        self._network, self._precision = learner.result(), learner.precision
 
     def segment(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        assert self._segmenter is not None
-        return self._segmenter.segment_with_entropy(self.subject.volume, Machine("cpu", MEMORY))
+        """Return labels and entropy of the volume, both (X, Y, Z)."""
+        return self._segmenter(None).segment_with_entropy(self.subject.volume, Machine("cpu", MEMORY))
+
+    def labels_of(self, volume: Volume, statistics: Statistics | None) -> NDArray[np.uint8]:
+        """Segment an image, by these statistics of batch normalisation or, None, by the plan's."""
+        return self._segmenter(statistics).segment(volume, Machine("cpu", MEMORY))
+
+    def _segmenter(self, statistics: Statistics | None) -> Segmenter:
+        assert self._network is not None
+        plan = replace(self.plan, statistics=statistics or self.plan.statistics)
+        return Segmenter(self._network, plan, self._precision)

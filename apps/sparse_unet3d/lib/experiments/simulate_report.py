@@ -11,11 +11,17 @@ from matplotlib.figure import Figure
 
 from ..commands.report import image_tag, page, png_of_figure
 from ..core.files import replacing
-from .annotators import BASELINES, ENOUGH, OURS, STRATEGIES
+from .annotators import ENOUGH
+from .strategies import BASELINES, OURS, STRATEGIES
 
 COLOURS = {
     "next_slice": "#d55e00",
     "with_noise": "#cc79a7",
+    "by_flips": "#e69f00",
+    "by_statistics": "#f0e442",
+    "by_change": "#a6761d",
+    "by_cost": "#7570b3",
+    "alternating": "#56b4e9",
     "evenly_spaced": "#0072b2",
     "random": "#999999",
     "foreground_random": "#009e73",
@@ -70,7 +76,14 @@ def draw_curves(result: Mapping[str, Any]) -> bytes:
 
 
 def _table(result: Mapping[str, Any]) -> str:
-    head = ("strategy", "area under the curve", "slices for 95 % of dense", "next_slice's area is larger by", "p")
+    head = (
+        "strategy",
+        "area under the curve",
+        "slices for 95 % of dense",
+        "voxel edges between classes in them",
+        "next_slice's area is larger by",
+        "p",
+    )
     lines = []
     for name in STRATEGIES:
         if name not in result["iou"]:
@@ -80,7 +93,10 @@ def _table(result: Mapping[str, Any]) -> str:
             (
                 name,
                 f"{statistics.fmean(areas):.3f} ({min(areas):.3f} to {max(areas):.3f})",
-                ", ".join("never" if count is None else str(count) for count in result["slices_to_95_percent"][name]),
+                *(
+                    ", ".join("never" if count is None else str(count) for count in result[what][name])
+                    for what in ("slices_to_95_percent", "length_to_95_percent")
+                ),
                 f"{paired['difference']:+.3f}" if paired and paired["difference"] is not None else "",
                 f"{paired['p']:.3f}" if paired and paired["p"] is not None else "",
             )

@@ -1,0 +1,177 @@
+"""Ways to choose the slice that is annotated next, to be compared."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.annotations import AnnotatedSlice
+from ..core.normalisation import Statistics
+from ..core.suggestion import Evidence, Scores, best_slices, evenly_spaced, mean_entropy, suggest_slices
+from ..core.volumes import Volume
+
+Generator = np.random.Generator
+Labels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a strategy sees before it chooses.
+
+    Attributes:
+        evidence: what the model says now.
+        annotated: slices that are annotated.
+        chosen: how many were chosen before.
+        before: what the model said before it learnt from the last slice, as ``evidence.labels``; None at first.
+        volume: the image.
+        segment: segments an image by the model, by these statistics of batch normalisation or, None, by its own.
+        generator: of randomness.
+    """
+
+    evidence: Evidence
+    annotated: Sequence[AnnotatedSlice]
+    chosen: int
+    before: Labels | None
+    volume: Volume
+    segment: Callable[[Volume, Statistics | None], Labels]
+    generator: Generator
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the volume."""
+        return self.evidence.labels.shape
+
+    def doubting(self, doubt: NDArray[np.integer]) -> Evidence:
+        """Return the evidence with another measure of doubt, (X, Y, Z) 0 … 255, in place of the entropy."""
+        return replace(self.evidence, entropy=doubt.astype(np.uint8))
+
+
+Choose = Callable[[Sight], AnnotatedSlice]
+
+
+def with_noise(scores: Scores, beta: float, generator: Generator) -> Scores:
+    """Make scores of random ones: log score + Gumbel(0, 1/β), so that the best is drawn rather than taken.
+
+    Args:
+        scores: at least 0.
+        beta: 1 draws slices in proportion to their scores; the larger, the surer the best is taken.
+        generator: of randomness.
+
+    Returns:
+        Exponentials of the sums: at least 0, in the same order.
+    """
+    noisy = []
+    for of_axis in scores:
+        with np.errstate(divide="ignore"):
+            logarithms = np.log(of_axis)
+        noisy.append(np.exp(logarithms + generator.gumbel(0, 1 / beta, len(of_axis))))
+    return tuple(noisy)
+
+
+def certainty(round_: int, rounds: int = 10) -> float:
+    """Return β of ``with_noise`` in a round: from 1 at first to 100 after some rounds."""
+    return math.pow(100, min(1.0, round_ / rounds))
+
+
+def _as_the_server(sight: Sight) -> AnnotatedSlice:
+    return suggest_slices(sight.shape, sight.annotated, 1, sight.evidence)[0].place
+
+
+def _best(scores: Scores, sight: Sight) -> AnnotatedSlice:
+    return best_slices(scores, sight.annotated, 1)[0][0]
+
+
+def _by_entropy_with_noise(sight: Sight) -> AnnotatedSlice:
+    return _best(with_noise(mean_entropy(sight.evidence), certainty(sight.chosen), sight.generator), sight)
+
+
+def _by_flips(sight: Sight) -> AnnotatedSlice:
+    """Where the model says something else of the mirrored volume."""
+    labels = sight.evidence.labels
+    others = []
+    for axis in range(3):
+        mirrored = replace(sight.volume, array=np.flip(sight.volume.array, 1 + axis).copy())
+        others.append(np.flip(sight.segment(mirrored, None), axis))
+    return _best(mean_entropy(sight.doubting(85 * sum(other != labels for other in others))), sight)
+
+
+def _by_statistics(sight: Sight) -> AnnotatedSlice:
+    """Where averages of training and the volume's own statistics lead to unlike classes."""
+    by_training, by_volume = sight.segment(sight.volume, "running"), sight.segment(sight.volume, "volume")
+    return _best(mean_entropy(sight.doubting(255 * (by_training != by_volume))), sight)
+
+
+def _by_change(sight: Sight) -> AnnotatedSlice:
+    """Where the last slice changed what the model says; at first by entropy."""
+    if sight.before is None:
+        return _as_the_server(sight)
+    return _best(mean_entropy(sight.doubting(255 * (sight.before != sight.evidence.labels))), sight)
+
+
+def _by_cost(sight: Sight) -> AnnotatedSlice:
+    """Most entropy for the time that painting takes, which is about as long as the boundaries in the slice."""
+    entropy = mean_entropy(sight.evidence)
+    lengths = (boundary_lengths(sight.evidence.labels, axis) for axis in range(3))
+    return _best(tuple(own / (1 + length) for own, length in zip(entropy, lengths, strict=True)), sight)
+
+
+def _alternating(sight: Sight) -> AnnotatedSlice:
+    """In turn evenly spaced and by entropy."""
+    return (_as_the_server if sight.chosen % 2 else _evenly)(sight)
+
+
+def _evenly(sight: Sight) -> AnnotatedSlice:
+    return evenly_spaced(sight.annotated, sight.shape, 1)[0]
+
+
+def _at_random(sight: Sight) -> AnnotatedSlice:
+    return _drawn([np.full(length, 1 / length) for length in sight.shape], sight)
+
+
+def _by_foreground(sight: Sight) -> AnnotatedSlice:
+    """Draw an axis, then a slice in proportion to the foreground predicted in it."""
+    weights = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        foreground = np.count_nonzero(sight.evidence.labels, axis=others) + 1e-3
+        weights.append(foreground / foreground.sum())
+    return _drawn(weights, sight)
+
+
+def _drawn(weights: Sequence[NDArray[np.float64]], sight: Sight) -> AnnotatedSlice:
+    places = [AnnotatedSlice(axis, index) for axis, own in enumerate(weights) for index in range(len(own))]
+    chances = np.array([0.0 if place in sight.annotated else weights[place.axis][place.index] for place in places])
+    return places[sight.generator.choice(len(places), p=chances / chances.sum())]
+
+
+def boundary_lengths(labels: Labels, axis: int) -> NDArray[np.int64]:
+    """Return for each slice across an axis how many pairs of neighbouring voxels in it are of unlike classes.
+
+    Args:
+        labels: (X, Y, Z), classes.
+        axis: 0, 1 or 2.
+    """
+    planes = np.moveaxis(labels, axis, 0)
+    lengths = np.zeros(len(planes), dtype=np.int64)
+    for within in (1, 2):
+        lengths += np.count_nonzero(np.diff(planes.astype(np.int16), axis=within), axis=(1, 2))
+    return lengths
+
+
+STRATEGIES: Mapping[str, Choose] = {
+    "next_slice": _as_the_server,
+    "with_noise": _by_entropy_with_noise,
+    "by_flips": _by_flips,
+    "by_statistics": _by_statistics,
+    "by_change": _by_change,
+    "by_cost": _by_cost,
+    "alternating": _alternating,
+    "evenly_spaced": _evenly,
+    "random": _at_random,
+    "foreground_random": _by_foreground,
+}
+
+OURS = "next_slice"
+BASELINES = ("evenly_spaced", "random", "foreground_random")
