@@ -1,6 +1,5 @@
 """Overlap-tile inference: volumes of any size, tile by tile, with mirrored context (section 1.1, after the u-net)."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -82,13 +81,14 @@ def settle_statistics(network: UNet, image: Tensor, tile: Sequence[int], statist
         statistics: which ones batch normalisation uses.
         device: ``cpu`` or ``cuda``.
     """
+    placed = by_running_statistics(network).to(device)
     if statistics == "running":
-        return by_running_statistics(network).to(device)
+        return placed
     if statistics == "tile":
-        return by_tile_statistics(network).to(device)
+        return by_tile_statistics(placed)
     tiles = ((laid_out(cut_tile(image, o, tile).to(device)), tile) for o in tile_origins(image.shape[1:], tile))
     collect = by_volume_statistics if statistics == "volume" else by_mixed_statistics
-    return collect(copy.deepcopy(network).to(device), tiles)
+    return collect(placed, tiles)
 
 
 def predict_labels(

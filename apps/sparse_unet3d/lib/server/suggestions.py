@@ -51,7 +51,7 @@ class Suggestions:
     def paint_next(self, image_id: str) -> str | None:
         """Return in a line, for the annotator, which slice of an image to paint next; None if there is none to paint.
 
-        Nothing is predicted for it, so that it takes no time.
+        Nothing is predicted for it, so that the reply to a submission comes soon.
         """
         try:
             volume, suggestions, _ = self.of(image_id, 1, at_once=True)
