@@ -7,12 +7,13 @@ from lib.core.annotations import AnnotatedSlice
 from lib.core.labels import LabelScheme
 from lib.core.suggestion import (
     FEW,
+    SURE,
     Evidence,
-    away_from,
     best_slices,
+    doubt_by_class,
     evenly_spaced,
     expected_gain,
-    mean_entropy,
+    newly_reached,
 )
 
 SCHEME = LabelScheme(("one", "two"), "outside")
@@ -27,23 +28,46 @@ def evidence() -> Evidence:
     return Evidence(SCHEME, annotation, labels, generator.integers(0, 256, SHAPE).astype(np.uint8))
 
 
-def test_scores_are_means_over_unlabelled_voxels_by_class() -> None:
+def test_each_predicted_class_has_the_same_share_of_the_doubt() -> None:
     known = evidence()
-    scores = mean_entropy(known)
+    doubt = doubt_by_class(known)
+    expected = np.zeros(SHAPE)
+    for value in range(3):
+        voxels = [place for place in np.ndindex(SHAPE) if known.labels[place] == value and known.annotation[place] == 0]
+        total = sum(int(known.entropy[place]) / 255 + SURE for place in voxels) + FEW * np.prod(SHAPE)
+        for place in voxels:
+            expected[place] = (int(known.entropy[place]) / 255 + SURE) / total / 3
+    np.testing.assert_allclose(doubt, expected, rtol=1e-5)
+    assert doubt.sum() == pytest.approx(1, abs=2e-3)
+
+
+def test_a_class_of_which_hardly_anything_is_predicted_counts_for_less() -> None:
+    labels = np.zeros((50, 50, 50), np.uint8)
+    labels[0, 0, 0] = 1
+    doubt = doubt_by_class(Evidence(SCHEME, np.zeros_like(labels), labels, np.full_like(labels, 255)))
+    assert doubt[0, 0, 0] == pytest.approx(1.1 / (1.1 + 25) / 3)
+    assert doubt.sum() < 0.36
+
+
+def closeness(distance: int, length: int) -> float:
+    return float(np.exp(-((distance / max(1.0, 0.05 * length)) ** 2) / 2))
+
+
+def test_scores_are_the_doubt_that_comes_nearer() -> None:
+    """Voxel by voxel; as kept, nearness has 256 values."""
+    shape = (40, 9, 5)
+    doubt = np.random.default_rng(0).random(shape, dtype=np.float32)
+    annotated = [AnnotatedSlice(0, 11), AnnotatedSlice(0, 30), AnnotatedSlice(2, 1)]
+    scores = newly_reached(doubt, annotated)
     for axis in range(3):
-        for index in range(SHAPE[axis]):
-            planes = [
-                np.moveaxis(volume, axis, 0)[index].ravel().tolist()
-                for volume in (known.annotation, known.labels, known.entropy)
-            ]
+        for index in range(shape[axis]):
             expected = 0.0
-            for value in range(3):
-                voxels = [
-                    unsure / 255 for paint, label, unsure in zip(*planes, strict=True) if paint == 0 and label == value
-                ]
-                expected += sum(voxels) / (len(voxels) + FEW * len(planes[0])) / 3
-            assert scores[axis][index] == pytest.approx(expected)
-    assert scores[2][2] == 0
+            for place in np.ndindex(shape):
+                reached = max(closeness(place[other] - at, shape[other]) for other, at in annotated)
+                expected += doubt[place] * max(0.0, closeness(place[axis] - index, shape[axis]) - reached)
+            assert scores[axis][index] == pytest.approx(expected, abs=0.004 * doubt.sum())
+    assert scores[0][11] == scores[2][1] == 0
+    assert max(scores[1]) > 10
 
 
 def test_a_rare_class_counts_as_much_as_the_background() -> None:
@@ -52,48 +76,35 @@ def test_a_rare_class_counts_as_much_as_the_background() -> None:
     entropy = np.full(labels.shape, 20, np.uint8)
     entropy[5, 8:12, 8:12] = 200
     entropy[15] = 40
-    scores = mean_entropy(Evidence(SCHEME, np.zeros_like(labels), labels, entropy))
+    doubt = doubt_by_class(Evidence(SCHEME, np.zeros_like(labels), labels, entropy))
     # By the mean over all voxels, slice 15 would come first.
     assert entropy[15].mean() > entropy[5].mean()
-    assert scores[0].argmax() == 5
+    assert newly_reached(doubt, [])[0].argmax() == 5
 
 
-def test_slices_like_annotated_ones_are_passed_over() -> None:
-    away = away_from([AnnotatedSlice(0, 10), AnnotatedSlice(0, 90), AnnotatedSlice(2, 0)], (100, 40, 20))
-    assert away[0][10] == away[0][90] == away[2][0] == 0
-    assert (away[1] == 1).all()
-    # By one reach, 5 slices of 100, one standard deviation of a Gaussian.
-    assert away[0][15] == away[0][85] == pytest.approx(1 - np.exp(-0.5))
-    assert away[0][50] > 0.999
-    assert (np.diff(away[0][10:51]) >= 0).all()
+def test_what_a_slice_across_another_axis_reaches_need_not_be_reached_again() -> None:
+    doubt = np.zeros((30, 30, 30), np.float32)
+    doubt[[8, 16, 24], 5:25, 15] = 1
+    assert best_slices(doubt, [], 1) == [(AnnotatedSlice(2, 15), pytest.approx(60))]
+    assert best_slices(doubt, [AnnotatedSlice(0, 8)], 1) == [(AnnotatedSlice(2, 15), pytest.approx(40))]
+    assert best_slices(doubt, [AnnotatedSlice(2, 15)], 1)[0][1] == 0
 
 
-def test_best_slices_are_far_from_each_other() -> None:
-    scores = (np.full(100, 0.1), np.full(40, 0.1), np.full(20, 0.1))
-    scores[0][[40, 41, 42]] = 0.9, 1.0, 0.9
-    scores[2][7] = 0.5
-    chosen = best_slices(scores, [AnnotatedSlice(1, 20)], 3)
-    assert [place for place, _ in chosen[:2]] == [AnnotatedSlice(0, 41), AnnotatedSlice(2, 7)]
-    assert chosen[0][1] == pytest.approx(1.0)
-    assert chosen[2][0].axis != 0 or abs(chosen[2][0].index - 41) > 5
-
-
-def test_slices_lie_across_all_axes() -> None:
-    scores = (np.full(60, 0.9), np.full(60, 0.5), np.full(60, 0.1))
-    places = [place for place, _ in best_slices(scores, [], 6)]
-    assert sorted(place.axis for place in places) == [0, 0, 1, 1, 2, 2]
-    # The best first, and of equal scores those farthest from each other.
-    assert [place.axis for place in places] == [0, 0, 1, 1, 2, 2]
-    assert abs(places[0].index - places[1].index) > 20
+def test_slices_of_a_suggestion_lie_across_all_axes_and_apart() -> None:
+    places = [place for place, _ in best_slices(np.ones((60, 50, 40), np.float32), [], 6)]
+    assert [sorted(place.axis for place in part) for part in (places[:3], places[3:])] == [[0, 1, 2], [0, 1, 2]]
+    for axis in range(3):
+        first, second = (place.index for place in places if place.axis == axis)
+        assert abs(first - second) > 10
 
 
 def test_no_slice_is_suggested_twice_nor_an_annotated_one() -> None:
-    scores = tuple(np.zeros(n) for n in (4, 3, 2))
+    doubt = np.zeros((4, 3, 2), np.float32)
     annotated = [AnnotatedSlice(0, 1), AnnotatedSlice(2, 0)]
-    places = [place for place, _ in best_slices(scores, annotated, 99)]
+    places = [place for place, _ in best_slices(doubt, annotated, 99)]
     assert len(set(places)) == 7
     assert not set(places) & set(annotated)
-    assert best_slices(scores, [*annotated, *places], 1) == []
+    assert best_slices(doubt, [*annotated, *places], 1) == []
 
 
 def test_without_a_model_slices_halve_the_widest_gaps_of_the_axes_in_turn() -> None:

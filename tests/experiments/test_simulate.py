@@ -17,7 +17,16 @@ from lib.core.suggestion import Evidence
 from lib.core.volumes import Volume
 from lib.experiments.annotators import DENSE, Course, Game, first_slices, play
 from lib.experiments.simulate import Options, simulate, summarise
-from lib.experiments.strategies import STRATEGIES, Sight, boundary_lengths, certainty, with_noise
+from lib.experiments.strategies import (
+    FEW,
+    STRATEGIES,
+    Sight,
+    away_from_annotated,
+    boundary_lengths,
+    certainty,
+    mean_entropy,
+    with_noise,
+)
 from lib.experiments.study import Source, load_study
 
 SHORT = Course(first_steps=2, steps=1, most_slices=6)
@@ -94,6 +103,37 @@ def test_boundary_lengths_are_counted_pair_by_pair() -> None:
             for plane in planes
         ]
         assert boundary_lengths(labels, axis).tolist() == expected
+
+
+def test_mean_entropy_is_over_unlabelled_voxels_by_class() -> None:
+    known = sight([]).evidence
+    known.annotation[:, :, 2] = 2
+    scores = mean_entropy(known)
+    for axis in range(3):
+        for index in range(SHAPE[axis]):
+            planes = [
+                np.moveaxis(volume, axis, 0)[index].ravel().tolist()
+                for volume in (known.annotation, known.labels, known.entropy)
+            ]
+            expected = 0.0
+            for value in range(2):
+                voxels = [
+                    unsure / 255 for paint, label, unsure in zip(*planes, strict=True) if paint == 0 and label == value
+                ]
+                expected += sum(voxels) / (len(voxels) + FEW * len(planes[0])) / 2
+            assert scores[axis][index] == pytest.approx(expected)
+    assert scores[2][2] == 0
+
+
+def test_slices_like_annotated_ones_are_passed_over() -> None:
+    scores = tuple(np.ones(length) for length in (100, 40, 20))
+    away = away_from_annotated(scores, [AnnotatedSlice(0, 10), AnnotatedSlice(0, 90), AnnotatedSlice(2, 0)])
+    assert away[0][10] == away[0][90] == away[2][0] == 0
+    assert (away[1] == 1).all()
+    # By one reach, 5 slices of 100, one standard deviation of a Gaussian.
+    assert away[0][15] == away[0][85] == pytest.approx(1 - np.exp(-0.5), abs=0.01)
+    assert away[0][50] > 0.99
+    assert (np.diff(away[0][10:51]) >= 0).all()
 
 
 def test_by_cost_of_equally_unsure_slices_the_one_that_is_painted_soonest_is_taken() -> None:

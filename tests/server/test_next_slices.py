@@ -97,7 +97,7 @@ def test_slices_are_those_of_the_latest_prediction(with_model: Server, served: P
     assert "segmented anew" in params["note"]
     places = [(found["axis"], found["index"]) for found in params["slices"]]
     assert places == expected(served, "a", 3)
-    assert all(0 < found["score"] <= 1 and "unsure" in found["why"] for found in params["slices"])
+    assert all(0 < found["score"] <= 1 and "% of the model's doubt" in found["why"] for found in params["slices"])
     marks = np.asarray(nibabel.load(file).dataobj)
     np.testing.assert_array_equal(marks, mark_slices(SHAPE, [AnnotatedSlice(*place) for place in places]))
     # Nothing was painted by that.
@@ -152,7 +152,7 @@ def test_what_the_next_slice_may_bring(with_model: Server, served: Path, tmp_pat
     label, params = as_slicer_sends(paint())
     reply = with_model.put_label("b", write_label(tmp_path / "label.nii.gz", label), params).json()
     (best,) = parts(with_model.infer("b", "next_slices", slices=1), tmp_path)[0]["slices"]
-    assert reply["paint_next"].startswith(f"{best['name']}: the model is unsure there")
+    assert reply["paint_next"].startswith(f"{best['name']}: near it, and near no annotated slice, is ")
     assert reply["paint_next"].endswith("it brings about 0.011 IoU")
     history.write_text(json.dumps([one]))
 

@@ -1,21 +1,30 @@
-"""Which slices are worth annotating next: those on which the model is unsure, far from what is annotated."""
+"""Which slices are worth annotating next: those near most of a model's doubt that no annotated slice is near."""
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 
 from .annotations import AnnotatedSlice
 from .labels import UNLABELLED, LabelScheme
 
 REACH = 0.05
-"""Part of an axis within which a slice looks much like an annotated one; at least one slice."""
+"""Part of an axis within which a slice tells what its neighbours look like; at least one slice."""
 
-FEW = 0.002
-"""Part of a slice's voxels below which what is predicted there of a class counts for less."""
+SURE = 0.1
+"""Entropy, of 1 at most, that voxels are given on top, as a model may also be sure and wrong."""
+
+FEW = 0.0002
+"""Part of a volume's voxels; a predicted class whose doubt adds up to less than so many voxels' counts for less."""
+
+NEAREST = 255
+"""Nearness of a slice to itself."""
+
+PLANES = 16
+"""Of a volume, looked at together."""
 
 Scores = tuple[NDArray[np.float64], ...]
 """For each axis the score of each slice across it, at least 0."""
@@ -68,8 +77,8 @@ def suggest_slices(
         places = evenly_spaced(annotated, shape, count)
         return [Suggestion(place, None, "spread evenly over the volume") for place in places]
     return [
-        Suggestion(place, score, f"the model is unsure there (score {score:.2f}), away from what is annotated")
-        for place, score in best_slices(mean_entropy(evidence), annotated, count)
+        Suggestion(place, score, f"near it, and near no annotated slice, is {score:.1%} of the model's doubt")
+        for place, score in best_slices(doubt_by_class(evidence), annotated, count)
     ]
 
 
@@ -85,79 +94,98 @@ def mean_by_class(labels: NDArray[np.uint8], entropy: NDArray[np.uint8]) -> floa
     return float(np.mean(sums[counts > 0] / counts[counts > 0]))
 
 
-def mean_entropy(evidence: Evidence) -> Scores:
-    """Score slices by the mean entropy of their unlabelled voxels, the mean over the predicted classes.
+def doubt_by_class(evidence: Evidence) -> NDArray[np.float32]:
+    """Return how much of a model's doubt each voxel has.
 
-    Each class counts as much, so that the rare ones aren't drowned in background; a class of which there is hardly
-    anything in a slice counts for less there.
+    Each predicted class has the same share, so that the rare ones aren't drowned in background.
 
     Returns:
-        In 0 … 1.
+        (X, Y, Z), 0 where it is labelled; the sum is 1, less where hardly anything is predicted of a class.
     """
     unlabelled = evidence.annotation == UNLABELLED
-    classes = range(len(evidence.scheme.classes))
-    by_axis = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        area = evidence.labels.size / evidence.labels.shape[axis]
-        scores = np.zeros(evidence.labels.shape[axis])
-        for value in classes:
-            counted = unlabelled & (evidence.labels == value)
-            total = np.where(counted, evidence.entropy, 0).sum(axis=others, dtype=np.int64) / 255
-            scores += total / (counted.sum(axis=others) + FEW * area)
-        by_axis.append(scores / len(classes))
-    return tuple(by_axis)
+    doubt: NDArray[np.float32] = np.where(unlabelled, evidence.entropy / np.float32(255) + np.float32(SURE), 0)
+    classes = len(evidence.scheme.classes)
+    for value in range(classes):
+        of_class = evidence.labels == value
+        total = doubt.sum(where=of_class, dtype=np.float64) + FEW * doubt.size
+        np.divide(doubt, classes * total, out=doubt, where=of_class)
+    return doubt
 
 
-def away_from(slices: Sequence[AnnotatedSlice], shape: Sequence[int]) -> Scores:
-    """Return for each slice how little it looks like the nearest one of some slices across the same axis, 0 … 1."""
-    by_axis = []
-    for axis, length in enumerate(shape):
-        own = [place.index for place in slices if place.axis == axis]
-        if not own:
-            by_axis.append(np.ones(length))
-            continue
-        free = np.ones(length, dtype=bool)
-        free[own] = False
-        distance = distance_transform_edt(free)
-        by_axis.append(1 - np.exp(-((distance / max(1.0, REACH * length)) ** 2) / 2))
-    return tuple(by_axis)
+def nearness(length: int) -> NDArray[np.uint8]:
+    """Return how near slices across an axis are to each other: a Gaussian of their distance, of 1 reach.
+
+    Returns:
+        (length, length), symmetric, from ``NEAREST`` down to 0.
+    """
+    indices = np.arange(length)
+    reaches = (indices - indices[:, np.newaxis]) / max(1.0, REACH * length)
+    near: NDArray[np.uint8] = np.rint(NEAREST * np.exp(-(reaches**2) / 2)).astype(np.uint8)
+    return near
 
 
-def best_slices(scores: Scores, annotated: Sequence[AnnotatedSlice], count: int) -> list[tuple[AnnotatedSlice, float]]:
-    """Choose slices of high scores, across all axes in turn, far from annotated ones and from each other.
+def newly_reached(doubt: NDArray[np.float32], annotated: Sequence[AnnotatedSlice]) -> Scores:
+    """Score slices by the doubt that lies near them and near no annotated slice, across whichever axis.
+
+    A voxel counts by how much nearer it is to the slice than to the nearest annotated one. Slices chosen by it one
+    after the other cover the doubt nearly as well as the best set of as many would (facility location, a submodular
+    function, which a greedy choice maximises up to a factor of 1 - 1/e: Nemhauser et al. 1978).
+
+    Args:
+        doubt: (X, Y, Z), at least 0.
+        annotated: slices.
+    """
+    between = [nearness(length) for length in doubt.shape]
+    reached = [
+        of_axis[[place.index for place in annotated if place.axis == axis]].max(axis=0, initial=0)
+        for axis, of_axis in enumerate(between)
+    ]
+    values = np.arange(NEAREST + 1)
+    # Summed first over voxels that are alike, in their slice and in their nearness to annotated slices, so that each
+    # slice takes as many multiplications as there are slices, not voxels; a few planes at a time, for less memory.
+    alike = [np.zeros(length * len(values)) for length in doubt.shape]
+    for start in range(0, doubt.shape[0], PLANES):
+        planes = doubt[start : start + PLANES]
+        indices = np.ogrid[start : start + len(planes), : doubt.shape[1], : doubt.shape[2]]
+        x, y, z = (of_axis[index] for of_axis, index in zip(reached, indices, strict=True))
+        nearest = np.maximum(np.maximum(x, y), z)
+        for index, sums in zip(indices, alike, strict=True):
+            kinds = len(values) * index + nearest
+            sums += np.bincount(kinds.ravel(), planes.ravel(), minlength=len(sums))
+    gained = np.maximum(0, values - values[:, np.newaxis]) / NEAREST
+    return tuple(
+        (sums.reshape(len(of_axis), -1) @ gained)[np.arange(len(of_axis)), of_axis].sum(axis=1)
+        for sums, of_axis in zip(alike, between, strict=True)
+    )
+
+
+def best_slices(
+    doubt: NDArray[np.float32], annotated: Sequence[AnnotatedSlice], count: int
+) -> list[tuple[AnnotatedSlice, float]]:
+    """Choose slices that reach most doubt, each counting as annotated for the next, across all axes in turn.
 
     The axis of each is that with the highest score among those of which fewest were chosen so far.
 
     Args:
-        scores: of all slices.
+        doubt: (X, Y, Z), at least 0.
         annotated: slices that are annotated already.
         count: how many are wanted; fewer are returned where all others are annotated.
 
     Returns:
-        Slices and their scores, best first.
+        Slices and their scores, as they were chosen.
     """
-    shape = [len(of_axis) for of_axis in scores]
-    chosen: list[tuple[AnnotatedSlice, float]] = []
-    taken = list(annotated)
-    while len(chosen) < count:
-        away = away_from(taken, shape)
-        weighted = [of_axis * far for of_axis, far in zip(scores, away, strict=True)]
-        free = [np.ones(length, dtype=bool) for length in shape]
-        for axis, index in taken:
-            free[axis][index] = False
-        # Of equal scores, the one farthest from what is taken.
-        places = [
-            (sum(place.axis == axis for place, _ in chosen), -weighted[axis][index], -away[axis][index], axis, index)
-            for axis in range(len(shape))
-            for index in np.flatnonzero(free[axis]).tolist()
-        ]
-        if not places:
+    chosen: dict[AnnotatedSlice, float] = {}
+    for _ in range(count):
+        taken = {*annotated, *chosen}
+        scores = newly_reached(doubt, list(taken))
+        places = [AnnotatedSlice(axis, index) for axis, length in enumerate(doubt.shape) for index in range(length)]
+        free = [place for place in places if place not in taken]
+        if not free:
             break
-        *_, axis, index = min(places)
-        chosen.append((AnnotatedSlice(axis, index), float(weighted[axis][index])))
-        taken.append(chosen[-1][0])
-    return sorted(chosen, key=lambda suggested: -suggested[1])
+        times = Counter(place.axis for place in chosen)
+        best = min(free, key=lambda place: (times[place.axis], -scores[place.axis][place.index]))
+        chosen[best] = float(scores[best.axis][best.index])
+    return list(chosen.items())
 
 
 def evenly_spaced(annotated: Sequence[AnnotatedSlice], shape: Sequence[int], count: int) -> list[AnnotatedSlice]:

@@ -16,12 +16,14 @@ from .strategies import BASELINES, OURS, STRATEGIES
 
 COLOURS = {
     "next_slice": "#d55e00",
-    "with_noise": "#cc79a7",
-    "by_flips": "#e69f00",
+    "by_class": "#e69f00",
+    "by_flips": "#cc79a7",
     "by_statistics": "#f0e442",
     "by_change": "#a6761d",
     "by_cost": "#7570b3",
-    "alternating": "#56b4e9",
+    "mean_entropy": "#56b4e9",
+    "with_noise": "#17becf",
+    "alternating": "#000000",
     "evenly_spaced": "#0072b2",
     "random": "#999999",
     "foreground_random": "#009e73",

@@ -8,9 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.annotations import AnnotatedSlice
+from ..core.labels import UNLABELLED
 from ..core.normalisation import Statistics
-from ..core.suggestion import Evidence, Scores, best_slices, evenly_spaced, mean_entropy, suggest_slices
+from ..core.suggestion import (
+    NEAREST,
+    Evidence,
+    Scores,
+    best_slices,
+    doubt_by_class,
+    evenly_spaced,
+    nearness,
+    newly_reached,
+    suggest_slices,
+)
 from ..core.volumes import Volume
+
+FEW = 0.002
+"""Part of a slice's voxels below which what is predicted there of a class counts for less."""
+
+HARDLY = 0.001
+"""Contradictions that each voxel is taken to have on top, so that slices differ where there are none."""
 
 Generator = np.random.Generator
 Labels = NDArray[np.uint8]
@@ -43,12 +60,92 @@ class Sight:
         """Of the volume."""
         return self.evidence.labels.shape
 
-    def doubting(self, doubt: NDArray[np.integer]) -> Evidence:
-        """Return the evidence with another measure of doubt, (X, Y, Z) 0 … 255, in place of the entropy."""
-        return replace(self.evidence, entropy=doubt.astype(np.uint8))
-
 
 Choose = Callable[[Sight], AnnotatedSlice]
+
+
+def _as_the_server(sight: Sight) -> AnnotatedSlice:
+    return suggest_slices(sight.shape, sight.annotated, 1, sight.evidence)[0].place
+
+
+def _by_class(sight: Sight) -> AnnotatedSlice:
+    """Where most is of each predicted class, sure or not."""
+    sure = replace(sight.evidence, entropy=np.zeros_like(sight.evidence.entropy))
+    return best_slices(doubt_by_class(sure), sight.annotated, 1)[0][0]
+
+
+def _reaching(sight: Sight, doubtful: NDArray[np.int_] | NDArray[np.bool_]) -> AnnotatedSlice:
+    """Choose as the server, by how often the model contradicts itself in a voxel, (X, Y, Z), instead of the entropy."""
+    unlabelled = sight.evidence.annotation == UNLABELLED
+    doubt = np.where(unlabelled, doubtful + HARDLY, 0).astype(np.float32)
+    return best_slices(doubt, sight.annotated, 1)[0][0]
+
+
+def _by_flips(sight: Sight) -> AnnotatedSlice:
+    """Where the model says something else of the mirrored volume."""
+    labels = sight.evidence.labels
+    others = []
+    for axis in range(3):
+        mirrored = replace(sight.volume, array=np.flip(sight.volume.array, 1 + axis).copy())
+        others.append(np.flip(sight.segment(mirrored, None), axis))
+    return _reaching(sight, sum(other != labels for other in others))
+
+
+def _by_statistics(sight: Sight) -> AnnotatedSlice:
+    """Where averages of training and the volume's own statistics lead to unlike classes."""
+    by_training, by_volume = sight.segment(sight.volume, "running"), sight.segment(sight.volume, "volume")
+    return _reaching(sight, by_training != by_volume)
+
+
+def _by_change(sight: Sight) -> AnnotatedSlice:
+    """Where the last slice changed what the model says; at first by entropy."""
+    if sight.before is None:
+        return _as_the_server(sight)
+    return _reaching(sight, sight.before != sight.evidence.labels)
+
+
+def _by_cost(sight: Sight) -> AnnotatedSlice:
+    """Most doubt for the time that painting takes, which is about as long as the boundaries in the slice."""
+    scores = newly_reached(doubt_by_class(sight.evidence), sight.annotated)
+    lengths = (boundary_lengths(sight.evidence.labels, axis) for axis in range(3))
+    return _best(tuple(own / (1 + length) for own, length in zip(scores, lengths, strict=True)), sight)
+
+
+def mean_entropy(evidence: Evidence) -> Scores:
+    """Score slices by the mean entropy of their unlabelled voxels, the mean over the predicted classes.
+
+    Each class counts as much, so that the rare ones aren't drowned in background; a class of which there is hardly
+    anything in a slice counts for less there.
+
+    Returns:
+        In 0 … 1.
+    """
+    unlabelled = evidence.annotation == UNLABELLED
+    classes = range(len(evidence.scheme.classes))
+    by_axis = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        area = evidence.labels.size / evidence.labels.shape[axis]
+        scores = np.zeros(evidence.labels.shape[axis])
+        for value in classes:
+            counted = unlabelled & (evidence.labels == value)
+            total = np.where(counted, evidence.entropy, 0).sum(axis=others, dtype=np.int64) / 255
+            scores += total / (counted.sum(axis=others) + FEW * area)
+        by_axis.append(scores / len(classes))
+    return tuple(by_axis)
+
+
+def away_from_annotated(scores: Scores, annotated: Sequence[AnnotatedSlice]) -> Scores:
+    """Lower scores of slices the more, the nearer they are to an annotated one across the same axis."""
+    by_axis = []
+    for axis, own in enumerate(scores):
+        near = nearness(len(own))[[place.index for place in annotated if place.axis == axis]].max(axis=0, initial=0)
+        by_axis.append(own * (1 - near / NEAREST))
+    return tuple(by_axis)
+
+
+def _by_mean_entropy(sight: Sight) -> AnnotatedSlice:
+    return _best(away_from_annotated(mean_entropy(sight.evidence), sight.annotated), sight)
 
 
 def with_noise(scores: Scores, beta: float, generator: Generator) -> Scores:
@@ -75,50 +172,19 @@ def certainty(round_: int, rounds: int = 10) -> float:
     return math.pow(100, min(1.0, round_ / rounds))
 
 
-def _as_the_server(sight: Sight) -> AnnotatedSlice:
-    return suggest_slices(sight.shape, sight.annotated, 1, sight.evidence)[0].place
+def _by_mean_entropy_with_noise(sight: Sight) -> AnnotatedSlice:
+    scores = away_from_annotated(mean_entropy(sight.evidence), sight.annotated)
+    return _best(with_noise(scores, certainty(sight.chosen), sight.generator), sight)
 
 
 def _best(scores: Scores, sight: Sight) -> AnnotatedSlice:
-    return best_slices(scores, sight.annotated, 1)[0][0]
-
-
-def _by_entropy_with_noise(sight: Sight) -> AnnotatedSlice:
-    return _best(with_noise(mean_entropy(sight.evidence), certainty(sight.chosen), sight.generator), sight)
-
-
-def _by_flips(sight: Sight) -> AnnotatedSlice:
-    """Where the model says something else of the mirrored volume."""
-    labels = sight.evidence.labels
-    others = []
-    for axis in range(3):
-        mirrored = replace(sight.volume, array=np.flip(sight.volume.array, 1 + axis).copy())
-        others.append(np.flip(sight.segment(mirrored, None), axis))
-    return _best(mean_entropy(sight.doubting(85 * sum(other != labels for other in others))), sight)
-
-
-def _by_statistics(sight: Sight) -> AnnotatedSlice:
-    """Where averages of training and the volume's own statistics lead to unlike classes."""
-    by_training, by_volume = sight.segment(sight.volume, "running"), sight.segment(sight.volume, "volume")
-    return _best(mean_entropy(sight.doubting(255 * (by_training != by_volume))), sight)
-
-
-def _by_change(sight: Sight) -> AnnotatedSlice:
-    """Where the last slice changed what the model says; at first by entropy."""
-    if sight.before is None:
-        return _as_the_server(sight)
-    return _best(mean_entropy(sight.doubting(255 * (sight.before != sight.evidence.labels))), sight)
-
-
-def _by_cost(sight: Sight) -> AnnotatedSlice:
-    """Most entropy for the time that painting takes, which is about as long as the boundaries in the slice."""
-    entropy = mean_entropy(sight.evidence)
-    lengths = (boundary_lengths(sight.evidence.labels, axis) for axis in range(3))
-    return _best(tuple(own / (1 + length) for own, length in zip(entropy, lengths, strict=True)), sight)
+    places = [AnnotatedSlice(axis, index) for axis, own in enumerate(scores) for index in range(len(own))]
+    free = [place for place in places if place not in sight.annotated]
+    return max(free, key=lambda place: float(scores[place.axis][place.index]))
 
 
 def _alternating(sight: Sight) -> AnnotatedSlice:
-    """In turn evenly spaced and by entropy."""
+    """In turn evenly spaced and as the server."""
     return (_as_the_server if sight.chosen % 2 else _evenly)(sight)
 
 
@@ -162,11 +228,13 @@ def boundary_lengths(labels: Labels, axis: int) -> NDArray[np.int64]:
 
 STRATEGIES: Mapping[str, Choose] = {
     "next_slice": _as_the_server,
-    "with_noise": _by_entropy_with_noise,
+    "by_class": _by_class,
     "by_flips": _by_flips,
     "by_statistics": _by_statistics,
     "by_change": _by_change,
     "by_cost": _by_cost,
+    "mean_entropy": _by_mean_entropy,
+    "with_noise": _by_mean_entropy_with_noise,
     "alternating": _alternating,
     "evenly_spaced": _evenly,
     "random": _at_random,
