@@ -7,13 +7,12 @@ from lib.core.annotations import AnnotatedSlice
 from lib.core.labels import LabelScheme
 from lib.core.suggestion import (
     FEW,
-    SURE,
     Evidence,
     best_slices,
-    doubt_by_class,
     evenly_spaced,
     expected_gain,
     newly_reached,
+    worth_by_class,
 )
 
 SCHEME = LabelScheme(("one", "two"), "outside")
@@ -28,44 +27,58 @@ def evidence() -> Evidence:
     return Evidence(SCHEME, annotation, labels, generator.integers(0, 256, SHAPE).astype(np.uint8))
 
 
-def test_each_predicted_class_has_the_same_share_of_the_doubt() -> None:
+def test_each_predicted_class_has_the_same_share_of_what_is_worth_a_look() -> None:
     known = evidence()
-    doubt = doubt_by_class(known)
+    worth = worth_by_class(known)
     expected = np.zeros(SHAPE)
     for value in range(3):
-        voxels = [place for place in np.ndindex(SHAPE) if known.labels[place] == value and known.annotation[place] == 0]
-        total = sum(int(known.entropy[place]) / 255 + SURE for place in voxels) + FEW * np.prod(SHAPE)
-        for place in voxels:
-            expected[place] = (int(known.entropy[place]) / 255 + SURE) / total / 3
-    np.testing.assert_allclose(doubt, expected, rtol=1e-5)
-    assert doubt.sum() == pytest.approx(1, abs=2e-3)
+        voxels = {
+            place: 1.0 if value else max(1, int(known.entropy[place])) / 255
+            for place in np.ndindex(SHAPE)
+            if known.labels[place] == value and known.annotation[place] == 0
+        }
+        for place, own in voxels.items():
+            expected[place] = own / (sum(voxels.values()) + FEW * np.prod(SHAPE)) / 3
+    np.testing.assert_allclose(worth, expected, rtol=1e-5)
+    assert worth.sum() == pytest.approx(1, abs=2e-3)
 
 
 def test_a_class_of_which_hardly_anything_is_predicted_counts_for_less() -> None:
     labels = np.zeros((50, 50, 50), np.uint8)
     labels[0, 0, 0] = 1
-    doubt = doubt_by_class(Evidence(SCHEME, np.zeros_like(labels), labels, np.full_like(labels, 255)))
-    assert doubt[0, 0, 0] == pytest.approx(1.1 / (1.1 + 25) / 3)
-    assert doubt.sum() < 0.36
+    worth = worth_by_class(Evidence(SCHEME, np.zeros_like(labels), labels, np.full_like(labels, 255)))
+    assert worth[0, 0, 0] == pytest.approx(1 / (1 + 25) / 3)
+    assert worth.sum() < 0.36
+
+
+def test_background_counts_where_it_is_unsure() -> None:
+    entropy = np.zeros((30, 30, 30), np.uint8)
+    nothing = Evidence(SCHEME, np.zeros_like(entropy), np.zeros_like(entropy), entropy)
+    # A model that is sure that there is nothing says as much of all slices that are far enough from the border.
+    scores = newly_reached(worth_by_class(nothing), [])
+    assert scores[0][10] == pytest.approx(scores[2][20])
+    assert scores[0][10] > 0
+    entropy[:, 7] = 200
+    assert best_slices(worth_by_class(nothing), [], 1)[0][0] == AnnotatedSlice(1, 7)
 
 
 def closeness(distance: int, length: int) -> float:
     return float(np.exp(-((distance / max(1.0, 0.05 * length)) ** 2) / 2))
 
 
-def test_scores_are_the_doubt_that_comes_nearer() -> None:
+def test_scores_are_of_what_comes_nearer() -> None:
     """Voxel by voxel; as kept, nearness has 256 values."""
     shape = (40, 9, 5)
-    doubt = np.random.default_rng(0).random(shape, dtype=np.float32)
+    worth = np.random.default_rng(0).random(shape, dtype=np.float32)
     annotated = [AnnotatedSlice(0, 11), AnnotatedSlice(0, 30), AnnotatedSlice(2, 1)]
-    scores = newly_reached(doubt, annotated)
+    scores = newly_reached(worth, annotated)
     for axis in range(3):
         for index in range(shape[axis]):
             expected = 0.0
             for place in np.ndindex(shape):
                 reached = max(closeness(place[other] - at, shape[other]) for other, at in annotated)
-                expected += doubt[place] * max(0.0, closeness(place[axis] - index, shape[axis]) - reached)
-            assert scores[axis][index] == pytest.approx(expected, abs=0.004 * doubt.sum())
+                expected += worth[place] * max(0.0, closeness(place[axis] - index, shape[axis]) - reached)
+            assert scores[axis][index] == pytest.approx(expected, abs=0.004 * worth.sum())
     assert scores[0][11] == scores[2][1] == 0
     assert max(scores[1]) > 10
 
@@ -76,18 +89,18 @@ def test_a_rare_class_counts_as_much_as_the_background() -> None:
     entropy = np.full(labels.shape, 20, np.uint8)
     entropy[5, 8:12, 8:12] = 200
     entropy[15] = 40
-    doubt = doubt_by_class(Evidence(SCHEME, np.zeros_like(labels), labels, entropy))
+    worth = worth_by_class(Evidence(SCHEME, np.zeros_like(labels), labels, entropy))
     # By the mean over all voxels, slice 15 would come first.
     assert entropy[15].mean() > entropy[5].mean()
-    assert newly_reached(doubt, [])[0].argmax() == 5
+    assert newly_reached(worth, [])[0].argmax() == 5
 
 
 def test_what_a_slice_across_another_axis_reaches_need_not_be_reached_again() -> None:
-    doubt = np.zeros((30, 30, 30), np.float32)
-    doubt[[8, 16, 24], 5:25, 15] = 1
-    assert best_slices(doubt, [], 1) == [(AnnotatedSlice(2, 15), pytest.approx(60))]
-    assert best_slices(doubt, [AnnotatedSlice(0, 8)], 1) == [(AnnotatedSlice(2, 15), pytest.approx(40))]
-    assert best_slices(doubt, [AnnotatedSlice(2, 15)], 1)[0][1] == 0
+    worth = np.zeros((30, 30, 30), np.float32)
+    worth[[8, 16, 24], 5:25, 15] = 1
+    assert best_slices(worth, [], 1) == [(AnnotatedSlice(2, 15), pytest.approx(60))]
+    assert best_slices(worth, [AnnotatedSlice(0, 8)], 1) == [(AnnotatedSlice(2, 15), pytest.approx(40))]
+    assert best_slices(worth, [AnnotatedSlice(2, 15)], 1)[0][1] == 0
 
 
 def test_slices_of_a_suggestion_lie_across_all_axes_and_apart() -> None:
@@ -99,12 +112,12 @@ def test_slices_of_a_suggestion_lie_across_all_axes_and_apart() -> None:
 
 
 def test_no_slice_is_suggested_twice_nor_an_annotated_one() -> None:
-    doubt = np.zeros((4, 3, 2), np.float32)
+    worth = np.zeros((4, 3, 2), np.float32)
     annotated = [AnnotatedSlice(0, 1), AnnotatedSlice(2, 0)]
-    places = [place for place, _ in best_slices(doubt, annotated, 99)]
+    places = [place for place, _ in best_slices(worth, annotated, 99)]
     assert len(set(places)) == 7
     assert not set(places) & set(annotated)
-    assert best_slices(doubt, [*annotated, *places], 1) == []
+    assert best_slices(worth, [*annotated, *places], 1) == []
 
 
 def test_without_a_model_slices_halve_the_widest_gaps_of_the_axes_in_turn() -> None:

@@ -97,7 +97,7 @@ def test_slices_are_those_of_the_latest_prediction(with_model: Server, served: P
     assert "segmented anew" in params["note"]
     places = [(found["axis"], found["index"]) for found in params["slices"]]
     assert places == expected(served, "a", 3)
-    assert all(0 < found["score"] <= 1 and "% of the model's doubt" in found["why"] for found in params["slices"])
+    assert all(0 < found["score"] <= 1 and "% of all objects and doubt" in found["why"] for found in params["slices"])
     marks = np.asarray(nibabel.load(file).dataobj)
     np.testing.assert_array_equal(marks, mark_slices(SHAPE, [AnnotatedSlice(*place) for place in places]))
     # Nothing was painted by that.

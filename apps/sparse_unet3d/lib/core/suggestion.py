@@ -1,4 +1,4 @@
-"""Which slices are worth annotating next: those near most of a model's doubt that no annotated slice is near."""
+"""Which slices are worth annotating next: those near most objects and doubt that no annotated slice is near."""
 
 import itertools
 from collections import Counter
@@ -14,11 +14,8 @@ from .labels import UNLABELLED, LabelScheme
 REACH = 0.05
 """Part of an axis within which a slice tells what its neighbours look like; at least one slice."""
 
-SURE = 0.1
-"""Entropy, of 1 at most, that voxels are given on top, as a model may also be sure and wrong."""
-
 FEW = 0.0002
-"""Part of a volume's voxels; a predicted class whose doubt adds up to less than so many voxels' counts for less."""
+"""Part of a volume's voxels; a predicted class that hardly has so many counts for less."""
 
 NEAREST = 255
 """Nearness of a slice to itself."""
@@ -77,8 +74,8 @@ def suggest_slices(
         places = evenly_spaced(annotated, shape, count)
         return [Suggestion(place, None, "spread evenly over the volume") for place in places]
     return [
-        Suggestion(place, score, f"near it, and near no annotated slice, is {score:.1%} of the model's doubt")
-        for place, score in best_slices(doubt_by_class(evidence), annotated, count)
+        Suggestion(place, score, f"near it, and near no annotated slice, is {score:.1%} of all objects and doubt")
+        for place, score in best_slices(worth_by_class(evidence), annotated, count)
     ]
 
 
@@ -94,22 +91,30 @@ def mean_by_class(labels: NDArray[np.uint8], entropy: NDArray[np.uint8]) -> floa
     return float(np.mean(sums[counts > 0] / counts[counts > 0]))
 
 
-def doubt_by_class(evidence: Evidence) -> NDArray[np.float32]:
-    """Return how much of a model's doubt each voxel has.
+def worth_by_class(evidence: Evidence) -> NDArray[np.float32]:
+    """Return how much each voxel is worth to be looked at.
 
-    Each predicted class has the same share, so that the rare ones aren't drowned in background.
+    Foreground counts wholly, background as far as the model is unsure of it. Each predicted class has the same share,
+    so that the rare ones aren't drowned in background.
 
     Returns:
         (X, Y, Z), 0 where it is labelled; the sum is 1, less where hardly anything is predicted of a class.
     """
-    unlabelled = evidence.annotation == UNLABELLED
-    doubt: NDArray[np.float32] = np.where(unlabelled, evidence.entropy / np.float32(255) + np.float32(SURE), 0)
+    # A model may be sure and wrong, so no background is worth nothing.
+    worth = np.where(evidence.labels == 0, np.maximum(evidence.entropy, 1) / np.float32(255), np.float32(1))
+    worth[evidence.annotation != UNLABELLED] = 0
+    return shared(worth, evidence)
+
+
+def shared(worth: NDArray[np.float32], evidence: Evidence) -> NDArray[np.float32]:
+    """Scale what voxels are worth so that it adds up to the same for each predicted class, see ``worth_by_class``."""
+    result = np.zeros_like(worth)
     classes = len(evidence.scheme.classes)
     for value in range(classes):
         of_class = evidence.labels == value
-        total = doubt.sum(where=of_class, dtype=np.float64) + FEW * doubt.size
-        np.divide(doubt, classes * total, out=doubt, where=of_class)
-    return doubt
+        total = worth.sum(where=of_class, dtype=np.float64) + FEW * worth.size
+        np.divide(worth, classes * total, out=result, where=of_class)
+    return result
 
 
 def nearness(length: int) -> NDArray[np.uint8]:
@@ -124,18 +129,18 @@ def nearness(length: int) -> NDArray[np.uint8]:
     return near
 
 
-def newly_reached(doubt: NDArray[np.float32], annotated: Sequence[AnnotatedSlice]) -> Scores:
-    """Score slices by the doubt that lies near them and near no annotated slice, across whichever axis.
+def newly_reached(worth: NDArray[np.float32], annotated: Sequence[AnnotatedSlice]) -> Scores:
+    """Score slices by what is worth a look near them, and near no annotated slice, across whichever axis.
 
     A voxel counts by how much nearer it is to the slice than to the nearest annotated one. Slices chosen by it one
-    after the other cover the doubt nearly as well as the best set of as many would (facility location, a submodular
+    after the other cover it nearly as well as the best set of as many would (facility location, a submodular
     function, which a greedy choice maximises up to a factor of 1 - 1/e: Nemhauser et al. 1978).
 
     Args:
-        doubt: (X, Y, Z), at least 0.
+        worth: (X, Y, Z), at least 0.
         annotated: slices.
     """
-    between = [nearness(length) for length in doubt.shape]
+    between = [nearness(length) for length in worth.shape]
     reached = [
         of_axis[[place.index for place in annotated if place.axis == axis]].max(axis=0, initial=0)
         for axis, of_axis in enumerate(between)
@@ -143,10 +148,10 @@ def newly_reached(doubt: NDArray[np.float32], annotated: Sequence[AnnotatedSlice
     values = np.arange(NEAREST + 1)
     # Summed first over voxels that are alike, in their slice and in their nearness to annotated slices, so that each
     # slice takes as many multiplications as there are slices, not voxels; a few planes at a time, for less memory.
-    alike = [np.zeros(length * len(values)) for length in doubt.shape]
-    for start in range(0, doubt.shape[0], PLANES):
-        planes = doubt[start : start + PLANES]
-        indices = np.ogrid[start : start + len(planes), : doubt.shape[1], : doubt.shape[2]]
+    alike = [np.zeros(length * len(values)) for length in worth.shape]
+    for start in range(0, worth.shape[0], PLANES):
+        planes = worth[start : start + PLANES]
+        indices = np.ogrid[start : start + len(planes), : worth.shape[1], : worth.shape[2]]
         x, y, z = (of_axis[index] for of_axis, index in zip(reached, indices, strict=True))
         nearest = np.maximum(np.maximum(x, y), z)
         for index, sums in zip(indices, alike, strict=True):
@@ -160,14 +165,14 @@ def newly_reached(doubt: NDArray[np.float32], annotated: Sequence[AnnotatedSlice
 
 
 def best_slices(
-    doubt: NDArray[np.float32], annotated: Sequence[AnnotatedSlice], count: int
+    worth: NDArray[np.float32], annotated: Sequence[AnnotatedSlice], count: int
 ) -> list[tuple[AnnotatedSlice, float]]:
-    """Choose slices that reach most doubt, each counting as annotated for the next, across all axes in turn.
+    """Choose slices that newly reach most, each counting as annotated for the next, across all axes in turn.
 
     The axis of each is that with the highest score among those of which fewest were chosen so far.
 
     Args:
-        doubt: (X, Y, Z), at least 0.
+        worth: (X, Y, Z), at least 0.
         annotated: slices that are annotated already.
         count: how many are wanted; fewer are returned where all others are annotated.
 
@@ -177,8 +182,8 @@ def best_slices(
     chosen: dict[AnnotatedSlice, float] = {}
     for _ in range(count):
         taken = {*annotated, *chosen}
-        scores = newly_reached(doubt, list(taken))
-        places = [AnnotatedSlice(axis, index) for axis, length in enumerate(doubt.shape) for index in range(length)]
+        scores = newly_reached(worth, list(taken))
+        places = [AnnotatedSlice(axis, index) for axis, length in enumerate(worth.shape) for index in range(length)]
         free = [place for place in places if place not in taken]
         if not free:
             break

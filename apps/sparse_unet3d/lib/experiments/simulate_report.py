@@ -17,9 +17,10 @@ from .strategies import BASELINES, OURS, STRATEGIES
 COLOURS = {
     "next_slice": "#d55e00",
     "by_class": "#e69f00",
+    "by_entropy": "#8c564b",
     "by_flips": "#cc79a7",
     "by_statistics": "#f0e442",
-    "by_change": "#a6761d",
+    "by_change": "#bcbd22",
     "by_cost": "#7570b3",
     "mean_entropy": "#56b4e9",
     "with_noise": "#17becf",

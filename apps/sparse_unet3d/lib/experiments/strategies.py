@@ -15,19 +15,20 @@ from ..core.suggestion import (
     Evidence,
     Scores,
     best_slices,
-    doubt_by_class,
     evenly_spaced,
     nearness,
     newly_reached,
+    shared,
     suggest_slices,
+    worth_by_class,
 )
 from ..core.volumes import Volume
 
 FEW = 0.002
 """Part of a slice's voxels below which what is predicted there of a class counts for less."""
 
-HARDLY = 0.001
-"""Contradictions that each voxel is taken to have on top, so that slices differ where there are none."""
+HARDLY = np.float32(1e-6)
+"""What each voxel is worth on top, so that slices differ where nothing else tells them apart."""
 
 Generator = np.random.Generator
 Labels = NDArray[np.uint8]
@@ -69,16 +70,18 @@ def _as_the_server(sight: Sight) -> AnnotatedSlice:
 
 
 def _by_class(sight: Sight) -> AnnotatedSlice:
-    """Where most is of each predicted class, sure or not."""
-    sure = replace(sight.evidence, entropy=np.zeros_like(sight.evidence.entropy))
-    return best_slices(doubt_by_class(sure), sight.annotated, 1)[0][0]
+    """As the server, but background counts wholly, too, sure or not."""
+    return _reaching(shared(np.ones(sight.shape, dtype=np.float32), sight.evidence), sight)
 
 
-def _reaching(sight: Sight, doubtful: NDArray[np.int_] | NDArray[np.bool_]) -> AnnotatedSlice:
-    """Choose as the server, by how often the model contradicts itself in a voxel, (X, Y, Z), instead of the entropy."""
+def _by_entropy(sight: Sight) -> AnnotatedSlice:
+    """As the server, but foreground counts only as far as the model is unsure of it, too."""
+    return _reaching(shared(sight.evidence.entropy / np.float32(255), sight.evidence), sight)
+
+
+def _reaching(worth: NDArray[np.float32] | NDArray[np.bool_], sight: Sight) -> AnnotatedSlice:
     unlabelled = sight.evidence.annotation == UNLABELLED
-    doubt = np.where(unlabelled, doubtful + HARDLY, 0).astype(np.float32)
-    return best_slices(doubt, sight.annotated, 1)[0][0]
+    return best_slices(np.where(unlabelled, worth + HARDLY, 0).astype(np.float32), sight.annotated, 1)[0][0]
 
 
 def _by_flips(sight: Sight) -> AnnotatedSlice:
@@ -88,25 +91,25 @@ def _by_flips(sight: Sight) -> AnnotatedSlice:
     for axis in range(3):
         mirrored = replace(sight.volume, array=np.flip(sight.volume.array, 1 + axis).copy())
         others.append(np.flip(sight.segment(mirrored, None), axis))
-    return _reaching(sight, sum(other != labels for other in others))
+    return _reaching(np.sum([other != labels for other in others], axis=0, dtype=np.float32), sight)
 
 
 def _by_statistics(sight: Sight) -> AnnotatedSlice:
     """Where averages of training and the volume's own statistics lead to unlike classes."""
     by_training, by_volume = sight.segment(sight.volume, "running"), sight.segment(sight.volume, "volume")
-    return _reaching(sight, by_training != by_volume)
+    return _reaching(by_training != by_volume, sight)
 
 
 def _by_change(sight: Sight) -> AnnotatedSlice:
     """Where the last slice changed what the model says; at first by entropy."""
     if sight.before is None:
         return _as_the_server(sight)
-    return _reaching(sight, sight.before != sight.evidence.labels)
+    return _reaching(sight.before != sight.evidence.labels, sight)
 
 
 def _by_cost(sight: Sight) -> AnnotatedSlice:
-    """Most doubt for the time that painting takes, which is about as long as the boundaries in the slice."""
-    scores = newly_reached(doubt_by_class(sight.evidence), sight.annotated)
+    """Most for the time that painting takes, which is about as long as the boundaries in the slice."""
+    scores = newly_reached(worth_by_class(sight.evidence), sight.annotated)
     lengths = (boundary_lengths(sight.evidence.labels, axis) for axis in range(3))
     return _best(tuple(own / (1 + length) for own, length in zip(scores, lengths, strict=True)), sight)
 
@@ -229,6 +232,7 @@ def boundary_lengths(labels: Labels, axis: int) -> NDArray[np.int64]:
 STRATEGIES: Mapping[str, Choose] = {
     "next_slice": _as_the_server,
     "by_class": _by_class,
+    "by_entropy": _by_entropy,
     "by_flips": _by_flips,
     "by_statistics": _by_statistics,
     "by_change": _by_change,
