@@ -92,7 +92,7 @@ def pack(arguments: argparse.Namespace) -> None:
     """Run the command ``reproduce pack``."""
     from lib.experiments import travel
 
-    travel.pack(PROJECT, arguments.archive)
+    travel.pack(PROJECT, arguments.archive, arguments.data)
 
 
 def unpack(arguments: argparse.Namespace) -> None:
@@ -193,6 +193,10 @@ def _add_reproduce(parts: "argparse._SubParsersAction[argparse.ArgumentParser]")
     ):
         part = parts.add_parser(what, help=text)
         part.add_argument("archive", type=Path, metavar="FILE")
+        if run is pack:
+            part.add_argument(
+                "--data", type=Path, metavar="FOLDER", help="with images/ and labels/, to be taken along as data/NAME"
+            )
         part.set_defaults(run=run)
 
 

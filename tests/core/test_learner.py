@@ -89,3 +89,16 @@ def test_waiting_is_what_drawing_takes_longer_than_a_step(monkeypatch: pytest.Mo
     assert waiting.waited < waiting.seconds
     assert waiting.waited > 3 * 0.4 - beside.seconds - 0.2
     assert beside.waited < 0.5 * waiting.waited
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_with() -> None:
+    first = learner()
+    first.precision = torch.bfloat16
+    second = learner()
+    second.load(first.state(), with_momentum=False)
+    assert second.precision == torch.float32
+    second.load(first.state(), with_momentum=True)
+    assert second.precision == torch.bfloat16
+    # As in checkpoints of earlier versions.
+    second.load({key: value for key, value in learner().state().items() if key != "precision"}, with_momentum=True)
+    assert second.precision == torch.bfloat16

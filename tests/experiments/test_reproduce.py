@@ -15,6 +15,7 @@ import pytest
 
 from dense_volumes import write_balls
 from lib.core.errors import InputError
+from lib.experiments.methods import METHODS
 from lib.experiments.reproduce import Options
 from lib.experiments.reproduce import reproduce as make
 from lib.experiments.travel import pack, unpack
@@ -68,6 +69,19 @@ def test_all_is_made_in_pieces_by_processes_beside_each_other(balls: Path, tmp_p
     assert set(json.loads((results / "table3.json").read_text())["average"]) == {"2d_bn", "3d_no_bn", "3d_bn"}
     again = reproduce("table3", *asked, "--jobs", 1)
     assert "4 runs, 4 of them are finished already" in again.stdout
+    assert "made by other commits" not in again.stdout
+    # Of tables that weren't asked for, the pictures stay in the report, too.
+    assert (results / "report.html").read_text().count("<img") == report.count("<img") + 2
+
+    # What other software made is said to be so.
+    path = runs / "table3-ball_1-3d_bn-0.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "commit": "abcdef1", "date": "2026-01-02"}))
+    again = reproduce("table3", *asked, "--jobs", 1)
+    assert "made by other commits (abcdef1)" in again.stdout
+    table = json.loads((results / "table3.json").read_text())
+    assert "abcdef1" in table["commits"]["3d_bn"]
+    assert "abcdef1" not in table["commits"]["2d_bn"]
+    assert table["date"] > "2026-01-02"
 
 
 @pytest.mark.parametrize(
@@ -84,6 +98,26 @@ def test_bad_options_are_refused(changes: dict[str, Any], message: str, balls: P
     with pytest.raises(InputError, match=re.escape(message)):
         make(replace(options, **changes))
     assert not (tmp_path / "results").exists()
+
+
+def test_a_table_that_no_method_can_do_is_refused(balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "3d_bn", replace(METHODS["3d_bn"], segments_unseen=False))
+    options = Options(("table1", "table3"), "small", balls, "", ["3d_bn"], 1, 1, None, 1, None, tmp_path)
+    with pytest.raises(InputError, match="table3: 3d_bn can only segment volumes learnt from"):
+        make(options)
+
+
+def test_what_cannot_be_continued_is_not_begun_without_time(
+    balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "3d_bn", replace(METHODS["3d_bn"], in_one_go=True))
+    options = Options(("table3",), "small", balls, "", ["3d_bn"], 1, 1, 5.0, 1, None, tmp_path)
+    with pytest.raises(InputError, match=re.escape("--minutes: 5; 3d_bn takes 5 minutes and can't be continued")):
+        make(options)
+    # Enough for one, had it begun at once.
+    assert not make(replace(options, minutes=5 + 1e-6))
+    assert not list((tmp_path / "work").rglob("runs"))
+    assert make(replace(options, minutes=10.0))
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
@@ -137,6 +171,35 @@ def test_software_and_runs_travel(projects: tuple[Path, Path], tmp_path: Path) -
         "experiments/work/small/runs/a.json",
     }
     assert commit
+
+
+def test_volumes_travel_too(projects: tuple[Path, Path], balls: Path, tmp_path: Path) -> None:
+    pack(projects[0], tmp_path / "to.tar.gz", balls)
+    with tarfile.open(tmp_path / "to.tar.gz") as packed:
+        packed.extractall(tmp_path / "unpacked", filter="data")
+    for part in ("images", "labels"):
+        names = {path.name for path in (balls / part).iterdir()}
+        assert names
+        for name in names:
+            content = (tmp_path / "unpacked" / "data" / "balls" / part / name).read_bytes()
+            assert content == (balls / part / name).read_bytes()
+    with pytest.raises(InputError, match=re.escape("here/images: no such folder; give a folder with images and")):
+        pack(projects[0], tmp_path / "other.tar.gz", projects[0])
+    assert not (tmp_path / "other.tar.gz").exists()
+
+
+def test_what_was_begun_of_a_run_that_comes_back_finished_is_removed(
+    projects: tuple[Path, Path], tmp_path: Path
+) -> None:
+    here, there = projects
+    work = Path("experiments/work/small")
+    (there / work / "runs" / "model.json").write_text("finished")
+    (there / work / "model" / "checkpoint.pt").unlink()
+    pack(there, tmp_path / "back.tar.gz")
+    unpack(here, tmp_path / "back.tar.gz")
+    assert (here / work / "runs" / "model.json").read_text() == "finished"
+    assert not (here / work / "model").exists()
+    assert (here / work / "runs" / "a.json").exists()
 
 
 def test_newer_results_come_back(projects: tuple[Path, Path], tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def test_numbers_are_means_over_seeds_and_then_rows(study: Study) -> None:
     assert table["rows"][0]["seeds"]["3d_bn"] == pytest.approx([0.6, 0.62])
     assert table["rows"][0]["classes"]["3d_bn"] == pytest.approx({"inside": 0.51, "tubule": 0.71})
     assert table["average"]["3d_bn"] == pytest.approx(0.71)
+    assert table["average_seeds"]["3d_bn"] == pytest.approx([0.7, 0.72])
     # Not of all rows: no average.
     assert "default" not in table["average"]
     assert [row["paper"]["3d_bn"] for row in table["rows"]] == [0.855, 0.871, 0.863]
@@ -140,12 +141,18 @@ def test_a_class_without_iou_is_left_out_of_the_mean(study: Study) -> None:
 
 
 def test_table_2_has_the_mean_over_the_volumes(study: Study) -> None:
-    records = [record(f"s{number}-1_1_1", "3d_bn", 0, 0.1 * number) for number in (1, 2, 3)]
+    records = [
+        record(f"s{number}-1_1_1", "3d_bn", seed, 0.1 * number + 0.03 * seed - 0.015)
+        for number in (1, 2, 3)
+        for seed in (0, 1)
+    ]
     records.append(record("s1-2_2_1", "3d_bn", 0, 0.7))
     rows = assemble("table2", study, records, printed_too=True)["rows"]
     assert rows[0]["slices"] == [1, 1, 1]
     assert rows[0]["3d_bn"] == pytest.approx(0.2)
     assert rows[0]["volumes"]["3d_bn"] == pytest.approx({"s1": 0.1, "s2": 0.2, "s3": 0.3})
+    assert rows[0]["seeds"]["3d_bn"] == pytest.approx([0.185, 0.215])
+    assert rows[0]["classes"]["3d_bn"] == pytest.approx({"inside": 0.1, "tubule": 0.3})
     assert rows[0]["paper"]["volumes"] == [0.331, 0.483, 0.475]
     assert "3d_bn" not in rows[1]
     assert assemble("table2", study, records, printed_too=True)["average"] == {}

@@ -100,14 +100,17 @@ class Learner:
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "precision": self.precision,
         }
 
     def load(self, state: Mapping[str, Any], with_momentum: bool) -> None:
-        """Take over the weights that ``state`` returned, and if wanted the optimiser's momentum."""
+        """Take over the weights that ``state`` returned; to go on with a run, its momentum and its precision too."""
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         if with_momentum:
             self.optimiser.load_state_dict(state["optimiser"])
+            # Measured anew, it might be another one in the midst of a run. Older checkpoints don't have it.
+            self.precision = state.get("precision", self.precision)
 
     def train(self, steps: range, progress: Callable[[], float]) -> Course:
         """Make some steps, fewer if the progress reaches 1 before; at least one.

@@ -140,22 +140,23 @@ class Method:
         plan: how it trains on these volumes at this size; None for what has no plan of ours.
         learn: does the work.
         package: that it needs besides this software's own.
+        segments_unseen: whether it can segment volumes that it hasn't learnt from.
+        is_random: whether seeds make a difference.
+        in_one_go: whether it must learn to its end at once, rather than go on after an interruption.
     """
 
     title: str
     plan: Callable[[Sequence[Volume], LabelScheme, Size], Plan | None]
     learn: Callable[[Task], Segment]
     package: str | None = None
+    segments_unseen: bool = True
+    is_random: bool = True
+    in_one_go: bool = False
 
     @property
     def is_available(self) -> bool:
         """Whether its package is installed."""
         return self.package is None or any(True for _ in distributions(name=self.package))
-
-    @property
-    def needs_annotation(self) -> bool:
-        """Whether it can only segment volumes that it has learnt from: other software is called so here."""
-        return self.package is not None
 
 
 def paper_plan(change: Callable[[Plan], Plan], volumes: Sequence[Volume], scheme: LabelScheme, size: Size) -> Plan:
@@ -199,14 +200,11 @@ def _train(learner: Learner, task: Task, steps: int) -> UNet:
     if checkpoint.is_file():
         content = load_content(checkpoint)
         learner.load(content, with_momentum=True)
-        # Measured anew, it might be another one in the midst of a run.
-        learner.precision = content["precision"]
         done = content["steps"]
 
     def keep() -> None:
         with replacing(checkpoint) as beside:
-            state = {**learner.state(), "precision": learner.precision, "steps": done}
-            torch.save({"format": FORMAT, **state}, beside)
+            torch.save({"format": FORMAT, **learner.state(), "steps": done}, beside)
 
     kept = time.monotonic()
     while done < steps:
@@ -264,6 +262,12 @@ def _interpolate(task: Task) -> Segment:
     return _from_volumes({case.id: interpolate(case.annotation, task.scheme) for case in task.cases})
 
 
+def _peer(name: str, module: str) -> Method:
+    """Return other software, called so that it segments what it has learnt from."""
+    learn = functools.partial(_learn_by_peer, module)
+    return Method(name, _no_plan, learn, package=name, segments_unseen=False, in_one_go=True)
+
+
 def _learn_by_peer(peer: str, task: Task) -> Segment:
     return _from_volumes(learn_peer(peer, task.scheme, task.cases, task.seed, task.size.peer_seconds, task.progress))
 
@@ -282,11 +286,14 @@ METHODS: Mapping[str, Method] = {
     "3d_bn": _paper_method("3-D with BN", lambda plan: plan),
     "default": Method("this software's default", _default_plan, _learn_by_default),
     "interpolation": Method(
-        "interpolation between slices", _no_plan, _interpolate, "itk-morphologicalcontourinterpolation"
+        "interpolation between slices",
+        _no_plan,
+        _interpolate,
+        package="itk-morphologicalcontourinterpolation",
+        segments_unseen=False,
+        is_random=False,
     ),
-    "pytorch3dunet": Method(
-        "pytorch3dunet", _no_plan, functools.partial(_learn_by_peer, "pytorch3dunet"), "pytorch3dunet"
-    ),
-    "nnunetv2": Method("nnunetv2", _no_plan, functools.partial(_learn_by_peer, "nnunet"), "nnunetv2"),
+    "pytorch3dunet": _peer("pytorch3dunet", "pytorch3dunet"),
+    "nnunetv2": _peer("nnunetv2", "nnunet"),
 }
 """By the names that tables have. BN: batch normalisation."""

@@ -94,15 +94,12 @@ def _table(table: Mapping[str, Any]) -> str:
         [escape(row["test"].replace("_", " ")), *(_cell(row, method) for method in methods), *_paper(row, beside)]
         for row in table["rows"]
     ]
-    average = table["average"]
+    average, seeds = table["average"], table["average_seeds"]
     if len(lines) > 1:
-        lines.append(
-            [
-                "<b>average</b>",
-                *(f"<b>{_digits(average.get(method))}</b>" for method in methods),
-                *_paper(average, beside),
-            ]
-        )
+        averages = [
+            f"<b>{_digits(average.get(method))}</b>{_note(_spread(seeds.get(method, ())))}" for method in methods
+        ]
+        lines.append(["<b>average</b>", *averages, *_paper(average, beside)])
     return _html(head, lines)
 
 
@@ -113,11 +110,21 @@ def _paper(row: Mapping[str, Any], methods: Sequence[str]) -> list[str]:
 def _cell(row: Mapping[str, Any], method: str) -> str:
     if method not in row:
         return "–"
-    details = ", ".join(f"{name} {show(value)}" for name, value in row["classes"][method].items())
-    seeds = row["seeds"][method]
-    if len(seeds) > 1:
-        details += f"; {min(seeds):.3f} to {max(seeds):.3f}"
-    return f"{_digits(row[method])}<br><span class=note>{escape(details)}</span>"
+    return _digits(row[method]) + _note(_details(row, method))
+
+
+def _details(row: Mapping[str, Any], method: str) -> str:
+    """Return the IoU of each class, and the spread over the seeds."""
+    classes = ", ".join(f"{name} {show(value)}" for name, value in row["classes"][method].items())
+    return "; ".join(filter(None, (classes, _spread(row["seeds"][method]))))
+
+
+def _spread(seeds: Sequence[float]) -> str:
+    return f"{min(seeds):.3f} to {max(seeds):.3f}" if len(seeds) > 1 else ""
+
+
+def _note(text: str) -> str:
+    return f"<br><span class=note>{escape(text)}</span>" if text else ""
 
 
 def _by_slices(table: Mapping[str, Any]) -> str:
@@ -129,16 +136,16 @@ def _by_slices(table: Mapping[str, Any]) -> str:
         cells = []
         for method in methods:
             volumes = row["volumes"].get(method, {})
-            by_volume = ", ".join(f"{value:.3f}" for value in volumes.values())
-            cells.append(f"{_digits(row.get(method))}<br><span class=note>{by_volume}</span>")
+            by_volume = "volumes " + ", ".join(f"{value:.3f}" for value in volumes.values())
+            details = f"{_details(row, method)}; {by_volume}" if method in row else by_volume if volumes else ""
+            cells.append(_digits(row.get(method)) + _note(details))
         lines.append(
             [
                 ", ".join(map(str, row["slices"])),
                 _percent(row.get("labelled_percent")),
                 *cells,
                 _percent(paper.get("labelled_percent")),
-                _digits(paper.get("3d_bn"))
-                + f"<br><span class=note>{', '.join(f'{value:.3f}' for value in paper.get('volumes', ()))}</span>",
+                _digits(paper.get("3d_bn")) + _note(", ".join(f"{value:.3f}" for value in paper.get("volumes", ()))),
             ]
         )
     return _html(head, lines)
@@ -246,8 +253,9 @@ def _figure(path: Path, study: Study, records: Sequence[Record], dense: Path) ->
 
 def _provenance(table: Mapping[str, Any]) -> str:
     annotated = ", ".join(f"{name} {tuple(counts)}" for name, counts in table["annotated_slices"].items())
+    commits = ", ".join(f"{method} {' and '.join(own)}" for method, own in table["commits"].items())
     return (
         f"{table['command']}; {table['runs']} runs, {table['minutes']:.0f} minutes of learning, {table['date']}; "
-        f"slices across x, y, z that count as annotated: {annotated}; commit {', '.join(table['commits'])}; "
+        f"slices across x, y, z that count as annotated: {annotated}; commits {commits}; "
         f"{', '.join(table['machines'])}"
     )

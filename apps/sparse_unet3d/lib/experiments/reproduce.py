@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -15,12 +14,15 @@ import torch
 from ..core.errors import InputError
 from ..core.files import write_json
 from .engine import outcomes
-from .methods import METHODS, SIZES, OutOfTimeError
-from .run import Record, Run, Setting, check_runs, finished, perform
+from .methods import METHODS, SIZES, OutOfTimeError, Size
+from .run import RECORDS, Record, Run, Setting, check_runs, commit, finished, perform
 from .study import Source, Study, load_study
-from .tables import DEFAULT_METHODS, assemble, runs_of
+from .tables import DEFAULT_METHODS, ROWS, assemble, runs_of
 
 logger = logging.getLogger(__name__)
+
+STARTING_SECONDS = 60
+"""What other software is given besides its time to learn."""
 
 REPORTS_NEED = ("matplotlib", "PIL", "skimage")
 
@@ -92,18 +94,27 @@ def reproduce(options: Options) -> bool:
     folder = options.folder.resolve() if options.folder else None
     source = Source(folder, options.labels, size.halved, options.experiments.resolve() / "work" / options.size)
     until = None if options.minutes is None else time.time() + 60 * options.minutes
-    setting = Setting(source, size, work / "runs", work, until)
+    setting = Setting(source, size, work / RECORDS, work, until)
     study = load_study(source)
-    runs = [
-        run
-        for table in options.tables
-        for run in runs_of(table, study, _methods(table, options), size, _seeds(table, options), options.steps)
-    ]
+    runs: list[Run] = []
+    for table in options.tables:
+        methods = _methods(table, options)
+        of_table = list(runs_of(table, study, methods, size, _seeds(table, options), options.steps))
+        if not of_table:
+            raise InputError(
+                f"{table}: {', '.join(methods)} can only segment volumes learnt from, and here others are; give other "
+                "--methods"
+            )
+        runs += of_table
     check_runs(runs, study)
     # Seed by seed, so that all tables are there before the first is repeated.
     runs.sort(key=lambda run: run.seed)
-    due = [run for run in runs if finished(run, study, setting) is None]
+    kept = {run.key: finished(run, study, setting) for run in runs}
+    due = [run for run in runs if kept[run.key] is None]
     print(f"{len(runs)} runs, {len(runs) - len(due)} of them are finished already.", flush=True)
+    other = sorted({record["commit"] for record in kept.values() if record is not None} - {commit()})
+    if other:
+        print(f"Some were made by other commits ({', '.join(other)}); without {setting.records} all are made anew.")
     left, failures = len(due), list[str]()
     if due and size.device == "cuda" and not (torch.cuda.is_available() or options.dask):
         print(f"Here is no GPU, which {len(due)} runs of this size need; tables and report are of those finished.")
@@ -115,8 +126,8 @@ def reproduce(options: Options) -> bool:
             if isinstance(outcome, str):
                 failures.append(f"{run.key}: {outcome}")
     records = _records(options, study, setting)
-    for table, of_table in records.items():
-        _write_table(table, of_table, options, study, results)
+    for table in options.tables:
+        _write_table(table, records[table], options, study, results)
     # A rented machine may lack what draws pictures: the report is then written where the results are taken to.
     if all(map(importlib.util.find_spec, REPORTS_NEED)):
         from .report import write_report
@@ -148,13 +159,13 @@ def _check(options: Options) -> None:
         raise InputError(f"--seeds: {options.seeds}; give at least 1")
     if options.steps is not None and options.steps < 1:
         raise InputError(f"--steps: {options.steps}; give at least 1")
-    seconds = SIZES[options.size].peer_seconds
-    peers = {"pytorch3dunet", "nnunetv2"} & set(options.methods or ())
-    if peers and options.minutes is not None and 60 * options.minutes < seconds:
-        raise InputError(
-            f"--minutes: {options.minutes:g}; {', '.join(sorted(peers))} learns for {seconds / 60:g} minutes and can't "
-            "be continued; give more"
-        )
+    for method in options.methods or ():
+        least = _seconds_at_once(method, SIZES[options.size])
+        if least and options.minutes is not None and 60 * options.minutes <= least:
+            raise InputError(
+                f"--minutes: {options.minutes:g}; {method} takes {least / 60:g} minutes and can't be continued; give "
+                "more"
+            )
     if options.dask and not importlib.util.find_spec("distributed"):
         raise InputError("--dask: the package distributed is not installed; pip install distributed")
 
@@ -174,10 +185,15 @@ def _seeds(table: str, options: Options) -> range:
     return range(1 if table == "figure3" else options.seeds)
 
 
+def _seconds_at_once(method: str, size: Size) -> float:
+    """Return how long a method must be left to learn, 0 if it can be stopped at any time."""
+    return size.peer_seconds + STARTING_SECONDS if METHODS[method].in_one_go else 0
+
+
 def _attempt(setting: Setting, run: Run) -> tuple[Run, Record | str | None]:
     """Do a run; return its record, or why it failed, or None where time was up."""
     try:
-        if setting.until is not None and time.time() >= setting.until:
+        if setting.until is not None and time.time() + _seconds_at_once(run.method, setting.size) >= setting.until:
             return run, None
         return run, perform(run, setting)
     except OutOfTimeError:
@@ -207,9 +223,9 @@ def _outcomes(runs: Sequence[Run], setting: Setting, options: Options) -> Iterat
 
 
 def _records(options: Options, study: Study, setting: Setting) -> dict[str, list[Record]]:
-    """Return the records of the tables that were asked for, also those of methods and seeds that weren't."""
+    """Return the records of all tables, also those of methods and seeds that weren't asked for."""
     records: dict[str, list[Record]] = {}
-    for table in options.tables:
+    for table in ROWS:
         seeds = sorted({json.loads(path.read_text())["seed"] for path in setting.records.glob(f"{table}-*.json")})
         runs = runs_of(table, study, list(METHODS), setting.size, seeds, options.steps)
         records[table] = [record for run in runs if (record := finished(run, study, setting)) is not None]
@@ -224,11 +240,15 @@ def _write_table(table: str, records: Sequence[Record], options: Options, study:
         "measure": f"mean IoU of {', '.join(study.scheme.foreground)}, on the test slices where no training slice "
         "crosses them",
         "size": options.size,
-        "data": options.folder.name if options.folder else "phantom",
+        "data": options.folder.resolve().name if options.folder else "phantom",
         "seeds": sorted({record["seed"] for record in records}),
         "command": options.command(table, records),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commits": sorted({record["commit"] for record in records}),
+        "date": max(record["date"] for record in records),
+        "commits": {
+            method: commits
+            for method in METHODS
+            if (commits := sorted({record["commit"] for record in records if record["method"] == method}))
+        },
         "machines": sorted({record["machine"] for record in records}),
         "minutes": round(sum(record["seconds"] for record in records) / 60, 1),
     }

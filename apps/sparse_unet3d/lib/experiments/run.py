@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ COMMIT_FILE = APP / "commit.txt"
 SETTINGS = "settings.json"
 """File in a run's folder."""
 
+RECORDS = "runs"
+"""Folder of what finished runs are known by, beside the folders of those that aren't."""
+
 TOLD = 10
 """Times that a run tells of its progress."""
 
@@ -45,7 +49,7 @@ Record = dict[str, Any]
 ``key``, ``table``, ``row``, ``method``, ``seed``; ``settings`` all that its result depends on; ``iou`` by class,
 ``mean_iou``, ``counts`` of test voxels, rows true classes and columns predicted ones, 0 being background;
 ``labelled_percent`` of the training volumes' voxels; ``seconds`` of learning; ``shown`` a segmented slice; ``machine``,
-``commit``.
+``commit``, ``date``.
 """
 
 
@@ -143,6 +147,8 @@ def perform(run: Run, setting: Setting) -> Record:
         OutOfTimeError: it isn't finished, and can be continued.
         InputError: it diverged.
     """
+    # Asked for before the run, as another commit may be made beside it.
+    software = commit()
     study = load_study(setting.source)
     cases = [study.subjects[name].annotated(name, places) for name, places in run.training.items()]
     keep_freed_memory()
@@ -189,7 +195,8 @@ def perform(run: Run, setting: Setting) -> Record:
         "labelled_percent": 100 * labelled / sum(case.annotation.size for case in cases),
         "seconds": round(seconds, 1),
         "machine": _machine(setting.size.device),
-        "commit": commit(),
+        "commit": software,
+        "date": datetime.now(UTC).date().isoformat(),
         "shown": _shown(planes, study),
         "settings": settings,
     }
@@ -259,7 +266,8 @@ def shown_labels(record: Record) -> NDArray[np.uint8]:
 def _machine(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
-    return f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()} {instructions}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
 
 
 @functools.cache

@@ -145,9 +145,9 @@ def runs_of(
     for number, seed in enumerate(seeds):
         for row in ROWS[table](study):
             for method in methods:
-                if METHODS[method].needs_annotation and not row.test.keys() <= row.training.keys():
+                if not METHODS[method].segments_unseen and not row.test.keys() <= row.training.keys():
                     continue
-                if method == "interpolation" and number:
+                if not METHODS[method].is_random and number:
                     continue
                 yield Run(table, row.name, method, seed, steps or own, row.training, row.test)
 
@@ -164,18 +164,21 @@ def assemble(table: str, study: Study, records: Sequence[Record], printed_too: b
     Returns:
         ``caption``; ``rows``: each with its ``test``, the mean foreground IoU over the seeds by method (missing where
         no run is finished), ``classes`` and ``seeds`` by method in detail, ``labelled_percent``, and ``paper``;
-        ``average`` over the rows, of methods that are finished in all of them, not in Table 2; ``annotated_slices`` by
-        volume, of all that there are across x, y, z; ``runs``, how many are finished.
+        ``average`` over the rows, of methods that are finished in all of them, and ``average_seeds``, the same seed by
+        seed, not in Table 2; ``annotated_slices`` by volume, of all that there are across x, y, z; ``runs``, how many
+        are finished.
     """
     rows = _rows_of_table_2(study, records) if table == "table2" else _rows(table, study, records)
     if printed_too:
         for row, beside in zip(rows, _printed(table), strict=False):
             row["paper"] = beside
     average: dict[str, Any] = {}
+    average_seeds: dict[str, list[float]] = {}
     for method in METHODS:
         # The rows of Table 2 are a course, of which a mean says nothing.
         if table != "table2" and all(method in row for row in rows):
             average[method] = statistics.fmean(row[method] for row in rows)
+            average_seeds[method] = _seed_by_seed([row["seeds"][method] for row in rows])
     if printed_too and table in printed.AVERAGES:
         average["paper"] = dict(printed.AVERAGES[table])
     annotated = {
@@ -186,6 +189,7 @@ def assemble(table: str, study: Study, records: Sequence[Record], printed_too: b
         "caption": CAPTIONS[table],
         "rows": rows,
         "average": average,
+        "average_seeds": average_seeds,
         "annotated_slices": annotated,
         "runs": len(records),
     }
@@ -209,19 +213,21 @@ def _rows(table: str, study: Study, records: Sequence[Record]) -> list[dict[str,
 
 
 def _rows_of_table_2(study: Study, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One row for each number of slices; a value is the mean over the volumes, which stand in ``volumes``."""
+    """One row for each number of slices; values are means over the volumes, which stand in ``volumes`` one by one."""
     rows = []
     for counts in (*printed.TABLE_2_SLICES, PLATEAU):
         names = {name: f"{name}-{'_'.join(map(str, counts))}" for name in study.subjects}
         by_volume = {name: _cells([r for r in records if r["row"] == row]) for name, row in names.items()}
-        row: dict[str, Any] = {"slices": list(counts)}
+        row: dict[str, Any] = {"slices": list(counts), "classes": {}, "seeds": {}}
         volumes: dict[str, dict[str, float]] = {}
         for method in METHODS:
-            values = {name: cells[method] for name, cells in by_volume.items() if method in cells}
-            if values:
-                volumes[method] = values
-            if len(values) == len(by_volume):
-                row[method] = statistics.fmean(values.values())
+            own = {name: cells for name, cells in by_volume.items() if method in cells}
+            if own:
+                volumes[method] = {name: cells[method] for name, cells in own.items()}
+            if len(own) == len(by_volume):
+                row[method] = statistics.fmean(volumes[method].values())
+                row["classes"][method] = _by_class([cells["classes"][method] for cells in own.values()])
+                row["seeds"][method] = _seed_by_seed([cells["seeds"][method] for cells in own.values()])
         labelled = [cells["labelled_percent"] for cells in by_volume.values() if "labelled_percent" in cells]
         if labelled:
             row["labelled_percent"] = statistics.fmean(labelled)
@@ -240,10 +246,19 @@ def _cells(records: Sequence[Record]) -> dict[str, Any]:
             continue
         seeds[method] = [r["mean_iou"] for r in own]
         cells[method] = statistics.fmean(seeds[method])
-        classes[method] = {name: _mean([record["iou"][name] for record in own]) for name in own[0]["iou"]}
+        classes[method] = _by_class([record["iou"] for record in own])
     if not cells:
         return {}
     return {**cells, "classes": classes, "seeds": seeds, "labelled_percent": records[0]["labelled_percent"]}
+
+
+def _seed_by_seed(values: Sequence[Sequence[float]]) -> list[float]:
+    """Return the mean of each seed over what has the same seeds; empty if not all have."""
+    return [statistics.fmean(own) for own in zip(*values, strict=True)] if len(set(map(len, values))) == 1 else []
+
+
+def _by_class(ious: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    return {name: _mean([iou[name] for iou in ious]) for name in ious[0]}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

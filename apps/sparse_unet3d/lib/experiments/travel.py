@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -9,19 +10,34 @@ from pathlib import Path, PurePosixPath
 
 from ..core.errors import InputError
 from ..core.files import replacing
-from .run import COMMIT_FILE, SETTINGS, commit
+from .run import COMMIT_FILE, RECORDS, SETTINGS, commit
 
 APP = PurePosixPath("apps/sparse_unet3d")
 
 BROUGHT = (PurePosixPath("experiments/results"), PurePosixPath("experiments/work"))
 """What is taken there to be continued, and brought back."""
 
+VOLUMES = ("images", "labels")
+
 LEFT = {"__pycache__", "model", "logs", "bin", COMMIT_FILE.name}
 """What stays behind of the app's folder."""
 
 
-def pack(project: Path, archive: Path) -> None:
-    """Write the archive, renamed into place; unpacked elsewhere, ``python apps/sparse_unet3d reproduce`` runs there."""
+def pack(project: Path, archive: Path, data: Path | None = None) -> None:
+    """Write the archive, renamed into place; unpacked elsewhere, ``python apps/sparse_unet3d reproduce`` runs there.
+
+    Args:
+        project: what is packed.
+        archive: to be written.
+        data: a folder with ``images/`` and ``labels/``, which becomes ``data/NAME``; None: none.
+
+    Raises:
+        InputError: the folder has none of these.
+    """
+    parts = [data.resolve() / part for part in VOLUMES] if data else []
+    for part in parts:
+        if not part.is_dir():
+            raise InputError(f"--data: {part}: no such folder; give a folder with {' and '.join(VOLUMES)}")
 
     def chosen(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
         path = PurePosixPath(entry.name)
@@ -31,6 +47,8 @@ def pack(project: Path, archive: Path) -> None:
         for folder in (APP, *BROUGHT):
             if (project / folder).is_dir():
                 packed.add(project / folder, str(folder), filter=chosen)
+        for part in parts:
+            packed.add(part, str(PurePosixPath("data", part.parent.name, part.name)))
         text = commit().encode()
         entry = tarfile.TarInfo(str(APP / COMMIT_FILE.name))
         entry.size = len(text)
@@ -40,7 +58,8 @@ def pack(project: Path, archive: Path) -> None:
 def unpack(project: Path, archive: Path) -> int:
     """Take results and unfinished runs out of an archive that was packed elsewhere, where they are newer than here.
 
-    A run that was begun here with other settings since is left as it is; so is all else in the archive.
+    A run that was begun here with other settings since is left as it is; so is all else in the archive. What was begun
+    here of a run whose record comes back is removed.
 
     Returns:
         How many files were taken.
@@ -59,6 +78,8 @@ def unpack(project: Path, archive: Path) -> int:
                 beside.write_bytes(content)
             os.utime(here, (mtime, mtime))
             taken += 1
+            if path.parent.name == RECORDS:
+                shutil.rmtree(here.parents[1] / path.stem, ignore_errors=True)
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise InputError(
             f"{archive}: cannot be read as a whole archive of `reproduce pack` ({error}); {taken} files were taken; "

@@ -1,0 +1,71 @@
+"""Work done by the workers of a real dask scheduler."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from distributed import LocalCluster
+
+from dense_volumes import write_balls
+from lib.core.errors import InputError
+from lib.experiments.engine import outcomes
+from lib.experiments.reproduce import Options, reproduce
+
+APP = Path(__file__).parents[2] / "apps" / "sparse_unet3d"
+
+
+def start(workers: int, threads: int = 1) -> LocalCluster:
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=threads,
+        host="127.0.0.1",
+        dashboard_address=None,
+        env={"PYTHONPATH": str(APP)},
+    )
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """The address of one with two workers."""
+    with start(workers=2) as cluster:
+        yield cluster.scheduler_address
+
+
+def test_each_item_is_done_once(scheduler: str) -> None:
+    paths = [f"folder/{number}" for number in range(5)]
+    assert sorted(outcomes(os.path.basename, paths, None, scheduler)) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_table_is_as_made_here(scheduler: str, tmp_path: Path) -> None:
+    write_balls(tmp_path / "balls")
+    rows = []
+    for name, dask in (("here", None), ("there", scheduler)):
+        output = tmp_path / name
+        options = Options(("table3",), "small", tmp_path / "balls", "", ["3d_bn"], 1, 2, None, 1, dask, output)
+        assert reproduce(options)
+        rows.append(json.loads((output / "results/small_2_steps/balls/table3.json").read_text())["rows"])
+    assert [row["test"] for row in rows[0]] == [row["test"] for row in rows[1]] == ["ball_1", "ball_2"]
+    # Sums in another order, by as many threads as there are, round otherwise.
+    for here, there in zip(*rows, strict=True):
+        assert here["3d_bn"] == pytest.approx(there["3d_bn"], abs=0.03)
+
+
+def test_workers_that_would_mix_their_randomness_are_refused() -> None:
+    with (
+        start(workers=1, threads=2) as cluster,
+        pytest.raises(InputError, match=r"worker .* has several threads; start workers by .* --nthreads 1"),
+    ):
+        list(outcomes(os.path.basename, ["a"], None, cluster.scheduler_address))
+
+
+def test_a_scheduler_without_workers_is_refused() -> None:
+    with start(workers=0) as cluster, pytest.raises(InputError, match="no worker is there"):
+        list(outcomes(os.path.basename, ["a"], None, cluster.scheduler_address))
+
+
+def test_an_address_at_which_no_scheduler_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib.experiments.engine.TIMEOUT", 0.5)
+    with pytest.raises(InputError, match=r"--dask: tcp://127\.0\.0\.1:9: .*start `dask scheduler`"):
+        list(outcomes(os.path.basename, ["a"], None, "tcp://127.0.0.1:9"))
