@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..commands.report import image_tag, page, png_of_figure
 from ..core.files import replacing
@@ -70,8 +71,10 @@ def draw_curves(result: Mapping[str, Any]) -> bytes:
         width = 2.5 if name == OURS else 1.5
         axes.plot(slices, curves.mean(axis=0), color=COLOURS[name], linewidth=width, label=name)
         axes.fill_between(slices, curves.min(axis=0), curves.max(axis=0), color=COLOURS[name], alpha=0.12, linewidth=0)
-    axes.axhline(ENOUGH * statistics.median(result["dense_iou"]), color="black", linestyle="--", linewidth=1)
-    axes.set(xlabel="annotated slices", ylabel="mean IoU", ylim=(0, 1))
+    enough = ENOUGH * statistics.median(result["dense_iou"])
+    axes.axhline(enough, color="black", linestyle="--", linewidth=1, label=f"{ENOUGH:.0%} of dense")
+    axes.set(xlabel="annotated slices", ylabel="mean IoU")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
