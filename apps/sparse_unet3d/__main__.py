@@ -113,6 +113,7 @@ def simulate(arguments: argparse.Namespace) -> None:
         Options(
             folder=arguments.data,
             labels=arguments.labels,
+            volume=arguments.volume,
             strategies=arguments.strategies.split(",") if arguments.strategies else tuple(STRATEGIES),
             seeds=arguments.seeds,
             course=Course(most_slices=arguments.slices),
@@ -151,6 +152,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("simulate", help="annotators who choose the next slice in different ways, compared")
     command.add_argument("--data", type=Path, metavar="FOLDER", help="with images/ and labels/; default: the phantom")
     command.add_argument("--labels", default="", metavar="NAMES", help="the folder's classes, separated by commas")
+    command.add_argument("--volume", metavar="NAME", help="that is annotated; default: the first one")
     command.add_argument("--strategies", metavar="NAMES", help="separated by commas; default: all")
     command.add_argument("--seeds", type=int, default=8, metavar="N", help="how many (default: %(default)s)")
     command.add_argument("--slices", type=int, default=20, metavar="N", help="annotated at last (default: %(default)s)")

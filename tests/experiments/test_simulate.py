@@ -10,13 +10,13 @@ import pytest
 from scipy import stats
 
 from dense_volumes import write_balls
-from lib.core.annotations import AnnotatedSlice
+from lib.core.annotations import AnnotatedSlice, keep_slices
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.suggestion import Evidence
 from lib.core.volumes import Volume
 from lib.experiments.annotators import DENSE, Course, Game, first_slices, play
-from lib.experiments.simulate import Options, simulate, summarise
+from lib.experiments.simulate import Options, _corrected, simulate, summarise
 from lib.experiments.strategies import (
     FEW,
     STRATEGIES,
@@ -39,7 +39,8 @@ def sight(annotated: list[AnnotatedSlice], **known: Any) -> Sight:
     labels = np.zeros(SHAPE, np.uint8)
     labels[6:14, 8:12, 3:6] = 1
     entropy = generator.integers(0, 256, SHAPE).astype(np.uint8)
-    evidence = Evidence(LabelScheme(("ball",), "outside"), np.zeros(SHAPE, np.uint8), labels, entropy)
+    annotation = keep_slices(np.full(SHAPE, 2, np.uint8), annotated)
+    evidence = Evidence(LabelScheme(("ball",), "outside"), annotation, labels, entropy)
     seen = {
         "evidence": evidence,
         "annotated": annotated,
@@ -53,11 +54,11 @@ def sight(annotated: list[AnnotatedSlice], **known: Any) -> Sight:
 
 
 @pytest.mark.parametrize("name", list(STRATEGIES))
-def test_strategies_choose_until_every_slice_is_annotated(name: str) -> None:
+def test_strategies_choose_until_every_voxel_is_annotated(name: str) -> None:
     places = first_slices(SHAPE, np.random.default_rng(0))
     assert [place.axis for place in places] == [0, 1, 2]
-    while len(places) < sum(SHAPE):
-        place = STRATEGIES[name](sight(places))
+    while not (seen := sight(places)).evidence.annotation.all():
+        place = STRATEGIES[name](seen)
         assert place not in places
         assert 0 <= place.index < SHAPE[place.axis]
         places.append(place)
@@ -178,6 +179,8 @@ def test_a_game_is_repeatable_and_begins_alike_for_all(tmp_path: Path) -> None:
     assert first["places"][:3] == other["places"][:3]
     assert first["iou"][0] == other["iou"][0]
     assert play(subject, study.scheme, Game("random", 2), SHORT)["places"] != first["places"]
+    # A trained network has more of what it learnt from; an untrained one may not.
+    assert len(first["iou_unannotated"]) == 4
     dense = play(subject, study.scheme, Game(DENSE, 1), SHORT)
     assert dense["slices"] == [0]
     assert len(dense["iou"]) == 1
@@ -189,6 +192,8 @@ def test_more_training_and_slices_lead_to_the_ball(tmp_path: Path) -> None:
     course = Course(first_steps=10, steps=10, most_slices=7)
     record = play(study.subjects["ball_1"], study.scheme, Game("evenly_spaced", 0), course)
     assert record["iou"][-1] > 0.6
+    assert record["iou_unannotated"][-1] > 0.5
+    assert record["iou_unannotated"] != record["iou"]
 
 
 @pytest.mark.parametrize("beta", [1.0, 4.0])
@@ -222,6 +227,7 @@ def record(strategy: str, seed: int, iou: list[float]) -> dict[str, Any]:
         "seed": seed,
         "slices": slices,
         "iou": iou,
+        "iou_unannotated": [value - 0.1 for value in iou if strategy != DENSE],
         "places": [],
         "lengths": [2] * 9,
         "commit": "abc",
@@ -237,12 +243,37 @@ def test_curves_are_compared_seed_by_seed() -> None:
     assert summary["area_under_curve"]["next_slice"][0] == pytest.approx((0.4 + 0.77 + 0.7 + 0.78) / 4, abs=1e-4)
     # 95 % of 0.8 is 0.76, from the sixth slice on for good.
     assert summary["slices_to_95_percent"] == {"next_slice": [6] * 6, "random": [None] * 6}
+    assert summary["slices_to_first_95_percent"] == {"next_slice": [4] * 6, "random": [None] * 6}
+    assert summary["area_unannotated"]["random"][0] == pytest.approx(0.45)
+    assert summary["saved"] is None
     assert summary["length_to_95_percent"] == {"next_slice": [12] * 6, "random": [None] * 6}
     differences = [0.11250 + 0.0005 * seed for seed in range(6)]
     assert summary["paired"]["random"]["difference"] == pytest.approx(np.median(differences))
     # All six differences have the same sign: twice 1 of 64 cases.
     assert summary["paired"]["random"]["p"] == pytest.approx(2 / 64)
     assert summary["seeds"] == {"next_slice": list(range(6)), "random": list(range(6))}
+
+
+def test_slices_saved_are_those_of_the_best_baseline() -> None:
+    records = [record(DENSE, 0, [0.8])]
+    for name, late in (("next_slice", 1), ("evenly_spaced", 3), ("random", 4), ("foreground_random", 5)):
+        records += [record(name, seed, [0.5] * late + [0.8] * (4 - late)) for seed in (0, 1, 2)]
+    # From 4 slices on instead of 6; of random, never: 7, as 6 are the most.
+    summary = summarise(records)
+    assert summary["saved"] == pytest.approx(1 - 4 / 6, abs=1e-3)
+    assert summary["slices_to_95_percent"]["random"] == [None] * 3
+
+
+def test_p_values_are_corrected_by_holm() -> None:
+    """As by statsmodels' multipletests(method="holm")."""
+    paired = {
+        "a": {"difference": 0.1, "p": 0.01},
+        "b": {"difference": 0.1, "p": 0.04},
+        "c": {"difference": 0, "p": 0.03},
+    }
+    corrected = _corrected({**paired, "d": {"difference": None, "p": None}})
+    assert [corrected[name]["holm"] for name in "abc"] == pytest.approx([0.03, 0.06, 0.06])
+    assert corrected["d"]["holm"] is None
 
 
 def test_only_the_same_seeds_are_paired() -> None:
@@ -260,15 +291,15 @@ def test_the_command_keeps_what_is_done_and_other_data_sets(tmp_path: Path) -> N
     records += [record(name, seed, [0.3, 0.4, 0.5]) for name in STRATEGIES for seed in (0, 1)]
     other = summarise(records)
     results.write_text(json.dumps({"other": other}))
-    options = Options(tmp_path / "balls", "ball", ["next_slice"], 1, SHORT, 1, tmp_path / "out")
+    options = Options(tmp_path / "balls", "ball", "ball_2", ["next_slice"], 1, SHORT, 1, tmp_path / "out")
     simulate(options)
     content = json.loads(results.read_text())
     assert content["other"] == other
-    assert set(content["balls"]["iou"]) == {"next_slice", "evenly_spaced", "random", "foreground_random"}
+    assert set(content["balls, ball_2"]["iou"]) == {"next_slice", "evenly_spaced", "random", "foreground_random"}
     report = (tmp_path / "out" / "results" / "simulate.html").read_text()
-    for part in ("<h2>other</h2>", "<h2>balls</h2>", "foreground_random", "data:image/png;base64"):
+    for part in ("<h2>other</h2>", "<h2>balls, ball_2</h2>", "foreground_random", "data:image/png;base64"):
         assert part in report
-    games = tmp_path / "out" / "work" / "simulate" / "balls"
+    games = tmp_path / "out" / "work" / "simulate" / "balls" / "ball_2"
     before = {path.name: path.stat().st_mtime_ns for path in games.iterdir()}
     simulate(options)
     assert {path.name: path.stat().st_mtime_ns for path in games.iterdir()} == before
@@ -279,12 +310,18 @@ def test_the_command_keeps_what_is_done_and_other_data_sets(tmp_path: Path) -> N
     [
         (["next"], 1, 6, "--strategies: 'next'; give some of next_slice"),
         (["random"], 0, 6, "--seeds: 0; give at least 1"),
-        (["random"], 1, 99, "--slices: 99; ball_1 has 56"),
-        (["random"], 1, 2, "--slices: 2; ball_1 has 56"),
+        (["random"], 1, 12, "--slices: 12; give 3, the first ones, to 11 for ball_1"),
+        (["random"], 1, 2, "--slices: 2; give 3, the first ones, to 11 for ball_1"),
     ],
 )
 def test_bad_options_are_refused(strategies: list[str], seeds: int, most: int, message: str, tmp_path: Path) -> None:
     write_balls(tmp_path / "balls")
     course = Course(2, 1, most)
     with pytest.raises(InputError, match=message):
-        simulate(Options(tmp_path / "balls", "", strategies, seeds, course, 1, tmp_path))
+        simulate(Options(tmp_path / "balls", "", None, strategies, seeds, course, 1, tmp_path))
+
+
+def test_a_volume_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    write_balls(tmp_path / "balls")
+    with pytest.raises(InputError, match="--volume: 'ball'; give one of ball_1, ball_2"):
+        simulate(Options(tmp_path / "balls", "", "ball", ["random"], 1, SHORT, 1, tmp_path))

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,15 @@ NEAREST = 255
 
 PLANES = 16
 """Of a volume, looked at together."""
+
+DIGITS = 6
+"""Of scores: slices that differ in the next one are as good."""
+
+WHOLE = 0.9
+"""Painted part of a slice from which on nothing is left to paint in it."""
+
+Painted = Mapping[AnnotatedSlice, float]
+"""Annotated slices, and which part of each is painted, 0 … 1."""
 
 Scores = tuple[NDArray[np.float64], ...]
 """For each axis the score of each slice across it, at least 0."""
@@ -67,20 +76,28 @@ def suggest_slices(
     Args:
         shape: the volume in voxels, X, Y, Z.
         annotated: its annotated slices.
-        count: how many are wanted; fewer are returned where all others are annotated.
+        count: how many are wanted; fewer are returned where nothing is left to paint in the others.
         evidence: what a model says; None before it says anything: then slices are evenly spaced.
     """
     if evidence is None:
         places = evenly_spaced(annotated, shape, count)
         return [Suggestion(place, None, "spread evenly over the volume") for place in places]
+    painted = painted_parts(evidence.annotation, annotated)
     return [
         Suggestion(place, score, f"near it, and near no annotated slice, is {score:.1%} of all objects and doubt")
-        for place, score in best_slices(worth_by_class(evidence), annotated, count)
+        for place, score in best_slices(worth_by_class(evidence), painted, count)
     ]
+
+
+def painted_parts(annotation: NDArray[np.uint8], annotated: Sequence[AnnotatedSlice]) -> dict[AnnotatedSlice, float]:
+    """Return which part of each annotated slice is painted, 0 … 1, in an annotation (X, Y, Z)."""
+    return {place: float(np.mean(np.take(annotation, place.index, place.axis) != UNLABELLED)) for place in annotated}
 
 
 def mean_by_class(labels: NDArray[np.uint8], entropy: NDArray[np.uint8]) -> float:
     """Return how unsure a model is of a volume: the mean entropy, 0 … 1, of each predicted class, and their mean.
+
+    A class of which there is hardly anything counts for less: a stray voxel isn't to decide.
 
     Args:
         labels: (X, Y, Z), 0 background, 1 … K foreground.
@@ -88,7 +105,7 @@ def mean_by_class(labels: NDArray[np.uint8], entropy: NDArray[np.uint8]) -> floa
     """
     counts = np.bincount(labels.ravel())
     sums = np.bincount(labels.ravel(), weights=entropy.ravel()) / 255
-    return float(np.mean(sums[counts > 0] / counts[counts > 0]))
+    return float(np.mean(sums[counts > 0] / (counts[counts > 0] + FEW * labels.size)))
 
 
 def worth_by_class(evidence: Evidence) -> NDArray[np.float32]:
@@ -129,22 +146,21 @@ def nearness(length: int) -> NDArray[np.uint8]:
     return near
 
 
-def newly_reached(worth: NDArray[np.float32], annotated: Sequence[AnnotatedSlice]) -> Scores:
+def newly_reached(worth: NDArray[np.float32], painted: Painted) -> Scores:
     """Score slices by what is worth a look near them, and near no annotated slice, across whichever axis.
 
-    A voxel counts by how much nearer it is to the slice than to the nearest annotated one. Slices chosen by it one
-    after the other cover it nearly as well as the best set of as many would (facility location, a submodular
-    function, which a greedy choice maximises up to a factor of 1 - 1/e: Nemhauser et al. 1978).
+    A voxel counts by how much nearer it is to the slice than to the nearest annotated one (facility location: each is
+    served by the nearest of all there are). A slice that is painted in part is the less near to all.
 
     Args:
         worth: (X, Y, Z), at least 0.
-        annotated: slices.
+        painted: the annotated slices.
     """
     between = [nearness(length) for length in worth.shape]
-    reached = [
-        of_axis[[place.index for place in annotated if place.axis == axis]].max(axis=0, initial=0)
-        for axis, of_axis in enumerate(between)
-    ]
+    reached = [np.zeros(length, dtype=np.uint8) for length in worth.shape]
+    for place, part in painted.items():
+        near = np.rint(part * between[place.axis][place.index]).astype(np.uint8)
+        np.maximum(reached[place.axis], near, out=reached[place.axis])
     values = np.arange(NEAREST + 1)
     # Summed first over voxels that are alike, in their slice and in their nearness to annotated slices, so that each
     # slice takes as many multiplications as there are slices, not voxels; a few planes at a time, for less memory.
@@ -164,32 +180,37 @@ def newly_reached(worth: NDArray[np.float32], annotated: Sequence[AnnotatedSlice
     )
 
 
-def best_slices(
-    worth: NDArray[np.float32], annotated: Sequence[AnnotatedSlice], count: int
-) -> list[tuple[AnnotatedSlice, float]]:
-    """Choose slices that newly reach most, each counting as annotated for the next, across all axes in turn.
+def best_slices(worth: NDArray[np.float32], painted: Painted, count: int) -> list[tuple[AnnotatedSlice, float]]:
+    """Choose slices that newly reach most, each counting as painted for the next, across all axes in turn.
 
-    The axis of each is that with the highest score among those of which fewest were chosen so far.
+    The axis of each is that with the highest score among those of which fewest were chosen so far. Of slices that are
+    as good, the one nearest to the middle.
 
     Args:
         worth: (X, Y, Z), at least 0.
-        annotated: slices that are annotated already.
-        count: how many are wanted; fewer are returned where all others are annotated.
+        painted: the annotated slices; those of which a part is left to paint may be chosen, too.
+        count: how many are wanted; fewer are returned where nothing is left to paint in the others.
 
     Returns:
         Slices and their scores, as they were chosen.
     """
     chosen: dict[AnnotatedSlice, float] = {}
-    for _ in range(count):
-        taken = {*annotated, *chosen}
-        scores = newly_reached(worth, list(taken))
-        places = [AnnotatedSlice(axis, index) for axis, length in enumerate(worth.shape) for index in range(length)]
-        free = [place for place in places if place not in taken]
-        if not free:
-            break
+    places = [AnnotatedSlice(axis, index) for axis, length in enumerate(worth.shape) for index in range(length)]
+    free = [place for place in places if painted.get(place, 0) < WHOLE] if worth.any() else []
+    while free and len(chosen) < count:
+        scores = newly_reached(worth, {**painted, **dict.fromkeys(chosen, 1.0)})
         times = Counter(place.axis for place in chosen)
-        best = min(free, key=lambda place: (times[place.axis], -scores[place.axis][place.index]))
+        (*_, best) = min(
+            (
+                times[place.axis],
+                -round(scores[place.axis][place.index], DIGITS),
+                abs(2 * place.index + 1 - worth.shape[place.axis]),
+                place,
+            )
+            for place in free
+        )
         chosen[best] = float(scores[best.axis][best.index])
+        free.remove(best)
     return list(chosen.items())
 
 

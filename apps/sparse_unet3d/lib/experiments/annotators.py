@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..core.annotations import AnnotatedSlice, keep_slices
-from ..core.labels import LabelScheme
+from ..core.labels import UNLABELLED, LabelScheme
 from ..core.learner import Learner
 from ..core.machine import Machine
 from ..core.metrics import confusion, iou_per_class, mean_iou
@@ -70,9 +70,9 @@ class Game:
 
 
 Record = dict[str, Any]
-"""What is kept of a game: ``strategy``, ``seed``, ``settings``, ``slices`` (how many) and ``iou`` after each training,
-``places`` (axis, index) in the order in which they were annotated, ``lengths`` of the boundaries in each, ``seconds``,
-``commit``."""
+"""What is kept of a game: ``strategy``, ``seed``, ``settings``; ``slices`` (how many), ``iou`` and ``iou_unannotated``
+(where nothing is annotated yet) after each training; ``places`` (axis, index) in the order of their annotation,
+``lengths`` of the boundaries in each; ``precision`` of the training steps, ``seconds``, ``commit``."""
 
 
 def first_slices(shape: Sequence[int], generator: Generator) -> list[AnnotatedSlice]:
@@ -82,6 +82,8 @@ def first_slices(shape: Sequence[int], generator: Generator) -> list[AnnotatedSl
 
 def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> Record:
     """Let a strategy choose slices until there are enough, training after each."""
+    # Asked for before the game, as another commit may be made beside it.
+    software = commit()
     began = time.monotonic()
     generator = np.random.default_rng(game.seed)
     plan = make_plan([subject.volume], scheme, PlanOptions(), "cpu")
@@ -90,9 +92,9 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> R
     if game.strategy == DENSE:
         player.train(subject.truth, course.all_steps)
         labels, _ = player.segment()
-        slices, iou = [0], [_iou(labels, subject.truth, scheme)]
+        slices, iou, elsewhere = [0], [_iou(labels, subject.truth, scheme)], list[float]()
     else:
-        slices, iou = [], []
+        slices, iou, elsewhere = [], [], []
         before = None
         while True:
             annotation = keep_slices(subject.truth, places)
@@ -100,6 +102,8 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> R
             labels, uncertainty = player.segment()
             slices.append(len(places))
             iou.append(_iou(labels, subject.truth, scheme))
+            unannotated = np.where(annotation == UNLABELLED, subject.truth, UNLABELLED)
+            elsewhere.append(_iou(labels, unannotated, scheme))
             if len(places) >= course.most_slices:
                 break
             sight = Sight(
@@ -118,15 +122,17 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> R
         "seed": game.seed,
         "slices": slices,
         "iou": [round(value, 4) for value in iou],
+        "iou_unannotated": [round(value, 4) for value in elsewhere],
         "places": [list(place) for place in places],
         "lengths": [int(boundary_lengths(subject.truth, place.axis)[place.index]) for place in places],
         "seconds": round(time.monotonic() - began, 1),
-        "commit": commit(),
+        "precision": str(player.precision),
+        "commit": software,
     }
 
 
 def _iou(labels: NDArray[np.uint8], truth: NDArray[np.uint8], scheme: LabelScheme) -> float:
-    """Return the mean foreground IoU on the whole volume: on what a strategy didn't choose, all would differ."""
+    """Return the mean foreground IoU where there is a truth."""
     return mean_iou(iou_per_class(confusion(labels, truth, scheme), scheme)) or 0.0
 
 
@@ -138,7 +144,7 @@ class _Player:
         self._state: Mapping[str, Any] | None = None
         self._steps = 0
         self._network: UNet | None = None
-        self._precision = torch.float32
+        self.precision = torch.float32
 
     def train(self, annotation: NDArray[np.uint8], steps: int) -> None:
         """Go on with training, on this annotation (X, Y, Z), for so many steps."""
@@ -148,7 +154,7 @@ class _Player:
         learner.train(range(self._steps, self._steps + steps), lambda: 0.0)
         self._steps += steps
         self._state = learner.state()
-        self._network, self._precision = learner.result(), learner.precision
+        self._network, self.precision = learner.result(), learner.precision
 
     def segment(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return labels and entropy of the volume, both (X, Y, Z)."""
@@ -161,4 +167,4 @@ class _Player:
     def _segmenter(self, statistics: Statistics | None) -> Segmenter:
         assert self._network is not None
         plan = replace(self.plan, statistics=statistics or self.plan.statistics)
-        return Segmenter(self._network, plan, self._precision)
+        return Segmenter(self._network, plan, self.precision)

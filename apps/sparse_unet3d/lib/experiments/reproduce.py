@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import itertools
 import json
 import logging
 import time
@@ -210,7 +211,11 @@ def _outcomes(runs: Sequence[Run], setting: Setting, options: Options) -> Iterat
     """Do runs, and tell of each that has come to an end."""
     began = time.monotonic()
     jobs = 1 if setting.size.device == "cuda" else options.jobs
-    attempts = outcomes(functools.partial(_attempt, setting), runs, jobs, options.dask)
+    attempt = functools.partial(_attempt, setting)
+    # What can't be continued is other software, which starts processes of its own, and can't in another's worker.
+    alone = [run for run in runs if METHODS[run.method].in_one_go]
+    together = [run for run in runs if run not in alone]
+    attempts = itertools.chain(outcomes(attempt, together, jobs, options.dask), outcomes(attempt, alone, 1))
     for number, (run, outcome) in enumerate(attempts, start=1):
         if isinstance(outcome, dict):
             seconds = time.monotonic() - began

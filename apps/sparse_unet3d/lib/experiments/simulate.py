@@ -4,6 +4,7 @@ import functools
 import json
 import statistics
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,15 +14,20 @@ from typing import Any
 import torch
 from scipy.stats import wilcoxon
 
+from ..core import suggestion
 from ..core.allocation import keep_freed_memory
 from ..core.errors import InputError
 from ..core.files import write_json
 from ..core.plan import PlanOptions, make_plan
+from . import annotators, strategies
 from .annotators import DENSE, ENOUGH, Course, Game, Record, play
 from .engine import outcomes
 from .simulate_report import write_simulate_report
 from .strategies import BASELINES, OURS, STRATEGIES
 from .study import Source, load_study
+
+CODE = [Path(str(module.__file__)) for module in (suggestion, strategies, annotators)]
+"""What records depend on besides their settings: changed, all is played anew."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,9 @@ class Options:
     """What a person asks for.
 
     Attributes:
-        folder: with ``images/`` and dense ``labels/``, of which the first volume is annotated; None: the phantom.
+        folder: with ``images/`` and dense ``labels/``; None: the phantom.
         labels: names of the foreground classes in the folder; empty: class_1, …
+        volume: name of the volume that is annotated; None: the first one.
         strategies: names; the baselines are always among them.
         seeds: how many annotators each strategy has.
         course: of the work.
@@ -40,6 +47,7 @@ class Options:
 
     folder: Path | None
     labels: str
+    volume: str | None
     strategies: Sequence[str]
     seeds: int
     course: Course
@@ -48,7 +56,7 @@ class Options:
 
 
 def simulate(options: Options) -> None:
-    """Do what is still to be done, and write ``simulate.json`` and the report; other data sets' results stay there.
+    """Do what is still to be done, and write ``simulate.json`` and the report; other volumes' results stay there.
 
     Raises:
         InputError: the volumes or the options cannot be used.
@@ -62,23 +70,27 @@ def simulate(options: Options) -> None:
     folder = options.folder.resolve() if options.folder else None
     source = Source(folder, options.labels, True, experiments / "work" / "small")
     study = load_study(source)
-    (name, subject), *_ = study.subjects.items()
-    if not 3 <= options.course.most_slices <= sum(subject.truth.shape):
-        raise InputError(
-            f"--slices: {options.course.most_slices}; {name} has {sum(subject.truth.shape)}, and the first 3 are given"
-        )
-    records = experiments / "work" / "simulate" / source.name
+    name = options.volume or next(iter(study.subjects))
+    if name not in study.subjects:
+        raise InputError(f"--volume: {name!r}; give one of {', '.join(study.subjects)}")
+    subject = study.subjects[name]
+    # With fewer slices than the shortest axis has, there is always something left to annotate.
+    most = min(subject.truth.shape) - 1
+    if not 3 <= options.course.most_slices <= most:
+        raise InputError(f"--slices: {options.course.most_slices}; give 3, the first ones, to {most} for {name}")
+    records = experiments / "work" / "simulate" / source.name / name
     wanted = list(dict.fromkeys((*options.strategies, *BASELINES, DENSE)))
     games = [Game(strategy, seed) for seed in range(options.seeds) for strategy in wanted]
     settings = {
         "checksum": subject.checksum,
+        "code": functools.reduce(lambda sum_, path: zlib.crc32(path.read_bytes(), sum_), CODE, 0),
         "course": [options.course.first_steps, options.course.steps, options.course.most_slices],
         "plan": json.loads(json.dumps(make_plan([subject.volume], study.scheme, PlanOptions(), "cpu").to_json())),
     }
     due = [game for game in games if _finished(records / f"{game.key}.json", settings) is None]
-    print(f"{source.name}: {len(games)} annotators, {len(games) - len(due)} of them are finished already.", flush=True)
+    print(f"{name}: {len(games)} annotators, {len(games) - len(due)} of them are finished already.", flush=True)
     began = time.monotonic()
-    perform = functools.partial(_perform, source, options.course, settings, records)
+    perform = functools.partial(_perform, source, name, options.course, settings, records)
     for number, record in enumerate(outcomes(perform, due, options.jobs), start=1):
         seconds = time.monotonic() - began
         print(
@@ -87,7 +99,7 @@ def simulate(options: Options) -> None:
             flush=True,
         )
     kept = [game for path in sorted(records.glob("[!.]*.json")) if (game := _finished(path, settings)) is not None]
-    results = _merged(experiments / "results" / "simulate.json", source.name, summarise(kept))
+    results = _merged(experiments / "results" / "simulate.json", f"{source.name}, {name}", summarise(kept))
     report = experiments / "results" / "simulate.html"
     write_simulate_report(report, results)
     print(f"Report: {report}")
@@ -100,12 +112,13 @@ def _finished(path: Path, settings: Mapping[str, Any]) -> Record | None:
     return record if record["settings"] == settings else None
 
 
-def _perform(source: Source, course: Course, settings: Mapping[str, Any], records: Path, game: Game) -> Record:
+def _perform(
+    source: Source, name: str, course: Course, settings: Mapping[str, Any], records: Path, game: Game
+) -> Record:
     keep_freed_memory()
     torch.set_num_threads(1)
     study = load_study(source)
-    subject = next(iter(study.subjects.values()))
-    record = {**play(subject, study.scheme, game, course), "settings": dict(settings)}
+    record = {**play(study.subjects[name], study.scheme, game, course), "settings": dict(settings)}
     write_json(records / f"{game.key}.json", record)
     return record
 
@@ -114,10 +127,14 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     """Compare the strategies on one volume.
 
     Returns:
-        ``dense_iou`` by seed; by strategy, and then by seed (``seeds``), ``slices``, ``iou`` (curves), ``places``,
-        ``area_under_curve`` (mean IoU over the numbers of slices), ``slices_to_95_percent`` (of the dense IoU's median;
-        None if never), ``length_to_95_percent``, the boundaries' length in these slices, which painting takes time in
-        proportion to; ``paired``: Wilcoxon's p of our areas against those of each baseline, over the seeds of both.
+        ``dense_iou`` by seed; by strategy, and then by seed (``seeds``), ``slices``, ``iou`` (curves on the whole
+        volume), ``iou_unannotated`` (on what is unannotated yet), ``places``, ``area_under_curve`` (mean IoU over the
+        numbers of slices), ``area_unannotated``, ``slices_to_95_percent`` (from which on the IoU is always 95 % of
+        the dense IoU's median; None if never), ``slices_to_first_95_percent`` (with which it is for the first time),
+        ``length_to_95_percent``, the boundaries' length in these slices, which painting takes time in proportion to;
+        ``saved``, the part of the slices that ours takes less than the best baseline, by medians, a curve that never
+        gets there counting as one slice more than there are; ``paired``: Wilcoxon's p of our areas against those of
+        each baseline, over the seeds of both, and ``holm``, it corrected for their number.
     """
     dense = [record["iou"][0] for record in records if record["strategy"] == DENSE]
     enough = ENOUGH * statistics.median(dense)
@@ -125,25 +142,35 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     for record in sorted(records, key=lambda record: int(record["seed"])):
         if record["strategy"] != DENSE:
             by_strategy.setdefault(record["strategy"], []).append(record)
+    slices_to = {name: [_slices_to(record, enough) for record in own] for name, own in by_strategy.items()}
     areas = {name: [statistics.fmean(record["iou"]) for record in own] for name, own in by_strategy.items()}
     return {
         "dense_iou": dense,
         "seeds": {name: [record["seed"] for record in own] for name, own in by_strategy.items()},
         "slices": {name: own[0]["slices"] for name, own in by_strategy.items()},
         "iou": {name: [record["iou"] for record in own] for name, own in by_strategy.items()},
+        "iou_unannotated": {name: [record["iou_unannotated"] for record in own] for name, own in by_strategy.items()},
         "places": {name: [record["places"] for record in own] for name, own in by_strategy.items()},
         "area_under_curve": {name: [round(area, 4) for area in own] for name, own in areas.items()},
-        "slices_to_95_percent": {
-            name: [_slices_to(record, enough) for record in own] for name, own in by_strategy.items()
+        "area_unannotated": {
+            name: [round(statistics.fmean(record["iou_unannotated"]), 4) for record in own]
+            for name, own in by_strategy.items()
+        },
+        "slices_to_95_percent": slices_to,
+        "slices_to_first_95_percent": {
+            name: [_first_slices_to(record, enough) for record in own] for name, own in by_strategy.items()
         },
         "length_to_95_percent": {
             name: [_length_to(record, enough) for record in own] for name, own in by_strategy.items()
         },
-        "paired": {
-            baseline: _paired(by_strategy[OURS], by_strategy[baseline])
-            for baseline in BASELINES
-            if OURS in by_strategy and baseline in by_strategy
-        },
+        "saved": _saved(by_strategy, slices_to),
+        "paired": _corrected(
+            {
+                baseline: _paired(by_strategy[OURS], by_strategy[baseline])
+                for baseline in BASELINES
+                if OURS in by_strategy and baseline in by_strategy
+            }
+        ),
         "commits": sorted({record["commit"] for record in records}),
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -155,6 +182,33 @@ def _slices_to(record: Record, level: float) -> int | None:
     for slices, iou in zip(record["slices"], record["iou"], strict=True):
         enough = (enough or slices) if iou >= level else None
     return enough
+
+
+def _first_slices_to(record: Record, level: float) -> int | None:
+    """Return the number of slices with which the IoU reaches a level first; None if never."""
+    return next((n for n, iou in zip(record["slices"], record["iou"], strict=True) if iou >= level), None)
+
+
+def _saved(by_strategy: Mapping[str, Sequence[Record]], slices_to: Mapping[str, Sequence[int | None]]) -> float | None:
+    """Return which part of the best baseline's slices ours saves; None where one of them is missing."""
+    if not {OURS, *BASELINES} <= by_strategy.keys():
+        return None
+    median = {
+        name: statistics.median(1 + by_strategy[name][0]["slices"][-1] if n is None else n for n in slices_to[name])
+        for name in (OURS, *BASELINES)
+    }
+    return round(1 - median[OURS] / min(median[baseline] for baseline in BASELINES), 3)
+
+
+def _corrected(paired: Mapping[str, dict[str, float | None]]) -> dict[str, dict[str, float | None]]:
+    """Add ``holm``: p values corrected for how many there are, by Holm's method."""
+    corrected: dict[str, dict[str, float | None]] = {name: {**own, "holm": None} for name, own in paired.items()}
+    values = sorted((p, name) for name, own in paired.items() if (p := own["p"]) is not None)
+    highest = 0.0
+    for number, (p, name) in enumerate(values):
+        highest = max(highest, min(1.0, (len(values) - number) * p))
+        corrected[name]["holm"] = highest
+    return corrected
 
 
 def _length_to(record: Record, level: float) -> int | None:

@@ -1,7 +1,7 @@
 """The report of simulated annotators: curves of IoU over slices, and how the strategies compare."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ COLOURS = {
 EXPLANATION = (
     "Each annotator starts with one slice along each axis; after each training a further slice is chosen, annotated "
     "from the truth, and learnt from. IoU (intersection over union, mean over the foreground classes) is measured on "
-    "the whole volume. Lines are means over the seeds, bands reach from the worst to the best seed. "
-    "The dashed line is 95 % of the IoU that dense annotation leads to in as many training steps."
+    "the whole volume, as that is what an annotator gets, and in the table also where nothing is annotated yet. Lines "
+    "are means over the seeds, bands reach from the worst to the best seed. The dashed line is 95 % of the IoU that "
+    "dense annotation leads to in as many training steps."
 )
 
 
@@ -85,26 +86,28 @@ def _table(result: Mapping[str, Any]) -> str:
     head = (
         "strategy",
         "area under the curve",
+        "where unannotated",
         "slices for 95 % of dense",
         "voxel edges between classes in them",
         "next_slice's area is larger by",
         "p",
+        "p corrected (Holm)",
     )
     lines = []
     for name in STRATEGIES:
         if name not in result["iou"]:
             continue
-        areas, paired = result["area_under_curve"][name], result["paired"].get(name)
+        paired = result["paired"].get(name)
         lines.append(
             (
                 name,
-                f"{statistics.fmean(areas):.3f} ({min(areas):.3f} to {max(areas):.3f})",
+                *(_mean_and_range(result[area][name]) for area in ("area_under_curve", "area_unannotated")),
                 *(
                     ", ".join("never" if count is None else str(count) for count in result[what][name])
                     for what in ("slices_to_95_percent", "length_to_95_percent")
                 ),
                 f"{paired['difference']:+.3f}" if paired and paired["difference"] is not None else "",
-                f"{paired['p']:.3f}" if paired and paired["p"] is not None else "",
+                *(f"{paired[p]:.3f}" if paired and paired[p] is not None else "" for p in ("p", "holm")),
             )
         )
     rows = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
@@ -112,9 +115,16 @@ def _table(result: Mapping[str, Any]) -> str:
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
 
 
+def _mean_and_range(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
 def _provenance(result: Mapping[str, Any]) -> str:
+    saved = result["saved"]
+    text = "" if saved is None else f"{OURS} saves {saved:.0%} of the best baseline's slices (medians); "
+    dense = ", ".join(f"{iou:.3f}" for iou in result["dense_iou"])
     return (
-        f"dense annotation: IoU {', '.join(f'{iou:.3f}' for iou in result['dense_iou'])}; p of Wilcoxon's signed-rank "
-        f"test over the seeds, two-sided, against {', '.join(BASELINES)} (of fewer than 6 seeds it can't be below "
-        f"0.05); {result['date']}, commit {', '.join(result['commits'])}"
+        f"{text}dense annotation: IoU {dense}; p of Wilcoxon's signed-rank test over the seeds, two-sided, against "
+        f"{', '.join(BASELINES)} (of fewer than 6 seeds it can't be below 0.05); {result['date']}, commit "
+        f"{', '.join(result['commits'])}"
     )

@@ -40,7 +40,7 @@ class Sight:
 
     Attributes:
         evidence: what the model says now.
-        annotated: slices that are annotated.
+        annotated: slices that are annotated, wholly.
         chosen: how many were chosen before.
         before: what the model said before it learnt from the last slice, as ``evidence.labels``; None at first.
         volume: the image.
@@ -55,6 +55,10 @@ class Sight:
     volume: Volume
     segment: Callable[[Volume, Statistics | None], Labels]
     generator: Generator
+
+    @property
+    def painted(self) -> dict[AnnotatedSlice, float]:
+        return dict.fromkeys(self.annotated, 1.0)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,7 +85,7 @@ def _by_entropy(sight: Sight) -> AnnotatedSlice:
 
 def _reaching(worth: NDArray[np.float32] | NDArray[np.bool_], sight: Sight) -> AnnotatedSlice:
     unlabelled = sight.evidence.annotation == UNLABELLED
-    return best_slices(np.where(unlabelled, worth + HARDLY, 0).astype(np.float32), sight.annotated, 1)[0][0]
+    return best_slices(np.where(unlabelled, worth + HARDLY, 0).astype(np.float32), sight.painted, 1)[0][0]
 
 
 def _by_flips(sight: Sight) -> AnnotatedSlice:
@@ -101,17 +105,19 @@ def _by_statistics(sight: Sight) -> AnnotatedSlice:
 
 
 def _by_change(sight: Sight) -> AnnotatedSlice:
-    """Where the last slice changed what the model says; at first by entropy."""
+    """Where the last slice changed what the model says; at first as the server."""
     if sight.before is None:
         return _as_the_server(sight)
     return _reaching(sight.before != sight.evidence.labels, sight)
 
 
 def _by_cost(sight: Sight) -> AnnotatedSlice:
-    """Most for the time that painting takes, which is about as long as the boundaries in the slice."""
-    scores = newly_reached(worth_by_class(sight.evidence), sight.annotated)
-    lengths = (boundary_lengths(sight.evidence.labels, axis) for axis in range(3))
-    return _best(tuple(own / (1 + length) for own, length in zip(scores, lengths, strict=True)), sight)
+    """Most for the time that painting takes: as long as the boundaries in the slice, and what the mean slice takes."""
+    scores = newly_reached(worth_by_class(sight.evidence), sight.painted)
+    lengths = [boundary_lengths(sight.evidence.labels, axis) for axis in range(3)]
+    # An empty slice takes its time, too.
+    least = 1 + np.mean(np.concatenate(lengths))
+    return _best(tuple(own / (least + length) for own, length in zip(scores, lengths, strict=True)), sight)
 
 
 def mean_entropy(evidence: Evidence) -> Scores:

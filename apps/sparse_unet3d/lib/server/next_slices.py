@@ -12,10 +12,13 @@ from ..core.marks import mark_slices
 from ..core.slice_names import SliceNames
 from .datastore import AnnotationStore
 from .infer import result_ending, write_result
-from .suggestions import Suggestions, described
+from .suggestions import NOTHING_LEFT, Suggestions, described
 
 COUNT = 3
 """Slices that are marked unless the request says how many."""
+
+MOST = 30
+"""Slices that may be asked for; each takes a moment."""
 
 
 class NextSlices(InferTask):
@@ -47,11 +50,11 @@ class NextSlices(InferTask):
                 of the result file.
 
         Returns:
-            A temporary label file over the image as 3D Slicer shows it, 1 where a mark is; which slices these are, and
-            how much IoU the next one is expected to bring.
+            A temporary label file over the image as 3D Slicer shows it, 1 where a mark is, empty if every slice is
+            annotated; which slices these are, and how much IoU the next one is expected to bring.
 
         Raises:
-            InputError: an image that isn't in the datastore, or of which every slice is annotated.
+            InputError: an image that isn't in the datastore, or no number of slices.
         """
         ending = result_ending(request)
         image_id, count = request.get("image_id"), request.get("slices", COUNT)
@@ -60,17 +63,15 @@ class NextSlices(InferTask):
                 "slices are suggested in images of the studies folder only; put the image there and load it by Next "
                 "Sample"
             )
-        if type(count) is not int or count < 1:
-            raise InputError(f"slices: {count!r}; give a whole number of at least 1")
+        if type(count) is not int or not 1 <= count <= MOST:
+            raise InputError(f"slices: {count!r}; give a whole number from 1 to {MOST}")
         volume, suggestions, note = self.suggestions.of(image_id, count)
-        if not suggestions:
-            raise InputError(f"image {image_id!r}: every slice is annotated; go on with another image")
         marks = mark_slices(volume.shape, [suggestion.place for suggestion in suggestions])
         names = SliceNames.of(volume)
         info = {
             "label_names": {ANNOTATE_HERE: 1},
             "slices": [described(suggestion, volume, names) for suggestion in suggestions],
             "expected_gain": self.suggestions.gain(),
-            "note": note,
+            "note": note if suggestions else NOTHING_LEFT,
         }
         return write_result(marks, volume, ending), info

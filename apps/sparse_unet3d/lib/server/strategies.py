@@ -43,7 +43,7 @@ class NextSlice(Strategy):
     """
 
     def __init__(self, suggestions: Suggestions) -> None:
-        super().__init__("Slice that the model is least sure of")
+        super().__init__("Image that the model is least sure of, and its slice that is most worth painting")
         self.suggestions = suggestions
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:

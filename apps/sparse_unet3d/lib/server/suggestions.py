@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.annotations import AnnotatedSlice
+from ..core.annotations import AnnotatedSlice, fill_unpainted
 from ..core.errors import InputError
 from ..core.slice_names import SliceNames
 from ..core.suggestion import Evidence, Suggestion, expected_gain, suggest_slices
@@ -17,12 +17,15 @@ from .infer import Segmentation, facts
 
 logger = logging.getLogger(__name__)
 
+NOTHING_LEFT = "nothing is left to paint in this image: every slice is annotated; go on with another one"
+
 
 class Suggestions:
     """Suggests slices; predicts anew where there is no prediction by the model in use."""
 
     def __init__(self, conf: Conf, store: AnnotationStore, segmentation: Segmentation) -> None:
-        self.scheme, self.store, self.segmentation = conf.scheme, store, segmentation
+        self.scheme, self.unpainted = conf.scheme, conf.plan.unpainted
+        self.store, self.segmentation = store, segmentation
 
     def of(self, image_id: str, count: int, at_once: bool = False) -> tuple[Volume, list[Suggestion], str]:
         """Suggest slices of an image.
@@ -45,26 +48,29 @@ class Suggestions:
             annotation = self._map(image_id, FINAL, volume)
         slices = self.store.get_label_info(image_id, FINAL).get("statistics", {}).get("annotated_slices", [])
         annotated = [AnnotatedSlice(axis, index) for axis, indices in enumerate(slices) for index in indices]
+        if self.unpainted == "background":
+            annotation = fill_unpainted(annotation, annotated, self.scheme)
         evidence, note = self._evidence(image_id, volume, annotation, at_once)
         return volume, suggest_slices(volume.shape, annotated, count, evidence), note
 
     def paint_next(self, image_id: str) -> str | None:
-        """Return in a line, for the annotator, which slice of an image to paint next; None if there is none to paint.
+        """Return in a line, for the annotator, which slice of an image to paint next; None if that can't be told.
 
         Nothing is predicted for it, so that the reply to a submission comes soon.
         """
         try:
-            volume, suggestions, _ = self.of(image_id, 1, at_once=True)
-        except InputError as error:
-            # What was submitted is stored, and isn't to look as if it weren't.
-            logger.warning("No slice is suggested in %s: %s", image_id, error)
+            volume, suggestions, note = self.of(image_id, 1, at_once=True)
+            gain = self.gain()
+        except Exception:
+            # What was submitted is stored, and isn't to look as if it weren't, whatever goes wrong here.
+            logger.exception("No slice is suggested in %s", image_id)
             return None
         if not suggestions:
-            return None
+            return NOTHING_LEFT
         (suggestion,) = suggestions
-        gain = self.gain()
         brings = "" if gain is None else f"; going by the slices so far it brings about {gain:.3f} IoU"
-        return f"{_named(suggestion, SliceNames.of(volume))}: {suggestion.why}{brings}"
+        older = f" ({note})" if note and suggestion.score is not None else ""
+        return f"{_named(suggestion, SliceNames.of(volume))}: {suggestion.why}{older}{brings}"
 
     def gain(self) -> float | None:
         """Return how much validation IoU the next slice is expected to bring; None if there is too little to go by."""
@@ -79,9 +85,11 @@ class Suggestions:
         if not self.segmentation.is_valid():
             return None, "there is no model yet, so the slices are spread evenly"
         info = self.store.get_label_info(image_id, PREDICTION)
-        if at_once or info.get("model") == facts(self.segmentation.model()):
+        is_latest = info.get("model") == facts(self.segmentation.model())
+        if at_once or is_latest:
             try:
-                return self._stored(image_id, volume, annotation), ""
+                evidence = self._stored(image_id, volume, annotation)
+                return evidence, "" if is_latest else "by an earlier model's prediction"
             except InputError as error:
                 if at_once:
                     return None, "there is no prediction of the image yet, so the slices are spread evenly"
@@ -96,8 +104,11 @@ class Suggestions:
         """Return the evidence of the stored prediction.
 
         Raises:
-            InputError: it isn't there, can't be read, or is of another image.
+            InputError: it isn't there, can't be read, or is of another image or other classes.
         """
+        names = self.store.get_label_info(image_id, PREDICTION).get("label_names", {})
+        if list(names) != list(self.scheme.predicted):
+            raise InputError(f"image {image_id!r}: the stored prediction is one of {', '.join(names) or 'no classes'}")
         labels, entropy = (self._map(image_id, tag, volume) for tag in (PREDICTION, UNCERTAINTY))
         return Evidence(self.scheme, annotation, labels, entropy)
 
