@@ -41,7 +41,7 @@ class Options:
         seeds: how many runs differ only in their seed.
         steps: of training, for a quick look, whose results are kept apart; None: as many as the size has.
         minutes: after which runs stop, to be continued by the same command; None: never.
-        jobs: runs at the same time; None: one for each processor core. On a GPU always one.
+        jobs: runs at the same time; None: one for each processor core. On a GPU, and of other software, always one.
         dask: address of a scheduler of dask.distributed that does the runs; None: this machine does.
         experiments: folder with ``results/``, and ``work/`` for runs.
     """
