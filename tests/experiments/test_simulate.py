@@ -179,7 +179,6 @@ def test_a_game_is_repeatable_and_begins_alike_for_all(tmp_path: Path) -> None:
     assert first["places"][:3] == other["places"][:3]
     assert first["iou"][0] == other["iou"][0]
     assert play(subject, study.scheme, Game("random", 2), SHORT)["places"] != first["places"]
-    # A trained network has more of what it learnt from; an untrained one may not.
     assert len(first["iou_unannotated"]) == 4
     dense = play(subject, study.scheme, Game(DENSE, 1), SHORT)
     assert dense["slices"] == [0]
@@ -265,7 +264,7 @@ def test_slices_saved_are_those_of_the_best_baseline() -> None:
 
 
 def test_p_values_are_corrected_by_holm() -> None:
-    """As by statsmodels' multipletests(method="holm")."""
+    """The smallest of three by 3, the next by 2, and none below the one before it."""
     paired = {
         "a": {"difference": 0.1, "p": 0.01},
         "b": {"difference": 0.1, "p": 0.04},

@@ -1,7 +1,7 @@
 """Does independent pieces of work beside each other, by joblib or a dask scheduler."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..core.errors import InputError
 
@@ -24,8 +24,8 @@ def outcomes(
         dask: address of a scheduler of dask.distributed that does them; None: this machine does.
 
     Raises:
-        InputError: the scheduler can't be reached, or a worker of it does several things at a time in one process,
-            whose randomness would then mix.
+        InputError: the scheduler can't be reached or has no worker, or one that does several things at a time in one
+            process, whose randomness would then mix.
     """
     if jobs == 1 and not dask:
         yield from map(function, items)
@@ -34,22 +34,27 @@ def outcomes(
     import joblib
 
     if dask:
-        from distributed import Client
-
-        try:
-            client = Client(dask, timeout=TIMEOUT)
-        except OSError as error:
-            raise InputError(f"--dask: {dask}: {error}; start `dask scheduler`, and give its address") from error
-        with client, joblib.parallel_config("dask"):
-            threads = {name: worker["nthreads"] for name, worker in client.scheduler_info(-1)["workers"].items()}
-            busy = [name for name, count in threads.items() if count > 1]
-            if busy or not threads:
-                raise InputError(
-                    f"--dask: {dask}: {f'worker {busy[0]} has several threads' if busy else 'no worker is there'}; "
-                    "start workers by `dask worker ADDRESS --nthreads 1`"
-                )
+        with _client(dask), joblib.parallel_config("dask"):
             yield from joblib.Parallel(return_as="generator_unordered")(joblib.delayed(function)(i) for i in items)
         return
     # One thread each: several small networks at a time are trained faster so than one by several threads.
     with joblib.parallel_config("loky", n_jobs=jobs or joblib.cpu_count(), inner_max_num_threads=1):
         yield from joblib.Parallel(return_as="generator_unordered")(joblib.delayed(function)(i) for i in items)
+
+
+def _client(address: str) -> Any:
+    """Return a client of a scheduler whose workers do one thing at a time, see ``outcomes``."""
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=TIMEOUT)
+    except OSError as error:
+        raise InputError(f"--dask: {address}: {error}; start `dask scheduler`, and give its address") from error
+    workers = client.scheduler_info(-1)["workers"]
+    wrong = [f"worker {name} has several threads" for name, worker in workers.items() if worker["nthreads"] > 1]
+    if not workers:
+        wrong = ["no worker is there"]
+    if wrong:
+        client.close()
+        raise InputError(f"--dask: {address}: {wrong[0]}; start workers by `dask worker ADDRESS --nthreads 1`")
+    return client

@@ -135,10 +135,10 @@ def _by_slices(table: Mapping[str, Any]) -> str:
         paper = row.get("paper", {})
         cells = []
         for method in methods:
-            volumes = row["volumes"].get(method, {})
-            by_volume = "volumes " + ", ".join(f"{value:.3f}" for value in volumes.values())
-            details = f"{_details(row, method)}; {by_volume}" if method in row else by_volume if volumes else ""
-            cells.append(_digits(row.get(method)) + _note(details))
+            details = [_details(row, method)] if method in row else []
+            if method in row["volumes"]:
+                details.append("volumes " + ", ".join(f"{value:.3f}" for value in row["volumes"][method].values()))
+            cells.append(_digits(row.get(method)) + _note("; ".join(details)))
         lines.append(
             [
                 ", ".join(map(str, row["slices"])),

@@ -83,7 +83,7 @@ def simulate(options: Options) -> None:
     games = [Game(strategy, seed) for seed in range(options.seeds) for strategy in wanted]
     settings = {
         "checksum": subject.checksum,
-        "code": functools.reduce(lambda sum_, path: zlib.crc32(path.read_bytes(), sum_), CODE, 0),
+        "code": zlib.crc32(b"".join(path.read_bytes() for path in CODE)),
         "course": [options.course.first_steps, options.course.steps, options.course.most_slices],
         "plan": json.loads(json.dumps(make_plan([subject.volume], study.scheme, PlanOptions(), "cpu").to_json())),
     }

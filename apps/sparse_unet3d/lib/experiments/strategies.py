@@ -58,6 +58,7 @@ class Sight:
 
     @property
     def painted(self) -> dict[AnnotatedSlice, float]:
+        """The annotated slices as ``suggestion`` takes them."""
         return dict.fromkeys(self.annotated, 1.0)
 
     @property
