@@ -1,6 +1,7 @@
 """The commands of this software: ``python apps/sparse_unet3d COMMAND``, from the project's folder."""
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -235,6 +236,8 @@ def main() -> int:
     # the background had it ignore Ctrl-C.
     for told in (signal.SIGINT, signal.SIGTERM):
         signal.signal(told, signal.default_int_handler)
+    # Pools of other software end their forked processes by SIGTERM, and would wait for ever for one that survives it.
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     arguments = parser().parse_args()
     try:
         arguments.run(arguments)
