@@ -203,3 +203,33 @@ def test_what_cannot_be_answered_is_refused(
     reply = with_model.infer(image or str(elsewhere), "next_slices", **params)
     assert reply.status_code == 400
     assert words in reply.json()["detail"]
+
+
+def test_run_does_not_repeat_what_next_sample_did(with_model: Server, served: Path, tmp_path: Path) -> None:
+    def segmented() -> int:
+        return with_model.log.read_text().count(": 100 %")
+
+    torch.manual_seed(2)
+    publish(served / "models", SCHEME)
+    before = segmented()
+    of_another = {"model": {"run": "another"}, "uncertainty": 0.95}
+    assert with_model.put_label_info("a", "prediction", of_another).status_code == 200
+    sample = ask(with_model, "sixth").json()
+    assert sample["id"] == "a"
+    assert "segmented anew" in sample["note"]
+    assert segmented() == before + 1
+    params, file = parts(with_model.infer("a"), tmp_path)
+    assert segmented() == before + 1
+    first = np.asarray(nibabel.load(file).dataobj)
+    np.testing.assert_array_equal(first, stored(served, "prediction", "a"))
+    assert params["label_names"] == {"inside (predicted)": 1, "tubule (predicted)": 2}
+
+    # Neither of another image under the same name, nor of another model.
+    write_image(served / "a.nii.gz", seed=9)
+    _, file = parts(with_model.infer("a"), tmp_path)
+    assert segmented() == before + 2
+    assert (np.asarray(nibabel.load(file).dataobj) != first).any()
+    torch.manual_seed(3)
+    publish(served / "models", SCHEME)
+    assert with_model.infer("a").status_code == 200
+    assert segmented() == before + 3

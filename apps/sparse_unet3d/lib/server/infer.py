@@ -4,6 +4,7 @@ import logging
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,7 @@ class Segmentation(InferTask):
         self._one_at_a_time = threading.Lock()
         self._loaded: tuple[int, Model | InputError] | None = None
         self._segmenter: Segmenter | None = None
+        self._latest: tuple[object, tuple[NDArray[np.uint8], NDArray[np.uint8]]] | None = None
 
     def model(self) -> Model:
         """Return the published model, read again whenever its file changed.
@@ -125,10 +127,7 @@ class Segmentation(InferTask):
         except InputError as error:
             raise InputError(f"{volume.name}: {error}") from error
         with self._one_at_a_time:
-            if self._segmenter is None or self._segmenter.network is not model.network:
-                self._segmenter = Segmenter(model.network, model.plan)
-            machine = this_machine(self.conf.memory)
-            prediction, entropy = self._segmenter.segment_with_entropy(volume, machine, _LogProgress(image))
+            prediction, entropy = self._segment(model, volume, image)
         info = {
             "model": facts(model),
             "uncertainty": round(mean_by_class(prediction, entropy), 4),
@@ -137,6 +136,20 @@ class Segmentation(InferTask):
         if image_id and isinstance(self.datastore, AnnotationStore):
             self.datastore.save_prediction(image_id, prediction, entropy, volume.affine, info)
         return volume, prediction, {"label_names": self.labels, **info}
+
+    def _segment(self, model: Model, volume: Volume, image: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return labels and entropy, those of last time where neither the model nor the image is another one.
+
+        3D Slicer presses Run by itself after Next Sample, whose strategy may just have segmented the image.
+        """
+        if self._segmenter is None or self._segmenter.network is not model.network:
+            self._segmenter, self._latest = Segmenter(model.network, model.plan), None
+        checksum = zlib.crc32(np.ascontiguousarray(volume.array).data, zlib.crc32(volume.affine.tobytes()))
+        content = volume.array.shape, checksum
+        if self._latest is None or self._latest[0] != content:
+            machine = this_machine(self.conf.memory)
+            self._latest = content, self._segmenter.segment_with_entropy(volume, machine, _LogProgress(image))
+        return self._latest[1]
 
 
 def facts(model: Model) -> dict[str, Any]:
