@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from dense_volumes import write_balls
 from lib.core.annotations import AnnotatedSlice, keep_slices
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
+from lib.core.model import build_network
+from lib.core.plan import Plan
 from lib.core.suggestion import Evidence
 from lib.core.volumes import Volume
 from lib.experiments.annotators import DENSE, Course, Game, first_slices, play
+from lib.experiments.features import slice_features
 from lib.experiments.simulate import Options, _corrected, simulate, summarise
 from lib.experiments.strategies import (
     FEW,
@@ -48,6 +52,7 @@ def sight(annotated: list[AnnotatedSlice], **known: Any) -> Sight:
         "before": None,
         "volume": Volume(np.zeros((1, *SHAPE), np.float32), np.eye(4)),
         "segment": lambda _volume, _statistics: labels,
+        "features": lambda: tuple(generator.normal(size=(length, 4)) for length in SHAPE),
         "generator": np.random.default_rng(1),
     }
     return Sight(**{**seen, **known})
@@ -76,22 +81,59 @@ def test_strategies_go_where_the_model_contradicts_itself(axis: int) -> None:
     """In the slice in which it finds the ball or not, by the way it looks."""
     index = (8, 9, 4)[axis]
     says, contradicts = with_slice(axis, index), sight([]).evidence.labels
-
-    # Told by its values along which axis the image is mirrored.
-    image = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(1, *SHAPE)
-
-    def segment(volume: Volume, _statistics: object) -> np.ndarray:
-        (along,) = (other for other in range(3) if (volume.array == np.flip(image, 1 + other)).all())
-        return np.flip(contradicts if along == axis else says, along)
-
-    evidence = Evidence(sight([]).evidence.scheme, np.zeros(SHAPE, np.uint8), says, np.zeros(SHAPE, np.uint8))
-    place = STRATEGIES["by_flips"](sight([], evidence=evidence, volume=Volume(image, np.eye(4)), segment=segment))
-    assert place == AnnotatedSlice(axis, index)
     by = {"running": says, "volume": contradicts}
     place = STRATEGIES["by_statistics"](sight([], segment=lambda _volume, statistics: by[statistics]))
     assert place == AnnotatedSlice(axis, index)
     place = STRATEGIES["by_change"](sight([], before=says))
     assert place == AnnotatedSlice(axis, index)
+
+
+@pytest.mark.parametrize("flipped", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
+def test_strategies_go_where_the_model_says_something_else_of_the_flipped_volume(flipped: tuple[int, ...]) -> None:
+    says, contradicts = with_slice(1, 9), sight([]).evidence.labels
+    # Told by its values how the image is flipped.
+    image = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(1, *SHAPE)
+
+    def segment(volume: Volume, _statistics: object) -> np.ndarray:
+        steps = np.sign([float(np.diff(volume.array[0], axis=axis).flat[0]) for axis in range(3)])
+        axes = tuple(axis for axis in range(3) if steps[axis] < 0)
+        return np.flip(contradicts if axes == flipped else says, axes)
+
+    evidence = Evidence(sight([]).evidence.scheme, np.zeros(SHAPE, np.uint8), says, np.zeros(SHAPE, np.uint8))
+    place = STRATEGIES["by_flips"](sight([], evidence=evidence, volume=Volume(image, np.eye(4)), segment=segment))
+    assert place == AnnotatedSlice(1, 9)
+
+
+def test_the_slice_least_like_any_annotated_one_is_taken() -> None:
+    features = [np.zeros((length, 2)) for length in SHAPE]
+    features[0][3] = 2, 2
+    features[1][5] = 3, 4
+    features[2][7] = 3, 3
+    annotated = [AnnotatedSlice(0, 1), AnnotatedSlice(1, 1)]
+    place = STRATEGIES["by_features"](sight(annotated, features=lambda: tuple(features)))
+    assert place == AnnotatedSlice(1, 5)
+    # Near to that, in another axis too, nothing is new any more.
+    place = STRATEGIES["by_features"](sight([*annotated, AnnotatedSlice(1, 5)], features=lambda: tuple(features)))
+    assert place == AnnotatedSlice(0, 3)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_features_of_slices_change_where_the_image_does(axis: int) -> None:
+    torch.manual_seed(0)
+    shape = [24, 24, 24]
+    shape[axis] = 120
+    image = np.zeros((1, *shape), np.float32)
+    image[(slice(None),) * (1 + axis) + (slice(60, None),)] = 1
+    plan = Plan(LabelScheme(("ball",), "outside"), channels=1, spacing=None, width=2, tile=(92, 92, 92))
+    features = slice_features(build_network(plan), plan, Volume(image, np.eye(4)))
+    assert [own.shape for own in features] == [(length, 32) for length in shape]
+    across = features[axis]
+    # It sees 34 voxels on each side of every eighth one: around 21.5 only the dark part, from 93.5 only the bright one.
+    sees_both = [np.linalg.norm(across - across[end], axis=1) > 1e-4 for end in (0, -1)]
+    assert np.flatnonzero(sees_both[0] & sees_both[1]).tolist() == list(range(22, 94))
+    # In the other directions all slices see the same.
+    for other in {0, 1, 2} - {axis}:
+        assert np.ptp(features[other], axis=0).max() < 1e-3
 
 
 def test_boundary_lengths_are_counted_pair_by_pair() -> None:

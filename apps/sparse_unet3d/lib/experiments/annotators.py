@@ -21,6 +21,7 @@ from ..core.preparation import prepare_training
 from ..core.segmentation import Segmenter
 from ..core.suggestion import Evidence
 from ..core.volumes import Volume
+from .features import SliceFeatures, slice_features
 from .run import commit
 from .strategies import STRATEGIES, Generator, Sight, boundary_lengths
 from .study import Subject
@@ -113,6 +114,7 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> R
                 before=before,
                 volume=subject.volume,
                 segment=player.labels_of,
+                features=player.features,
                 generator=generator,
             )
             places.append(STRATEGIES[game.strategy](sight))
@@ -163,6 +165,11 @@ class _Player:
     def labels_of(self, volume: Volume, statistics: Statistics | None) -> NDArray[np.uint8]:
         """Segment an image, by these statistics of batch normalisation or, None, by the plan's."""
         return self._segmenter(statistics).segment(volume, Machine("cpu", MEMORY))
+
+    def features(self) -> SliceFeatures:
+        """Return what the network finds in the volume's slices, see ``slice_features``."""
+        assert self._network is not None
+        return slice_features(self._network, self.plan, self.subject.volume)
 
     def _segmenter(self, statistics: Statistics | None) -> Segmenter:
         assert self._network is not None

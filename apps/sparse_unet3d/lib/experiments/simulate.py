@@ -19,14 +19,14 @@ from ..core.allocation import keep_freed_memory
 from ..core.errors import InputError
 from ..core.files import write_json
 from ..core.plan import PlanOptions, make_plan
-from . import annotators, strategies
+from . import annotators, features, strategies
 from .annotators import DENSE, ENOUGH, Course, Game, Record, play
 from .engine import outcomes
 from .simulate_report import write_simulate_report
 from .strategies import BASELINES, OURS, STRATEGIES
 from .study import Source, load_study
 
-CODE = [Path(str(module.__file__)) for module in (suggestion, strategies, annotators)]
+CODE = [Path(str(module.__file__)) for module in (suggestion, strategies, features, annotators)]
 """What records depend on besides their settings: changed, all is played anew."""
 
 

@@ -22,6 +22,7 @@ COLOURS = {
     "by_flips": "#cc79a7",
     "by_statistics": "#f0e442",
     "by_change": "#bcbd22",
+    "by_features": "#e7298a",
     "by_cost": "#7570b3",
     "mean_entropy": "#56b4e9",
     "with_noise": "#17becf",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from ..core.annotations import AnnotatedSlice
 from ..core.labels import UNLABELLED
@@ -23,12 +24,16 @@ from ..core.suggestion import (
     worth_by_class,
 )
 from ..core.volumes import Volume
+from .features import SliceFeatures
 
 FEW = 0.002
 """Part of a slice's voxels below which what is predicted there of a class counts for less."""
 
 HARDLY = np.float32(1e-6)
 """What each voxel is worth on top, so that slices differ where nothing else tells them apart."""
+
+FLIPS = ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2))
+"""Axes along which a volume is flipped together; two flips turn it by 180° about the third axis."""
 
 Generator = np.random.Generator
 Labels = NDArray[np.uint8]
@@ -45,6 +50,7 @@ class Sight:
         before: what the model said before it learnt from the last slice, as ``evidence.labels``; None at first.
         volume: the image.
         segment: segments an image by the model, by these statistics of batch normalisation or, None, by its own.
+        features: what the model's lowest resolution step finds in each slice.
         generator: of randomness.
     """
 
@@ -54,6 +60,7 @@ class Sight:
     before: Labels | None
     volume: Volume
     segment: Callable[[Volume, Statistics | None], Labels]
+    features: Callable[[], SliceFeatures]
     generator: Generator
 
     @property
@@ -90,12 +97,12 @@ def _reaching(worth: NDArray[np.float32] | NDArray[np.bool_], sight: Sight) -> A
 
 
 def _by_flips(sight: Sight) -> AnnotatedSlice:
-    """Where the model says something else of the mirrored volume."""
+    """Where the model says something else of the volume mirrored along an axis, or turned by 180° about one."""
     labels = sight.evidence.labels
     others = []
-    for axis in range(3):
-        mirrored = replace(sight.volume, array=np.flip(sight.volume.array, 1 + axis).copy())
-        others.append(np.flip(sight.segment(mirrored, None), axis))
+    for axes in FLIPS:
+        flipped = np.flip(sight.volume.array, [1 + axis for axis in axes]).copy()
+        others.append(np.flip(sight.segment(replace(sight.volume, array=flipped), None), axes))
     return _reaching(np.sum([other != labels for other in others], axis=0, dtype=np.float32), sight)
 
 
@@ -110,6 +117,13 @@ def _by_change(sight: Sight) -> AnnotatedSlice:
     if sight.before is None:
         return _as_the_server(sight)
     return _reaching(sight.before != sight.evidence.labels, sight)
+
+
+def _by_features(sight: Sight) -> AnnotatedSlice:
+    """What is least like any annotated slice, across whichever axis, to the model's lowest resolution step."""
+    features = sight.features()
+    known = np.stack([features[place.axis][place.index] for place in sight.annotated])
+    return _best(tuple(cdist(own, known).min(axis=1) for own in features), sight)
 
 
 def _by_cost(sight: Sight) -> AnnotatedSlice:
@@ -243,6 +257,7 @@ STRATEGIES: Mapping[str, Choose] = {
     "by_flips": _by_flips,
     "by_statistics": _by_statistics,
     "by_change": _by_change,
+    "by_features": _by_features,
     "by_cost": _by_cost,
     "mean_entropy": _by_mean_entropy,
     "with_noise": _by_mean_entropy_with_noise,
