@@ -1,5 +1,6 @@
 """An annotator who asks after each slice where to paint next."""
 
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,19 +39,22 @@ ENOUGH = 0.95
 class Course:
     """How an annotator and the model work together.
 
+    The steps are to be so many that the annotation limits what is reached, not the training.
+
     Attributes:
         first_steps: of training on one slice along each axis.
         steps: of training after each further slice.
         most_slices: annotated at the end.
     """
 
-    first_steps: int = 100
-    steps: int = 40
+    first_steps: int = 300
+    steps: int = 100
     most_slices: int = MOST_SLICES
 
     @property
-    def all_steps(self) -> int:
-        return self.first_steps + self.steps * (self.most_slices - 3)
+    def rounds(self) -> list[int]:
+        """Steps of each training."""
+        return [self.first_steps, *[self.steps] * (self.most_slices - 3)]
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,15 @@ class Game:
 
 
 Record = dict[str, Any]
-"""What is kept of a game: ``strategy``, ``seed``, ``settings``; ``slices`` (how many), ``iou`` and ``iou_unannotated``
-(where nothing is annotated yet) after each training; ``places`` (axis, index) in the order of their annotation,
-``lengths`` of the boundaries in each; ``precision`` of the training steps, ``seconds``, ``commit``."""
+"""What is kept of a game: ``strategy``, ``seed``, ``settings``; ``slices`` (how many; of the reference, how many the
+others have after as many steps), ``iou`` and ``iou_unannotated`` (where nothing is annotated yet) after each training;
+``places`` (axis, index) in the order of their annotation, ``lengths`` of the boundaries in each; ``precision`` of the
+training steps, ``seconds``, ``commit``."""
+
+
+def enough_iou(dense: Sequence[Sequence[float]]) -> float:
+    """Return the IoU at which an annotator could stop, given the reference's curves by seed: of the median at last."""
+    return ENOUGH * statistics.median(curve[-1] for curve in dense)
 
 
 def first_slices(shape: Sequence[int], generator: Generator) -> list[AnnotatedSlice]:
@@ -90,23 +100,17 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> R
     plan = make_plan([subject.volume], scheme, PlanOptions(), "cpu")
     places = first_slices(subject.truth.shape, generator)
     player = _Player(subject, plan, game.seed)
-    if game.strategy == DENSE:
-        player.train(subject.truth, course.all_steps)
-        labels, _ = player.segment()
-        slices, iou, elsewhere = [0], [_iou(labels, subject.truth, scheme)], list[float]()
-    else:
-        slices, iou, elsewhere = [], [], []
-        before = None
-        while True:
-            annotation = keep_slices(subject.truth, places)
-            player.train(annotation, course.steps if iou else course.first_steps)
-            labels, uncertainty = player.segment()
-            slices.append(len(places))
-            iou.append(_iou(labels, subject.truth, scheme))
-            unannotated = np.where(annotation == UNLABELLED, subject.truth, UNLABELLED)
-            elsewhere.append(_iou(labels, unannotated, scheme))
-            if len(places) >= course.most_slices:
-                break
+    slices, iou, elsewhere = [], [], []
+    before = None
+    for number, steps in enumerate(course.rounds, start=len(places)):
+        annotation = subject.truth if game.strategy == DENSE else keep_slices(subject.truth, places)
+        player.train(annotation, steps)
+        labels, uncertainty = player.segment()
+        slices.append(number)
+        iou.append(_iou(labels, subject.truth, scheme))
+        unannotated = np.where(annotation == UNLABELLED, subject.truth, UNLABELLED)
+        elsewhere.append(_iou(labels, unannotated, scheme))
+        if game.strategy != DENSE and number < course.most_slices:
             sight = Sight(
                 evidence=Evidence(scheme, annotation, labels, uncertainty),
                 annotated=places,
@@ -149,12 +153,16 @@ class _Player:
         self.precision = torch.float32
 
     def train(self, annotation: NDArray[np.uint8], steps: int) -> None:
-        """Go on with training, on this annotation (X, Y, Z), for so many steps."""
+        """Go on with training, on this annotation (X, Y, Z), for so many steps.
+
+        The learning rate falls each time, as it does whenever somebody presses Train.
+        """
         learner = Learner(self.plan, [prepare_training(self.subject.volume, annotation, self.plan)], "cpu", self.seed)
         if self._state is not None:
             learner.load(self._state, with_momentum=True)
-        learner.train(range(self._steps, self._steps + steps), lambda: 0.0)
-        self._steps += steps
+        for number in range(steps):
+            learner.train(range(self._steps, self._steps + 1), lambda part=number / steps: part)  # type: ignore[misc]
+            self._steps += 1
         self._state = learner.state()
         self._network, self.precision = learner.result(), learner.precision
 

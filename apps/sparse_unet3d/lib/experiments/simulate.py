@@ -20,7 +20,7 @@ from ..core.errors import InputError
 from ..core.files import write_json
 from ..core.plan import PlanOptions, make_plan
 from . import annotators, features, strategies
-from .annotators import DENSE, ENOUGH, Course, Game, Record, play
+from .annotators import DENSE, Course, Game, Record, enough_iou, play
 from .engine import outcomes
 from .simulate_report import write_simulate_report
 from .strategies import BASELINES, OURS, STRATEGIES
@@ -127,17 +127,17 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     """Compare the strategies on one volume.
 
     Returns:
-        ``dense_iou`` by seed; by strategy, and then by seed (``seeds``), ``slices``, ``iou`` (curves on the whole
-        volume), ``iou_unannotated`` (on what is unannotated yet), ``places``, ``area_under_curve`` (mean IoU over the
-        numbers of slices), ``area_unannotated``, ``slices_to_95_percent`` (from which on the IoU is always 95 % of
-        the dense IoU's median; None if never), ``slices_to_first_95_percent`` (with which it is for the first time),
-        ``length_to_95_percent``, the boundaries' length in these slices, which painting takes time in proportion to;
-        ``saved``, the part of the slices that ours takes less than the best baseline, by medians, a curve that never
-        gets there counting as one slice more than there are; ``paired``: Wilcoxon's p of our areas against those of
-        each baseline, over the seeds of both, and ``holm``, it corrected for their number.
+        ``dense_iou``, the reference's curves by seed; by strategy, and then by seed (``seeds``), ``slices``, ``iou``
+        (curves on the whole volume), ``iou_unannotated`` (on what is unannotated yet), ``places``, ``area_under_curve``
+        (mean IoU over the numbers of slices), ``area_unannotated``, ``slices_to_95_percent`` (from which on the IoU is
+        always enough, see ``enough_iou``; None if never), ``slices_to_first_95_percent`` (with which it is for the
+        first time), ``length_to_95_percent``, the boundaries' length in these slices, which painting takes time in
+        proportion to; ``saved``, the part of the slices that ours takes less than the best baseline, by medians, a
+        curve that never gets there counting as one slice more than there are; ``paired``: Wilcoxon's p of our areas
+        against those of each baseline, over the seeds of both, and ``holm``, it corrected for their number.
     """
-    dense = [record["iou"][0] for record in records if record["strategy"] == DENSE]
-    enough = ENOUGH * statistics.median(dense)
+    dense = [record["iou"] for record in records if record["strategy"] == DENSE]
+    enough = enough_iou(dense)
     by_strategy: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: int(record["seed"])):
         if record["strategy"] != DENSE:
