@@ -12,9 +12,9 @@ from ..core.errors import InputError
 from ..core.labels import LabelScheme
 from ..core.slice_names import SliceNames
 from ..core.volumes import read_label_map
-from ..server.datastore import FINAL, AnnotationStore
 from ..server.replies import time_text
 from ..server.submission import remap
+from ..server.versions import FINAL, VersionStore
 
 
 def list_versions(studies: Path) -> str:
@@ -26,14 +26,14 @@ def list_versions(studies: Path) -> str:
     Raises:
         InputError: no annotation is kept there.
     """
-    store = AnnotationStore.existing(studies)
+    store = VersionStore.existing(studies)
     lines = [line for image_id in store.list_images() for line in _list_image(store, image_id)]
     for name, tags in sorted(store.labels_without_image().items()):
         lines.append(f"{name}: {', '.join(tags)} kept, but {studies} has no image of this name; put its file back")
     return "\n".join(lines)
 
 
-def _list_image(store: AnnotationStore, image_id: str) -> list[str]:
+def _list_image(store: VersionStore, image_id: str) -> list[str]:
     versions, current = store.versions(image_id), _current(store, image_id)
     if not versions:
         return [f"{image_id}: not annotated"]
@@ -63,7 +63,7 @@ def show_version(studies: Path, image_id: str, version: int, against: int | None
     """
     if version == against:
         raise InputError(f"--against {against}: that is the version itself; give another one")
-    store = AnnotationStore.existing(studies)
+    store = VersionStore.existing(studies)
     store.version_file(image_id, version)
     current = _current(store, image_id)
     if against is None:
@@ -109,8 +109,8 @@ def show_version(studies: Path, image_id: str, version: int, against: int | None
 
 
 def restore_version(studies: Path, image_id: str, version: int) -> str:
-    """Make a version of an image's annotation the newest; see ``AnnotationStore.restore``. Return what was done."""
-    store = AnnotationStore.existing(studies)
+    """Make a version of an image's annotation the newest; see ``VersionStore.restore``. Return what was done."""
+    store = VersionStore.existing(studies)
     info = store.restore(image_id, version)
     return (
         f"Version {info['version']} of {image_id} is version {version} brought back, and is the current one now. "
@@ -158,7 +158,7 @@ def _only(own: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> list[
     return [sorted(set(a) - set(b)) for a, b in zip(own, other, strict=True)]
 
 
-def _common_scheme(store: AnnotationStore, image_id: str, versions: Sequence[int]) -> LabelScheme:
+def _common_scheme(store: VersionStore, image_id: str, versions: Sequence[int]) -> LabelScheme:
     """Return a scheme that has the classes of all versions: they may have been stored with different ones."""
     own = store.scheme.classes
     named = [name for version in versions for name in store.version_names(image_id, version)]
@@ -166,12 +166,12 @@ def _common_scheme(store: AnnotationStore, image_id: str, versions: Sequence[int
     return LabelScheme(tuple(foreground), background)
 
 
-def _read_version(store: AnnotationStore, image_id: str, version: int, scheme: LabelScheme) -> NDArray[np.uint8]:
+def _read_version(store: VersionStore, image_id: str, version: int, scheme: LabelScheme) -> NDArray[np.uint8]:
     path = store.version_file(image_id, version)
     return remap(read_label_map(path).array.astype(np.uint8), store.version_names(image_id, version), scheme, str(path))
 
 
-def _current(store: AnnotationStore, image_id: str) -> int | None:
+def _current(store: VersionStore, image_id: str) -> int | None:
     number: int | None = store.get_label_info(image_id, FINAL).get("version")
     return number
 

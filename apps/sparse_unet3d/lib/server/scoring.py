@@ -13,7 +13,8 @@ from ..core.errors import InputError
 from ..core.labels import LabelScheme
 from ..core.metrics import confusion, iou_per_class, mean_iou
 from ..core.volumes import read_label_map
-from .datastore import FINAL, PREDICTION
+from .datastore import PREDICTION
+from .versions import FINAL
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from ..core.errors import InputError
 from ..core.slice_names import SliceNames
-from .datastore import FINAL, PREDICTION, AnnotationStore
+from .datastore import PREDICTION, AnnotationStore
 from .suggestions import Suggestions, described
+from .versions import FINAL
 
 logger = logging.getLogger(__name__)
 

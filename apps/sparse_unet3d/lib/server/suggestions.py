@@ -12,8 +12,9 @@ from ..core.slice_names import SliceNames
 from ..core.suggestion import Evidence, Suggestion, expected_gain, suggest_slices
 from ..core.volumes import Volume, onto_grid, read_label_map, read_volume
 from .conf import Conf
-from .datastore import FINAL, PREDICTION, UNCERTAINTY, AnnotationStore
+from .datastore import PREDICTION, UNCERTAINTY, AnnotationStore
 from .infer import Segmentation, facts
+from .versions import FINAL
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ from ..core.model import ModelFolder
 from ..core.training import Report, TrainingCase, TrainingOptions, check_painted, train
 from ..core.volumes import onto_grid, read_label_map, read_volume
 from .conf import Conf
-from .datastore import FINAL, AnnotationStore
+from .datastore import AnnotationStore
 from .machine import this_machine
+from .versions import FINAL
 
 logger = logging.getLogger(__name__)
 
