@@ -13,7 +13,6 @@ from lib.core.suggestion import (
     expected_gain,
     mean_by_class,
     newly_reached,
-    painted_parts,
     suggest_slices,
     worth_by_class,
 )
@@ -58,11 +57,11 @@ def test_background_counts_where_it_is_unsure() -> None:
     entropy = np.zeros((30, 30, 30), np.uint8)
     nothing = Evidence(SCHEME, np.zeros_like(entropy), np.zeros_like(entropy), entropy)
     # A model that is sure that there is nothing says as much of all slices that are far enough from the border.
-    scores = newly_reached(worth_by_class(nothing), {})
+    scores = newly_reached(worth_by_class(nothing), [])
     assert scores[0][10] == pytest.approx(scores[2][20])
     assert scores[0][10] > 0
     entropy[:, 7] = 200
-    assert best_slices(worth_by_class(nothing), {}, 1)[0][0] == AnnotatedSlice(1, 7)
+    assert best_slices(worth_by_class(nothing), [], 1)[0][0] == AnnotatedSlice(1, 7)
 
 
 def closeness(distance: int, length: int) -> float:
@@ -74,7 +73,7 @@ def test_scores_are_of_what_comes_nearer() -> None:
     shape = (40, 9, 5)
     worth = np.random.default_rng(0).random(shape, dtype=np.float32)
     annotated = [AnnotatedSlice(0, 11), AnnotatedSlice(0, 30), AnnotatedSlice(2, 1)]
-    scores = newly_reached(worth, dict.fromkeys(annotated, 1.0))
+    scores = newly_reached(worth, annotated)
     for axis in range(3):
         for index in range(shape[axis]):
             expected = 0.0
@@ -84,26 +83,6 @@ def test_scores_are_of_what_comes_nearer() -> None:
             assert scores[axis][index] == pytest.approx(expected, abs=0.004 * worth.sum())
     assert scores[0][11] == scores[2][1] == 0
     assert max(scores[1]) > 10
-
-
-def test_a_slice_painted_in_part_may_be_asked_for_again() -> None:
-    """Half of it was painted; what is left there, and near it, counts by as much less."""
-    worth = np.zeros((60, 20, 20), np.float32)
-    worth[20, 10:, 5:15] = 1
-    half, whole = {AnnotatedSlice(0, 20): 0.5}, {AnnotatedSlice(0, 20): 0.95}
-    free, left, done = (newly_reached(worth, painted)[0] for painted in ({}, half, whole))
-    assert left[20] == pytest.approx(free[20] / 2, rel=0.01)
-    assert done[20] == pytest.approx(free[20] / 20, rel=0.1)
-    assert best_slices(worth, half, 1)[0][0] == AnnotatedSlice(0, 20)
-    # So little is left that nobody would look for it.
-    assert AnnotatedSlice(0, 20) not in dict(best_slices(worth, whole, 200))
-
-
-def test_what_is_painted_is_seen_in_the_annotation() -> None:
-    known = evidence()
-    known.annotation[3, :3] = 1
-    parts = painted_parts(known.annotation, [AnnotatedSlice(2, 2), AnnotatedSlice(0, 3)])
-    assert parts == {AnnotatedSlice(2, 2): 1.0, AnnotatedSlice(0, 3): pytest.approx((3 * 5 + 3) / 30)}
 
 
 def test_nothing_is_suggested_where_nothing_is_left() -> None:
@@ -140,19 +119,19 @@ def test_a_rare_class_counts_as_much_as_the_background() -> None:
     worth = worth_by_class(Evidence(SCHEME, np.zeros_like(labels), labels, entropy))
     # By the mean over all voxels, slice 15 would come first.
     assert entropy[15].mean() > entropy[5].mean()
-    assert newly_reached(worth, {})[0].argmax() == 5
+    assert newly_reached(worth, [])[0].argmax() == 5
 
 
 def test_what_a_slice_across_another_axis_reaches_need_not_be_reached_again() -> None:
     worth = np.zeros((30, 30, 30), np.float32)
     worth[[8, 16, 24], 5:25, 15] = 1
-    assert best_slices(worth, {}, 1) == [(AnnotatedSlice(2, 15), pytest.approx(60))]
-    assert best_slices(worth, {AnnotatedSlice(0, 8): 1.0}, 1) == [(AnnotatedSlice(2, 15), pytest.approx(40))]
-    assert best_slices(worth, {AnnotatedSlice(2, 15): 1.0}, 1)[0][1] == 0
+    assert best_slices(worth, [], 1) == [(AnnotatedSlice(2, 15), pytest.approx(60))]
+    assert best_slices(worth, [AnnotatedSlice(0, 8)], 1) == [(AnnotatedSlice(2, 15), pytest.approx(40))]
+    assert best_slices(worth, [AnnotatedSlice(2, 15)], 1)[0][1] == 0
 
 
 def test_slices_of_a_suggestion_lie_across_all_axes_and_apart() -> None:
-    places = [place for place, _ in best_slices(np.ones((60, 50, 40), np.float32), {}, 6)]
+    places = [place for place, _ in best_slices(np.ones((60, 50, 40), np.float32), [], 6)]
     assert [sorted(place.axis for place in part) for part in (places[:3], places[3:])] == [[0, 1, 2], [0, 1, 2]]
     for axis in range(3):
         first, second = (place.index for place in places if place.axis == axis)
@@ -161,11 +140,11 @@ def test_slices_of_a_suggestion_lie_across_all_axes_and_apart() -> None:
 
 def test_no_slice_is_suggested_twice_nor_an_annotated_one() -> None:
     worth = np.full((4, 3, 2), 1e-9, np.float32)
-    annotated = dict.fromkeys([AnnotatedSlice(0, 1), AnnotatedSlice(2, 0)], 1.0)
+    annotated = [AnnotatedSlice(0, 1), AnnotatedSlice(2, 0)]
     places = [place for place, _ in best_slices(worth, annotated, 99)]
     assert len(set(places)) == 7
     assert not set(places) & set(annotated)
-    assert best_slices(worth, {**annotated, **dict.fromkeys(places, 1.0)}, 1) == []
+    assert best_slices(worth, [*annotated, *places], 1) == []
 
 
 def test_without_a_model_slices_halve_the_widest_gaps_of_the_axes_in_turn() -> None:
@@ -181,6 +160,12 @@ def test_expected_gain_goes_on_as_the_scores_did() -> None:
     # Scores that near 0.9 as 1/n, and some that were worse for as many slices.
     history = [(n, 0.9 - 1.2 / n) for n in (3, 4, 6, 9)]
     assert expected_gain([*history, (6, 0.1), (9, 0.2)]) == pytest.approx(1.2 / 9 - 1.2 / 10)
-    assert expected_gain([(3, 0.8), (9, 0.5)]) == 0
+    # What more slices didn't make better counts as if they hadn't changed anything.
+    assert expected_gain([(3, 0.8), (9, 0.5)]) == pytest.approx(0, abs=1e-12)
+    # A training that has just begun, on one slice more, doesn't look like one that failed.
+    assert expected_gain([*history, (10, 0.3)]) == pytest.approx(expected_gain([*history, (10, 0.9 - 1.2 / 9)]))
+    assert expected_gain([*history, (10, 0.3)]) > 0
+    # The next slice after those that were there last, also where there were more before.
+    assert expected_gain([*history, (4, 0.6)]) == pytest.approx(1.2 / 4 - 1.2 / 5)
     assert expected_gain([(3, 0.8), (3, 0.9)]) is None
     assert expected_gain([]) is None

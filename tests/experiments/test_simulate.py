@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 
 from dense_volumes import write_balls
+from game_records import record
 from lib.core.annotations import AnnotatedSlice, keep_slices
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
@@ -18,9 +19,10 @@ from lib.core.model import build_network
 from lib.core.plan import Plan
 from lib.core.suggestion import Evidence
 from lib.core.volumes import Volume
-from lib.experiments.annotators import DENSE, Course, Game, first_slices, play
+from lib.experiments.annotators import DENSE, Course, Game, first_slices, iou_elsewhere, play
+from lib.experiments.comparison import summarise
 from lib.experiments.features import slice_features
-from lib.experiments.simulate import Options, _corrected, simulate, summarise
+from lib.experiments.simulate import Options, simulate
 from lib.experiments.strategies import (
     FEW,
     STRATEGIES,
@@ -238,6 +240,25 @@ def test_more_training_and_slices_lead_to_the_ball(tmp_path: Path) -> None:
     assert record["iou_unannotated"] != record["iou"]
 
 
+def test_iou_elsewhere_is_of_the_voxels_of_all_classes_that_are_not_annotated() -> None:
+    """One whole class is annotated; of the other, one voxel of three is found, and one too many."""
+    scheme = LabelScheme(("a", "b"), "outside")
+    truth = np.array([1, 1, 2, 2, 2, 3, 3, 0], np.uint8).reshape(2, 2, 2)
+    annotation = np.array([1, 1, 0, 0, 0, 0, 3, 0], np.uint8).reshape(2, 2, 2)
+    labels = np.array([2, 2, 2, 0, 1, 1, 1, 1], np.uint8).reshape(2, 2, 2)
+    # Found: one of b. Of either: three of b, and two that are taken for a.
+    assert iou_elsewhere(labels, truth, annotation, scheme) == pytest.approx(1 / 5)
+    assert iou_elsewhere(np.zeros_like(labels), truth, truth, scheme) == 1
+
+
+def test_in_turn_the_axis_with_the_fewest_slices_comes_next() -> None:
+    first, second = AnnotatedSlice(0, 9), AnnotatedSlice(1, 9)
+    assert STRATEGIES["in_turn"](sight([first, second])).axis == 2
+    assert STRATEGIES["in_turn"](sight([first, second, AnnotatedSlice(2, 4), AnnotatedSlice(1, 2)])).axis != 1
+    seen = sight([])
+    assert STRATEGIES["in_turn"](seen) == STRATEGIES["next_slice"](seen)
+
+
 @pytest.mark.parametrize("beta", [1.0, 4.0])
 def test_noise_draws_slices_by_their_scores(beta: float) -> None:
     """The largest of log score + Gumbel(0, 1/β) is drawn in proportion to score^β."""
@@ -260,69 +281,6 @@ def test_certainty_grows_from_1_to_100() -> None:
     assert rounds[5] == pytest.approx(10)
     assert rounds[10] == rounds[14] == pytest.approx(100)
     assert (np.diff(rounds) >= 0).all()
-
-
-def record(strategy: str, seed: int, iou: list[float]) -> dict[str, Any]:
-    slices = list(range(3, 3 + len(iou)))
-    return {
-        "strategy": strategy,
-        "seed": seed,
-        "slices": slices,
-        "iou": iou,
-        "iou_unannotated": [value - 0.1 for value in iou],
-        "places": [],
-        "lengths": [2] * 9,
-        "commit": "abc",
-    }
-
-
-def test_curves_are_compared_seed_by_seed() -> None:
-    records = [record(DENSE, seed, [0.5, 0.7, 0.9, 0.8]) for seed in range(6)]
-    for seed in range(6):
-        records.append(record("next_slice", seed, [0.4, 0.77, 0.70, 0.78 + 0.001 * seed]))
-        records.append(record("random", seed, [0.4, 0.5, 0.6, 0.7 - 0.001 * seed]))
-    summary = summarise(records[::-1])
-    assert summary["area_under_curve"]["next_slice"][0] == pytest.approx((0.4 + 0.77 + 0.7 + 0.78) / 4, abs=1e-4)
-    # 95 % of 0.8 is 0.76, from the sixth slice on for good.
-    assert summary["slices_to_95_percent"] == {"next_slice": [6] * 6, "random": [None] * 6}
-    assert summary["slices_to_first_95_percent"] == {"next_slice": [4] * 6, "random": [None] * 6}
-    assert summary["area_unannotated"]["random"][0] == pytest.approx(0.45)
-    assert summary["saved"] is None
-    assert summary["length_to_95_percent"] == {"next_slice": [12] * 6, "random": [None] * 6}
-    differences = [0.11250 + 0.0005 * seed for seed in range(6)]
-    assert summary["paired"]["random"]["difference"] == pytest.approx(np.median(differences))
-    # All six differences have the same sign: twice 1 of 64 cases.
-    assert summary["paired"]["random"]["p"] == pytest.approx(2 / 64)
-    assert summary["seeds"] == {"next_slice": list(range(6)), "random": list(range(6))}
-
-
-def test_slices_saved_are_those_of_the_best_baseline() -> None:
-    records = [record(DENSE, 0, [0.8])]
-    for name, late in (("next_slice", 1), ("evenly_spaced", 3), ("random", 4), ("foreground_random", 5)):
-        records += [record(name, seed, [0.5] * late + [0.8] * (4 - late)) for seed in (0, 1, 2)]
-    # From 4 slices on instead of 6; of random, never: 7, as 6 are the most.
-    summary = summarise(records)
-    assert summary["saved"] == pytest.approx(1 - 4 / 6, abs=1e-3)
-    assert summary["slices_to_95_percent"]["random"] == [None] * 3
-
-
-def test_p_values_are_corrected_by_holm() -> None:
-    """The smallest of three by 3, the next by 2, and none below the one before it."""
-    paired = {
-        "a": {"difference": 0.1, "p": 0.01},
-        "b": {"difference": 0.1, "p": 0.04},
-        "c": {"difference": 0, "p": 0.03},
-    }
-    corrected = _corrected({**paired, "d": {"difference": None, "p": None}})
-    assert [corrected[name]["holm"] for name in "abc"] == pytest.approx([0.03, 0.06, 0.06])
-    assert corrected["d"]["holm"] is None
-
-
-def test_only_the_same_seeds_are_paired() -> None:
-    records = [record(DENSE, 0, [0.8])]
-    records += [record("next_slice", seed, [0.1 * seed]) for seed in (0, 1, 2)]
-    records += [record("random", seed, [0.1 * seed - 0.05]) for seed in (1, 2, 4)]
-    assert summarise(records)["paired"]["random"]["difference"] == pytest.approx(0.05)
 
 
 def test_the_command_keeps_what_is_done_and_other_data_sets(tmp_path: Path) -> None:

@@ -175,15 +175,36 @@ def test_an_image_of_which_every_slice_is_annotated_is_passed_over(
     label, painted = as_slicer_sends(np.where(np.indices(SHAPE).sum(axis=0) % 2, 3, 1).astype(np.uint8))
     assert with_model.put_label("full", write_label(tmp_path / "label.nii.gz", label), painted).status_code == 200
     assert with_model.infer("full").status_code == 200
-    set_uncertainty(with_model, {"full": 0.9})
+    # There would be no use in segmenting it anew.
+    of_another = {"uncertainty": 0.9, "model": {"run": "another"}}
+    assert with_model.put_label_info("full", "prediction", of_another).status_code == 200
     assert ask(with_model, "third").json()["id"] != "full"
     # The plugin shows that as no marks; an error would be a dialog with a traceback.
     params, file = parts(with_model.infer("full", "next_slices"), tmp_path)
     assert params["slices"] == []
     assert "every slice is annotated" in params["note"]
     assert not np.asarray(nibabel.load(file).dataobj).any()
+    assert json.loads((served / "labels/prediction/full.json").read_text())["model"] == of_another["model"]
     reply = with_model.put_label("full", tmp_path / "label.nii.gz", painted)
     assert "every slice is annotated" in reply.json()["paint_next"]
+
+
+def test_a_slice_painted_in_part_is_not_named_again_but_one_with_a_dab_may_be(
+    with_model: Server, served: Path, tmp_path: Path
+) -> None:
+    annotation = np.zeros(SHAPE, np.uint8)
+    annotation[8, :9, 6:] = 1
+    annotation[12:16, 12:16, 3] = 3
+    label, painted = as_slicer_sends(annotation)
+    assert with_model.put_label("b", write_label(tmp_path / "label.nii.gz", label), painted).status_code == 200
+    known = json.loads((served / "labels/final/b.json").read_text())["statistics"]
+    assert known["annotated_slices"] == [[8], [], [3]]
+    assert known["mostly_unpainted"] == [[], [], [3]]
+    found = parts(with_model.infer("b", "next_slices", slices=30), tmp_path)[0]["slices"]
+    named = [(place["axis"], place["index"]) for place in found]
+    assert len(named) == 30
+    assert (2, 3) in named
+    assert (0, 8) not in named
 
 
 @pytest.mark.parametrize(

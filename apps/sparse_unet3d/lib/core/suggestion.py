@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +25,6 @@ PLANES = 16
 
 DIGITS = 6
 """Of scores: slices that differ in the next one are as good."""
-
-WHOLE = 0.9
-"""Painted part of a slice from which on nothing is left to paint in it."""
-
-Painted = Mapping[AnnotatedSlice, float]
-"""Annotated slices, and which part of each is painted, 0 … 1."""
 
 Scores = tuple[NDArray[np.float64], ...]
 """For each axis the score of each slice across it, at least 0."""
@@ -75,23 +69,17 @@ def suggest_slices(
 
     Args:
         shape: the volume in voxels, X, Y, Z.
-        annotated: its annotated slices.
-        count: how many are wanted; fewer are returned where nothing is left to paint in the others.
+        annotated: its annotated slices, none of which is suggested.
+        count: how many are wanted; fewer are returned where fewer are left.
         evidence: what a model says; None before it says anything: then slices are evenly spaced.
     """
     if evidence is None:
         places = evenly_spaced(annotated, shape, count)
         return [Suggestion(place, None, "spread evenly over the volume") for place in places]
-    painted = painted_parts(evidence.annotation, annotated)
     return [
         Suggestion(place, score, f"near it, and near no annotated slice, is {score:.1%} of all objects and doubt")
-        for place, score in best_slices(worth_by_class(evidence), painted, count)
+        for place, score in best_slices(worth_by_class(evidence), annotated, count)
     ]
-
-
-def painted_parts(annotation: NDArray[np.uint8], annotated: Sequence[AnnotatedSlice]) -> dict[AnnotatedSlice, float]:
-    """Return which part of each annotated slice is painted, 0 … 1, in an annotation (X, Y, Z)."""
-    return {place: float(np.mean(np.take(annotation, place.index, place.axis) != UNLABELLED)) for place in annotated}
 
 
 def mean_by_class(labels: NDArray[np.uint8], entropy: NDArray[np.uint8]) -> float:
@@ -146,21 +134,20 @@ def nearness(length: int) -> NDArray[np.uint8]:
     return near
 
 
-def newly_reached(worth: NDArray[np.float32], painted: Painted) -> Scores:
+def newly_reached(worth: NDArray[np.float32], annotated: Iterable[AnnotatedSlice]) -> Scores:
     """Score slices by what is worth a look near them, and near no annotated slice, across whichever axis.
 
     A voxel counts by how much nearer it is to the slice than to the nearest annotated one (facility location: each is
-    served by the nearest of all there are). A slice that is painted in part is the less near to all.
+    served by the nearest of all there are).
 
     Args:
         worth: (X, Y, Z), at least 0.
-        painted: the annotated slices.
+        annotated: the annotated slices.
     """
     between = [nearness(length) for length in worth.shape]
     reached = [np.zeros(length, dtype=np.uint8) for length in worth.shape]
-    for place, part in painted.items():
-        near = np.rint(part * between[place.axis][place.index]).astype(np.uint8)
-        np.maximum(reached[place.axis], near, out=reached[place.axis])
+    for place in annotated:
+        np.maximum(reached[place.axis], between[place.axis][place.index], out=reached[place.axis])
     values = np.arange(NEAREST + 1)
     # Summed first over voxels that are alike, in their slice and in their nearness to annotated slices, so that each
     # slice takes as many multiplications as there are slices, not voxels; a few planes at a time, for less memory.
@@ -180,25 +167,28 @@ def newly_reached(worth: NDArray[np.float32], painted: Painted) -> Scores:
     )
 
 
-def best_slices(worth: NDArray[np.float32], painted: Painted, count: int) -> list[tuple[AnnotatedSlice, float]]:
-    """Choose slices that newly reach most, each counting as painted for the next, across all axes in turn.
+def best_slices(
+    worth: NDArray[np.float32], annotated: Sequence[AnnotatedSlice], count: int
+) -> list[tuple[AnnotatedSlice, float]]:
+    """Choose slices that newly reach most, each counting as annotated for the next, across all axes in turn.
 
     The axis of each is that with the highest score among those of which fewest were chosen so far. Of slices that are
     as good, the one nearest to the middle.
 
     Args:
         worth: (X, Y, Z), at least 0.
-        painted: the annotated slices; those of which a part is left to paint may be chosen, too.
-        count: how many are wanted; fewer are returned where nothing is left to paint in the others.
+        annotated: the annotated slices.
+        count: how many are wanted; fewer are returned where nothing is left to look at.
 
     Returns:
         Slices and their scores, as they were chosen.
     """
     chosen: dict[AnnotatedSlice, float] = {}
     places = [AnnotatedSlice(axis, index) for axis, length in enumerate(worth.shape) for index in range(length)]
-    free = [place for place in places if painted.get(place, 0) < WHOLE] if worth.any() else []
+    taken = set(annotated)
+    free = [place for place in places if place not in taken] if worth.any() else []
     while free and len(chosen) < count:
-        scores = newly_reached(worth, {**painted, **dict.fromkeys(chosen, 1.0)})
+        scores = newly_reached(worth, [*annotated, *chosen])
         times = Counter(place.axis for place in chosen)
         (*_, best) = min(
             (
@@ -241,10 +231,10 @@ def expected_gain(history: Sequence[tuple[int, float]]) -> float | None:
     """Estimate how much IoU the next annotated slice brings, from what the ones before brought.
 
     The score is taken to near its limit as 1/n, n being the number of slices; fitted by least squares to the best score
-    for each number.
+    with at most so many slices, for each number. So a training that has just begun doesn't look like one that failed.
 
     Args:
-        history: annotated slices and validation IoU, 0 … 1, of the models published so far.
+        history: annotated slices and validation IoU, 0 … 1, of the models so far, the latest last.
 
     Returns:
         At least 0; None where there are fewer than two numbers of slices to go by.
@@ -255,6 +245,6 @@ def expected_gain(history: Sequence[tuple[int, float]]) -> float | None:
     if len(best) < 2:
         return None
     counts = np.array(sorted(best))
-    slope, _ = np.polyfit(1 / counts, [best[count] for count in counts], 1)
-    latest = int(counts[-1])
+    slope, _ = np.polyfit(1 / counts, np.maximum.accumulate([best[count] for count in counts]), 1)
+    latest, _ = history[-1]
     return max(0.0, -float(slope) * (1 / latest - 1 / (latest + 1)))

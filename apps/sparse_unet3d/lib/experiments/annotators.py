@@ -1,9 +1,9 @@
 """An annotator who asks after each slice where to paint next."""
 
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -75,15 +75,15 @@ class Game:
 
 
 Record = dict[str, Any]
-"""What is kept of a game: ``strategy``, ``seed``, ``settings``; ``slices`` (how many; of the reference, how many the
-others have after as many steps), ``iou`` and ``iou_unannotated`` (where nothing is annotated yet) after each training;
-``places`` (axis, index) in the order of their annotation, ``lengths`` of the boundaries in each; ``precision`` of the
-training steps, ``seconds``, ``commit``."""
+"""What is kept of a game: ``strategy``, ``seed``, ``settings``; after each training ``slices`` (how many; of the
+reference, how many the others have after as many steps), ``iou``, ``iou_unannotated`` (see ``iou_elsewhere``) and
+``labelled`` (part of the voxels); ``places`` (axis, index) in the order of their annotation, ``lengths`` of the
+boundaries in each; ``precision`` of the training steps, ``seconds``, ``commit``."""
 
 
 def enough_iou(dense: Sequence[Sequence[float]]) -> float:
     """Return the IoU at which an annotator could stop, given the reference's curves by seed: of the median at last."""
-    return ENOUGH * statistics.median(curve[-1] for curve in dense)
+    return ENOUGH * median(curve[-1] for curve in dense)
 
 
 def first_slices(shape: Sequence[int], generator: Generator) -> list[AnnotatedSlice]:
@@ -100,7 +100,7 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> R
     plan = make_plan([subject.volume], scheme, PlanOptions(), "cpu")
     places = first_slices(subject.truth.shape, generator)
     player = _Player(subject, plan, game.seed)
-    slices, iou, elsewhere = [], [], []
+    slices, iou, elsewhere, labelled = [], [], [], []
     before = None
     for number, steps in enumerate(course.rounds, start=len(places)):
         annotation = subject.truth if game.strategy == DENSE else keep_slices(subject.truth, places)
@@ -108,8 +108,8 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> R
         labels, uncertainty = player.segment()
         slices.append(number)
         iou.append(_iou(labels, subject.truth, scheme))
-        unannotated = np.where(annotation == UNLABELLED, subject.truth, UNLABELLED)
-        elsewhere.append(_iou(labels, unannotated, scheme))
+        elsewhere.append(iou_elsewhere(labels, subject.truth, annotation, scheme))
+        labelled.append(float(np.mean(annotation != UNLABELLED)))
         if game.strategy != DENSE and number < course.most_slices:
             sight = Sight(
                 evidence=Evidence(scheme, annotation, labels, uncertainty),
@@ -129,6 +129,7 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> R
         "slices": slices,
         "iou": [round(value, 4) for value in iou],
         "iou_unannotated": [round(value, 4) for value in elsewhere],
+        "labelled": [round(value, 4) for value in labelled],
         "places": [list(place) for place in places],
         "lengths": [int(boundary_lengths(subject.truth, place.axis)[place.index]) for place in places],
         "seconds": round(time.monotonic() - began, 1),
@@ -140,6 +141,28 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> R
 def _iou(labels: NDArray[np.uint8], truth: NDArray[np.uint8], scheme: LabelScheme) -> float:
     """Return the mean foreground IoU where there is a truth."""
     return mean_iou(iou_per_class(confusion(labels, truth, scheme), scheme)) or 0.0
+
+
+def iou_elsewhere(
+    labels: NDArray[np.uint8], truth: NDArray[np.uint8], annotation: NDArray[np.uint8], scheme: LabelScheme
+) -> float:
+    """Return the IoU where nothing is annotated, of all foreground classes' voxels together.
+
+    The mean over the classes would jump when hardly anything of one is left there.
+
+    Args:
+        labels: (X, Y, Z), 0 background, 1 … K foreground.
+        truth: (X, Y, Z), 0 unknown, 1 … K+1.
+        annotation: likewise, 0 unlabelled.
+        scheme: the label scheme.
+
+    Returns:
+        0 … 1; 1 where no foreground is, nor is predicted.
+    """
+    counts = confusion(labels, np.where(annotation == UNLABELLED, truth, UNLABELLED).astype(np.uint8), scheme)
+    both = int(counts.diagonal()[1:].sum())
+    either = int(counts[1:].sum() + counts[:, 1:].sum()) - both
+    return both / either if either else 1.0
 
 
 class _Player:

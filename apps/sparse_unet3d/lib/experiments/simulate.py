@@ -2,17 +2,14 @@
 
 import functools
 import json
-import statistics
 import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import wilcoxon
 
 from ..core import suggestion
 from ..core.allocation import keep_freed_memory
@@ -20,10 +17,11 @@ from ..core.errors import InputError
 from ..core.files import write_json
 from ..core.plan import PlanOptions, make_plan
 from . import annotators, features, strategies
-from .annotators import DENSE, Course, Game, Record, enough_iou, play
+from .annotators import DENSE, Course, Game, Record, play
+from .comparison import summarise
 from .engine import outcomes
 from .simulate_report import write_simulate_report
-from .strategies import BASELINES, OURS, STRATEGIES
+from .strategies import BASELINES, STRATEGIES
 from .study import Source, load_study
 
 CODE = [Path(str(module.__file__)) for module in (suggestion, strategies, features, annotators)]
@@ -121,108 +119,6 @@ def _perform(
     record = {**play(study.subjects[name], study.scheme, game, course), "settings": dict(settings)}
     write_json(records / f"{game.key}.json", record)
     return record
-
-
-def summarise(records: Sequence[Record]) -> dict[str, Any]:
-    """Compare the strategies on one volume.
-
-    Returns:
-        ``dense_iou``, the reference's curves by seed; by strategy, and then by seed (``seeds``), ``slices``, ``iou``
-        (curves on the whole volume), ``iou_unannotated`` (on what is unannotated yet), ``places``, ``area_under_curve``
-        (mean IoU over the numbers of slices), ``area_unannotated``, ``slices_to_95_percent`` (from which on the IoU is
-        always enough, see ``enough_iou``; None if never), ``slices_to_first_95_percent`` (with which it is for the
-        first time), ``length_to_95_percent``, the boundaries' length in these slices, which painting takes time in
-        proportion to; ``saved``, the part of the slices that ours takes less than the best baseline, by medians, a
-        curve that never gets there counting as one slice more than there are; ``paired``: Wilcoxon's p of our areas
-        against those of each baseline, over the seeds of both, and ``holm``, it corrected for their number.
-    """
-    dense = [record["iou"] for record in records if record["strategy"] == DENSE]
-    enough = enough_iou(dense)
-    by_strategy: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda record: int(record["seed"])):
-        if record["strategy"] != DENSE:
-            by_strategy.setdefault(record["strategy"], []).append(record)
-    slices_to = {name: [_slices_to(record, enough) for record in own] for name, own in by_strategy.items()}
-    areas = {name: [statistics.fmean(record["iou"]) for record in own] for name, own in by_strategy.items()}
-    return {
-        "dense_iou": dense,
-        "seeds": {name: [record["seed"] for record in own] for name, own in by_strategy.items()},
-        "slices": {name: own[0]["slices"] for name, own in by_strategy.items()},
-        "iou": {name: [record["iou"] for record in own] for name, own in by_strategy.items()},
-        "iou_unannotated": {name: [record["iou_unannotated"] for record in own] for name, own in by_strategy.items()},
-        "places": {name: [record["places"] for record in own] for name, own in by_strategy.items()},
-        "area_under_curve": {name: [round(area, 4) for area in own] for name, own in areas.items()},
-        "area_unannotated": {
-            name: [round(statistics.fmean(record["iou_unannotated"]), 4) for record in own]
-            for name, own in by_strategy.items()
-        },
-        "slices_to_95_percent": slices_to,
-        "slices_to_first_95_percent": {
-            name: [_first_slices_to(record, enough) for record in own] for name, own in by_strategy.items()
-        },
-        "length_to_95_percent": {
-            name: [_length_to(record, enough) for record in own] for name, own in by_strategy.items()
-        },
-        "saved": _saved(by_strategy, slices_to),
-        "paired": _corrected(
-            {
-                baseline: _paired(by_strategy[OURS], by_strategy[baseline])
-                for baseline in BASELINES
-                if OURS in by_strategy and baseline in by_strategy
-            }
-        ),
-        "commits": sorted({record["commit"] for record in records}),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def _slices_to(record: Record, level: float) -> int | None:
-    """Return the number of slices from which on the IoU is never below a level again; None if it is at the end."""
-    enough = None
-    for slices, iou in zip(record["slices"], record["iou"], strict=True):
-        enough = (enough or slices) if iou >= level else None
-    return enough
-
-
-def _first_slices_to(record: Record, level: float) -> int | None:
-    """Return the number of slices with which the IoU reaches a level first; None if never."""
-    return next((n for n, iou in zip(record["slices"], record["iou"], strict=True) if iou >= level), None)
-
-
-def _saved(by_strategy: Mapping[str, Sequence[Record]], slices_to: Mapping[str, Sequence[int | None]]) -> float | None:
-    """Return which part of the best baseline's slices ours saves; None where one of them is missing."""
-    if not {OURS, *BASELINES} <= by_strategy.keys():
-        return None
-    median = {
-        name: statistics.median(1 + by_strategy[name][0]["slices"][-1] if n is None else n for n in slices_to[name])
-        for name in (OURS, *BASELINES)
-    }
-    return round(1 - median[OURS] / min(median[baseline] for baseline in BASELINES), 3)
-
-
-def _corrected(paired: Mapping[str, dict[str, float | None]]) -> dict[str, dict[str, float | None]]:
-    """Add ``holm``: p values corrected for how many there are, by Holm's method."""
-    corrected: dict[str, dict[str, float | None]] = {name: {**own, "holm": None} for name, own in paired.items()}
-    values = sorted((p, name) for name, own in paired.items() if (p := own["p"]) is not None)
-    highest = 0.0
-    for number, (p, name) in enumerate(values):
-        highest = max(highest, min(1.0, (len(values) - number) * p))
-        corrected[name]["holm"] = highest
-    return corrected
-
-
-def _length_to(record: Record, level: float) -> int | None:
-    """Return how long the boundaries are in the slices that it takes, see ``_slices_to``."""
-    count = _slices_to(record, level)
-    return None if count is None else sum(record["lengths"][:count])
-
-
-def _paired(ours: Sequence[Record], theirs: Sequence[Record]) -> dict[str, float | None]:
-    """Return the median difference of the areas seed by seed, positive where ours is larger, and Wilcoxon's p."""
-    areas = {record["seed"]: statistics.fmean(record["iou"]) for record in theirs}
-    differences = [statistics.fmean(one["iou"]) - areas[one["seed"]] for one in ours if one["seed"] in areas]
-    p = float(wilcoxon(differences).pvalue) if len(differences) > 1 and any(differences) else None
-    return {"difference": statistics.median(differences) if differences else None, "p": p}
 
 
 def _merged(path: Path, data: str, summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from matplotlib.ticker import MaxNLocator
 from ..commands.report import image_tag, page, png_of_figure
 from ..core.files import replacing
 from .annotators import ENOUGH, enough_iou
+from .comparison import compare_over_volumes
 from .strategies import BASELINES, OURS, STRATEGIES
 
 COLOURS = {
     "next_slice": "#d55e00",
+    "in_turn": "#a6761d",
     "by_class": "#e69f00",
     "by_entropy": "#8c564b",
     "by_flips": "#cc79a7",
@@ -54,6 +56,8 @@ def write_simulate_report(path: Path, results: Mapping[str, Mapping[str, Any]]) 
         sections.append(image_tag(draw_curves(result), f"IoU over annotated slices, {data}"))
         sections.append(_table(result))
         sections.append(f"<p class=small>{escape(_provenance(result))}</p>")
+    if len(results) > 1:
+        sections += ["<h2>All of these volumes</h2>", _paired_table(results)]
     with replacing(path) as beside:
         beside.write_text(page("Simulated annotators", sections), encoding="utf-8")
 
@@ -92,6 +96,7 @@ def _table(result: Mapping[str, Any]) -> str:
         "area under the curve",
         "where unannotated",
         "slices for 95 % of dense",
+        "voxels labelled in them",
         "voxel edges between classes in them",
         "next_slice's area is larger by",
         "p",
@@ -101,22 +106,43 @@ def _table(result: Mapping[str, Any]) -> str:
     for name in STRATEGIES:
         if name not in result["iou"]:
             continue
-        paired = result["paired"].get(name)
         lines.append(
             (
                 name,
                 *(_mean_and_range(result[area][name]) for area in ("area_under_curve", "area_unannotated")),
                 *(
-                    ", ".join("never" if count is None else str(count) for count in result[what][name])
-                    for what in ("slices_to_95_percent", "length_to_95_percent")
+                    ", ".join("never" if one is None else form.format(one) for one in result[what][name])
+                    for what, form in (
+                        ("slices_to_95_percent", "{}"),
+                        ("labelled_to_95_percent", "{:.0%}"),
+                        ("length_to_95_percent", "{}"),
+                    )
                 ),
-                f"{paired['difference']:+.3f}" if paired and paired["difference"] is not None else "",
-                *(f"{paired[p]:.3f}" if paired and paired[p] is not None else "" for p in ("p", "holm")),
+                *_difference_and_p(result["paired"].get(name, {})),
             )
         )
+    return _html_table(head, lines)
+
+
+def _paired_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    head = ("baseline", "pairs of one volume and seed", "next_slice's area is larger by", "p", "p corrected (Holm)")
+    lines = [
+        (name, str(own["pairs"]), *_difference_and_p(own))
+        for name, own in compare_over_volumes(results).items()
+        if own["pairs"]
+    ]
+    return _html_table(head, lines)
+
+
+def _html_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rows = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
     rows += ["".join(f"<td>{escape(cell)}</td>" for cell in line) for line in lines]
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+
+
+def _difference_and_p(paired: Mapping[str, Any]) -> tuple[str, ...]:
+    forms = {"difference": "{:+.3f}", "p": "{:.3f}", "holm": "{:.3f}"}
+    return tuple("" if paired.get(key) is None else form.format(paired[key]) for key, form in forms.items())
 
 
 def _mean_and_range(values: Sequence[float]) -> str:

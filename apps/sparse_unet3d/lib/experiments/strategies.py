@@ -1,6 +1,7 @@
 """Ways to choose the slice that is annotated next, to be compared."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -64,11 +65,6 @@ class Sight:
     generator: Generator
 
     @property
-    def painted(self) -> dict[AnnotatedSlice, float]:
-        """The annotated slices as ``suggestion`` takes them."""
-        return dict.fromkeys(self.annotated, 1.0)
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """Of the volume."""
         return self.evidence.labels.shape
@@ -83,17 +79,32 @@ def _as_the_server(sight: Sight) -> AnnotatedSlice:
 
 def _by_class(sight: Sight) -> AnnotatedSlice:
     """As the server, but background counts wholly, too, sure or not."""
-    return _reaching(shared(np.ones(sight.shape, dtype=np.float32), sight.evidence), sight)
+    return _sharing(np.ones(sight.shape, dtype=np.float32), sight)
 
 
 def _by_entropy(sight: Sight) -> AnnotatedSlice:
     """As the server, but foreground counts only as far as the model is unsure of it, too."""
-    return _reaching(shared(sight.evidence.entropy / np.float32(255), sight.evidence), sight)
+    return _sharing(np.maximum(sight.evidence.entropy, 1) / np.float32(255), sight)
 
 
-def _reaching(worth: NDArray[np.float32] | NDArray[np.bool_], sight: Sight) -> AnnotatedSlice:
+def _sharing(worth: NDArray[np.float32], sight: Sight) -> AnnotatedSlice:
+    """Choose where most newly is reached of what voxels are worth, each predicted class having the same share."""
+    unlabelled = np.where(sight.evidence.annotation == UNLABELLED, worth, np.float32(0))
+    return best_slices(shared(unlabelled, sight.evidence), sight.annotated, 1)[0][0]
+
+
+def _in_turn(sight: Sight) -> AnnotatedSlice:
+    """As the server, across the axis with the fewest annotated slices."""
+    scores = newly_reached(worth_by_class(sight.evidence), sight.annotated)
+    times = Counter(place.axis for place in sight.annotated)
+    # No score is above 1.
+    return _best(tuple(own - 2 * times[axis] for axis, own in enumerate(scores)), sight)
+
+
+def _where(contradicted: NDArray[np.float32] | NDArray[np.bool_], sight: Sight) -> AnnotatedSlice:
+    """Choose where the model contradicts itself in most voxels that are newly reached."""
     unlabelled = sight.evidence.annotation == UNLABELLED
-    return best_slices(np.where(unlabelled, worth + HARDLY, 0).astype(np.float32), sight.painted, 1)[0][0]
+    return best_slices(np.where(unlabelled, contradicted + HARDLY, 0).astype(np.float32), sight.annotated, 1)[0][0]
 
 
 def _by_flips(sight: Sight) -> AnnotatedSlice:
@@ -103,20 +114,20 @@ def _by_flips(sight: Sight) -> AnnotatedSlice:
     for axes in FLIPS:
         flipped = np.flip(sight.volume.array, [1 + axis for axis in axes]).copy()
         others.append(np.flip(sight.segment(replace(sight.volume, array=flipped), None), axes))
-    return _reaching(np.sum([other != labels for other in others], axis=0, dtype=np.float32), sight)
+    return _where(np.sum([other != labels for other in others], axis=0, dtype=np.float32), sight)
 
 
 def _by_statistics(sight: Sight) -> AnnotatedSlice:
     """Where averages of training and the volume's own statistics lead to unlike classes."""
     by_training, by_volume = sight.segment(sight.volume, "running"), sight.segment(sight.volume, "volume")
-    return _reaching(by_training != by_volume, sight)
+    return _where(by_training != by_volume, sight)
 
 
 def _by_change(sight: Sight) -> AnnotatedSlice:
     """Where the last slice changed what the model says; at first as the server."""
     if sight.before is None:
         return _as_the_server(sight)
-    return _reaching(sight.before != sight.evidence.labels, sight)
+    return _where(sight.before != sight.evidence.labels, sight)
 
 
 def _by_features(sight: Sight) -> AnnotatedSlice:
@@ -128,7 +139,7 @@ def _by_features(sight: Sight) -> AnnotatedSlice:
 
 def _by_cost(sight: Sight) -> AnnotatedSlice:
     """Most for the time that painting takes: as long as the boundaries in the slice, and what the mean slice takes."""
-    scores = newly_reached(worth_by_class(sight.evidence), sight.painted)
+    scores = newly_reached(worth_by_class(sight.evidence), sight.annotated)
     lengths = [boundary_lengths(sight.evidence.labels, axis) for axis in range(3)]
     # An empty slice takes its time, too.
     least = 1 + np.mean(np.concatenate(lengths))
@@ -252,6 +263,7 @@ def boundary_lengths(labels: Labels, axis: int) -> NDArray[np.int64]:
 
 STRATEGIES: Mapping[str, Choose] = {
     "next_slice": _as_the_server,
+    "in_turn": _in_turn,
     "by_class": _by_class,
     "by_entropy": _by_entropy,
     "by_flips": _by_flips,

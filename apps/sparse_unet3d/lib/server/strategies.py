@@ -37,7 +37,7 @@ class Sparse(Strategy):
 
 
 class NextSlice(Strategy):
-    """Offers the image that the model is least sure of, and says which of its slices to annotate.
+    """Offers the image of which the latest prediction was least sure, and says which of its slices to annotate.
 
     Images of which there is no prediction yet count as the mean of the others; without any, and before there is a
     model, the image with the fewest annotated slices comes first. Otherwise as ``Sparse``.

@@ -1,0 +1,84 @@
+"""How simulated annotators are compared, by closed forms."""
+
+import numpy as np
+import pytest
+
+from game_records import record
+from lib.experiments.annotators import DENSE
+from lib.experiments.comparison import _corrected, compare_over_volumes, summarise
+
+
+def test_curves_are_compared_seed_by_seed() -> None:
+    records = [record(DENSE, seed, [0.5, 0.7, 0.9, 0.8]) for seed in range(6)]
+    for seed in range(6):
+        records.append(record("next_slice", seed, [0.4, 0.77, 0.70, 0.78 + 0.001 * seed]))
+        records.append(record("random", seed, [0.4, 0.5, 0.6, 0.7 - 0.001 * seed]))
+    summary = summarise(records[::-1])
+    assert summary["area_under_curve"]["next_slice"][0] == pytest.approx((0.4 + 0.77 + 0.7 + 0.78) / 4, abs=1e-4)
+    # 95 % of 0.8 is 0.76, from the sixth slice on for good.
+    assert summary["slices_to_95_percent"] == {"next_slice": [6] * 6, "random": [None] * 6}
+    assert summary["slices_to_first_95_percent"] == {"next_slice": [4] * 6, "random": [None] * 6}
+    assert summary["area_unannotated"]["random"][0] == pytest.approx(0.45)
+    assert summary["saved"] is None
+    assert summary["length_to_95_percent"] == {"next_slice": [12] * 6, "random": [None] * 6}
+    assert summary["labelled_to_95_percent"] == {"next_slice": [pytest.approx(0.6)] * 6, "random": [None] * 6}
+    differences = [0.11250 + 0.0005 * seed for seed in range(6)]
+    assert summary["paired"]["random"]["difference"] == pytest.approx(np.median(differences))
+    # All six differences have the same sign: twice 1 of 64 cases.
+    assert summary["paired"]["random"]["p"] == pytest.approx(2 / 64)
+    assert summary["seeds"] == {"next_slice": list(range(6)), "random": list(range(6))}
+
+
+def test_slices_saved_are_those_of_the_best_baseline() -> None:
+    records = [record(DENSE, 0, [0.8])]
+    for name, late in (("next_slice", 1), ("evenly_spaced", 3), ("random", 4), ("foreground_random", 5)):
+        records += [record(name, seed, [0.5] * late + [0.8] * (4 - late)) for seed in (0, 1, 2)]
+    # From 4 slices on instead of 6; of random, never: 7, as 6 are the most.
+    summary = summarise(records)
+    assert summary["saved"] == pytest.approx(1 - 4 / 6, abs=1e-3)
+    assert summary["slices_to_95_percent"]["random"] == [None] * 3
+
+
+def test_p_values_are_corrected_by_holm() -> None:
+    """The smallest of three by 3, the next by 2, and none below the one before it."""
+    paired = {
+        "a": {"difference": 0.1, "p": 0.01},
+        "b": {"difference": 0.1, "p": 0.04},
+        "c": {"difference": 0, "p": 0.03},
+    }
+    corrected = _corrected({**paired, "d": {"difference": None, "p": None}})
+    assert [corrected[name]["holm"] for name in "abc"] == pytest.approx([0.03, 0.06, 0.06])
+    assert corrected["d"]["holm"] is None
+
+
+def test_only_the_same_seeds_are_paired() -> None:
+    records = [record(DENSE, 0, [0.8])]
+    records += [record("next_slice", seed, [0.1 * seed]) for seed in (0, 1, 2)]
+    records += [record("random", seed, [0.1 * seed - 0.05]) for seed in (1, 2, 4)]
+    assert summarise(records)["paired"]["random"]["difference"] == pytest.approx(0.05)
+
+
+def test_slices_saved_are_over_the_seeds_that_all_have() -> None:
+    records = [record(DENSE, 0, [0.8])]
+    for name, late in (("next_slice", 1), ("evenly_spaced", 2), ("random", 3), ("foreground_random", 3)):
+        records += [record(name, seed, [0.5] * late + [0.8] * (4 - late)) for seed in (0, 1)]
+    # Others of ours, which would be there at once.
+    records += [record("next_slice", seed, [0.8] * 4) for seed in (2, 3, 4)]
+    assert summarise(records)["saved"] == pytest.approx(1 - 4 / 5, abs=1e-3)
+
+
+def test_over_all_volumes_each_seed_of_each_is_a_pair() -> None:
+    results = {}
+    for number, name in enumerate("abc"):
+        records = [record(DENSE, 0, [0.8])]
+        for seed in (0, 1):
+            records.append(record("next_slice", seed, [0.5]))
+            records.append(record("random", seed, [0.49 - 0.02 * seed - 0.1 * number]))
+        results[name] = summarise(records)
+    results["without ours"] = summarise([record(DENSE, 0, [0.8]), record("random", 0, [0.9])])
+    compared = compare_over_volumes(results)
+    assert compared["random"]["pairs"] == 6
+    # 0.01, 0.03, 0.11, 0.13, 0.21, 0.23, all of one sign.
+    assert compared["random"]["difference"] == pytest.approx(0.12)
+    assert compared["random"]["p"] == compared["random"]["holm"] == pytest.approx(2 / 64)
+    assert compared["evenly_spaced"] == {"difference": None, "p": None, "holm": None, "pairs": 0}
