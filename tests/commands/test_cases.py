@@ -46,6 +46,18 @@ def test_classes_are_named_after_their_number_or_as_told(studies):
     cases = read_cases(studies / "images", studies / "labels")
     assert label_scheme("", cases).foreground == ("class_1",)
     assert label_scheme("ball, other", cases).foreground == ("ball", "other")
-    cases["ball_1"].truth[0, 0, 0] = 2
-    with pytest.raises(InputError, match="names 1 classes, but the truth has 2"):
+    cases["ball_1"].truth[0, 0, 0] = 3
+    assert label_scheme("ball,other,third", cases).foreground == ("ball", "other", "third")
+    with pytest.raises(InputError, match=r"labels/ball_1\.nii\.gz: the value 3, but --labels ball names 1 classes"):
         label_scheme("ball", cases)
+
+
+def test_gaps_between_classes_without_names_are_refused(studies):
+    cases = read_cases(studies / "images", studies / "labels")
+    cases["ball_2"].truth[0, 0, 0] = 100
+    with pytest.raises(InputError, match=r"labels/ball_2\.nii\.gz: the value 100, but no volume has the value 2"):
+        label_scheme("", cases)
+    # Some volumes may lack a class that others have.
+    cases["ball_2"].truth[0, 0, 0] = 3
+    cases["ball_1"].truth[0, 0, 0] = 2
+    assert label_scheme("", cases).foreground == ("class_1", "class_2", "class_3")

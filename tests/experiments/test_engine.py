@@ -41,9 +41,9 @@ def test_each_item_is_done_once(scheduler: str) -> None:
 def test_a_table_is_as_made_here(scheduler: str, tmp_path: Path) -> None:
     write_balls(tmp_path / "balls")
     rows = []
-    for name, dask in (("here", None), ("there", scheduler)):
+    for name, jobs, dask in (("here", 1, None), ("there", None, scheduler)):
         output = tmp_path / name
-        options = Options(("table3",), "small", tmp_path / "balls", "", ["3d_bn"], 1, 2, None, 1, dask, output)
+        options = Options(("table3",), "small", tmp_path / "balls", "", ["3d_bn"], 1, 2, None, jobs, dask, output)
         assert reproduce(options)
         rows.append(json.loads((output / "results/small_2_steps/balls/table3.json").read_text())["rows"])
     assert [row["test"] for row in rows[0]] == [row["test"] for row in rows[1]] == ["ball_1", "ball_2"]

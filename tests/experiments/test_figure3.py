@@ -23,6 +23,13 @@ def test_without_labels_the_picture_is_white() -> None:
     assert (seen(np.zeros((20, 20, 20), np.uint8)) == 255).all()
 
 
+def test_a_class_of_a_single_voxel_is_left_out() -> None:
+    labels = ball((40, 40, 40), (20, 20, 20), 12).astype(np.uint8)
+    without = seen(labels)
+    labels[2, 2, 2] = 2
+    np.testing.assert_array_equal(seen(labels), without)
+
+
 def test_a_ball_is_as_wide_as_high_and_in_its_colour() -> None:
     picture = seen(ball((40, 40, 40), (20, 20, 20), 12).astype(np.uint8))
     rows, columns = np.nonzero((picture != 255).any(axis=2))

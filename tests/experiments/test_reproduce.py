@@ -1,24 +1,22 @@
 """The command ``reproduce`` as a person runs it, and its archives."""
 
-import io
 import json
-import os
 import re
+import shlex
 import subprocess
 import sys
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dense_volumes import write_balls
 from lib.core.errors import InputError
-from lib.experiments.methods import METHODS
+from lib.experiments.methods import METHODS, Segment, Task, cut_slices
 from lib.experiments.reproduce import Options
 from lib.experiments.reproduce import reproduce as make
-from lib.experiments.travel import pack, unpack
 
 PROJECT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(PROJECT / "apps" / "sparse_unet3d"), "reproduce"]
@@ -90,11 +88,13 @@ def test_all_is_made_in_pieces_by_processes_beside_each_other(balls: Path, tmp_p
         ({"methods": ["3d_bn", "unet"]}, "--methods: 'unet'; give some of 2d_bn"),
         ({"seeds": 0}, "--seeds: 0; give at least 1"),
         ({"steps": 0}, "--steps: 0; give at least 1"),
+        ({"jobs": 0}, "--jobs: 0; give at least 1"),
+        ({"jobs": 2, "dask": "tcp://127.0.0.1:9"}, "--jobs: 2; the workers at --dask decide"),
         ({"folder": Path("nowhere")}, "nowhere/images: no such folder"),
     ],
 )
 def test_bad_options_are_refused(changes: dict[str, Any], message: str, balls: Path, tmp_path: Path) -> None:
-    options = Options(("table1",), "small", balls, "", None, 1, None, None, 1, None, tmp_path)
+    options = Options(("table1",), "small", balls, "", None, 1, 1, None, 1, None, tmp_path)
     with pytest.raises(InputError, match=re.escape(message)):
         make(replace(options, **changes))
     assert not (tmp_path / "results").exists()
@@ -120,6 +120,61 @@ def test_what_cannot_be_continued_is_not_begun_without_time(
     assert make(replace(options, minutes=10.0))
 
 
+def segments_nothing(task: Task) -> Segment:
+    return lambda _name, volume, places: cut_slices(np.zeros(volume.shape, np.uint8), places)
+
+
+def test_without_a_gpu_what_needs_none_is_done(balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    without = replace(METHODS["interpolation"], package=None, learn=segments_nothing)
+    monkeypatch.setitem(METHODS, "interpolation", without)
+    options = Options(("table2",), "paper", balls, "", ["3d_bn", "interpolation"], 1, None, None, 1, None, tmp_path)
+    assert not make(options)
+    records = [json.loads(path.read_text()) for path in (tmp_path / "work").rglob("runs/*.json")]
+    assert {record["method"] for record in records} == {"interpolation"}
+    assert len(records) == 10
+    assert make(replace(options, methods=["interpolation"]))
+
+
+def test_the_same_runs_are_not_done_twice_at_a_time(
+    balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(("table3",), "small", balls, "", ["3d_bn"], 1, 1, None, 1, None, tmp_path)
+    tried = []
+
+    def learn(task: Task) -> Segment:
+        tried.append(task)
+        if len(tried) == 1:
+            with pytest.raises(InputError, match=r"work/small_1_steps/balls: another `reproduce` is at work there"):
+                make(options)
+        return segments_nothing(task)
+
+    monkeypatch.setitem(METHODS, "3d_bn", replace(METHODS["3d_bn"], learn=learn))
+    assert make(options)
+    assert len(tried) == 2
+    # It is over.
+    assert make(options)
+
+
+def test_commands_ask_for_the_methods_and_seeds_that_there_are(tmp_path: Path) -> None:
+    folder = tmp_path / "my volumes; all"
+    options = Options(("table1",), "small", folder, "a,b c", None, 1, None, None, 1, None, tmp_path)
+    seeds = {"default": (0,), "3d_no_bn": (0,), "2d_bn": (0, 1, 2), "3d_bn": (0, 1, 2), "nnunetv2": (0, 1)}
+    records = [{"method": method, "seed": seed} for method, own in seeds.items() for seed in own]
+    asked = {}
+    for command in options.command("table1", records).split(" && "):
+        words = shlex.split(command)
+        assert words[:4] == ["python", "apps/sparse_unet3d", "reproduce", "table1"]
+        given = dict(zip(words[4::2], words[5::2], strict=True))
+        assert (given["--data"], given["--labels"]) == (str(folder), "a,b c")
+        asked |= {method: int(given.get("--seeds", 1)) for method in given["--methods"].split(",")}
+    assert asked == {method: len(own) for method, own in seeds.items()}
+    # Those that a table is made of needn't be named.
+    of_table = [{"method": method, "seed": 0} for method in ("2d_bn", "3d_no_bn", "3d_bn", "default")]
+    phantom = replace(options, folder=None, labels="")
+    assert phantom.command("table1", of_table) == "python apps/sparse_unet3d reproduce table1 --size small"
+
+
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     done = reproduce("table1", "--data", tmp_path, "--output", tmp_path)
     assert done.returncode == 2
@@ -141,114 +196,3 @@ def test_needs_nothing_that_a_rented_machine_lacks(balls: Path, tmp_path: Path) 
     results = tmp_path / "results" / "small_1_steps" / "balls"
     assert set(json.loads((results / "table3.json").read_text())["average"]) == {"3d_bn", "default"}
     assert not (results / "report.html").exists()
-
-
-@pytest.fixture
-def projects(tmp_path: Path) -> tuple[Path, Path]:
-    """Two project folders, with other results."""
-    here, there = tmp_path / "here", tmp_path / "there"
-    for project, run in ((here, "a"), (there, "b")):
-        for name in ("apps/sparse_unet3d/model/model.pt", "apps/sparse_unet3d/lib/code.py", "LICENSE"):
-            (project / name).parent.mkdir(parents=True, exist_ok=True)
-            (project / name).write_text(f"{run}'s")
-        for name in ("results/small/table1.json", f"work/small/runs/{run}.json", "work/small/model/checkpoint.pt"):
-            (project / "experiments" / name).parent.mkdir(parents=True, exist_ok=True)
-            (project / "experiments" / name).write_text(f"{run}'s")
-    return here, there
-
-
-def test_software_and_runs_travel(projects: tuple[Path, Path], tmp_path: Path) -> None:
-    here, _ = projects
-    pack(here, tmp_path / "to.tar.gz")
-    with tarfile.open(tmp_path / "to.tar.gz") as packed:
-        files = {entry.name for entry in packed.getmembers() if entry.isfile()}
-        commit = packed.extractfile("apps/sparse_unet3d/commit.txt").read().decode()  # type: ignore[union-attr]
-    assert files == {
-        "apps/sparse_unet3d/commit.txt",
-        "apps/sparse_unet3d/lib/code.py",
-        "experiments/results/small/table1.json",
-        "experiments/work/small/model/checkpoint.pt",
-        "experiments/work/small/runs/a.json",
-    }
-    assert commit
-
-
-def test_volumes_travel_too(projects: tuple[Path, Path], balls: Path, tmp_path: Path) -> None:
-    pack(projects[0], tmp_path / "to.tar.gz", balls)
-    with tarfile.open(tmp_path / "to.tar.gz") as packed:
-        for part in ("images", "labels"):
-            paths = sorted((balls / part).iterdir())
-            assert paths
-            for path in paths:
-                content = packed.extractfile(f"data/balls/{part}/{path.name}").read()  # type: ignore[union-attr]
-                assert content == path.read_bytes()
-    with pytest.raises(InputError, match=re.escape("here/images: no such folder; give a folder with images and")):
-        pack(projects[0], tmp_path / "other.tar.gz", projects[0])
-    assert not (tmp_path / "other.tar.gz").exists()
-
-
-def test_what_was_begun_of_a_run_that_comes_back_finished_is_removed(
-    projects: tuple[Path, Path], tmp_path: Path
-) -> None:
-    here, there = projects
-    work = Path("experiments/work/small")
-    (there / work / "runs" / "model.json").write_text("finished")
-    (there / work / "model" / "checkpoint.pt").unlink()
-    pack(there, tmp_path / "back.tar.gz")
-    unpack(here, tmp_path / "back.tar.gz")
-    assert (here / work / "runs" / "model.json").read_text() == "finished"
-    assert not (here / work / "model").exists()
-    assert (here / work / "runs" / "a.json").exists()
-
-
-def test_newer_results_come_back(projects: tuple[Path, Path], tmp_path: Path) -> None:
-    here, there = projects
-    newer, older = "experiments/work/small/model/checkpoint.pt", "experiments/results/small/table1.json"
-    os.utime(here / newer, (1000, 1000))
-    os.utime(there / older, (1000, 1000))
-    pack(there, tmp_path / "back.tar.gz")
-    assert unpack(here, tmp_path / "back.tar.gz") == 2
-    assert (here / "experiments/work/small/runs/b.json").read_text() == "b's"
-    assert (here / newer).read_text() == "b's"
-    for kept in (older, "experiments/work/small/runs/a.json", "apps/sparse_unet3d/lib/code.py", "LICENSE"):
-        assert (here / kept).read_text() == "a's"
-    # Twice does no harm.
-    assert unpack(here, tmp_path / "back.tar.gz") == 0
-
-
-def test_archives_that_are_none_or_not_whole_are_refused(projects: tuple[Path, Path], tmp_path: Path) -> None:
-    here, there = projects
-    (there / "experiments/work/small/runs/noise.json").write_bytes(os.urandom(100_000))
-    pack(there, tmp_path / "back.tar.gz")
-    whole = (tmp_path / "back.tar.gz").read_bytes()
-    for content in (whole[: len(whole) // 2], b"no archive"):
-        (tmp_path / "back.tar.gz").write_bytes(content)
-        with pytest.raises(InputError, match=r"back\.tar\.gz: cannot be read as a whole archive"):
-            unpack(here, tmp_path / "back.tar.gz")
-    assert not (here / "experiments/work/small/runs/noise.json").exists()
-
-
-def test_archive_writes_nothing_elsewhere(projects: tuple[Path, Path], tmp_path: Path) -> None:
-    names = ("experiments/work/../../LICENSE", "/experiments/work/x", "../experiments/work/x", "experiments/work/good")
-    with tarfile.open(tmp_path / "bad.tar.gz", "w:gz") as packed:
-        for name in names:
-            entry = tarfile.TarInfo(name)
-            entry.size = 3
-            packed.addfile(entry, io.BytesIO(b"bad"))
-    before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    assert unpack(projects[0], tmp_path / "bad.tar.gz") == 1
-    assert {path for path in tmp_path.rglob("*") if path.is_file()} - before == {projects[0] / "experiments/work/good"}
-    assert (projects[0] / "LICENSE").read_text() == "a's"
-    assert not Path("/experiments").exists()
-
-
-def test_a_run_begun_with_other_settings_since_stays_as_it_is(projects: tuple[Path, Path], tmp_path: Path) -> None:
-    here, there = projects
-    folder = Path("experiments/work/small/model")
-    for project, settings in ((here, "{1}"), (there, "{2}")):
-        (project / folder / "settings.json").write_text(settings)
-    os.utime(here / folder / "checkpoint.pt", (1000, 1000))
-    pack(there, tmp_path / "back.tar.gz")
-    unpack(here, tmp_path / "back.tar.gz")
-    assert (here / folder / "checkpoint.pt").read_text() == "a's"
-    assert (here / folder / "settings.json").read_text() == "{1}"

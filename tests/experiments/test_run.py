@@ -12,6 +12,7 @@ import pytest
 from dense_volumes import write_balls
 from lib.core.annotations import AnnotatedSlice
 from lib.core.errors import InputError
+from lib.core.labels import LabelScheme
 from lib.core.plan import PlanOptions
 from lib.experiments import methods
 from lib.experiments import run as module
@@ -41,8 +42,8 @@ def a_run(method: str, steps: int = 4) -> Run:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, segment: Any) -> None:
-    """Let the method ``default`` segment so, without learning."""
-    method = Method("known", lambda *_: None, lambda _task: segment)
+    """Let the method ``default`` segment so, without learning, on the CPU."""
+    method = Method("known", lambda *_: None, lambda _task: segment, on_cpu=True)
     monkeypatch.setattr(module, "METHODS", {"default": method})
 
 
@@ -92,6 +93,7 @@ def test_record_keeps_a_slice_as_it_was_segmented(
 @pytest.mark.parametrize("method", ["2d_bn", "3d_no_bn", "3d_bn", "default"])
 def test_methods_of_the_tables_learn_and_segment(method: str, setting: Setting) -> None:
     record = perform(a_run(method, steps=40), setting)
+    assert record["precision"] in ("torch.float32", "torch.bfloat16")
     # Nothing but the ball is bright; an untrained network finds it by chance at most.
     assert record["mean_iou"] > 0.5
     # Two slices across one axis cross a training slice of each other axis, the third one too.
@@ -125,9 +127,33 @@ def test_an_interrupted_run_ends_as_one_in_one_piece(
         except OutOfTimeError:
             pieces += 1
             assert not setting.record_of(a_run(method)).exists()
-    assert pieces == (3 if method == "3d_bn" else 6)
+    # What has learnt all isn't stopped any more.
+    assert pieces == (2 if method == "3d_bn" else 5)
     assert record["counts"] == whole["counts"]
     assert record["shown"] == whole["shown"]
+
+
+def test_commits_and_machines_of_all_pieces_are_recorded(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "PIECE", 1)
+    for commit, machine in (("a", "small"), ("b", "small"), ("a", "large")):
+        monkeypatch.setattr(module, "commit", lambda commit=commit: commit)
+        monkeypatch.setattr(module, "_machine", lambda _device, machine=machine: machine)
+        with pytest.raises(OutOfTimeError):
+            perform(a_run("3d_bn", steps=4), replace(setting, until=time.time()))
+    record = perform(a_run("3d_bn", steps=4), setting)
+    assert (record["commit"], record["machine"]) == ("a, b", "small; large")
+    # Begun anew, it is by the last one alone.
+    record = perform(a_run("3d_bn", steps=3), setting)
+    assert (record["commit"], record["machine"]) == ("a", "large")
+
+
+def test_what_computes_on_the_cpu_is_recorded_as_such(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.zeros((24, 20, 12), np.uint8)
+    use(monkeypatch, lambda _name, _volume, places: cut_slices(labels, places))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
+    record = perform(a_run("default"), replace(setting, size=SIZES["paper"]))
+    assert "thread(s)" in record["machine"]
+    assert record["precision"] is None
 
 
 def test_what_was_begun_with_other_settings_is_begun_anew(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,11 +194,26 @@ def test_only_runs_of_the_same_settings_are_finished(setting: Setting, study: St
     assert finished(flat, study, longer) is None
 
 
+def test_runs_with_other_class_names_or_voxels_are_not_finished(
+    setting: Setting, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.zeros((24, 20, 12), np.uint8)
+    use(monkeypatch, lambda _name, _volume, places: cut_slices(labels, places))
+    perform(a_run("default"), setting)
+    assert finished(a_run("default"), study, setting) is not None
+    assert finished(a_run("default"), replace(study, scheme=LabelScheme(("cell",), "outside")), setting) is None
+    stretched = {
+        name: replace(subject, volume=replace(subject.volume, affine=subject.volume.affine * 2))
+        for name, subject in study.subjects.items()
+    }
+    assert finished(a_run("default"), replace(study, subjects=stretched), setting) is None
+
+
 def test_runs_that_would_fail_are_refused_before_the_first(study: Study) -> None:
     check_runs([a_run("3d_bn")], study)
     corner = {"ball_1": (AnnotatedSlice(2, 0),)}
     for training in (corner, {"ball_1": ()}):
-        with pytest.raises(InputError, match=r"table1-subset_1-3d_bn-0: .*a single class or none"):
+        with pytest.raises(InputError, match=r"table1-subset_1: .*a single class or none"):
             check_runs([a_run("3d_bn"), replace(a_run("3d_bn"), training=training)], study)
     # What is foreground there is crossed by the training slices.
     for test in (corner, {"ball_1": ()}, TRAINING):

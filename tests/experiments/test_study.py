@@ -9,8 +9,9 @@ import pytest
 from dense_volumes import save, write_balls
 from lib.core.errors import InputError
 from lib.core.phantom import PAPER_SPECIMENS, make_phantom
+from lib.core.volumes import Volume
 from lib.experiments import study as module
-from lib.experiments.study import Source, evenly, load_study
+from lib.experiments.study import Source, Subject, evenly, load_study
 
 
 def source(folder: Path | None, cache: Path, labels: str = "", halved: bool = False) -> Source:
@@ -89,6 +90,17 @@ def test_checksums_tell_volumes_and_truths_apart(balls: Path, tmp_path: Path) ->
     assert before[0] == after[0]
 
 
+def test_checksums_tell_grids_apart() -> None:
+    values = np.arange(60, dtype=np.int16)
+
+    def of(shape: tuple[int, ...], voxel: float) -> int:
+        truth = np.ones(shape, np.uint8)
+        return Subject(Volume(values.reshape(1, *shape), np.diag([1, 1, voxel, 1])), truth, ()).checksum
+
+    assert of((3, 4, 5), 1.0) == of((3, 4, 5), 1.0)
+    assert len({of((3, 4, 5), 1.0), of((4, 3, 5), 1.0), of((3, 4, 5), 2.0)}) == 3
+
+
 def test_folder_without_labels_is_refused(balls: Path, tmp_path: Path) -> None:
     for path in (balls / "labels").iterdir():
         path.unlink()
@@ -101,7 +113,7 @@ def test_classes_without_a_name_are_refused(balls: Path, tmp_path: Path) -> None
     truth = np.asarray(nibabel.load(balls / "labels" / "ball_2.nii.gz").dataobj).astype(np.uint8)
     truth[0, 0, 0] = 3
     save(balls / "labels" / "ball_2.nii.gz", truth)
-    with pytest.raises(InputError, match="'ball' names 1 classes, but the truth has 3"):
+    with pytest.raises(InputError, match=r"ball_2\.nii\.gz: the value 3, but --labels ball names 1 classes"):
         load_study(source(balls, tmp_path, "ball"))
 
 

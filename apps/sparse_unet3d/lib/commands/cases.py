@@ -19,10 +19,11 @@ BACKGROUND = "outside"
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A volume, in one file or several, with its truth, (X, Y, Z): 0 background, 1 … K foreground."""
+    """A volume, in one file or several, with its truth's file and values, (X, Y, Z): 0 background, 1 … K foreground."""
 
     files: tuple[Path, ...]
     volume: Volume
+    truth_file: Path
     truth: NDArray[np.integer[Any]]
 
 
@@ -41,7 +42,7 @@ def read_cases(images: Path, truths: Path) -> dict[str, Case]:
         truth = truths / (image_id + split_ending(image.path.name)[1])
         if truth.exists():
             volume = read_volume(image.path)
-            cases[image_id] = Case(image.files, volume, onto_grid(read_label_map(truth), volume))
+            cases[image_id] = Case(image.files, volume, truth, onto_grid(read_label_map(truth), volume))
     if len(cases) < 2:
         raise InputError(
             f"{images}: {len(cases)} volumes with a label map of the same file name in {truths}; give at least 2, "
@@ -54,10 +55,21 @@ def label_scheme(labels: str, cases: Mapping[str, Case]) -> LabelScheme:
     """Name the classes of the truth.
 
     Raises:
-        InputError: fewer names than classes.
+        InputError: fewer names than classes; without names, a class that no volume has.
     """
-    classes = max(int(case.truth.max()) for case in cases.values())
+    files = {int(value): case.truth_file for case in cases.values() for value in np.unique(case.truth)}
+    classes = max(files)
+    found = f"{files[classes]}: the value {classes}"
+    absent = next((value for value in range(1, classes) if value not in files), None)
+    if not labels and absent:
+        raise InputError(
+            f"{found}, but no volume has the value {absent}; number the classes 1, 2, 3, … without gaps, or name all "
+            f"{classes} by --labels"
+        )
     scheme = LabelScheme.parse(labels or ",".join(f"class_{n}" for n in range(1, classes + 1)), BACKGROUND)
     if len(scheme.foreground) < classes:
-        raise InputError(f"--labels: {labels!r} names {len(scheme.foreground)} classes, but the truth has {classes}")
+        raise InputError(
+            f"{found}, but --labels {labels} names {len(scheme.foreground)} classes; name all {classes}, or number the "
+            "classes 1, 2, 3, …"
+        )
     return scheme

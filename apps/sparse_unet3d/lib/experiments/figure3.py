@@ -34,14 +34,13 @@ def draw_surfaces(labels: NDArray[np.uint8], spacing: tuple[float, ...], colours
     figure.add_axes(axes)
     light = LightSource(azdeg=315, altdeg=55)
     for value, colour in enumerate(colours, start=1):
-        mask = np.pad(labels == value, 2)
-        if not mask.any():
+        smoothed = gaussian_filter(np.pad(labels == value, 2).astype(np.float32), SMOOTHING)
+        # Of a class that isn't there, or in single voxels only, nothing is left.
+        if smoothed.max() <= 0.5:
             continue
         step = 1
         while True:
-            corners, faces, _, _ = marching_cubes(
-                gaussian_filter(mask.astype(np.float32), SMOOTHING), 0.5, spacing=spacing, step_size=step
-            )
+            corners, faces, _, _ = marching_cubes(smoothed, 0.5, spacing=spacing, step_size=step)
             if len(faces) <= MOST_TRIANGLES:
                 break
             step += 1

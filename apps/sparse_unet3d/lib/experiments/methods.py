@@ -143,6 +143,7 @@ class Method:
         segments_unseen: whether it can segment volumes that it hasn't learnt from.
         is_random: whether seeds make a difference.
         in_one_go: whether it must learn to its end at once, rather than go on after an interruption.
+        on_cpu: whether it computes on the CPU, also where there is a GPU.
     """
 
     title: str
@@ -152,6 +153,7 @@ class Method:
     segments_unseen: bool = True
     is_random: bool = True
     in_one_go: bool = False
+    on_cpu: bool = False
 
     @property
     def is_available(self) -> bool:
@@ -195,7 +197,7 @@ def _learn_as_in_paper(plan_of: Callable[..., Plan], task: Task) -> Segment:
 
 def _train(learner: Learner, task: Task, steps: int) -> UNet:
     """Train for so many steps, or go on with it, keeping the state now and then; return the network."""
-    checkpoint = task.folder / "checkpoint.pt"
+    checkpoint = ModelFolder(task.folder).checkpoint
     done = 0
     if checkpoint.is_file():
         content = load_content(checkpoint)
@@ -222,6 +224,16 @@ def _train(learner: Learner, task: Task, steps: int) -> UNet:
             keep()
             kept = time.monotonic()
     return learner.result()
+
+
+def training_precision(folder: Path) -> str | None:
+    """Return the floating point format of a finished training's steps, chosen by their speed; None without training.
+
+    Args:
+        folder: of the task.
+    """
+    checkpoint = ModelFolder(folder).checkpoint
+    return str(load_content(checkpoint)["precision"]) if checkpoint.is_file() else None
 
 
 def _by_volume(segmenter: Segmenter, machine: Machine) -> Segment:
@@ -265,7 +277,7 @@ def _interpolate(task: Task) -> Segment:
 def _peer(name: str, module: str) -> Method:
     """Return other software, called so that it segments what it has learnt from."""
     learn = functools.partial(_learn_by_peer, module)
-    return Method(name, _no_plan, learn, package=name, segments_unseen=False, in_one_go=True)
+    return Method(name, _no_plan, learn, package=name, segments_unseen=False, in_one_go=True, on_cpu=True)
 
 
 def _learn_by_peer(peer: str, task: Task) -> Segment:
@@ -292,6 +304,7 @@ METHODS: Mapping[str, Method] = {
         package="itk-morphologicalcontourinterpolation",
         segments_unseen=False,
         is_random=False,
+        on_cpu=True,
     ),
     "pytorch3dunet": _peer("pytorch3dunet", "pytorch3dunet"),
     "nnunetv2": _peer("nnunetv2", "nnunet"),

@@ -5,12 +5,15 @@ import importlib.util
 import itertools
 import json
 import logging
+import shlex
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from ..core.errors import InputError
 from ..core.files import write_json
@@ -42,7 +45,7 @@ class Options:
         steps: of training, for a quick look, whose results are kept apart; None: as many as the size has.
         minutes: after which runs stop, to be continued by the same command; None: never.
         jobs: runs at the same time; None: one for each processor core. On a GPU, and of other software, always one.
-        dask: address of a scheduler of dask.distributed that does the runs; None: this machine does.
+        dask: address of a scheduler of dask.distributed that does the runs, instead of jobs; None: this machine does.
         experiments: folder with ``results/``, and ``work/`` for runs.
     """
 
@@ -64,9 +67,15 @@ class Options:
         return Path(size, self.folder.resolve().name) if self.folder else Path(size)
 
     def command(self, table: str, records: Sequence[Record]) -> str:
-        """Return the command that makes a table anew, with all methods and seeds that are in it."""
-        methods = [method for method in METHODS if any(record["method"] == method for record in records)]
-        seeds = 1 + max(record["seed"] for record in records)
+        """Return the command that makes a table anew, several where its methods have unlike numbers of seeds."""
+        by_seeds: dict[int, list[str]] = {}
+        for method in METHODS:
+            own = [record["seed"] for record in records if record["method"] == method]
+            if own:
+                by_seeds.setdefault(1 + max(own), []).append(method)
+        return " && ".join(self._command(table, methods, seeds) for seeds, methods in by_seeds.items())
+
+    def _command(self, table: str, methods: Sequence[str], seeds: int) -> str:
         given = {
             "--size": self.size,
             "--data": self.folder,
@@ -75,8 +84,8 @@ class Options:
             "--seeds": seeds if seeds > 1 else None,
             "--steps": self.steps,
         }
-        words = [f"{name} {value}" for name, value in given.items() if value is not None]
-        return " ".join(["python apps/sparse_unet3d reproduce", table, *words])
+        words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+        return shlex.join(["python", "apps/sparse_unet3d", "reproduce", table, *words])
 
 
 def reproduce(options: Options) -> bool:
@@ -86,11 +95,11 @@ def reproduce(options: Options) -> bool:
         Whether all runs are finished; False if time was up before, or they need a GPU that isn't here.
 
     Raises:
-        InputError: the volumes or the options cannot be used; or a run failed, after all others were done.
+        InputError: the volumes or the options cannot be used; another command does these runs already; or a run failed,
+            after all others were done.
     """
     _check(options)
     size = SIZES[options.size]
-    results = options.experiments.resolve() / "results" / options.part()
     work = options.experiments.resolve() / "work" / options.part()
     folder = options.folder.resolve() if options.folder else None
     source = Source(folder, options.labels, size.halved, options.experiments.resolve() / "work" / options.size)
@@ -107,25 +116,51 @@ def reproduce(options: Options) -> bool:
                 "--methods"
             )
         runs += of_table
-    check_runs(runs, study)
     # Seed by seed, so that all tables are there before the first is repeated.
     runs.sort(key=lambda run: run.seed)
+    with _alone(work):
+        return _make(runs, study, setting, options)
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Keep other commands from doing the runs of the same folder meanwhile.
+
+    Raises:
+        InputError: one is at work already.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        held = FileLock(work / ".lock").acquire(blocking=False)
+    except Timeout as error:
+        raise InputError(
+            f"{work}: another `reproduce` is at work there; wait for its end, or give another --output"
+        ) from error
+    with held:
+        yield
+
+
+def _make(runs: Sequence[Run], study: Study, setting: Setting, options: Options) -> bool:
+    """Do what is still to be done of these runs, and write tables and report, see ``reproduce``."""
     kept = {run.key: finished(run, study, setting) for run in runs}
     due = [run for run in runs if kept[run.key] is None]
+    check_runs(due, study)
     print(f"{len(runs)} runs, {len(runs) - len(due)} of them are finished already.", flush=True)
     other = sorted({record["commit"] for record in kept.values() if record is not None} - {commit()})
     if other:
         print(f"Some were made by other commits ({', '.join(other)}); without {setting.records} all are made anew.")
     left, failures = len(due), list[str]()
-    if due and size.device == "cuda" and not (torch.cuda.is_available() or options.dask):
-        print(f"Here is no GPU, which {len(due)} runs of this size need; tables and report are of those finished.")
-    else:
-        for run, outcome in _outcomes(due, setting, options):
-            if outcome is None:
-                continue
-            left -= 1
-            if isinstance(outcome, str):
-                failures.append(f"{run.key}: {outcome}")
+    if setting.size.device == "cuda" and not (torch.cuda.is_available() or options.dask):
+        due = [run for run in due if METHODS[run.method].on_cpu]
+        if left > len(due):
+            print(f"Here is no GPU, which {left - len(due)} runs of this size need; they are left for where one is.")
+    for run, outcome in _outcomes(due, setting, options):
+        if outcome is None:
+            continue
+        left -= 1
+        if isinstance(outcome, str):
+            failures.append(f"{run.key}: {outcome}")
+    results = options.experiments.resolve() / "results" / options.part()
     records = _records(options, study, setting)
     for table in options.tables:
         _write_table(table, records[table], options, study, results)
@@ -167,6 +202,12 @@ def _check(options: Options) -> None:
                 f"--minutes: {options.minutes:g}; {method} takes {least / 60:g} minutes and can't be continued; give "
                 "more"
             )
+    if options.jobs is not None and options.jobs < 1:
+        raise InputError(f"--jobs: {options.jobs}; give at least 1")
+    if options.jobs is not None and options.dask:
+        raise InputError(
+            f"--jobs: {options.jobs}; the workers at --dask decide how many runs there are at a time; leave --jobs out"
+        )
     if options.dask and not importlib.util.find_spec("distributed"):
         raise InputError("--dask: the package distributed is not installed; pip install distributed")
 
@@ -220,7 +261,7 @@ def _outcomes(runs: Sequence[Run], setting: Setting, options: Options) -> Iterat
         if isinstance(outcome, dict):
             seconds = time.monotonic() - began
             print(
-                f"[{seconds / 60:5.1f} min] {run.key}: IoU {outcome['mean_iou'] or 0:.3f} ({number} of {len(runs)} "
+                f"[{seconds / 60:5.1f} min] {run.key}: IoU {outcome['mean_iou']:.3f} ({number} of {len(runs)} "
                 f"done, about {seconds / number * (len(runs) - number) / 60:.0f} min left)",
                 flush=True,
             )

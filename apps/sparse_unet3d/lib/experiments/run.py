@@ -26,7 +26,7 @@ from ..core.files import replacing, write_json
 from ..core.labels import UNLABELLED
 from ..core.machine import Machine
 from ..core.metrics import confusion, iou_per_class, mean_iou
-from .methods import METHODS, OutOfTimeError, Size, Task
+from .methods import METHODS, OutOfTimeError, Size, Task, training_precision
 from .study import Places, Source, Study, load_study
 
 APP = Path(__file__).resolve().parents[2]
@@ -36,6 +36,9 @@ COMMIT_FILE = APP / "commit.txt"
 
 SETTINGS = "settings.json"
 """File in a run's folder."""
+
+PIECES = "pieces.json"
+"""File in a run's folder: ``seconds`` of learning so far, ``commits`` and ``machines`` that had a part in it."""
 
 RECORDS = "runs"
 """Folder of what finished runs are known by, beside the folders of those that aren't."""
@@ -48,8 +51,9 @@ Record = dict[str, Any]
 
 ``key``, ``table``, ``row``, ``method``, ``seed``; ``settings`` all that its result depends on; ``iou`` by class,
 ``mean_iou``, ``counts`` of test voxels, rows true classes and columns predicted ones, 0 being background;
-``labelled_percent`` of the training volumes' voxels; ``seconds`` of learning; ``shown`` a segmented slice; ``machine``,
-``commit``, ``date``.
+``labelled_percent`` of the training volumes' voxels; ``seconds`` of learning; ``precision`` of the training steps, None
+where the network isn't ours; ``shown`` a segmented slice; ``machine`` and ``commit``, several where a run was continued
+by others; ``date``.
 """
 
 
@@ -119,6 +123,7 @@ def settings_of(run: Run, study: Study, setting: Setting) -> dict[str, Any]:
         "volumes": {name: study.subjects[name].checksum for name in {**run.training, **run.test}},
         "training": run.training,
         "test": run.test,
+        "classes": study.scheme.classes,
         "seed": run.seed,
     }
     if plan:
@@ -155,7 +160,12 @@ def perform(run: Run, setting: Setting) -> Record:
     work = setting.work_of(run)
     work.mkdir(parents=True, exist_ok=True)
     settings = settings_of(run, study, setting)
-    _forget_other_settings(work, settings)
+    _forget_what_does_not_count(run, work, settings)
+    pieces = _pieces(work)
+    # Before it learns: what a process leaves that is killed is gone on with, too.
+    _take_note(pieces["commits"], software)
+    _take_note(pieces["machines"], _machine("cpu" if METHODS[run.method].on_cpu else setting.size.device))
+    write_json(work / PIECES, pieces)
     task = Task(
         scheme=study.scheme,
         cases=cases,
@@ -167,12 +177,12 @@ def perform(run: Run, setting: Setting) -> Record:
         folder=work,
         progress=_Progress(run, setting.until),
     )
-    began, before = time.monotonic(), _seconds_before(work)
+    began = time.monotonic()
     try:
         segment = METHODS[run.method].learn(task)
     finally:
-        seconds = before + time.monotonic() - began
-        write_json(work / "seconds.json", seconds)
+        pieces["seconds"] += time.monotonic() - began
+        write_json(work / PIECES, pieces)
     counts = np.zeros((len(study.scheme.classes),) * 2, dtype=np.int64)
     planes: dict[tuple[str, AnnotatedSlice], NDArray[np.uint8]] = {}
     for name, judged in _judged(run, study).items():
@@ -193,9 +203,10 @@ def perform(run: Run, setting: Setting) -> Record:
         "iou": iou,
         "counts": counts.tolist(),
         "labelled_percent": 100 * labelled / sum(case.annotation.size for case in cases),
-        "seconds": round(seconds, 1),
-        "machine": _machine(setting.size.device),
-        "commit": software,
+        "seconds": round(pieces["seconds"], 1),
+        "precision": training_precision(work),
+        "machine": "; ".join(pieces["machines"]),
+        "commit": ", ".join(pieces["commits"]),
         "date": datetime.now(UTC).date().isoformat(),
         "shown": _shown(planes, study),
         "settings": settings,
@@ -213,7 +224,7 @@ def _keep_dense(planes: Mapping[tuple[str, AnnotatedSlice], NDArray[np.uint8]], 
 
 
 class _Progress:
-    """Tells of a run's progress, and stops it when the time is up."""
+    """Tells of a run's progress, and stops it when the time is up, unless it has learnt all by then."""
 
     def __init__(self, run: Run, until: float | None) -> None:
         self.run, self.until = run, until
@@ -224,22 +235,30 @@ class _Progress:
         if self._told is None or int(part * TOLD) > self._told:
             self._told = int(part * TOLD)
             print(f"    {self.run.key}: {100 * part:.0f} %, {text}", file=sys.stderr, flush=True)
-        if self.until is not None and time.time() >= self.until:
+        if part < 1 and self.until is not None and time.time() >= self.until:
             raise OutOfTimeError
 
 
-def _forget_other_settings(work: Path, settings: Mapping[str, Any]) -> None:
-    """Start afresh unless what was begun has these settings."""
+def _forget_what_does_not_count(run: Run, work: Path, settings: Mapping[str, Any]) -> None:
+    """Start afresh unless what was begun has these settings and can be continued."""
     path = work / SETTINGS
-    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != settings:
+    if METHODS[run.method].in_one_go or not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != settings:
         shutil.rmtree(work)
         write_json(path, settings)
 
 
-def _seconds_before(work: Path) -> float:
-    """Return how long earlier pieces of a run learnt."""
-    path = work / "seconds.json"
-    return float(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else 0.0
+def _pieces(work: Path) -> Record:
+    """Return what is known of the earlier pieces of a run, see ``PIECES``."""
+    path = work / PIECES
+    if not path.is_file():
+        return {"seconds": 0.0, "commits": [], "machines": []}
+    pieces: Record = json.loads(path.read_text(encoding="utf-8"))
+    return pieces
+
+
+def _take_note(names: list[str], name: str) -> None:
+    if name not in names:
+        names.append(name)
 
 
 def _shown(planes: Mapping[tuple[str, AnnotatedSlice], NDArray[np.uint8]], study: Study) -> Record:
@@ -292,16 +311,17 @@ def check_runs(runs: Sequence[Run], study: Study) -> None:
     Raises:
         InputError: a run would have nothing to learn, or no foreground to be judged by.
     """
-    for run in runs:
+    # Methods and seeds make no difference.
+    for row, run in {f"{run.table}-{run.row}": run for run in runs}.items():
         cases = [study.subjects[name].annotated(name, places) for name, places in run.training.items()]
         if len({int(value) for case in cases for value in np.unique(case.annotation)} - {UNLABELLED}) < 2:
             raise InputError(
-                f"{run.key}: the slices that would be learnt from show a single class or none; expected foreground "
+                f"{row}: the slices that would be learnt from show a single class or none; expected foreground "
                 "and background on them: give volumes with more foreground, or leave some out"
             )
         if not any(_is_foreground(judged, study) for judged in _judged(run, study).values()):
             raise InputError(
-                f"{run.key}: there is no foreground on the slices that would be judged; give volumes with more of it, "
+                f"{row}: there is no foreground on the slices that would be judged; give volumes with more of it, "
                 "or leave some out"
             )
 
