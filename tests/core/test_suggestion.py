@@ -1,5 +1,7 @@
 """Which slices are chosen, against plain loops and small cases that a person can check."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -136,6 +138,16 @@ def test_slices_of_a_suggestion_lie_across_all_axes_and_apart() -> None:
     for axis in range(3):
         first, second = (place.index for place in places if place.axis == axis)
         assert abs(first - second) > 10
+
+
+def test_the_slices_to_mark_in_a_volume_of_the_papers_size_take_less_than_two_seconds() -> None:
+    generator = np.random.default_rng(0)
+    shape = (248, 244, 64)
+    labels, entropy = (generator.integers(0, most, shape).astype(np.uint8) for most in (3, 256))
+    known = Evidence(SCHEME, np.zeros(shape, np.uint8), labels, entropy)
+    began = time.process_time()
+    assert len(suggest_slices(shape, [AnnotatedSlice(0, 50), AnnotatedSlice(2, 10)], 3, known)) == 3
+    assert time.process_time() - began < 2
 
 
 def test_no_slice_is_suggested_twice_nor_an_annotated_one() -> None:
