@@ -18,19 +18,17 @@ from typing import Any
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
-from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.spatial import cKDTree
-from scipy.spatial.distance import cdist
 
 from .files import replacing
+from .tubes import Floats, Space, Tubes
 
 __all__ = ["PAPER_SPECIMENS", "SAMPLE_SPECIMENS", "Specimen", "make_phantom", "write_samples"]
 
 INSIDE = 1
 TUBULE = 2
 
-Floats = NDArray[np.float64]
 Field = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
@@ -179,152 +177,6 @@ def _write_nifti(path: Path, array: NDArray[Any], spacing: tuple[float, float, f
 
 
 @dataclass(frozen=True, eq=False)
-class _Tubes:
-    """Tubes and blobs of one kind: points along their centre lines, densely enough to be taken for the line itself.
-
-    points: (N, 3) in µm; radius: (N,) outer radius there in µm; lumen: (N,) radius of the lumen as a fraction of it.
-    """
-
-    points: Floats
-    radius: Floats
-    lumen: Floats
-
-
-class _Grown:
-    """The tubes of one kind that stand in the way of others: points 1/3 radius apart on their centre lines, in µm."""
-
-    def __init__(self) -> None:
-        self.points = np.empty((0, 3))
-        self.radii = np.empty(0)
-        self.tree = cKDTree(self.points)
-
-    def add(self, line: Floats, radius: float) -> None:
-        self.points = np.vstack([self.points, line])
-        self.radii = np.append(self.radii, np.full(len(line), radius))
-        self.tree = cKDTree(self.points)
-
-    def distance(self, points: Floats) -> Floats:
-        """Distance (N,) from the surface of the nearest tube.
-
-        Of the three nearest points of centre lines only: within a kind radii differ too little for another to matter.
-        """
-        if not len(self.points):
-            return np.full(len(points), np.inf)
-        distance, index = self.tree.query(points, k=min(3, len(self.points)))
-        distance, index = distance.reshape(len(points), -1), index.reshape(len(points), -1)
-        nearest: Floats = (distance - self.radii[index]).min(axis=1)
-        return nearest
-
-
-class _Space:
-    """The box that tubes grow in, and what grew there so far. Lengths in µm."""
-
-    def __init__(self, size: Floats, rng: np.random.Generator) -> None:
-        self.size = size
-        self.rng = rng
-        self.kinds: list[_Grown] = []
-
-    def clearance(self, points: Floats, radius: float) -> Floats:
-        """Free distance (N,) between spheres of ``radius`` around ``points`` (N, 3) and all that grew before."""
-        free = np.full(len(points), np.inf)
-        for kind in self.kinds:
-            free = np.minimum(free, kind.distance(points) - radius)
-        return free
-
-    def fill(self, volume: float, radius: float, length: float, gap: float, variation: float, lumen: float) -> _Tubes:
-        """Grow tubes of mean ``radius`` and at most ``length`` until they fill ``volume`` or find no more room.
-
-        Args:
-            volume: in µm³; radius, length, gap: in µm, the gap being what is kept free to other tubes.
-            variation: how far tubes differ in radius, and each along itself, as a fraction of it.
-            lumen: mean radius of the lumen as a fraction of the tube's; 0 for none.
-        """
-        grown: list[_Tubes] = []
-        kind = _Grown()
-        self.kinds.append(kind)
-        filled, failures = 0.0, 0
-        while filled < volume and failures < 20:
-            own = radius * self.rng.uniform(1 - variation / 2, 1 + variation / 2)
-            room = (volume - filled) / (np.pi * own**2)
-            line = self._line(own, min(length, room), gap)
-            if line is None:
-                failures += 1
-                continue
-            tube = self._tube(line, own, variation, lumen)
-            grown.append(tube)
-            inner = np.all((tube.points > -own / 2) & (tube.points < self.size + own / 2), axis=1)
-            filled += float(np.mean(inner)) * np.pi * own**2 * max(len(line) * own / 3, own)
-            kind.add(line, own)
-        return _Tubes(
-            np.concatenate([np.empty((0, 3)), *(tube.points for tube in grown)]),
-            np.concatenate([np.empty(0), *(tube.radius for tube in grown)]),
-            np.concatenate([np.empty(0), *(tube.lumen for tube in grown)]),
-        )
-
-    def _line(self, radius: float, length: float, gap: float) -> Floats | None:
-        """A winding centre line, points (N, 3) every third of the radius, that keeps ``gap`` from all others.
-
-        It looks four radii ahead along a fan of arcs and takes the one with most room, so that it winds through free
-        space and around itself. None where it soon got stuck.
-        """
-        rng = self.rng
-        step, tightest = radius / 3, 1 / (1.7 * radius)
-        starts = rng.uniform(0, self.size, (50, 3))
-        room = self.clearance(starts, radius)
-        if room.max() < gap:
-            return None
-        line = [starts[int(np.argmax(room))] if np.isfinite(room).all() else starts[0]]
-        heading = rng.normal(size=3)
-        heading /= np.linalg.norm(heading)
-        bend = np.zeros(3)
-        ahead = radius * np.array([0.34, 1.0, 2.0, 3.0, 4.0])
-        steps = max(1, int(length / step))
-        while len(line) < steps:
-            fan = np.concatenate(
-                [0.9 * bend + rng.normal(0, 0.25, (12, 3)) * tightest, rng.normal(0, 0.7, (12, 3)) * tightest]
-            )
-            fan -= np.outer(fan @ heading, heading)
-            curvature = np.linalg.norm(fan, axis=1, keepdims=True)
-            fan *= np.minimum(1, tightest / curvature)
-            curvature = np.minimum(curvature, tightest)[..., None]
-            angle = curvature * ahead[None, :, None]
-            # Points (fan, ahead, 3) along circular arcs.
-            arcs = line[-1] + heading * np.sin(angle) / curvature + fan[:, None] / curvature**2 * (1 - np.cos(angle))
-            free = self.clearance(arcs.reshape(-1, 3), radius).reshape(arcs.shape[:2])
-            # Its own line counts from where it can have turned away from itself.
-            behind = (len(line) - 1 - np.arange(len(line))) * step
-            near = behind[None, :] + ahead[:, None] < 3.2 * radius
-            itself = cdist(arcs.reshape(-1, 3), np.array(line)).reshape(*arcs.shape[:2], -1) - 2 * radius
-            free = np.minimum(free, np.where(near, np.inf, itself).min(axis=2)) - gap
-            outside = np.maximum(-arcs, arcs - self.size).max(axis=2) - 0.2 * radius
-            blocked = np.maximum(np.maximum(-free, outside), 0) / radius
-            cost = blocked @ np.array([8.0, 4.0, 2.0, 1.0, 1.0]) + rng.uniform(0, 0.2, len(fan))
-            best = int(np.argmin(cost))
-            if free[best, 0] < 0 or outside[best, 0] > radius:
-                break
-            bend = fan[best]
-            line.append(arcs[best, 0])
-            heading = heading + bend * step
-            heading /= np.linalg.norm(heading)
-        return np.array(line) if len(line) >= min(steps, 12) else None
-
-    def _tube(self, line: Floats, radius: float, variation: float, lumen: float) -> _Tubes:
-        """The dense form of a centre line, with calibre and lumen varying along it."""
-        dense = 4
-        count = dense * len(line)
-        if len(line) > 3:
-            points = CubicSpline(np.arange(len(line)), line)(np.linspace(0, len(line) - 1, count))
-        else:
-            points = np.repeat(line, dense, axis=0)
-        # Waves about two diameters long, 12 points of the line; a Gaussian shrinks white noise by (4π σ²)^(1/4).
-        sigma = 6 * dense
-        white = self.rng.normal(size=(2, count + 8 * sigma))
-        waves = gaussian_filter1d(white, sigma, axis=1)[:, 4 * sigma : -4 * sigma] * (4 * np.pi * sigma**2) ** 0.25
-        waves = np.clip(waves, -2, 2)
-        return _Tubes(points, radius * (1 + variation / 2 * waves[0]), lumen + 0.03 * waves[1])
-
-
-@dataclass(frozen=True, eq=False)
 class _Tissue:
     """What there is in the specimen before it is stained, all maps (X, Y, Z).
 
@@ -341,7 +193,7 @@ class _Tissue:
     @classmethod
     def grow(cls, specimen: Specimen, rng: np.random.Generator) -> "_Tissue":
         spacing = np.array(specimen.spacing)
-        space = _Space(np.array(specimen.shape) * spacing, rng)
+        space = Space(np.array(specimen.shape) * spacing, rng)
         whole = float(np.prod(space.size))
         calibre = specimen.calibre
         gap = 0.3 * calibre
@@ -372,7 +224,7 @@ def _waves(shape: tuple[int, int, int], sigma: Floats, rng: np.random.Generator)
     return field
 
 
-def _distance(specimen: Specimen, tubes: _Tubes, unevenness: Field) -> tuple[Field, Field]:
+def _distance(specimen: Specimen, tubes: Tubes, unevenness: Field) -> tuple[Field, Field]:
     """Distance from the nearest centre line as a fraction of the outer radius there, and that place's lumen fraction.
 
     Both (X, Y, Z); far from all tubes the distance is infinite and the lumen 0.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..commands.annotator import truth_as_annotation
 from ..commands.cases import BACKGROUND, label_scheme, read_cases
-from ..core import phantom, working_grid
+from ..core import phantom, tubes, working_grid
 from ..core.annotations import AnnotatedSlice, keep_slices
 from ..core.errors import InputError
 from ..core.files import replacing
@@ -160,7 +160,7 @@ class _Made(NamedTuple):
 
 def _specimen(specimen: Specimen, source: Source, scheme: LabelScheme, number: int) -> tuple[Volume, NDArray[np.uint8]]:
     """Return a specimen's image and truth, made once and kept beside a description of what was made."""
-    code = zlib.crc32(b"".join(Path(str(module.__file__)).read_bytes() for module in (phantom, working_grid)))
+    code = zlib.crc32(b"".join(Path(str(module.__file__)).read_bytes() for module in (phantom, tubes, working_grid)))
     description = f"{dataclasses.asdict(specimen)} halved: {source.halved}, code: {code}"
     path = source.cache / f"kidney_{number}.npz"
     if not _is_made(path, description):
