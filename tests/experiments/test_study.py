@@ -5,6 +5,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from dense_volumes import save, write_balls
 from lib.core.errors import InputError
@@ -77,6 +78,19 @@ def test_halved_phantom_is_the_mean_and_the_majority_of_eight_voxels(
     again = load_study(source(None, tmp_path / "cache", halved=True))
     np.testing.assert_array_equal(again.subjects["kidney_1"].truth, subject.truth)
     assert (tmp_path / "cache" / "kidney_1.npz").stat().st_mtime_ns == made
+
+
+def test_halved_phantom_is_the_same_by_any_number_of_threads() -> None:
+    image = np.random.default_rng(0).integers(0, 4096, (3, 248, 244, 64)).astype(np.uint16)
+    made = module._Made(image, np.ones(image.shape[1:], np.uint8), (1.76, 1.76, 2.04))
+    threads, halved = torch.get_num_threads(), []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            halved.append(module._halved(made).image)
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(*halved)
 
 
 def test_checksums_tell_volumes_and_truths_apart(balls: Path, tmp_path: Path) -> None:
