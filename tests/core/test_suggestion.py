@@ -140,6 +140,17 @@ def test_slices_of_a_suggestion_lie_across_all_axes_and_apart() -> None:
         assert abs(first - second) > 10
 
 
+def test_the_next_slice_lies_across_the_axis_with_the_fewest() -> None:
+    worth = np.zeros((30, 30, 30), np.float32)
+    worth[15, 5:25, 5:25] = 1
+    worth[5:25, 15, 15] = 1
+    assert best_slices(worth, [], 1)[0][0] == AnnotatedSlice(0, 15)
+    axes = [place.axis for place, _ in best_slices(worth, [AnnotatedSlice(0, 2), AnnotatedSlice(2, 2)], 4)]
+    # Each axis once before any twice, and first that of which there was none.
+    assert axes[0] == axes[3] == 1
+    assert axes[1:3] == [0, 2]
+
+
 def test_the_slices_to_mark_in_a_volume_of_the_papers_size_take_less_than_two_seconds() -> None:
     generator = np.random.default_rng(0)
     shape = (248, 244, 64)

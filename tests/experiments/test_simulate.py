@@ -17,7 +17,7 @@ from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.model import build_network
 from lib.core.plan import Plan
-from lib.core.suggestion import Evidence
+from lib.core.suggestion import Evidence, newly_reached, worth_by_class
 from lib.core.volumes import Volume
 from lib.experiments.annotators import DENSE, Course, Game, first_slices, iou_elsewhere, play
 from lib.experiments.comparison import summarise
@@ -251,12 +251,15 @@ def test_iou_elsewhere_is_of_the_voxels_of_all_classes_that_are_not_annotated() 
     assert iou_elsewhere(np.zeros_like(labels), truth, truth, scheme) == 1
 
 
-def test_in_turn_the_axis_with_the_fewest_slices_comes_next() -> None:
-    first, second = AnnotatedSlice(0, 9), AnnotatedSlice(1, 9)
-    assert STRATEGIES["in_turn"](sight([first, second])).axis == 2
-    assert STRATEGIES["in_turn"](sight([first, second, AnnotatedSlice(2, 4), AnnotatedSlice(1, 2)])).axis != 1
-    seen = sight([])
-    assert STRATEGIES["in_turn"](seen) == STRATEGIES["next_slice"](seen)
+def test_across_any_axis_the_slice_with_the_highest_score_is_taken() -> None:
+    """``next_slice`` leaves out the axis with two slices."""
+    places = [AnnotatedSlice(0, 1), AnnotatedSlice(1, 1), AnnotatedSlice(1, 18), AnnotatedSlice(2, 10)]
+    seen = sight(places)
+    scores = newly_reached(worth_by_class(seen.evidence), places)
+    any_axis, in_turn = STRATEGIES["any_axis"](seen), STRATEGIES["next_slice"](seen)
+    assert scores[any_axis.axis][any_axis.index] == max(of_axis.max() for of_axis in scores)
+    assert in_turn.axis != 1
+    assert scores[in_turn.axis][in_turn.index] == max(scores[0].max(), scores[2].max())
 
 
 @pytest.mark.parametrize("beta", [1.0, 4.0])

@@ -172,8 +172,10 @@ def best_slices(
 ) -> list[tuple[AnnotatedSlice, float]]:
     """Choose slices that newly reach most, each counting as annotated for the next, across all axes in turn.
 
-    The axis of each is that with the highest score among those of which fewest were chosen so far. Of slices that are
-    as good, the one nearest to the middle.
+    The axis of each is that of which fewest were chosen so far, then that with the fewest annotated slices, then that
+    with the highest score. By scores alone nearly all would lie across one axis, whichever it is, as parallel slices
+    reach least of what is reached already; that was no better (``experiments/README.md``). Of slices that are as good,
+    the one nearest to the middle.
 
     Args:
         worth: (X, Y, Z), at least 0.
@@ -185,7 +187,7 @@ def best_slices(
     """
     chosen: dict[AnnotatedSlice, float] = {}
     places = [AnnotatedSlice(axis, index) for axis, length in enumerate(worth.shape) for index in range(length)]
-    taken = set(annotated)
+    taken, there = set(annotated), Counter(place.axis for place in annotated)
     free = [place for place in places if place not in taken] if worth.any() else []
     while free and len(chosen) < count:
         scores = newly_reached(worth, [*annotated, *chosen])
@@ -193,6 +195,7 @@ def best_slices(
         (*_, best) = min(
             (
                 times[place.axis],
+                there[place.axis],
                 -round(scores[place.axis][place.index], DIGITS),
                 abs(2 * place.index + 1 - worth.shape[place.axis]),
                 place,

@@ -18,7 +18,7 @@ from .strategies import BASELINES, OURS, STRATEGIES
 
 COLOURS = {
     "next_slice": "#d55e00",
-    "in_turn": "#a6761d",
+    "any_axis": "#a6761d",
     "by_class": "#e69f00",
     "by_entropy": "#8c564b",
     "by_flips": "#cc79a7",

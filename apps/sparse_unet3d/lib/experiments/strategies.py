@@ -1,7 +1,6 @@
 """Ways to choose the slice that is annotated next, to be compared."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -93,12 +92,9 @@ def _sharing(worth: NDArray[np.float32], sight: Sight) -> AnnotatedSlice:
     return best_slices(shared(unlabelled, sight.evidence), sight.annotated, 1)[0][0]
 
 
-def _in_turn(sight: Sight) -> AnnotatedSlice:
-    """As the server, across the axis with the fewest annotated slices."""
-    scores = newly_reached(worth_by_class(sight.evidence), sight.annotated)
-    times = Counter(place.axis for place in sight.annotated)
-    # No score is above 1.
-    return _best(tuple(own - 2 * times[axis] for axis, own in enumerate(scores)), sight)
+def _any_axis(sight: Sight) -> AnnotatedSlice:
+    """As the server, but across whichever axis."""
+    return _best(newly_reached(worth_by_class(sight.evidence), sight.annotated), sight)
 
 
 def _where(contradicted: NDArray[np.float32] | NDArray[np.bool_], sight: Sight) -> AnnotatedSlice:
@@ -263,7 +259,7 @@ def boundary_lengths(labels: Labels, axis: int) -> NDArray[np.int64]:
 
 STRATEGIES: Mapping[str, Choose] = {
     "next_slice": _as_the_server,
-    "in_turn": _in_turn,
+    "any_axis": _any_axis,
     "by_class": _by_class,
     "by_entropy": _by_entropy,
     "by_flips": _by_flips,
