@@ -253,13 +253,14 @@ def test_iou_elsewhere_is_of_the_voxels_of_all_classes_that_are_not_annotated() 
 
 def test_across_any_axis_the_slice_with_the_highest_score_is_taken() -> None:
     """``next_slice`` leaves out the axis with two slices."""
-    places = [AnnotatedSlice(0, 1), AnnotatedSlice(1, 1), AnnotatedSlice(1, 18), AnnotatedSlice(2, 10)]
+    places = [AnnotatedSlice(0, 1), AnnotatedSlice(1, 1), AnnotatedSlice(2, 0), AnnotatedSlice(2, 10)]
     seen = sight(places)
     scores = newly_reached(worth_by_class(seen.evidence), places)
-    any_axis, in_turn = STRATEGIES["any_axis"](seen), STRATEGIES["next_slice"](seen)
+    any_axis, next_slice = STRATEGIES["any_axis"](seen), STRATEGIES["next_slice"](seen)
     assert scores[any_axis.axis][any_axis.index] == max(of_axis.max() for of_axis in scores)
-    assert in_turn.axis != 1
-    assert scores[in_turn.axis][in_turn.index] == max(scores[0].max(), scores[2].max())
+    assert any_axis.axis == 2
+    assert next_slice.axis != 2
+    assert scores[next_slice.axis][next_slice.index] == max(scores[0].max(), scores[1].max())
 
 
 @pytest.mark.parametrize("beta", [1.0, 4.0])
@@ -289,22 +290,28 @@ def test_certainty_grows_from_1_to_100() -> None:
 def test_the_command_keeps_what_is_done_and_other_data_sets(tmp_path: Path) -> None:
     write_balls(tmp_path / "balls")
     results = tmp_path / "out" / "results" / "simulate.json"
-    results.parent.mkdir(parents=True)
-    records = [record(DENSE, seed, [0.5, 0.7, 0.9, 0.8]) for seed in (0, 1)]
-    records += [record(name, seed, [0.3, 0.4, 0.5, 0.6]) for name in STRATEGIES for seed in (0, 1)]
-    other = summarise(records)
-    results.write_text(json.dumps({"other": other}))
     options = Options(tmp_path / "balls", "ball", "ball_2", ["next_slice"], 1, SHORT, 1, tmp_path / "out")
     simulate(options)
     content = json.loads(results.read_text())
+    settings = content["balls, ball_2"]["settings"]
+    games = tmp_path / "out" / "work" / "simulate" / "balls" / "ball_2"
+    before = {path.name: path.stat().st_mtime_ns for path in games.iterdir()}
+
+    records = [record(DENSE, seed, [0.5, 0.7, 0.9, 0.8]) for seed in (0, 1)]
+    records += [record(name, seed, [0.3, 0.4, 0.5, 0.6]) for name in STRATEGIES for seed in (0, 1)]
+    other = {**summarise(records), "settings": settings}
+    # Of another course, and as files were before they told.
+    unlike = {"longer": {**other, "settings": {**settings, "course": [9, 9, 9]}}, "older": summarise(records)}
+    results.write_text(json.dumps({**content, "other": other, **unlike}))
+    simulate(options)
+    content = json.loads(results.read_text())
     assert content["other"] == other
+    assert set(content) == {"balls, ball_2", "other"}
     assert set(content["balls, ball_2"]["iou"]) == {"next_slice", "evenly_spaced", "random", "foreground_random"}
     report = (tmp_path / "out" / "results" / "simulate.html").read_text()
     for part in ("<h2>other</h2>", "<h2>balls, ball_2</h2>", "foreground_random", "data:image/png;base64"):
         assert part in report
-    games = tmp_path / "out" / "work" / "simulate" / "balls" / "ball_2"
-    before = {path.name: path.stat().st_mtime_ns for path in games.iterdir()}
-    simulate(options)
+    assert "All of these volumes" in report
     assert {path.name: path.stat().st_mtime_ns for path in games.iterdir()} == before
 
 

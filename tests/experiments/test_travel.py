@@ -87,6 +87,7 @@ def take(here: Path, there: Path, back: Path) -> int:
 def test_software_and_runs_travel(here: Path, back: Path) -> None:
     finish(here, "a")
     begin(here, "b")
+    write(here / WORK / ".lock", "")
     pack(here, back)
     with tarfile.open(back) as packed:
         names = {entry.name for entry in packed.getmembers() if entry.isfile()}
@@ -156,12 +157,14 @@ def test_what_was_begun_of_a_run_that_comes_back_finished_is_removed(here: Path,
 
 def test_a_begun_run_comes_back_as_a_whole_where_it_was_continued_there(here: Path, there: Path, back: Path) -> None:
     behind, ahead, done = begin(here, "a", 1, 1000), begin(here, "b", 1, 2000), finish(here, "c")
-    write(behind / "events", "here", 1500)
+    gone = behind / "archive" / "model_0002.pt"
+    write(gone, "here", 1500)
     for key in ("a", "b", "c"):
         begin(there, key, 1, 1000)
     write(there / WORK / "a" / "checkpoint.pt", "there", 2000)
     assert take(here, there, back) == 3
     assert (behind / "checkpoint.pt").read_text() == (behind / "archive/model_0001.pt").read_text() == "there"
+    assert not gone.exists()
     assert (ahead / "checkpoint.pt").read_text() == "here"
     assert done.exists()
     assert not (here / WORK / "c").exists()
@@ -178,8 +181,8 @@ def test_a_run_begun_with_other_settings_stays_as_it_is(
     assert take(here, there, back) == 0
     assert files(here) == before
     told = capsys.readouterr().out
-    assert f"{here / WORK / 'begun'} stays; the archive's has other settings" in told
-    assert f"{here / WORK / 'finished'} stays; the archive's has other settings" in told
+    assert f"{here / WORK / 'begun'} stays: it was begun with other settings" in told
+    assert f"{here / WORK / 'finished'} stays: it was begun with other settings" in told
 
 
 @pytest.mark.parametrize("settings", [1, 2])
@@ -197,7 +200,28 @@ def test_of_two_finished_runs_the_later_by_its_date_counts(
     assert {key: record["by"] for key, record in records.items()} == {"old": "here", "new": "there", "today": "here"}
     told = capsys.readouterr().out
     for key in ("old", "today"):
-        assert f"runs/{key}.json stays; the archive's has other settings or no later day" in told
+        assert f"runs/{key}.json stays: the archive's is of no later day" in told
+
+
+def test_the_surfaces_of_figure_3_come_with_its_record(here: Path, there: Path, back: Path) -> None:
+    dense = here / WORK / "figure3.npz"
+    for project, changed in ((here, 1000), (there, 2000)):
+        write(project / WORK / "figure3.npz", project.name, changed)
+        finish(project, "figure3-kidney_3-3d_bn-0")
+    assert take(here, there, back) == 0
+    assert dense.read_text() == "here"
+    finish(there, "figure3-kidney_3-3d_bn-0", date="2026-01-02")
+    assert take(here, there, back) == 2
+    assert dense.read_text() == "there"
+
+
+def test_a_begun_run_takes_nothing_from_one_that_is_not_known(here: Path, there: Path, back: Path) -> None:
+    """As a process leaves it that is killed while it clears a folder."""
+    begun = begin(here, "a", 1, 1000)
+    (begin(there, "a", 2, 2000) / "settings.json").unlink()
+    before = files(begun)
+    assert take(here, there, back) == 0
+    assert files(begun) == before
 
 
 def test_a_finished_run_replaces_one_that_was_to_be_made_anew(here: Path, there: Path, back: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +146,7 @@ def _make(runs: Sequence[Run], study: Study, setting: Setting, options: Options)
     due = [run for run in runs if kept[run.key] is None]
     check_runs(due, study)
     print(f"{len(runs)} runs, {len(runs) - len(due)} of them are finished already.", flush=True)
-    other = sorted({record["commit"] for record in kept.values() if record is not None} - {commit()})
+    other = sorted(_parts(filter(None, kept.values()), "commit", ", ") - {commit()})
     if other:
         print(f"Some were made by other commits ({', '.join(other)}); without {setting.records} all are made anew.")
     left, failures = len(due), list[str]()
@@ -278,6 +278,11 @@ def _records(options: Options, study: Study, setting: Setting) -> dict[str, list
     return records
 
 
+def _parts(records: Iterable[Record], key: str, between: str) -> set[str]:
+    """Return what records name; of a run that others continued, one by one."""
+    return {part for record in records for part in record[key].split(between)}
+
+
 def _write_table(table: str, records: Sequence[Record], options: Options, study: Study, results: Path) -> None:
     if not records:
         return
@@ -293,9 +298,9 @@ def _write_table(table: str, records: Sequence[Record], options: Options, study:
         "commits": {
             method: commits
             for method in METHODS
-            if (commits := sorted({record["commit"] for record in records if record["method"] == method}))
+            if (commits := sorted(_parts((r for r in records if r["method"] == method), "commit", ", ")))
         },
-        "machines": sorted({record["machine"] for record in records}),
+        "machines": sorted(_parts(records, "machine", "; ")),
         "minutes": round(sum(record["seconds"] for record in records) / 60, 1),
     }
     write_json(results / f"{table}.json", content)

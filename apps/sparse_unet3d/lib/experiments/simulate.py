@@ -97,7 +97,10 @@ def simulate(options: Options) -> None:
             flush=True,
         )
     kept = [game for path in sorted(records.glob("[!.]*.json")) if (game := _finished(path, settings)) is not None]
-    results = _merged(experiments / "results" / "simulate.json", f"{source.name}, {name}", summarise(kept))
+    alike = {key: settings[key] for key in ("code", "course")}
+    results = _merged(
+        experiments / "results" / "simulate.json", f"{source.name}, {name}", {**summarise(kept), "settings": alike}
+    )
     report = experiments / "results" / "simulate.html"
     write_simulate_report(report, results)
     print(f"Report: {report}")
@@ -122,8 +125,14 @@ def _perform(
 
 
 def _merged(path: Path, data: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Take a data set's results into the file; return all that it holds."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Take a data set's results into the file; return all that it holds.
+
+    Results that came about in another way can't be compared with these, and are left out.
+    """
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    content = {name: own for name, own in known.items() if own.get("settings") == summary["settings"]}
+    for name in sorted(known.keys() - content.keys() - {data}):
+        print(f"{name}: left out of the results, as it was of other code or another course; play it again")
     content[data] = dict(summary)
     write_json(path, content)
     return content

@@ -48,7 +48,7 @@ def write_simulate_report(path: Path, results: Mapping[str, Mapping[str, Any]]) 
 
     Args:
         path: the file.
-        results: by data set, see ``simulate.summarise``.
+        results: by data set, see ``comparison.summarise``.
     """
     sections = ["<h1>Where to paint next: simulated annotators</h1>", f"<p>{escape(EXPLANATION)}</p>"]
     for data, result in results.items():

@@ -23,7 +23,7 @@ BROUGHT = (PurePosixPath("experiments/results"), WORK)
 """What is taken there to be continued, and brought back."""
 
 DENSE = "figure3.npz"
-"""As ``Setting.dense``: goes with the record of Figure 3."""
+"""As ``Setting.dense``: comes with the record of Figure 3."""
 
 VOLUMES = ("images", "labels")
 
@@ -49,7 +49,9 @@ def pack(project: Path, archive: Path, data: Path | None = None) -> None:
 
     def chosen(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
         path = PurePosixPath(entry.name)
-        return None if path.is_relative_to(APP) and LEFT & set(path.relative_to(APP).parts) else entry
+        # With a leading dot: locks, and files that are being written.
+        stays = path.name.startswith(".") or (path.is_relative_to(APP) and LEFT & set(path.relative_to(APP).parts))
+        return None if stays else entry
 
     try:
         # There, links would lead to nothing.
@@ -86,7 +88,11 @@ def unpack(project: Path, archive: Path) -> int:
         with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=project) as folder:
             there = Path(folder)
             _extract(archive, there)
-            for path in sorted(_chosen(project, there)):
+            chosen = sorted(_chosen(project, there))
+            for path in chosen:
+                if path.name == SETTINGS:
+                    shutil.rmtree(project / path.parent, ignore_errors=True)
+            for path in chosen:
                 with replacing(project / path) as beside:
                     shutil.copy2(there / path, beside)
                 taken += 1
@@ -120,11 +126,21 @@ def _chosen(project: Path, there: Path) -> set[Path]:
     left = {path.relative_to(there) for path in there.rglob("*") if path.is_file()}
     chosen = set[Path]()
     for path in sorted(path for path in left if _is_record(path) or path.name == SETTINGS):
-        of_run = {path} if _is_record(path) else {file for file in left if file.is_relative_to(path.parent)}
+        if not _is_record(path):
+            of_run = {file for file in left if file.is_relative_to(path.parent)}
+        elif path.stem.startswith("figure3-"):
+            of_run = {path, path.parents[1] / DENSE} & left
+        else:
+            of_run = {path}
         left -= of_run
         if _is_taken(path, project, there):
             chosen |= of_run
-    return chosen | {path for path in left if _last_change(there / path) > _last_change(project / path)}
+    return chosen | {
+        path
+        for path in left
+        if _last_change(there / path) > _last_change(project / path)
+        and not any((project / folder / SETTINGS).is_file() for folder in path.parents)
+    }
 
 
 def _is_taken(path: Path, project: Path, there: Path) -> bool:
@@ -132,20 +148,20 @@ def _is_taken(path: Path, project: Path, there: Path) -> bool:
     run = path.parents[1] / path.stem if _is_record(path) else path.parent
     record = run.parent / RECORDS / f"{run.name}.json"
     theirs, ours, begun = map(_read, (there / path, project / record, project / run / SETTINGS))
-    settings = theirs.get("settings") if path == record else theirs
-    if not settings or (path == record and theirs.get("key") != run.name):
+    is_record = path == record
+    settings = theirs.get("settings") if is_record else theirs
+    is_whole = settings and (not is_record or (theirs.get("key") == run.name and isinstance(theirs.get("date"), str)))
+    if not is_whole or theirs == ours:
         return False
     if begun and begun != settings:
-        stays = run
-    elif path == record:
-        # Its own date, as copying changes that of a file. What was begun here shows that a record here counts no more.
-        if begun or theirs.get("date", "") > ours.get("date", ""):
-            return True
-        stays = record
-    else:
+        print(f"{project / run} stays: it was begun with other settings; remove it to take the archive's")
+        return False
+    if not is_record:
         return _last_change(there / run) > _last_change(project / run) if begun else settings != ours.get("settings")
-    if theirs != ours:
-        print(f"{project / stays} stays; the archive's has other settings or no later day: to take that, remove this")
+    # By its own date, as copying changes that of a file. What was begun here shows that a record here counts no more.
+    if begun or theirs["date"] > ours.get("date", ""):
+        return True
+    print(f"{project / record} stays: the archive's is of no later day; remove it to take that")
     return False
 
 

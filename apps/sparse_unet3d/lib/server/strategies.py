@@ -44,7 +44,7 @@ class NextSlice(Strategy):
     """
 
     def __init__(self, suggestions: Suggestions) -> None:
-        super().__init__("Image that the model is least sure of, and its slice that is most worth painting")
+        super().__init__("Image of which the latest prediction was least sure, and the slice to paint next")
         self.suggestions = suggestions
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:

@@ -37,8 +37,8 @@ class Suggestions:
             at_once: go by what was predicted last, by whichever model, rather than predict anew.
 
         Returns:
-            The image, the suggestions, best first, none if every slice is annotated, and a note for people, empty if
-            there is nothing to say.
+            The image; the suggestions in the order to paint them, none if every slice is annotated; and a note for
+            people, empty if there is nothing to say.
 
         Raises:
             InputError: the image or its annotation can't be read.

@@ -287,4 +287,5 @@ def _what_is_gone(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str
 
 
 def now() -> str:
+    """Return the time in UTC, to the second, as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
