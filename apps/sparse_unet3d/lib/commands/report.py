@@ -237,8 +237,13 @@ def _scores(report: Mapping[str, Any], scheme: LabelScheme) -> str:
         scores = report[kind]
         row = [show(scores["iou"][name]) for name in scheme.foreground]
         rows.append([f"mean of {title}", "", *row, show(scores["mean_foreground_iou"])])
+    return html_table(head, [list(map(escape, row)) for row in rows])
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of a heading of texts, and rows of HTML cells."""
     lines = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
-    lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 

@@ -15,6 +15,7 @@ from ..commands.report import (
     PICTURE_PIXELS,
     colours,
     composite,
+    html_table,
     image_tag,
     legend,
     page,
@@ -100,7 +101,7 @@ def _table(table: Mapping[str, Any]) -> str:
             f"<b>{_digits(average.get(method))}</b>{_note(_spread(seeds.get(method, ())))}" for method in methods
         ]
         lines.append(["<b>average</b>", *averages, *_paper(average, beside)])
-    return _html(head, lines)
+    return html_table(head, lines)
 
 
 def _paper(row: Mapping[str, Any], methods: Sequence[str]) -> list[str]:
@@ -148,13 +149,7 @@ def _by_slices(table: Mapping[str, Any]) -> str:
                 _digits(paper.get("3d_bn")) + _note(", ".join(f"{value:.3f}" for value in paper.get("volumes", ()))),
             ]
         )
-    return _html(head, lines)
-
-
-def _html(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
-    rows += ["".join(f"<td>{cell}</td>" for cell in line) for line in lines]
-    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+    return html_table(head, lines)
 
 
 def _digits(value: float | None) -> str:

@@ -40,6 +40,9 @@ SETTINGS = "settings.json"
 PIECES = "pieces.json"
 """File in a run's folder: ``seconds`` of learning so far, ``commits`` and ``machines`` that had a part in it."""
 
+DENSE = "figure3.npz"
+"""File of Figure 3's dense segmentation, beside the runs' folders."""
+
 RECORDS = "runs"
 """Folder of what finished runs are known by, beside the folders of those that aren't."""
 
@@ -112,7 +115,7 @@ class Setting:
     @property
     def dense(self) -> Path:
         """Where Figure 3's dense segmentation is kept."""
-        return self.work / "figure3.npz"
+        return self.work / DENSE
 
 
 def settings_of(run: Run, study: Study, setting: Setting) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import functools
 import json
 import time
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,9 @@ from .comparison import summarise
 from .engine import outcomes
 from .simulate_report import write_simulate_report
 from .strategies import BASELINES, STRATEGIES
-from .study import Source, load_study
+from .study import Source, checksum_of_code, load_study
 
-CODE = [Path(str(module.__file__)) for module in (suggestion, strategies, features, annotators)]
+CODE = (suggestion, strategies, features, annotators)
 """What records depend on besides their settings: changed, all is played anew."""
 
 
@@ -81,7 +80,7 @@ def simulate(options: Options) -> None:
     games = [Game(strategy, seed) for seed in range(options.seeds) for strategy in wanted]
     settings = {
         "checksum": subject.checksum,
-        "code": zlib.crc32(b"".join(path.read_bytes() for path in CODE)),
+        "code": checksum_of_code(*CODE),
         "course": [options.course.first_steps, options.course.steps, options.course.most_slices],
         "plan": json.loads(json.dumps(make_plan([subject.volume], study.scheme, PlanOptions(), "cpu").to_json())),
     }

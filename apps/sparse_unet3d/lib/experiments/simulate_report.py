@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..commands.report import image_tag, page, png_of_figure
+from ..commands.report import html_table, image_tag, page, png_of_figure
 from ..core.files import replacing
 from .annotators import ENOUGH, enough_iou
 from .comparison import compare_over_volumes
@@ -121,7 +121,7 @@ def _table(result: Mapping[str, Any]) -> str:
                 *_difference_and_p(result["paired"].get(name, {})),
             )
         )
-    return _html_table(head, lines)
+    return html_table(head, [list(map(escape, line)) for line in lines])
 
 
 def _paired_table(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -131,13 +131,7 @@ def _paired_table(results: Mapping[str, Mapping[str, Any]]) -> str:
         for name, own in compare_over_volumes(results).items()
         if own["pairs"]
     ]
-    return _html_table(head, lines)
-
-
-def _html_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
-    rows += ["".join(f"<td>{escape(cell)}</td>" for cell in line) for line in lines]
-    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+    return html_table(head, [list(map(escape, line)) for line in lines])
 
 
 def _difference_and_p(paired: Mapping[str, Any]) -> tuple[str, ...]:

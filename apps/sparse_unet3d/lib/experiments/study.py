@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -151,6 +152,11 @@ def _check_channels(subjects: Mapping[str, Subject]) -> None:
             )
 
 
+def checksum_of_code(*modules: ModuleType) -> int:
+    """Return a number that changes with the modules' source, by which what they made is known to count no more."""
+    return zlib.crc32(b"".join(Path(str(module.__file__)).read_bytes() for module in modules))
+
+
 class _Made(NamedTuple):
     """Image (C, X, Y, Z), truth (X, Y, Z) in an annotation's values, and voxel size of a phantom."""
 
@@ -161,7 +167,7 @@ class _Made(NamedTuple):
 
 def _specimen(specimen: Specimen, source: Source, scheme: LabelScheme, number: int) -> tuple[Volume, NDArray[np.uint8]]:
     """Return a specimen's image and truth, made once and kept beside a description of what was made."""
-    code = zlib.crc32(b"".join(Path(str(module.__file__)).read_bytes() for module in (phantom, tubes, working_grid)))
+    code = checksum_of_code(phantom, tubes, working_grid)
     description = f"{dataclasses.asdict(specimen)} halved: {source.halved}, code: {code}"
     path = source.cache / f"kidney_{number}.npz"
     if not _is_made(path, description):

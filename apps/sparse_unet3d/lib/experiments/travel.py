@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from ..core.errors import InputError
 from ..core.files import replacing
-from .run import COMMIT_FILE, RECORDS, SETTINGS, Record, commit
+from .run import COMMIT_FILE, DENSE, RECORDS, SETTINGS, Record, commit
 
 APP = PurePosixPath("apps/sparse_unet3d")
 
@@ -21,9 +21,6 @@ WORK = PurePosixPath("experiments/work")
 
 BROUGHT = (PurePosixPath("experiments/results"), WORK)
 """What is taken there to be continued, and brought back."""
-
-DENSE = "figure3.npz"
-"""As ``Setting.dense``: comes with the record of Figure 3."""
 
 VOLUMES = ("images", "labels")
 

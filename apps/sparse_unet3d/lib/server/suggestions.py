@@ -1,6 +1,7 @@
 """Which slices of an image of the datastore are worth annotating next, by the latest prediction."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,22 +48,18 @@ class Suggestions:
         annotation = np.zeros(volume.shape, dtype=np.uint8)
         if FINAL in self.store.get_labels_by_image_id(image_id):
             annotation = self._map(image_id, FINAL, volume)
-        annotated = self._slices(image_id, "annotated_slices")
+        statistics = self.store.get_label_info(image_id, FINAL).get("statistics", {})
+        annotated = _places(statistics.get("annotated_slices", []))
         if self.unpainted == "background":
             annotation = fill_unpainted(annotation, annotated, self.scheme)
         else:
             # Nobody may have meant these dabs as slices.
-            dabs = self._slices(image_id, "mostly_unpainted")
+            dabs = _places(statistics.get("mostly_unpainted", []))
             annotated = [place for place in annotated if place not in dabs]
         if len(annotated) == sum(volume.shape):
             return volume, [], ""
         evidence, note = self._evidence(image_id, volume, annotation, at_once)
         return volume, suggest_slices(volume.shape, annotated, count, evidence), note
-
-    def _slices(self, image_id: str, kind: str) -> list[AnnotatedSlice]:
-        """Return what the current annotation's ``statistics`` list of slices under this name."""
-        by_axis = self.store.get_label_info(image_id, FINAL).get("statistics", {}).get(kind, [])
-        return [AnnotatedSlice(axis, index) for axis, indices in enumerate(by_axis) for index in indices]
 
     def paint_next(self, image_id: str) -> str | None:
         """Return in a line, for the annotator, which slice of an image to paint next; None if that can't be told.
@@ -128,6 +125,11 @@ class Suggestions:
             raise InputError(f"image {image_id!r}: no {tag} is stored")
         stored = read_label_map(self.store.get_label_uri(image_id, tag))
         return onto_grid(stored, volume).astype(np.uint8)
+
+
+def _places(by_axis: Sequence[Sequence[int]]) -> list[AnnotatedSlice]:
+    """Return slices that ``statistics`` list by axis."""
+    return [AnnotatedSlice(axis, index) for axis, indices in enumerate(by_axis) for index in indices]
 
 
 def described(suggestion: Suggestion, volume: Volume, names: SliceNames) -> dict[str, Any]:
