@@ -16,4 +16,5 @@ def record(strategy: str, seed: int, iou: list[float]) -> dict[str, Any]:
         "places": [],
         "lengths": [2] * 9,
         "commit": "abc",
+        "machine": "a GPU",
     }

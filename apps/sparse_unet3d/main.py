@@ -12,12 +12,12 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
 from lib.core.errors import InputError
+from lib.core.machine import default_device
 from lib.core.plan import CPU_WIDTH, PAPER_WIDTH
 from lib.server.accept_slice import AcceptSlice
 from lib.server.conf import Conf
 from lib.server.datastore import AnnotationStore
 from lib.server.infer import Segmentation
-from lib.server.machine import default_device
 from lib.server.next_slices import NextSlices
 from lib.server.replies import errors_for_clients, not_found, submission_reply
 from lib.server.scoring import IouScoring

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from devices import on_each_device
 from lib.core.deformation import (
     MARGIN,
     Deformation,
@@ -41,16 +42,17 @@ def test_at_a_control_point_the_displacement_is_its_vector() -> None:
     np.testing.assert_allclose(field[:, ::SPACING, ::SPACING, ::SPACING], deformation.vectors[inside], atol=1e-5)
 
 
+@on_each_device
 @pytest.mark.parametrize(("tile", "volume"), [((12, 15, 9), (20, 18, 10)), ((14, 11), (9, 30))])
-def test_warp_agrees_with_a_plain_loop(tile: tuple[int, ...], volume: tuple[int, ...]) -> None:
+def test_warp_agrees_with_a_plain_loop(tile: tuple[int, ...], volume: tuple[int, ...], device: str) -> None:
     """Image linear with mirrored outside, annotation nearest with nothing outside; tiles partly off the volume."""
     generator = np.random.default_rng(1)
     image = generator.random((2, *volume)).astype(np.float32)
     annotation = generator.integers(0, 4, size=volume).astype(np.uint8)
     deformation = random_deformation(tile, tuple(n - 2 for n in volume))
-    positions = source_positions(deformation, tile)
-    warped = LinearSampler(torch.tensor(image))(positions).numpy()
-    labels = sample_annotation(torch.tensor(annotation), positions).numpy()
+    positions = source_positions(deformation, tile, device)
+    warped = LinearSampler(torch.tensor(image, device=device))(positions).cpu().numpy()
+    labels = sample_annotation(torch.tensor(annotation, device=device), positions).cpu().numpy()
 
     field = displacement(deformation, tile).numpy()
     outside = 0

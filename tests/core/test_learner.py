@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from devices import on_each_device
 from lib.core.labels import IGNORED, LabelScheme
 from lib.core.learner import Learner
 from lib.core.network import UNet
@@ -19,21 +20,22 @@ SCHEME = LabelScheme(("ball",), "outside")
 SHAPE = (40, 20, 12)
 
 
-def learner(**changes: object) -> Learner:
+def learner(device: str = "cpu", **changes: object) -> Learner:
     generator = np.random.default_rng(0)
     volume = Volume(generator.random((1, *SHAPE)).astype(np.float32), np.eye(4))
     annotation = np.zeros(SHAPE, np.uint8)
     annotation[:, :, 5] = 2
     annotation[10:14, 5:12, 5] = 1
     plan = replace(make_plan([volume], SCHEME, PlanOptions(width=2), "cpu"), half_precision=False, **changes)  # type: ignore[arg-type]
-    return Learner(plan, [prepare_training(volume, annotation, plan)], "cpu", seed=3)
+    return Learner(plan, [prepare_training(volume, annotation, plan)], device, seed=3)
 
 
-def test_steps_are_those_of_plain_torch() -> None:
+@on_each_device
+def test_steps_are_those_of_plain_torch(device: str) -> None:
     """Weighted cross-entropy on the labelled voxels, Nesterov momentum, a falling rate, and no averaging of weights."""
-    ours = learner(averaging=0.0)
+    ours = learner(device, averaging=0.0)
     torch.manual_seed(3)
-    network = UNet(1, 2, width=2).train()
+    network = UNet(1, 2, width=2).to(device).train()
     optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     parts = (0.0, 0.25, 0.5)
     for step, part in enumerate(parts):

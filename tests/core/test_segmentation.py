@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from devices import needs_gpu, on_each_device
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.machine import Machine, is_out_of_memory
@@ -43,10 +44,11 @@ def in_one_pass(net: UNet) -> np.ndarray:
     return logits.argmax(dim=0).numpy()[: SHAPE[0], : SHAPE[1], : SHAPE[2]]  # type: ignore[no-any-return]
 
 
+@on_each_device
 @pytest.mark.parametrize("memory", [1, 260_000_000, 10**12])
-def test_labels_do_not_depend_on_the_memory(memory: int) -> None:
+def test_labels_do_not_depend_on_the_memory(memory: int, device: str) -> None:
     """With frozen statistics; with the least memory the volume is cut into the smallest tiles."""
-    found = Segmenter(network(), PLAN, torch.float32).segment(volume(), Machine("cpu", memory))
+    found = Segmenter(network(), PLAN, torch.float32).segment(volume(), Machine(device, memory))
     expected = in_one_pass(network())
     assert len(np.unique(expected)) > 1
     # Where two classes are equally probable, rounding decides.
@@ -131,11 +133,43 @@ def test_on_another_working_grid_labels_come_back_on_the_volumes_own() -> None:
     assert Segmenter(network(), plan).segment(volume(), Machine("cpu", 10**9)).shape == SHAPE
 
 
+@on_each_device
 @pytest.mark.parametrize("spacing", [None, (2.0, 1.5, 1.0)])
-def test_entropy_comes_with_the_same_labels(spacing: tuple[float, ...] | None) -> None:
+def test_entropy_comes_with_the_same_labels(spacing: tuple[float, ...] | None, device: str) -> None:
     segmenter = Segmenter(network(), replace(PLAN, spacing=spacing), torch.float32)
-    labels, entropy = segmenter.segment_with_entropy(volume(), Machine("cpu", 10**9))
-    np.testing.assert_array_equal(labels, segmenter.segment(volume(), Machine("cpu", 10**9)))
+    labels, entropy = segmenter.segment_with_entropy(volume(), Machine(device, 10**9))
+    np.testing.assert_array_equal(labels, segmenter.segment(volume(), Machine(device, 10**9)))
     assert entropy.shape == SHAPE
     assert entropy.dtype == np.uint8
     assert entropy.std() > 1
+
+
+def wide_volume() -> tuple[Segmenter, Volume]:
+    plan = replace(PLAN, width=16, statistics="mixed")
+    torch.manual_seed(0)
+    image = np.random.default_rng(0).normal(size=(1, 200, 180, 160)).astype(np.float32)
+    return Segmenter(build_network(plan).eval(), plan), Volume(image, np.eye(4))
+
+
+@needs_gpu
+@pytest.mark.parametrize("memory", [1_500_000_000, 4_000_000_000])
+def test_a_gpu_takes_no_more_memory_than_it_may(memory: int) -> None:
+    segmenter, large = wide_volume()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    segmenter.segment(large, Machine("cuda", memory))
+    assert torch.cuda.max_memory_allocated() < memory
+
+
+@needs_gpu
+def test_what_has_no_room_on_a_gpu_is_segmented_on_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
+    segmenter = Segmenter(network(), PLAN, torch.float32)
+    expected = segmenter.segment(volume(), Machine("cpu", 10**9))
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-6)
+    try:
+        found = segmenter.segment(volume(), Machine("cuda", 10**9, instead=Machine("cpu", 10**9)))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "out of memory on cuda" in caplog.text
+    np.testing.assert_array_equal(found, expected)

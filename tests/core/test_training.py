@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from devices import on_each_device
 from lib.core import training
 from lib.core.annotations import AnnotatedSlice, annotated_slices, keep_slices
 from lib.core.errors import InputError
@@ -42,11 +43,15 @@ def case(name: str = "a", centre: Sequence[float] = (6, 6, 6), slices: Any = Non
 
 
 def run(
-    folder: Path, cases: Sequence[TrainingCase], reports: list[dict[str, Any]] | None = None, **options: Any
+    folder: Path,
+    cases: Sequence[TrainingCase],
+    reports: list[dict[str, Any]] | None = None,
+    machine: Machine = MACHINE,
+    **options: Any,
 ) -> dict[str, Any]:
     heard: list[dict[str, Any]] = reports if reports is not None else []
     decided = PlanOptions(width=options.pop("width", 2), unpainted=options.pop("unpainted", "unlabelled"))
-    return train(cases, SCHEME, ModelFolder(folder), TrainingOptions(**options), decided, MACHINE, heard.append)
+    return train(cases, SCHEME, ModelFolder(folder), TrainingOptions(**options), decided, machine, heard.append)
 
 
 @pytest.fixture
@@ -59,10 +64,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoint.pt", weights_only=True)["network"]  # type: ignore[no-any-return]
 
 
-def test_it_learns_and_the_published_model_segments_the_rest_of_the_volume(tmp_path: Path) -> None:
+@on_each_device
+def test_it_learns_and_the_published_model_segments_the_rest_of_the_volume(tmp_path: Path, device: str) -> None:
     """Judged on the voxels that were never annotated, and on a volume without annotation."""
     reports: list[dict[str, Any]] = []
-    final = run(tmp_path, [case()], reports, max_epochs=4)
+    machine = replace(MACHINE, device=device)
+    final = run(tmp_path, [case()], reports, machine, max_epochs=4)
     assert [report["epoch"] for report in reports] == [1, 2, 3, 4]
     assert reports[-1]["loss"] < 0.7 * reports[0]["loss"]
     assert final["finished"]
@@ -74,7 +81,7 @@ def test_it_learns_and_the_published_model_segments_the_rest_of_the_volume(tmp_p
         unseen = truth(centre)
         if annotated:
             unseen[case().annotation != 0] = 0
-        prediction = Segmenter(model.network, model.plan).segment(case(centre=centre).volume, MACHINE)
+        prediction = Segmenter(model.network, model.plan).segment(case(centre=centre).volume, machine)
         assert iou_per_class(confusion(prediction, unseen, SCHEME), SCHEME)["ball"] > 0.5
 
 

@@ -137,7 +137,7 @@ def test_commits_and_machines_of_all_pieces_are_recorded(setting: Setting, monke
     monkeypatch.setattr(methods, "PIECE", 1)
     for commit, machine in (("a", "small"), ("b", "small"), ("a", "large")):
         monkeypatch.setattr(module, "commit", lambda commit=commit: commit)
-        monkeypatch.setattr(module, "_machine", lambda _device, machine=machine: machine)
+        monkeypatch.setattr(module, "machine_name", lambda _device, machine=machine: machine)
         with pytest.raises(OutOfTimeError):
             perform(a_run("3d_bn", steps=4), replace(setting, until=time.time()))
     record = perform(a_run("3d_bn", steps=4), setting)

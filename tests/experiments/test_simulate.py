@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 
 from dense_volumes import write_balls
+from devices import on_each_device
 from game_records import record
 from lib.core.annotations import AnnotatedSlice, keep_slices
 from lib.core.errors import InputError
@@ -119,15 +120,16 @@ def test_the_slice_least_like_any_annotated_one_is_taken() -> None:
     assert place == AnnotatedSlice(0, 3)
 
 
+@on_each_device
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_features_of_slices_change_where_the_image_does(axis: int) -> None:
+def test_features_of_slices_change_where_the_image_does(axis: int, device: str) -> None:
     torch.manual_seed(0)
     shape = [24, 24, 24]
     shape[axis] = 120
     image = np.zeros((1, *shape), np.float32)
     image[(slice(None),) * (1 + axis) + (slice(60, None),)] = 1
     plan = Plan(LabelScheme(("ball",), "outside"), channels=1, spacing=None, width=2, tile=(92, 92, 92))
-    features = slice_features(build_network(plan), plan, Volume(image, np.eye(4)))
+    features = slice_features(build_network(plan).to(device), plan, Volume(image, np.eye(4)))
     assert [own.shape for own in features] == [(length, 32) for length in shape]
     across = features[axis]
     # It sees 34 voxels on each side of every eighth one: around 21.5 only the dark part, from 93.5 only the bright one.
@@ -215,26 +217,28 @@ def test_a_game_is_repeatable_and_begins_alike_for_all(tmp_path: Path) -> None:
     study = load_study(Source(tmp_path, "ball", False, tmp_path))
     subject = study.subjects["ball_1"]
     first, again, other = (
-        play(subject, study.scheme, Game(strategy, 1), SHORT) for strategy in ("random", "random", "evenly_spaced")
+        play(subject, study.scheme, Game(strategy, 1), SHORT, "cpu")
+        for strategy in ("random", "random", "evenly_spaced")
     )
     timed = {"seconds", "commit"}
     assert {key: first[key] for key in first.keys() - timed} == {key: again[key] for key in again.keys() - timed}
     assert first["slices"] == [3, 4, 5, 6]
     assert first["places"][:3] == other["places"][:3]
     assert first["iou"][0] == other["iou"][0]
-    assert play(subject, study.scheme, Game("random", 2), SHORT)["places"] != first["places"]
+    assert play(subject, study.scheme, Game("random", 2), SHORT, "cpu")["places"] != first["places"]
     assert len(first["iou_unannotated"]) == 4
-    dense = play(subject, study.scheme, Game(DENSE, 1), SHORT)
+    dense = play(subject, study.scheme, Game(DENSE, 1), SHORT, "cpu")
     # Trained for as many steps as the others with so many slices, on all there is.
     assert dense["slices"] == first["slices"]
     assert dense["places"] == first["places"][:3]
 
 
-def test_more_training_and_slices_lead_to_the_ball(tmp_path: Path) -> None:
+@on_each_device
+def test_more_training_and_slices_lead_to_the_ball(tmp_path: Path, device: str) -> None:
     write_balls(tmp_path)
     study = load_study(Source(tmp_path, "ball", False, tmp_path))
     course = Course(first_steps=10, steps=10, most_slices=7)
-    record = play(study.subjects["ball_1"], study.scheme, Game("evenly_spaced", 0), course)
+    record = play(study.subjects["ball_1"], study.scheme, Game("evenly_spaced", 0), course, device)
     assert record["iou"][-1] > 0.6
     assert record["iou_unannotated"][-1] > 0.5
     assert record["iou_unannotated"] != record["iou"]

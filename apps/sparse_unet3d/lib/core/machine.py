@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+import torch
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -20,6 +22,11 @@ class Machine:
     def with_half(self) -> "Machine":
         """Return the same with half the memory."""
         return replace(self, memory=self.memory // 2)
+
+
+def default_device() -> str:
+    """Return ``cuda`` where there is a GPU, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -23,7 +23,7 @@ from ..core.segmentation import Segmenter
 from ..core.suggestion import Evidence
 from ..core.volumes import Volume
 from .features import SliceFeatures, slice_features
-from .run import commit
+from .run import commit, machine_name
 from .strategies import STRATEGIES, Generator, Sight, boundary_lengths
 from .study import Subject
 
@@ -78,7 +78,7 @@ Record = dict[str, Any]
 """What is kept of a game: ``strategy``, ``seed``, ``settings``; after each training ``slices`` (how many; of the
 reference, how many the others have after as many steps), ``iou``, ``iou_unannotated`` (see ``iou_elsewhere``) and
 ``labelled`` (part of the voxels); ``places`` (axis, index) in the order of their annotation, ``lengths`` of the
-boundaries in each; ``precision`` of the training steps, ``seconds``, ``commit``."""
+boundaries in each; ``precision`` of the training steps, ``seconds``, ``commit``, ``machine``."""
 
 
 def enough_iou(dense: Sequence[Sequence[float]]) -> float:
@@ -91,15 +91,16 @@ def first_slices(shape: Sequence[int], generator: Generator) -> list[AnnotatedSl
     return [AnnotatedSlice(axis, int(generator.integers(n // 3, n - n // 3))) for axis, n in enumerate(shape)]
 
 
-def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> Record:
-    """Let a strategy choose slices until there are enough, training after each."""
+def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course, device: str) -> Record:
+    """Let a strategy choose slices until there are enough, training after each, on ``cpu`` or ``cuda``."""
     # Asked for before the game, as another commit may be made beside it.
     software = commit()
     began = time.monotonic()
     generator = np.random.default_rng(game.seed)
+    # Everywhere as for a CPU, so that a game is the same but for roundings.
     plan = make_plan([subject.volume], scheme, PlanOptions(), "cpu")
     places = first_slices(subject.truth.shape, generator)
-    player = _Player(subject, plan, game.seed)
+    player = _Player(subject, plan, game.seed, device)
     slices, iou, elsewhere, labelled = [], [], [], []
     before = None
     for number, steps in enumerate(course.rounds, start=len(places)):
@@ -135,6 +136,7 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course) -> R
         "seconds": round(time.monotonic() - began, 1),
         "precision": str(player.precision),
         "commit": software,
+        "machine": machine_name(device),
     }
 
 
@@ -168,8 +170,9 @@ def iou_elsewhere(
 class _Player:
     """The network, trained on ever more annotation of one volume."""
 
-    def __init__(self, subject: Subject, plan: Plan, seed: int) -> None:
+    def __init__(self, subject: Subject, plan: Plan, seed: int, device: str) -> None:
         self.subject, self.plan, self.seed = subject, plan, seed
+        self.machine = Machine(device, MEMORY)
         self._state: Mapping[str, Any] | None = None
         self._steps = 0
         self._network: UNet | None = None
@@ -180,7 +183,8 @@ class _Player:
 
         The learning rate falls each time, as it does whenever somebody presses Train.
         """
-        learner = Learner(self.plan, [prepare_training(self.subject.volume, annotation, self.plan)], "cpu", self.seed)
+        volume = prepare_training(self.subject.volume, annotation, self.plan)
+        learner = Learner(self.plan, [volume], self.machine.device, self.seed)
         if self._state is not None:
             learner.load(self._state, with_momentum=True)
         for number in range(steps):
@@ -191,11 +195,11 @@ class _Player:
 
     def segment(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return labels and entropy of the volume, both (X, Y, Z)."""
-        return self._segmenter(None).segment_with_entropy(self.subject.volume, Machine("cpu", MEMORY))
+        return self._segmenter(None).segment_with_entropy(self.subject.volume, self.machine)
 
     def labels_of(self, volume: Volume, statistics: Statistics | None) -> NDArray[np.uint8]:
         """Segment an image, by these statistics of batch normalisation or, None, by the plan's."""
-        return self._segmenter(statistics).segment(volume, Machine("cpu", MEMORY))
+        return self._segmenter(statistics).segment(volume, self.machine)
 
     def features(self) -> SliceFeatures:
         """Return what the network finds in the volume's slices, see ``slice_features``."""

@@ -67,6 +67,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
             }
         ),
         "commits": sorted({record["commit"] for record in records}),
+        "machines": sorted({record["machine"] for record in records}),
         "date": datetime.now(UTC).date().isoformat(),
     }
 

@@ -29,7 +29,8 @@ def slice_features(network: UNet, plan: Plan, volume: Volume) -> SliceFeatures:
     """
     image, _ = prepare_image(volume, plan)
     frozen = by_running_statistics(network)
-    features = cut(image, [-CONTEXT] * 3, [input_size(length) for length in image.shape[1:]])
+    given = cut(image, [-CONTEXT] * 3, [input_size(length) for length in image.shape[1:]])
+    features = given.to(next(network.parameters()).device)
     for level, convolutions in enumerate(frozen.analysis):
         features = convolutions(frozen.pool(features) if level else features)
     # Only those in the middle of the volume; beyond, it is mirrored.
@@ -37,7 +38,7 @@ def slice_features(network: UNet, plan: Plan, volume: Volume) -> SliceFeatures:
     inside = [
         (at > -LATTICE / 2) & (at < n - 1 + LATTICE / 2) for at, n in zip(positions, image.shape[1:], strict=True)
     ]
-    within = features[0].double().numpy()[:, inside[0]][:, :, inside[1]][:, :, :, inside[2]]
+    within = features[0].double().cpu().numpy()[:, inside[0]][:, :, inside[1]][:, :, :, inside[2]]
     by_axis = []
     for axis, length in enumerate(volume.shape):
         means = within.mean(axis=tuple(1 + other for other in range(3) if other != axis))

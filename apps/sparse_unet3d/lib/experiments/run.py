@@ -167,7 +167,7 @@ def perform(run: Run, setting: Setting) -> Record:
     pieces = _pieces(work)
     # Before it learns: what a process leaves that is killed is gone on with, too.
     _take_note(pieces["commits"], software)
-    _take_note(pieces["machines"], _machine("cpu" if METHODS[run.method].on_cpu else setting.size.device))
+    _take_note(pieces["machines"], machine_name("cpu" if METHODS[run.method].on_cpu else setting.size.device))
     write_json(work / PIECES, pieces)
     task = Task(
         scheme=study.scheme,
@@ -285,7 +285,8 @@ def shown_labels(record: Record) -> NDArray[np.uint8]:
     return values.reshape(shown["shape"])
 
 
-def _machine(device: str) -> str:
+def machine_name(device: str) -> str:
+    """Return what ``cpu`` or ``cuda`` is here, for records."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     instructions = torch.backends.cpu.get_cpu_capability()

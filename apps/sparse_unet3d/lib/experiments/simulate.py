@@ -14,6 +14,7 @@ from ..core import suggestion
 from ..core.allocation import keep_freed_memory
 from ..core.errors import InputError
 from ..core.files import write_json
+from ..core.machine import default_device
 from ..core.plan import PlanOptions, make_plan
 from . import annotators, features, strategies
 from .annotators import DENSE, Course, Game, Record, play
@@ -118,7 +119,7 @@ def _perform(
     keep_freed_memory()
     torch.set_num_threads(1)
     study = load_study(source)
-    record = {**play(study.subjects[name], study.scheme, game, course), "settings": dict(settings)}
+    record = {**play(study.subjects[name], study.scheme, game, course, default_device()), "settings": dict(settings)}
     write_json(records / f"{game.key}.json", record)
     return record
 

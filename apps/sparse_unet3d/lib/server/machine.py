@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from ..core.machine import Machine
+from ..core.machine import Machine, default_device
 
 SHARE = 0.6
 """Of the free memory, what is used: other programs need some, and estimates are rough."""
@@ -15,10 +15,6 @@ CGROUPS = (
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 """Where Linux tells a container's limit and what of it is used (versions 2 and 1)."""
-
-
-def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def this_machine(memory: int | None) -> Machine:
