@@ -18,7 +18,7 @@ def write_balls(folder):
         ball = ((x - 9 - number) ** 2 + (y - 10) ** 2 + (2 * (z - 6)) ** 2 < 36).astype(np.uint8)
         save(
             folder / "images" / f"ball_{number}.nii.gz",
-            (1000 * ball + rng.normal(300, 60, ball.shape)).astype(np.int16),
+            (1000.0 * ball + rng.normal(300, 60, ball.shape)).astype(np.int16),
         )
         save(folder / "labels" / f"ball_{number}.nii.gz", ball)
     save(folder / "images" / "without_truth.nii.gz", np.zeros((24, 20, 12), np.int16))
