@@ -150,5 +150,5 @@ def _provenance(result: Mapping[str, Any]) -> str:
     return (
         f"{text}dense annotation: IoU {dense}; p of Wilcoxon's signed-rank test over the seeds, two-sided, against "
         f"{', '.join(BASELINES)} (of fewer than 6 seeds it can't be below 0.05); {result['date']}, commit "
-        f"{', '.join(result['commits'])}"
+        f"{', '.join(result['commits'])}, on {'; '.join(result['machines'])}"
     )
