@@ -129,7 +129,7 @@ def test_what_a_slice_across_another_axis_reaches_need_not_be_reached_again() ->
     worth[[8, 16, 24], 5:25, 15] = 1
     assert best_slices(worth, [], 1) == [(AnnotatedSlice(2, 15), pytest.approx(60))]
     assert best_slices(worth, [AnnotatedSlice(0, 8)], 1) == [(AnnotatedSlice(2, 15), pytest.approx(40))]
-    assert best_slices(worth, [AnnotatedSlice(2, 15)], 1)[0][1] == 0
+    assert best_slices(worth, [AnnotatedSlice(2, 15)], 1) == []
 
 
 def test_slices_of_a_suggestion_lie_across_all_axes_and_apart() -> None:
@@ -141,7 +141,7 @@ def test_slices_of_a_suggestion_lie_across_all_axes_and_apart() -> None:
 
 
 def test_the_next_slice_lies_across_the_axis_with_the_fewest() -> None:
-    worth = np.zeros((30, 30, 30), np.float32)
+    worth = np.full((30, 30, 30), 1e-4, np.float32)
     worth[15, 5:25, 5:25] = 1
     worth[5:25, 15, 15] = 1
     assert best_slices(worth, [], 1)[0][0] == AnnotatedSlice(0, 15)
@@ -161,13 +161,42 @@ def test_the_slices_to_mark_in_a_volume_of_the_papers_size_take_less_than_two_se
     assert time.process_time() - began < 2
 
 
-def test_no_slice_is_suggested_twice_nor_an_annotated_one() -> None:
+def test_no_slice_is_suggested_twice_nor_an_annotated_one_nor_when_all_lie_in_slices() -> None:
     worth = np.full((4, 3, 2), 1e-9, np.float32)
     annotated = [AnnotatedSlice(0, 1), AnnotatedSlice(2, 0)]
-    places = [place for place, _ in best_slices(worth, annotated, 99)]
-    assert len(set(places)) == 7
-    assert not set(places) & set(annotated)
-    assert best_slices(worth, [*annotated, *places], 1) == []
+    places = [place for place, score in best_slices(worth, annotated, 99) if score > 0]
+    assert len(places) == len(set(places) - set(annotated)) == len(best_slices(worth, annotated, 99))
+    assert not best_slices(worth, [*annotated, *places], 1)
+    in_slices = np.zeros(worth.shape, bool)
+    for axis, index in (*annotated, *places):
+        np.moveaxis(in_slices, axis, 0)[index] = True
+    assert in_slices.all()
+
+
+@pytest.mark.parametrize("thin", [0, 1, 2])
+def test_strips_are_suggested_when_all_other_slices_are_annotated(thin: int) -> None:
+    shape = [40, 40, 40]
+    shape[thin] = 3
+    worth = np.random.default_rng(0).random(shape).astype(np.float32)
+    for places in (evenly_spaced([], shape, 4), [place for place, _ in best_slices(worth, [], 4)]):
+        assert {place.axis for place in places[:3]} == {thin}
+    assert evenly_spaced([], shape, 4)[3].axis != thin
+    # By then everything lies in an annotated slice.
+    assert len(best_slices(worth, [], 4)) == 3
+
+
+def test_scores_are_parts_of_all_that_is_worth_a_look() -> None:
+    """Also where only one of three classes is predicted."""
+    worth = np.zeros((30, 30, 30), np.uint8)
+    worth[4] = worth[20, :, :10] = 255
+    labels = np.zeros_like(worth)
+    first, second = suggest_slices(worth.shape, [], 2, Evidence(SCHEME, np.zeros_like(worth), labels, worth))
+    assert first.place == AnnotatedSlice(0, 4)
+    # Of the rest, each voxel is worth a 255th.
+    assert first.score == pytest.approx(900 / (1200 + 25_800 / 255), rel=0.05)
+    assert f"{first.score:.1%} of all objects and doubt" in first.why
+    assert second.score is not None
+    assert 0 < second.score < first.score
 
 
 def test_without_a_model_slices_halve_the_widest_gaps_of_the_axes_in_turn() -> None:

@@ -13,6 +13,7 @@ from scipy import stats
 from dense_volumes import write_balls
 from devices import on_each_device
 from game_records import record
+from lib.core import learner
 from lib.core.annotations import AnnotatedSlice, keep_slices
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
@@ -25,7 +26,7 @@ from lib.experiments.comparison import summarise
 from lib.experiments.features import slice_features
 from lib.experiments.simulate import Options, simulate
 from lib.experiments.strategies import (
-    FEW,
+    FEW_IN_SLICE,
     STRATEGIES,
     Sight,
     away_from_annotated,
@@ -167,7 +168,7 @@ def test_mean_entropy_is_over_unlabelled_voxels_by_class() -> None:
                 voxels = [
                     unsure / 255 for paint, label, unsure in zip(*planes, strict=True) if paint == 0 and label == value
                 ]
-                expected += sum(voxels) / (len(voxels) + FEW * len(planes[0])) / 2
+                expected += sum(voxels) / (len(voxels) + FEW_IN_SLICE * len(planes[0])) / 2
             assert scores[axis][index] == pytest.approx(expected)
     assert scores[2][2] == 0
 
@@ -231,6 +232,16 @@ def test_a_game_is_repeatable_and_begins_alike_for_all(tmp_path: Path) -> None:
     # Trained for as many steps as the others with so many slices, on all there is.
     assert dense["slices"] == first["slices"]
     assert dense["places"] == first["places"][:3]
+
+
+def test_a_game_does_not_depend_on_which_precision_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_balls(tmp_path)
+    study = load_study(Source(tmp_path, "ball", False, tmp_path))
+    curves = []
+    for faster in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(learner, "choose_training_precision", lambda *_, faster=faster: faster)
+        curves.append(play(study.subjects["ball_1"], study.scheme, Game("random", 1), SHORT, "cpu")["iou"])
+    assert curves[0] == curves[1]
 
 
 @on_each_device

@@ -1,6 +1,7 @@
 """Which volumes are taken, which of their slices count as annotated, and what is refused."""
 
 from pathlib import Path
+from types import ModuleType
 
 import nibabel
 import numpy as np
@@ -12,7 +13,7 @@ from lib.core.errors import InputError
 from lib.core.phantom import PAPER_SPECIMENS, make_phantom
 from lib.core.volumes import Volume
 from lib.experiments import study as module
-from lib.experiments.study import Source, Subject, evenly, load_study
+from lib.experiments.study import Source, Subject, checksum_of_code, evenly, load_study
 
 
 def source(folder: Path | None, cache: Path, labels: str = "", halved: bool = False) -> Source:
@@ -144,3 +145,38 @@ def test_volumes_too_thin_to_annotate_are_refused(balls: Path, tmp_path: Path) -
         save(path, np.asarray(nibabel.load(path).dataobj)[:4, :4, :2].astype(np.uint8))
     with pytest.raises(InputError, match=r"ball_2.*4 × 4 × 2 voxels leave 2 slices to annotate; expected at least 3"):
         load_study(source(balls, tmp_path))
+
+
+SOURCE = '''"""Says what."""
+LIMIT = 3
+
+
+class Way:
+    """Says more."""
+
+    def go(self, name: str) -> str:
+        """Says how."""
+        return "go " + name
+'''
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_alike"),
+    [
+        ("Says how", "Tells how", True),
+        ("Says more", "", True),
+        ("LIMIT = 3", "# Why three.\nLIMIT = (3)", True),
+        ("LIMIT = 3", "LIMIT = 4", False),
+        ('"go "', '"went "', False),
+    ],
+)
+def test_code_is_the_same_whatever_comments_and_docstrings_say(
+    before: str, after: str, is_alike: bool, tmp_path: Path
+) -> None:
+    checksums = []
+    for source_code in (SOURCE, SOURCE.replace(before, after)):
+        made = ModuleType("made")
+        made.__file__ = str(tmp_path / "made.py")
+        Path(made.__file__).write_text(source_code, encoding="utf-8")
+        checksums.append(checksum_of_code(made))
+    assert (checksums[0] == checksums[1]) == is_alike

@@ -20,6 +20,9 @@ FEW = 0.0002
 NEAREST = 255
 """Nearness of a slice to itself."""
 
+STRIP = 8
+"""Voxels; a slice of which a side is shorter shows hardly any shape."""
+
 PLANES = 16
 """Of a volume, looked at together."""
 
@@ -53,7 +56,7 @@ class Suggestion:
 
     Attributes:
         place: the slice.
-        score: 0 … 1, how much; None where it was chosen without a model.
+        score: 0 … 1, its part of all that is worth a look; None where it was chosen without a model.
         why: for people.
     """
 
@@ -76,9 +79,13 @@ def suggest_slices(
     if evidence is None:
         places = evenly_spaced(annotated, shape, count)
         return [Suggestion(place, None, "spread evenly over the volume") for place in places]
+    worth = worth_by_class(evidence)
+    # Where not all classes are predicted, as by a young model, the sum is less than 1.
+    total = float(worth.sum(dtype=np.float64))
+    scored = [(place, score / total) for place, score in best_slices(worth, annotated, count)]
     return [
         Suggestion(place, score, f"near it, and near no annotated slice, is {score:.1%} of all objects and doubt")
-        for place, score in best_slices(worth_by_class(evidence), annotated, count)
+        for place, score in scored
     ]
 
 
@@ -173,27 +180,31 @@ def best_slices(
     """Choose slices that newly reach most, each counting as annotated for the next, across all axes in turn.
 
     The axis of each is that of which fewest were chosen so far, then that with the fewest annotated slices, then that
-    with the highest score. By scores alone nearly all would lie across one axis, whichever it is, as parallel slices
-    reach least of what is reached already; that was no better (``experiments/README.md``). Of slices that are as good,
-    the one nearest to the middle.
+    with the highest score; strips (see ``STRIP``) come after all others. By scores alone nearly all would lie across
+    one axis, whichever it is, as parallel slices reach least of what is reached already; that was no better
+    (``experiments/README.md``). Of slices that are as good, the one nearest to the middle.
 
     Args:
         worth: (X, Y, Z), at least 0.
         annotated: the annotated slices.
-        count: how many are wanted; fewer are returned where nothing is left to look at.
+        count: how many are wanted; fewer are returned where no slice newly reaches anything.
 
     Returns:
-        Slices and their scores, as they were chosen.
+        Slices and their scores, above 0, as they were chosen.
     """
     chosen: dict[AnnotatedSlice, float] = {}
     places = [AnnotatedSlice(axis, index) for axis, length in enumerate(worth.shape) for index in range(length)]
     taken, there = set(annotated), Counter(place.axis for place in annotated)
-    free = [place for place in places if place not in taken] if worth.any() else []
-    while free and len(chosen) < count:
+    free = [place for place in places if place not in taken]
+    while len(chosen) < count:
         scores = newly_reached(worth, [*annotated, *chosen])
+        free = [place for place in free if scores[place.axis][place.index] > 0]
+        if not free:
+            break
         times = Counter(place.axis for place in chosen)
         (*_, best) = min(
             (
+                _is_strip(place.axis, worth.shape),
                 times[place.axis],
                 there[place.axis],
                 -round(scores[place.axis][place.index], DIGITS),
@@ -208,15 +219,20 @@ def best_slices(
 
 
 def evenly_spaced(annotated: Sequence[AnnotatedSlice], shape: Sequence[int], count: int) -> list[AnnotatedSlice]:
-    """Choose slices without a model: across the axis with the fewest, in the middle of the widest gap."""
+    """Choose slices without a model: across the axis with the fewest, in the middle of the widest gap; strips last."""
     taken = list(annotated)
     for _ in range(count):
         free = [axis for axis, length in enumerate(shape) if sum(p.axis == axis for p in taken) < length]
         if not free:
             break
-        axis = min(free, key=lambda axis: sum(place.axis == axis for place in taken))
+        axis = min(free, key=lambda axis: (_is_strip(axis, shape), sum(place.axis == axis for place in taken)))
         taken.append(AnnotatedSlice(axis, _widest_gap([p.index for p in taken if p.axis == axis], shape[axis])))
     return taken[len(annotated) :]
+
+
+def _is_strip(axis: int, shape: Sequence[int]) -> bool:
+    """Tell whether slices across an axis of a volume are strips, see ``STRIP``."""
+    return min(length for other, length in enumerate(shape) if other != axis) < STRIP
 
 
 def _widest_gap(indices: Sequence[int], length: int) -> int:

@@ -29,6 +29,10 @@ from .study import Subject
 
 MOST_SLICES = 20
 MEMORY = 3 * 10**9
+
+PRECISION = torch.bfloat16
+"""That all annotators train and segment in: by a short measurement each, some would in one, some in the other."""
+
 DENSE = "dense"
 
 ENOUGH = 0.95
@@ -78,7 +82,7 @@ Record = dict[str, Any]
 """What is kept of a game: ``strategy``, ``seed``, ``settings``; after each training ``slices`` (how many; of the
 reference, how many the others have after as many steps), ``iou``, ``iou_unannotated`` (see ``iou_elsewhere``) and
 ``labelled`` (part of the voxels); ``places`` (axis, index) in the order of their annotation, ``lengths`` of the
-boundaries in each; ``precision`` of the training steps, ``seconds``, ``commit``, ``machine``."""
+boundaries in each; ``seconds``, ``commit``, ``machine``."""
 
 
 def enough_iou(dense: Sequence[Sequence[float]]) -> float:
@@ -134,7 +138,6 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course, devi
         "places": [list(place) for place in places],
         "lengths": [int(boundary_lengths(subject.truth, place.axis)[place.index]) for place in places],
         "seconds": round(time.monotonic() - began, 1),
-        "precision": str(player.precision),
         "commit": software,
         "machine": machine_name(device),
     }
@@ -176,7 +179,6 @@ class _Player:
         self._state: Mapping[str, Any] | None = None
         self._steps = 0
         self._network: UNet | None = None
-        self.precision = torch.float32
 
     def train(self, annotation: NDArray[np.uint8], steps: int) -> None:
         """Go on with training, on this annotation (X, Y, Z), for so many steps.
@@ -187,11 +189,12 @@ class _Player:
         learner = Learner(self.plan, [volume], self.machine.device, self.seed)
         if self._state is not None:
             learner.load(self._state, with_momentum=True)
+        learner.precision = PRECISION
         for number in range(steps):
             learner.train(range(self._steps, self._steps + 1), lambda part=number / steps: part)  # type: ignore[misc]
             self._steps += 1
         self._state = learner.state()
-        self._network, self.precision = learner.result(), learner.precision
+        self._network = learner.result()
 
     def segment(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return labels and entropy of the volume, both (X, Y, Z)."""
@@ -209,4 +212,4 @@ class _Player:
     def _segmenter(self, statistics: Statistics | None) -> Segmenter:
         assert self._network is not None
         plan = replace(self.plan, statistics=statistics or self.plan.statistics)
-        return Segmenter(self._network, plan, self.precision)
+        return Segmenter(self._network, plan, PRECISION)

@@ -25,7 +25,7 @@ from .strategies import BASELINES, STRATEGIES
 from .study import Source, checksum_of_code, load_study
 
 CODE = (suggestion, strategies, features, annotators)
-"""What records depend on besides their settings: changed, all is played anew."""
+"""How slices are chosen: changed, all is played anew. Of how is trained and segmented, records tell the commit."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ..core.suggestion import (
 from ..core.volumes import Volume
 from .features import SliceFeatures
 
-FEW = 0.002
+FEW_IN_SLICE = 0.002
 """Part of a slice's voxels below which what is predicted there of a class counts for less."""
 
 HARDLY = np.float32(1e-6)
@@ -161,7 +161,7 @@ def mean_entropy(evidence: Evidence) -> Scores:
         for value in classes:
             counted = unlabelled & (evidence.labels == value)
             total = np.where(counted, evidence.entropy, 0).sum(axis=others, dtype=np.int64) / 255
-            scores += total / (counted.sum(axis=others) + FEW * area)
+            scores += total / (counted.sum(axis=others) + FEW_IN_SLICE * area)
         by_axis.append(scores / len(classes))
     return tuple(by_axis)
 
