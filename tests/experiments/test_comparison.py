@@ -19,7 +19,7 @@ def test_curves_are_compared_seed_by_seed() -> None:
     assert summary["slices_to_95_percent"] == {"next_slice": [6] * 6, "random": [None] * 6}
     assert summary["slices_to_first_95_percent"] == {"next_slice": [4] * 6, "random": [None] * 6}
     assert summary["area_unannotated"]["random"][0] == pytest.approx(0.45)
-    assert summary["saved"] is None
+    assert summary["saved"] == {"slices": None, "first": None, "length": None}
     assert summary["length_to_95_percent"] == {"next_slice": [12] * 6, "random": [None] * 6}
     assert summary["labelled_to_95_percent"] == {"next_slice": [pytest.approx(0.6)] * 6, "random": [None] * 6}
     differences = [0.11250 + 0.0005 * seed for seed in range(6)]
@@ -35,8 +35,33 @@ def test_slices_saved_are_those_of_the_best_baseline() -> None:
         records += [record(name, seed, [0.5] * late + [0.8] * (4 - late)) for seed in (0, 1, 2)]
     # From 4 slices on instead of 6; of random, never: 7, as 6 are the most.
     summary = summarise(records)
-    assert summary["saved"] == pytest.approx(1 - 4 / 6, abs=1e-3)
+    assert summary["medians"]["slices"] == {
+        "next_slice": 4,
+        "evenly_spaced": 6,
+        "random": None,
+        "foreground_random": None,
+    }
+    assert summary["saved"] == pytest.approx(dict.fromkeys(("slices", "first", "length"), 1 - 4 / 6), abs=1e-3)
     assert summary["slices_to_95_percent"]["random"] == [None] * 3
+
+
+@pytest.mark.parametrize("reached_by", ["next_slice", "random", ""])
+def test_nothing_is_saved_where_ours_or_all_others_never_get_there(reached_by: str) -> None:
+    records = [record(DENSE, 0, [0.8])]
+    for name in ("next_slice", "evenly_spaced", "random", "foreground_random"):
+        # Of four seeds half get there.
+        records += [record(name, seed, [0.5, 0.8 if name == reached_by else 0.5]) for seed in (0, 1)]
+        records += [record(name, seed, [0.5, 0.8 if name == reached_by or seed == 2 else 0.5]) for seed in (2, 3)]
+    summary = summarise(records)
+    assert summary["medians"]["slices"].get(reached_by) == (4 if reached_by else None)
+    assert summary["saved"]["slices"] is None
+
+
+def test_more_slices_than_the_best_baseline_are_less_than_nothing_saved() -> None:
+    records = [record(DENSE, 0, [0.8])]
+    for name, late in (("next_slice", 3), ("evenly_spaced", 1), ("random", 2), ("foreground_random", 2)):
+        records += [record(name, seed, [0.5] * late + [0.8] * (4 - late)) for seed in (0, 1)]
+    assert summarise(records)["saved"]["slices"] == pytest.approx(1 - 6 / 4)
 
 
 def test_p_values_are_corrected_by_holm() -> None:
@@ -64,7 +89,7 @@ def test_slices_saved_are_over_the_seeds_that_all_have() -> None:
         records += [record(name, seed, [0.5] * late + [0.8] * (4 - late)) for seed in (0, 1)]
     # Others of ours, which would be there at once.
     records += [record("next_slice", seed, [0.8] * 4) for seed in (2, 3, 4)]
-    assert summarise(records)["saved"] == pytest.approx(1 - 4 / 5, abs=1e-3)
+    assert summarise(records)["saved"]["slices"] == pytest.approx(1 - 4 / 5, abs=1e-3)
 
 
 def test_over_all_volumes_each_seed_of_each_is_a_pair() -> None:

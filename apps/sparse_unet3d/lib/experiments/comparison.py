@@ -1,7 +1,8 @@
 """How the strategies of simulated annotators compare: curves, areas, slices needed, paired tests."""
 
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,10 +22,10 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
         always enough, see ``enough_iou``; None if never), ``slices_to_first_95_percent`` (with which it is for the
         first time), and of the slices from which on it is always enough ``length_to_95_percent``, the length of the
         boundaries in them, which painting takes time in proportion to, and ``labelled_to_95_percent``, their part of
-        all voxels; ``saved``, the part of the slices that ours takes less than the best baseline, by medians, a
-        curve that never gets there counting as one slice more than there are; ``paired``: Wilcoxon's p of our areas
-        against those of each baseline, and ``holm``, it corrected for their number. The last two are over the seeds
-        that ours and the baselines share.
+        all voxels; ``medians`` of these ``slices``, of the ``first`` and of the ``length``, None where half of the
+        seeds or more never get there; ``saved``, which part of each ours takes less than the best baseline; ``paired``:
+        Wilcoxon's p of our areas against those of each baseline, and ``holm``, it corrected for their number. The last
+        three are over the seeds that ours and the baselines share.
     """
     dense = [record["iou"] for record in records if record["strategy"] == DENSE]
     enough = enough_iou(dense)
@@ -34,6 +35,8 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
             by_strategy.setdefault(record["strategy"], []).append(record)
     seeds = {name: [record["seed"] for record in own] for name, own in by_strategy.items()}
     areas = {name: [statistics.fmean(record["iou"]) for record in own] for name, own in by_strategy.items()}
+    costs = {"slices": _slices_to, "first": _first_slices_to, "length": _length_to}
+    medians = {what: _medians(by_strategy, cost, enough) for what, cost in costs.items()}
     return {
         "dense_iou": dense,
         "seeds": seeds,
@@ -58,7 +61,8 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
         "labelled_to_95_percent": {
             name: [_labelled_to(record, enough) for record in own] for name, own in by_strategy.items()
         },
-        "saved": _saved(by_strategy, enough),
+        "medians": medians,
+        "saved": {what: _saved(own) for what, own in medians.items()},
         "paired": _corrected(
             {
                 baseline: _paired(_differences(areas, seeds, baseline))
@@ -107,17 +111,26 @@ def _first_slices_to(record: Record, level: float) -> int | None:
     return next((n for n, iou in zip(record["slices"], record["iou"], strict=True) if iou >= level), None)
 
 
-def _saved(by_strategy: Mapping[str, Sequence[Record]], enough: float) -> float | None:
-    """Return which part of the best baseline's slices ours saves; None where one of them is missing."""
-    by_seed = [
-        {record["seed"]: _slices_to(record, enough) or 1 + record["slices"][-1] for record in by_strategy.get(name, ())}
-        for name in (OURS, *BASELINES)
-    ]
-    shared = set.intersection(*map(set, by_seed))
-    if not shared:
-        return None
-    ours, *others = (statistics.median(own[seed] for seed in shared) for own in by_seed)
-    return round(1 - ours / min(others), 3)
+def _medians(
+    by_strategy: Mapping[str, Sequence[Record]], cost: Callable[[Record, float], int | None], level: float
+) -> dict[str, float | None]:
+    """Return by strategy the median of what it takes to reach a level, over the seeds that ours and baselines share."""
+    seeds = ({record["seed"] for record in by_strategy.get(name, ())} for name in (OURS, *BASELINES))
+    shared = set.intersection(*seeds)
+    medians: dict[str, float | None] = {}
+    for name, own in by_strategy.items():
+        costs = [cost(record, level) for record in own if record["seed"] in shared]
+        if costs:
+            median = statistics.median(math.inf if one is None else one for one in costs)
+            medians[name] = None if math.isinf(median) else median
+    return medians
+
+
+def _saved(medians: Mapping[str, float | None]) -> float | None:
+    """Return which part ours takes less than the best baseline; None unless both get there."""
+    ours = medians.get(OURS)
+    others = [median for name in BASELINES if (median := medians.get(name)) is not None]
+    return None if ours is None or not others else round(1 - ours / min(others), 3)
 
 
 def _corrected(paired: Mapping[str, dict[str, float | None]]) -> dict[str, dict[str, float | None]]:
