@@ -157,8 +157,8 @@ def _provenance(result: Mapping[str, Any]) -> str:
     dense = ", ".join(f"{iou:.3f}" for (*_, iou) in result["dense_iou"])
     return (
         f"{_medians(result)}Dense annotation: IoU {dense}. p is of Wilcoxon's signed-rank test over the seeds, "
-        f"two-sided, against {', '.join(BASELINES)}; of fewer than 6 seeds it can't be below 0.05, of fewer than 7 not when "
-        f"corrected. {result['date']}, commit {', '.join(result['commits'])}, on {'; '.join(result['machines'])}."
+        f"two-sided, against {', '.join(BASELINES)}; of fewer than 6 seeds it can't be below 0.05, of fewer than 7 not "
+        f"when corrected. {result['date']}, commit {', '.join(result['commits'])}, on {'; '.join(result['machines'])}."
     )
 
 
