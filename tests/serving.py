@@ -171,6 +171,12 @@ class Server:
             timeout=60,
         )
 
+    def forget_offers(self, *images: str) -> None:
+        """Let Next Sample offer these images as if it hadn't yet."""
+        url, info = f"{self.url}/datastore/image/info", {"info": '{"strategy": {}}'}
+        for image in images:
+            requests.put(url, params={"image": image}, data=info, timeout=60).raise_for_status()
+
     def put_image(self, image: str, file: Path) -> requests.Response:
         with file.open("rb") as content:
             return requests.put(

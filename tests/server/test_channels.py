@@ -46,8 +46,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
     assert condition()
 
 
-def next_sample(server: Server, client: str = "me") -> requests.Response:
-    return requests.post(f"{server.url}/activelearning/sparse", json={"client_id": client}, timeout=60)
+def next_sample(server: Server) -> requests.Response:
+    return requests.post(f"{server.url}/activelearning/sparse", json={}, timeout=60)
 
 
 @contextmanager
@@ -126,16 +126,19 @@ def test_a_channel_that_vanishes_is_named(server: Server, served: Path, tmp_path
 
 
 def test_next_sample_names_what_is_wrong_and_then_goes_on(server: Server, served: Path) -> None:
-    assert [next_sample(server, "first").json()["id"] for _ in range(2)] == ["other", "together"]
+    server.forget_offers("case", "other", "together")
+    assert [next_sample(server).json()["id"] for _ in range(2)] == ["other", "together"]
+    server.forget_offers("other", "together")
     content = (served / "other_0001.nii.gz").read_bytes()
     write_image(served / "other_0001.nii.gz", affine=scaled(0.5, 0.5, 1.3))
-    failed = next_sample(server, "second")
+    failed = next_sample(server)
     assert failed.status_code == 400
     assert f"{served / 'other_0001.nii.gz'}: the channel" in failed.json()["detail"]
-    assert {next_sample(server, "second").json()["id"] for _ in range(3)} == {"together", "case"}
+    assert {next_sample(server).json()["id"] for _ in range(3)} == {"together", "case"}
     # Repaired, it is offered again.
     (served / "other_0001.nii.gz").write_bytes(content)
-    assert next_sample(server, "third").json()["id"] == "other"
+    server.forget_offers("case", "other", "together")
+    assert next_sample(server).json()["id"] == "other"
 
 
 def test_files_that_claim_the_same_image_are_named(server: Server, served: Path) -> None:

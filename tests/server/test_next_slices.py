@@ -35,8 +35,11 @@ def server(served: Path, start_server: Callable[..., Server]) -> Server:
     return start_server(served, width="2").wait()
 
 
-def ask(server: Server, client: str = "me") -> requests.Response:
-    return requests.post(f"{server.url}/activelearning/next_slice", json={"client_id": client}, timeout=300)
+def ask(server: Server, anew: bool = True) -> requests.Response:
+    """Press Next Sample, as if no image had been offered before, or again."""
+    if anew:
+        server.forget_offers("a", "b", "full")
+    return requests.post(f"{server.url}/activelearning/next_slice", json={}, timeout=300)
 
 
 def annotated_places() -> list[AnnotatedSlice]:
@@ -63,7 +66,7 @@ def test_without_a_model_slices_are_spread_evenly(server: Server, tmp_path: Path
     assert sample["slice"]["score"] is None
     assert "no model yet" in sample["note"]
     # As with other strategies, another image comes next.
-    assert ask(server).json()["id"] == "b"
+    assert ask(server, anew=False).json()["id"] == "b"
 
     params, file = parts(server.infer("a", "next_slices"), tmp_path)
     places = [AnnotatedSlice(axis, SHAPE[axis] // 2) for axis in range(3)]
@@ -126,7 +129,7 @@ def set_uncertainty(server: Server, values: dict[str, float]) -> None:
 
 def test_the_image_that_is_least_sure_comes_first(with_model: Server, served: Path) -> None:
     set_uncertainty(with_model, {"a": 0.2, "b": 0.3})
-    sample = ask(with_model, "first").json()
+    sample = ask(with_model).json()
     # The third one counts as the mean of these two.
     assert sample["id"] == "b"
     assert sample["uncertainty"] == 0.3
@@ -139,15 +142,15 @@ def test_the_image_that_is_least_sure_comes_first(with_model: Server, served: Pa
     middle[axis] = index
     np.testing.assert_allclose(place["position"], nibabel.affines.apply_affine(affine, middle), atol=1e-2)
     set_uncertainty(with_model, {"a": 0.4})
-    assert ask(with_model, "second").json()["id"] == "a"
+    assert ask(with_model).json()["id"] == "a"
 
 
 def test_what_the_next_slice_may_bring(with_model: Server, served: Path, tmp_path: Path) -> None:
-    assert ask(with_model, "fourth").json()["expected_gain"] is None
+    assert ask(with_model).json()["expected_gain"] is None
     history = served / "models/history.json"
     (one,) = json.loads(history.read_text())
     history.write_text(json.dumps([{**one, "slices": n, "score": 0.9 - 1.2 / n} for n in (6, 10)]))
-    for known in (ask(with_model, "fifth").json(), parts(with_model.infer("a", "next_slices"), tmp_path)[0]):
+    for known in (ask(with_model).json(), parts(with_model.infer("a", "next_slices"), tmp_path)[0]):
         assert known["expected_gain"] == pytest.approx(1.2 / 10 - 1.2 / 11, abs=1e-4)
     label, params = as_slicer_sends(paint())
     reply = with_model.put_label("b", write_label(tmp_path / "label.nii.gz", label), params).json()
@@ -178,7 +181,7 @@ def test_an_image_of_which_every_slice_is_annotated_is_passed_over(
     # There would be no use in segmenting it anew.
     of_another = {"uncertainty": 0.9, "model": {"run": "another"}}
     assert with_model.put_label_info("full", "prediction", of_another).status_code == 200
-    assert ask(with_model, "third").json()["id"] != "full"
+    assert ask(with_model).json()["id"] != "full"
     # The plugin shows that as no marks; an error would be a dialog with a traceback.
     params, file = parts(with_model.infer("full", "next_slices"), tmp_path)
     assert params["slices"] == []
@@ -235,7 +238,7 @@ def test_run_does_not_repeat_what_next_sample_did(with_model: Server, served: Pa
     before = segmented()
     of_another = {"model": {"run": "another"}, "uncertainty": 0.95}
     assert with_model.put_label_info("a", "prediction", of_another).status_code == 200
-    sample = ask(with_model, "sixth").json()
+    sample = ask(with_model).json()
     assert sample["id"] == "a"
     assert "segmented anew" in sample["note"]
     assert segmented() == before + 1

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,11 +65,17 @@ def test_who_submits_nothing_is_offered_other_images(
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     annotator = Annotator(store, "me")
     assert [annotator.next() for _ in range(5)] == ["b", "c", "a", "b", "c"]
-    assert Annotator(store, "you").next() == "b"
     # The next day all starts again with those that nobody annotated.
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now + PASSED_OVER + 60)
     assert annotator.next() == "b"
+
+
+def test_two_annotators_are_offered_different_images(studies: Path) -> None:
+    write_image(studies / "c.nii.gz")
+    store = AnnotationStore(str(studies), LabelScheme(("inside", "tubule"), "outside"))
+    one, other = Annotator(store, "one"), Annotator(store, "other")
+    assert [annotator.next() for annotator in (one, other, one, other)] == ["a", "b", "c", "a"]
 
 
 def test_unreadable_images_come_last_until_they_are_repaired(studies: Path) -> None:
@@ -145,3 +152,88 @@ def test_a_prediction_that_cannot_be_used_is_made_anew(
     third = strategy(REQUEST, store)
     assert third is not None
     assert third["note"] == ""
+
+
+def test_what_fails_on_one_image_does_not_stop_next_slice(
+    next_slice: tuple[NextSlice, AnnotationStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy, store = next_slice
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(store, "save_prediction", full)
+    sample = strategy(REQUEST, store)
+    assert sample == {"id": "a", "note": "no slice could be suggested; the server's log says why"}
+
+
+def test_an_image_that_is_removed_meanwhile_is_passed_over(
+    studies: Path, next_slice: tuple[NextSlice, AnnotationStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy, store = next_slice
+    save = store.save_prediction
+
+    def remove_and_save(image_id: str, *prediction: Any) -> None:
+        (studies / "a.nii.gz").unlink(missing_ok=True)
+        store.refresh()
+        save(image_id, *prediction)
+
+    monkeypatch.setattr(store, "save_prediction", remove_and_save)
+    sample = strategy(REQUEST, store)
+    assert sample is not None
+    assert sample["id"] == "b"
+
+
+def test_a_prediction_of_another_image_under_the_same_name_is_made_anew(
+    studies: Path, next_slice: tuple[NextSlice, AnnotationStore]
+) -> None:
+    strategy, store = next_slice
+    strategy(REQUEST, store)
+    again = strategy(REQUEST, store)
+    assert again is not None
+    assert (again["id"], again["note"]) == ("a", "")
+    write_image(studies / "a.nii.gz", seed=9)
+    # Nor is it gone by for the reply to a submission.
+    assert "spread evenly" in str(strategy.suggestions.paint_next("a"))
+    third = strategy(REQUEST, store)
+    assert third is not None
+    assert (third["id"], "segmented anew" in third["note"]) == ("a", True)
+
+
+def test_why_a_model_is_not_gone_by_is_said(studies: Path) -> None:
+    conf = Conf.parse({"labels": "lumen"}, "", str(studies))
+    store = AnnotationStore(str(studies), conf.scheme)
+    publish(conf.models, LabelScheme(("inside", "tubule"), "outside"))
+    sample = NextSlice(Suggestions(conf, store, Segmentation(conf, store)))(REQUEST, store)
+    assert sample is not None
+    assert sample["note"].startswith("the slices are spread evenly: ")
+    assert "lumen" in sample["note"]
+
+
+@pytest.mark.parametrize("written", [float("nan"), float("inf"), "much", None])
+def test_any_uncertainty_that_clients_write_is_borne(
+    written: object, next_slice: tuple[NextSlice, AnnotationStore]
+) -> None:
+    strategy, store = next_slice
+    for image_id in ("a", "b"):
+        strategy.suggestions.of(image_id, 1)
+    store.update_label_info("b", "prediction", {"uncertainty": 0.5})
+    store.update_label_info("a", "prediction", {"uncertainty": written})
+    sample = strategy(REQUEST, store)
+    assert sample is not None
+    # It counts as that of the other one; among equals, by name.
+    assert (sample["id"], sample["uncertainty"]) == ("a", None)
+
+
+def test_nothing_is_left_where_every_voxel_is_labelled(studies: Path, tmp_path: Path) -> None:
+    """Also where most planes don't count as annotated slices."""
+    conf = Conf.parse({"labels": "inside,tubule", "unpainted": "background"}, "", str(studies))
+    store = AnnotationStore(str(studies), conf.scheme)
+    dabs = np.zeros(SHAPE, np.uint8)
+    for z in range(SHAPE[2]):
+        dabs[(z % 2) * 8 : (z % 2) * 8 + 9, 4:14, z] = 1 + z % 2
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", dabs)), "final", NAMED)
+    known = store.get_label_info("a", "final")["statistics"]["annotated_slices"]
+    assert [len(indices) for indices in known] == [0, 0, SHAPE[2]]
+    suggestions = Suggestions(conf, store, Segmentation(conf, store))
+    assert suggestions.of("a", 3)[1] == []

@@ -130,6 +130,7 @@ class Segmentation(InferTask):
             prediction, entropy = self._segment(model, volume, image)
         info = {
             "model": facts(model),
+            "image": checksum(volume),
             "uncertainty": round(mean_by_class(prediction, entropy), 4),
             "seconds": round(time.monotonic() - began, 1),
         }
@@ -144,8 +145,7 @@ class Segmentation(InferTask):
         """
         if self._segmenter is None or self._segmenter.network is not model.network:
             self._segmenter, self._latest = Segmenter(model.network, model.plan), None
-        checksum = zlib.crc32(np.ascontiguousarray(volume.array).data, zlib.crc32(volume.affine.tobytes()))
-        content = volume.array.shape, checksum
+        content = volume.array.shape, checksum(volume)
         if self._latest is None or self._latest[0] != content:
             machine = this_machine(self.conf.memory)
             self._latest = content, self._segmenter.segment_with_entropy(volume, machine, _LogProgress(image))
@@ -153,8 +153,19 @@ class Segmentation(InferTask):
 
 
 def facts(model: Model) -> dict[str, Any]:
-    """Return what predictions say of the model that made them."""
-    return {"run": model.run, "epoch": model.epoch, "metric": model.metric, "score": model.score}
+    """Return what predictions say of the model that made them, and of how it was used."""
+    return {
+        "run": model.run,
+        "epoch": model.epoch,
+        "metric": model.metric,
+        "score": model.score,
+        "statistics": model.plan.statistics,
+    }
+
+
+def checksum(volume: Volume) -> int:
+    """Return a number that tells an image from another one that came in its place."""
+    return zlib.crc32(np.ascontiguousarray(volume.array).data, zlib.crc32(volume.affine.tobytes()))
 
 
 def result_ending(request: Mapping[str, Any]) -> str:

@@ -1,10 +1,12 @@
 """Which image is offered next for annotation."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
@@ -17,15 +19,16 @@ from .versions import FINAL
 logger = logging.getLogger(__name__)
 
 PASSED_OVER = 3600
-"""Seconds for which an image that a client was offered, and that nobody annotated since, counts as passed over."""
+"""Seconds for which an image that was offered, and that nobody annotated since, counts as passed over, or in work."""
 
 
 class Sparse(Strategy):
     """Offers all images, also annotated ones: that with the fewest annotated slices first.
 
-    Who presses Next Sample again without submitting anything wants another image: those that were just offered come
-    after all others, the one offered longest ago first. Where several have as few slices, so it goes as well, then by
-    name. Those that were found unreadable come last: the annotator has been told, and can go on with the others.
+    Who presses Next Sample again without submitting anything wants another image, and what somebody else was just
+    offered is being painted: those that were just offered come after all others, the one offered longest ago first.
+    Where several have as few slices, so it goes as well, then by name. Those that were found unreadable come last: the
+    annotator has been told, and can go on with the others.
     """
 
     def __init__(self) -> None:
@@ -50,13 +53,8 @@ class NextSlice(Strategy):
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         if not isinstance(datastore, AnnotationStore):
             raise InputError("next_slice works on a local studies folder only; choose another strategy")
-        infos = {image_id: datastore.get_label_info(image_id, PREDICTION) for image_id in datastore.list_images()}
-        # Clients may have written anything there.
-        known = {
-            image_id: info["uncertainty"]
-            for image_id, info in infos.items()
-            if isinstance(info.get("uncertainty"), int | float)
-        }
+        values = {image_id: _uncertainty(image_id, datastore) for image_id in datastore.list_images()}
+        known = {image_id: value for image_id, value in values.items() if value is not None}
         mean = sum(known.values()) / len(known) if known else 0.0
 
         def rank(image_id: str) -> tuple[float, int]:
@@ -69,15 +67,21 @@ class NextSlice(Strategy):
             datastore.check_image(image_id)
             try:
                 volume, suggestions, note = self.suggestions.of(image_id, 1)
+            except HTTPException as error:
+                logger.warning("%s was removed meanwhile: %s", image_id, error.detail)
+                continue
             except InputError as error:
                 # It can be annotated all the same, and isn't to stand in the way of the others.
                 logger.warning("No slice is suggested in %s: %s", image_id, error)
                 return {"id": image_id, "note": str(error)}
+            except Exception:
+                logger.exception("No slice is suggested in %s", image_id)
+                return {"id": image_id, "note": "no slice could be suggested; the server's log says why"}
             if suggestions:
                 return {
                     "id": image_id,
                     "slice": described(suggestions[0], volume, SliceNames.of(volume)),
-                    "uncertainty": datastore.get_label_info(image_id, PREDICTION).get("uncertainty"),
+                    "uncertainty": _uncertainty(image_id, datastore),
                     "expected_gain": self.suggestions.gain(),
                     "note": note,
                 }
@@ -85,13 +89,12 @@ class NextSlice(Strategy):
 
 
 def _ordered(request: Mapping[str, Any], datastore: Datastore, merit: Callable[[str], Any]) -> list[str]:
-    """Return all images: those of the least merit first, that the client wasn't just offered and that can be read."""
-    client, strategy = request.get("client_id"), request["strategy"]
+    """Return all images: those of the least merit first, that weren't just offered and that can be read."""
     recently = time.time() - PASSED_OVER
 
     def rank(image_id: str) -> tuple[bool, int, Any, int, str]:
         annotation = datastore.get_label_info(image_id, FINAL)
-        offered = _offered(datastore.get_image_info(image_id), strategy, client)
+        offered = _offered(datastore.get_image_info(image_id), request["strategy"])
         passed_over = offered > max(recently, annotation.get("ts", 0))
         unreadable = isinstance(datastore, AnnotationStore) and datastore.is_unreadable(image_id)
         return unreadable, offered if passed_over else 0, merit(image_id), offered, image_id
@@ -104,11 +107,15 @@ def _annotated_slices(image_id: str, datastore: Datastore) -> int:
     return sum(map(len, statistics.get("annotated_slices", [])))
 
 
-def _offered(image_info: Mapping[str, Any], strategy: str, client: object) -> int:
-    """Return when the image was offered to the client last, 0 for never; clients may have written anything there."""
+def _uncertainty(image_id: str, datastore: Datastore) -> float | None:
+    """Return how unsure the latest prediction was, None if that isn't known; clients may have written anything there."""
+    value = datastore.get_label_info(image_id, PREDICTION).get("uncertainty")
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _offered(image_info: Mapping[str, Any], strategy: str) -> int:
+    """Return when the image was offered last, 0 for never; clients may have written anything there."""
     by_strategy = image_info.get("strategy")
     latest = by_strategy.get(strategy) if isinstance(by_strategy, Mapping) else None
-    if not isinstance(latest, Mapping) or latest.get("client_id") != client:
-        return 0
-    time_stamp = latest.get("ts")
+    time_stamp = latest.get("ts") if isinstance(latest, Mapping) else None
     return time_stamp if isinstance(time_stamp, int) else 0

@@ -14,7 +14,7 @@ from ..core.suggestion import Evidence, Suggestion, expected_gain, suggest_slice
 from ..core.volumes import Volume, onto_grid, read_label_map, read_volume
 from .conf import Conf
 from .datastore import PREDICTION, UNCERTAINTY, AnnotationStore
-from .infer import Segmentation, facts
+from .infer import Segmentation, checksum, facts
 from .versions import FINAL
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Suggestions:
             # Nobody may have meant these dabs as slices.
             dabs = _places(statistics.get("mostly_unpainted", []))
             annotated = [place for place in annotated if place not in dabs]
-        if len(annotated) == sum(volume.shape):
+        if annotation.all() or len(annotated) == sum(volume.shape):
             return volume, [], ""
         evidence, note = self._evidence(image_id, volume, annotation, at_once)
         return volume, suggest_slices(volume.shape, annotated, count, evidence), note
@@ -90,10 +90,11 @@ class Suggestions:
         self, image_id: str, volume: Volume, annotation: NDArray[np.uint8], at_once: bool
     ) -> tuple[Evidence | None, str]:
         """Return what the model says, and a note; None where it says nothing, so that slices are spread evenly."""
-        if not self.segmentation.is_valid():
-            return None, "there is no model yet, so the slices are spread evenly"
-        info = self.store.get_label_info(image_id, PREDICTION)
-        is_latest = info.get("model") == facts(self.segmentation.model())
+        try:
+            model = self.segmentation.model()
+        except InputError as error:
+            return None, f"the slices are spread evenly: {error}"
+        is_latest = self.store.get_label_info(image_id, PREDICTION).get("model") == facts(model)
         if at_once or is_latest:
             try:
                 evidence = self._stored(image_id, volume, annotation)
@@ -114,9 +115,13 @@ class Suggestions:
         Raises:
             InputError: it isn't there, can't be read, or is of another image or other classes.
         """
-        names = self.store.get_label_info(image_id, PREDICTION).get("label_names", {})
+        info = self.store.get_label_info(image_id, PREDICTION)
+        names = info.get("label_names", {})
         if list(names) != list(self.scheme.predicted):
             raise InputError(f"image {image_id!r}: the stored prediction is one of {', '.join(names) or 'no classes'}")
+        # Those of earlier versions of this software don't tell.
+        if info.get("image", checksum(volume)) != checksum(volume):
+            raise InputError(f"image {image_id!r}: the stored prediction is of another image that was there before")
         labels, entropy = (self._map(image_id, tag, volume) for tag in (PREDICTION, UNCERTAINTY))
         return Evidence(self.scheme, annotation, labels, entropy)
 
