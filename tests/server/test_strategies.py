@@ -11,10 +11,10 @@ from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.server.conf import Conf
 from lib.server.datastore import AnnotationStore
-from lib.server.infer import Segmentation
+from lib.server.infer import Segmentation, facts
 from lib.server.strategies import PASSED_OVER, NextSlice, Sparse
 from lib.server.suggestions import Suggestions
-from serving import NAMED, SHAPE, paint, publish, write_image, write_label
+from serving import NAMED, SHAPE, SPACING, paint, publish, scaled, write_image, write_label
 
 
 class Annotator:
@@ -237,3 +237,23 @@ def test_nothing_is_left_where_every_voxel_is_labelled(studies: Path, tmp_path: 
     assert [len(indices) for indices in known] == [0, 0, SHAPE[2]]
     suggestions = Suggestions(conf, store, Segmentation(conf, store))
     assert suggestions.of("a", 3)[1] == []
+
+
+def test_with_all_files_a_volume_of_the_papers_size_takes_less_than_two_seconds(tmp_path: Path) -> None:
+    shape = (248, 244, 64)
+    write_image(tmp_path / "large.nii.gz", shape)
+    conf = Conf.parse({"labels": "inside,tubule"}, "", str(tmp_path))
+    store = AnnotationStore(str(tmp_path), conf.scheme)
+    annotation = np.zeros(shape, np.uint8)
+    annotation[50], annotation[:, :, 10] = 1, 3
+    store.save_label("large", str(write_label(tmp_path / "label.nii.gz", annotation)), "final", NAMED)
+    publish(conf.models, conf.scheme)
+    segmentation = Segmentation(conf, store)
+    generator = np.random.default_rng(0)
+    labels, entropy = (generator.integers(0, most, shape).astype(np.uint8) for most in (3, 256))
+    info = {"model": facts(segmentation.model())}
+    store.save_prediction("large", labels, entropy, scaled(*SPACING), info)
+    began = time.process_time()
+    _, suggestions, note = Suggestions(conf, store, segmentation).of("large", 3)
+    assert time.process_time() - began < 2
+    assert (sorted(found.place.axis for found in suggestions), note) == ([0, 1, 2], "")

@@ -108,7 +108,7 @@ def _annotated_slices(image_id: str, datastore: Datastore) -> int:
 
 
 def _uncertainty(image_id: str, datastore: Datastore) -> float | None:
-    """Return how unsure the latest prediction was, None if that isn't known; clients may have written anything there."""
+    """Return how unsure the latest prediction was, None if unknown; clients may have written anything there."""
     value = datastore.get_label_info(image_id, PREDICTION).get("uncertainty")
     return value if isinstance(value, int | float) and math.isfinite(value) else None
 
