@@ -221,3 +221,25 @@ def test_expected_gain_goes_on_as_the_scores_did() -> None:
     assert expected_gain([*history, (4, 0.6)]) == pytest.approx(1.2 / 4 - 1.2 / 5)
     assert expected_gain([(3, 0.8), (3, 0.9)]) is None
     assert expected_gain([]) is None
+
+
+def test_where_all_is_near_slices_painted_in_part_those_with_most_unpainted_are_suggested() -> None:
+    """Every slice across x and z counts as annotated, and a tubule lies in what is unpainted of them."""
+    shape = (40, 40, 12)
+    annotation, labels = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    annotation[:25] = 3
+    labels[30:38, 20:23] = 1
+    labels[36, 21:31] = 1
+    known = Evidence(SCHEME, annotation, labels, np.zeros(shape, np.uint8))
+    annotated = [AnnotatedSlice(0, index) for index in range(40)] + [AnnotatedSlice(2, index) for index in range(12)]
+    assert best_slices(worth_by_class(known), annotated, 3) == []
+    found = suggest_slices(shape, annotated, 3, known)
+    assert [suggestion.place for suggestion in found[:2]] == [AnnotatedSlice(1, 22), AnnotatedSlice(1, 21)]
+    worth = worth_by_class(known)
+    assert found[0].score == pytest.approx(worth[:, 22].sum() / worth.sum())
+    assert found[0].why.startswith("unpainted in it is ")
+    # With more than there are, all in which anything is unpainted, each once.
+    assert {suggestion.place for suggestion in suggest_slices(shape, annotated, 99, known)} == {
+        AnnotatedSlice(1, index) for index in range(40)
+    }
+    assert suggest_slices(shape, annotated, 3, Evidence(SCHEME, np.full(shape, 3, np.uint8), labels, labels)) == []

@@ -66,11 +66,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, image in enumerate(store.list_images()):
         prediction = np.random.default_rng(seed).integers(0, 3, SMALL).astype(np.uint8)
         store.save_prediction(image, prediction, prediction, read_volume(store.get_image_uri(image)).affine, {})
-    for name in ("run", "unpredicted", "of others", "of another size", "damaged", "without tubule"):
+    for name in ("run", "unpredicted", "of others", "of another size", "of another image", "damaged", "without tubule"):
         write_image(folder / f"{name}.nii.gz")
     store.refresh()
     affine = read_volume(folder / "run.nii.gz").affine
     store.save_prediction("of another size", np.ones(SMALL, np.uint8), np.ones(SMALL, np.uint8), affine, {})
+    of_another = {"image": 1}
+    store.save_prediction("of another image", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), affine, of_another)
     store.save_prediction("without tubule", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), affine, {})
     store.save_prediction("damaged", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), affine, {})
     (folder / "labels/prediction/damaged.nii.gz").write_bytes(b"x")
@@ -185,8 +187,9 @@ def test_what_run_predicted_is_accepted(server: Server, served: Path, tmp_path: 
     [
         ("unpredicted", "inside", 5, ["'unpredicted'", "press Run first"]),
         ("of others", "inside", 5, ["vessel (predicted)", "tubule (predicted)", "press Run"]),
-        ("of another size", "inside", 5, ["of another size.nii.gz", "Press Run"]),
-        ("damaged", "inside", 5, ["damaged.nii.gz", "Press Run"]),
+        ("of another size", "inside", 5, ["of another size.nii.gz", "press Run"]),
+        ("of another image", "inside", 5, ["of another image that was there before", "press Run"]),
+        ("damaged", "inside", 5, ["damaged.nii.gz", "press Run"]),
         ("without tubule", "tubule", 5, ["predicts no tubule in slice 5", "nothing is changed"]),
         ("without tubule", "outside", 5, ["predicts no outside in slice 5"]),
         ("right", "inside (predicted)", 2, ["'inside (predicted)'", "inside, tubule, outside"]),

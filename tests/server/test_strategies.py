@@ -11,7 +11,8 @@ from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.server.conf import Conf
 from lib.server.datastore import AnnotationStore
-from lib.server.infer import Segmentation, facts
+from lib.server.infer import Segmentation
+from lib.server.predictions import facts
 from lib.server.strategies import PASSED_OVER, NextSlice, Sparse
 from lib.server.suggestions import Suggestions
 from serving import NAMED, SHAPE, SPACING, paint, publish, scaled, write_image, write_label
@@ -75,7 +76,10 @@ def test_two_annotators_are_offered_different_images(studies: Path) -> None:
     write_image(studies / "c.nii.gz")
     store = AnnotationStore(str(studies), LabelScheme(("inside", "tubule"), "outside"))
     one, other = Annotator(store, "one"), Annotator(store, "other")
-    assert [annotator.next() for annotator in (one, other, one, other)] == ["a", "b", "c", "a"]
+    assert [annotator.next() for annotator in (one, other, one)] == ["a", "b", "c"]
+    # Also of those who choose by another strategy.
+    store.update_image_info("a", {"strategy": {"next_slice": {"ts": int(time.time()), "client_id": "third"}}})
+    assert other.next() == "b"
 
 
 def test_unreadable_images_come_last_until_they_are_repaired(studies: Path) -> None:
@@ -200,6 +204,23 @@ def test_a_prediction_of_another_image_under_the_same_name_is_made_anew(
     assert (third["id"], "segmented anew" in third["note"]) == ("a", True)
 
 
+def test_predictions_of_earlier_versions_which_kept_less_are_gone_by(
+    next_slice: tuple[NextSlice, AnnotationStore],
+) -> None:
+    strategy, store = next_slice
+    strategy(REQUEST, store)
+    known = store.get_label_info("a", "prediction")["model"]
+    known.pop("statistics")
+    store.update_label_info("a", "prediction", {"model": known, "image": None})
+    sample = strategy(REQUEST, store)
+    assert sample is not None
+    assert (sample["id"], sample["note"]) == ("a", "")
+    store.update_label_info("a", "prediction", {"model": {**known, "statistics": "tile"}})
+    sample = strategy(REQUEST, store)
+    assert sample is not None
+    assert "segmented anew" in sample["note"]
+
+
 def test_why_a_model_is_not_gone_by_is_said(studies: Path) -> None:
     conf = Conf.parse({"labels": "lumen"}, "", str(studies))
     store = AnnotationStore(str(studies), conf.scheme)
@@ -210,7 +231,7 @@ def test_why_a_model_is_not_gone_by_is_said(studies: Path) -> None:
     assert "lumen" in sample["note"]
 
 
-@pytest.mark.parametrize("written", [float("nan"), float("inf"), "much", None])
+@pytest.mark.parametrize("written", [float("nan"), float("inf"), 10**400, -1, "much", None])
 def test_any_uncertainty_that_clients_write_is_borne(
     written: object, next_slice: tuple[NextSlice, AnnotationStore]
 ) -> None:

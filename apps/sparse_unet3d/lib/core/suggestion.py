@@ -75,6 +75,10 @@ def suggest_slices(
         annotated: its annotated slices, none of which is suggested.
         count: how many are wanted; fewer are returned where fewer are left.
         evidence: what a model says; None before it says anything: then slices are evenly spaced.
+
+    Returns:
+        Those that newly reach most; where nothing is left to reach, but slices are painted in part only, those in which
+        most is unpainted.
     """
     if evidence is None:
         places = evenly_spaced(annotated, shape, count)
@@ -82,10 +86,12 @@ def suggest_slices(
     worth = worth_by_class(evidence)
     # Where not all classes are predicted, as by a young model, the sum is less than 1.
     total = float(worth.sum(dtype=np.float64))
-    scored = [(place, score / total) for place, score in best_slices(worth, annotated, count)]
+    best = best_slices(worth, annotated, count)
+    fullest = fullest_slices(worth, [*annotated, *(place for place, _ in best)], count - len(best))
     return [
-        Suggestion(place, score, f"near it, and near no annotated slice, is {score:.1%} of all objects and doubt")
-        for place, score in scored
+        Suggestion(place, score / total, f"{where} {score / total:.1%} of all objects and doubt")
+        for where, found in (("near it, and near no annotated slice, is", best), ("unpainted in it is", fullest))
+        for place, score in found
     ]
 
 
@@ -216,6 +222,34 @@ def best_slices(
         chosen[best] = float(scores[best.axis][best.index])
         free.remove(best)
     return list(chosen.items())
+
+
+def fullest_slices(
+    worth: NDArray[np.float32], annotated: Sequence[AnnotatedSlice], count: int
+) -> list[tuple[AnnotatedSlice, float]]:
+    """Choose slices in which, themselves, most is worth a look, each counting as annotated for the next; strips last.
+
+    Args and returns as of ``best_slices``.
+    """
+    left, taken = worth.copy(), set(annotated)
+    chosen: list[tuple[AnnotatedSlice, float]] = []
+    while len(chosen) < count:
+        sums = [
+            left.sum(axis=tuple(other for other in range(3) if other != axis), dtype=np.float64) for axis in range(3)
+        ]
+        free = [
+            (-_is_strip(axis, worth.shape), float(score), AnnotatedSlice(axis, index))
+            for axis, of_axis in enumerate(sums)
+            for index, score in enumerate(of_axis)
+            if score > 0 and (axis, index) not in taken
+        ]
+        if not free:
+            break
+        _, score, best = max(free)
+        chosen.append((best, score))
+        taken.add(best)
+        np.moveaxis(left, best.axis, 0)[best.index] = 0
+    return chosen
 
 
 def evenly_spaced(annotated: Sequence[AnnotatedSlice], shape: Sequence[int], count: int) -> list[AnnotatedSlice]:

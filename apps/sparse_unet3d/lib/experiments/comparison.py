@@ -23,9 +23,9 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
         first time), and of the slices from which on it is always enough ``length_to_95_percent``, the length of the
         boundaries in them, which painting takes time in proportion to, and ``labelled_to_95_percent``, their part of
         all voxels; ``medians`` of these ``slices``, of the ``first`` and of the ``length``, None where half of the
-        seeds or more never get there; ``saved``, which part of each ours takes less than the best baseline; ``paired``:
-        Wilcoxon's p of our areas against those of each baseline, and ``holm``, it corrected for their number. The last
-        three are over the seeds that ours and the baselines share.
+        seeds or more never get there; ``saved``, which part of each ours takes less than the best baseline; both are
+        over the seeds that ours and all baselines share. ``paired``: Wilcoxon's p of our areas against those of each
+        baseline, over the seeds that these two share, and ``holm``, it corrected for their number.
     """
     dense = [record["iou"] for record in records if record["strategy"] == DENSE]
     enough = enough_iou(dense)

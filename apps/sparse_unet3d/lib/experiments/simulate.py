@@ -16,9 +16,8 @@ from ..core.errors import InputError
 from ..core.files import write_json
 from ..core.machine import default_device
 from ..core.plan import PlanOptions, make_plan
-from . import annotators, features, strategies
+from . import annotators, comparison, features, strategies
 from .annotators import DENSE, Course, Game, Record, play
-from .comparison import summarise
 from .engine import outcomes
 from .simulate_report import write_simulate_report
 from .strategies import BASELINES, STRATEGIES
@@ -97,10 +96,10 @@ def simulate(options: Options) -> None:
             flush=True,
         )
     kept = [game for path in sorted(records.glob("[!.]*.json")) if (game := _finished(path, settings)) is not None]
-    alike = {key: settings[key] for key in ("code", "course")}
-    results = _merged(
-        experiments / "results" / "simulate.json", f"{source.name}, {name}", {**summarise(kept), "settings": alike}
-    )
+    # Also by code that compares otherwise they can't be shown together.
+    alike = {"code": checksum_of_code(*CODE, comparison), "course": settings["course"]}
+    summary = {**comparison.summarise(kept), "settings": alike}
+    results = _merged(experiments / "results" / "simulate.json", f"{source.name}, {name}", summary)
     report = experiments / "results" / "simulate.html"
     write_simulate_report(report, results)
     print(f"Report: {report}")

@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
-from numpy.typing import NDArray
 
 from ..core.errors import InputError
-from ..core.labels import PREDICTED
-from ..core.volumes import Volume, onto_grid, read_label_map, read_volume
+from ..core.volumes import read_volume
 from .conf import Conf
-from .datastore import PREDICTION, AnnotationStore
+from .datastore import AnnotationStore
 from .infer import Segmentation, result_ending, write_result
+from .predictions import stored_prediction
 
 DESCRIPTION = (
     "Fills a slice of a painted class with the stored prediction, to be corrected and submitted. Choose the class as "
@@ -62,14 +61,23 @@ class AcceptSlice(InferTask):
                 f"{', '.join(self.scheme.classes)} as label, then click"
             )
         volume = read_volume(request["image"])
-        prediction, names = self._prediction(request.get("image_id"), volume)
+        image_id = request.get("image_id")
+        if image_id is None or not isinstance(self.datastore, AnnotationStore):
+            raise InputError(
+                "slices can be accepted in images of the studies folder only, since of others no prediction is "
+                "kept; put the image there and load it by Next Sample"
+            )
+        try:
+            prediction = stored_prediction(self.datastore, image_id, volume, self.scheme)
+        except InputError as error:
+            raise InputError(f"{error}; press Run first, then click again") from error
         if type(k) is not int or not 0 <= k < volume.shape[2]:
             raise InputError(
                 f"slice {k!r}: the image has slices 0 … {volume.shape[2] - 1}; click inside of it, in the view across "
                 "its third axis"
             )
         # Where no class is predicted, background is.
-        is_class = prediction == names.get(label + PREDICTED, 0)
+        is_class = prediction == (self.scheme.background, *self.scheme.foreground).index(label)
         accepted = np.zeros(volume.shape, dtype=np.uint8)
         index = volume.slice_from_slicer(k)
         accepted[:, :, index] = is_class[:, :, index]
@@ -80,23 +88,3 @@ class AcceptSlice(InferTask):
                 "paint it, or click in another slice"
             )
         return write_result(accepted, volume, ending), {"label_names": {label: 1}, "slice": k, "voxels": count}
-
-    def _prediction(self, image_id: str | None, volume: Volume) -> tuple[NDArray[np.integer[Any]], dict[str, int]]:
-        """Return the stored prediction on the volume's grid, and its values by name."""
-        if image_id is None:
-            raise InputError(
-                "slices can be accepted in images of the studies folder only, since of others no prediction is "
-                "kept; put the image there and load it by Next Sample"
-            )
-        if PREDICTION not in self.datastore.get_labels_by_image_id(image_id):
-            raise InputError(f"image {image_id!r}: there is no prediction of it yet; press Run first, then click again")
-        names: dict[str, int] = self.datastore.get_label_info(image_id, PREDICTION).get("label_names", {})
-        if set(names) != set(self.scheme.predicted):
-            raise InputError(
-                f"image {image_id!r}: the stored prediction is one of {', '.join(names) or 'unknown classes'}, not of "
-                f"{', '.join(self.scheme.predicted)}; press Run, then click again"
-            )
-        try:
-            return onto_grid(read_label_map(self.datastore.get_label_uri(image_id, PREDICTION)), volume), names
-        except InputError as error:
-            raise InputError(f"{error}. Press Run, which makes the prediction anew, then click again") from error

@@ -4,7 +4,6 @@ import logging
 import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..core.volumes import Volume, read_volume, write_label_map
 from .conf import Conf
 from .datastore import AnnotationStore
 from .machine import this_machine
+from .predictions import checksum, facts
 
 logger = logging.getLogger(__name__)
 
@@ -126,11 +126,12 @@ class Segmentation(InferTask):
             check_fit(self.folder.published, model.plan, self.conf.scheme, volume.channels)
         except InputError as error:
             raise InputError(f"{volume.name}: {error}") from error
+        content = checksum(volume)
         with self._one_at_a_time:
-            prediction, entropy = self._segment(model, volume, image)
+            prediction, entropy = self._segment(model, volume, content, image)
         info = {
             "model": facts(model),
-            "image": checksum(volume),
+            "image": content,
             "uncertainty": round(mean_by_class(prediction, entropy), 4),
             "seconds": round(time.monotonic() - began, 1),
         }
@@ -138,34 +139,20 @@ class Segmentation(InferTask):
             self.datastore.save_prediction(image_id, prediction, entropy, volume.affine, info)
         return volume, prediction, {"label_names": self.labels, **info}
 
-    def _segment(self, model: Model, volume: Volume, image: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _segment(
+        self, model: Model, volume: Volume, content: int, image: str
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return labels and entropy, those of last time where neither the model nor the image is another one.
 
         3D Slicer presses Run by itself after Next Sample, whose strategy may just have segmented the image.
         """
         if self._segmenter is None or self._segmenter.network is not model.network:
             self._segmenter, self._latest = Segmenter(model.network, model.plan), None
-        content = volume.array.shape, checksum(volume)
-        if self._latest is None or self._latest[0] != content:
+        same = volume.array.shape, content
+        if self._latest is None or self._latest[0] != same:
             machine = this_machine(self.conf.memory)
-            self._latest = content, self._segmenter.segment_with_entropy(volume, machine, _LogProgress(image))
+            self._latest = same, self._segmenter.segment_with_entropy(volume, machine, _LogProgress(image))
         return self._latest[1]
-
-
-def facts(model: Model) -> dict[str, Any]:
-    """Return what predictions say of the model that made them, and of how it was used."""
-    return {
-        "run": model.run,
-        "epoch": model.epoch,
-        "metric": model.metric,
-        "score": model.score,
-        "statistics": model.plan.statistics,
-    }
-
-
-def checksum(volume: Volume) -> int:
-    """Return a number that tells an image from another one that came in its place."""
-    return zlib.crc32(np.ascontiguousarray(volume.array).data, zlib.crc32(volume.affine.tobytes()))
 
 
 def result_ending(request: Mapping[str, Any]) -> str:

@@ -1,9 +1,9 @@
 """Which image is offered next for annotation."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import HTTPException
@@ -35,15 +35,16 @@ class Sparse(Strategy):
         super().__init__("Image with the fewest annotated slices")
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        images = _ordered(request, datastore, lambda image_id: _annotated_slices(image_id, datastore))
+        images = _ordered(datastore, lambda image_id: _annotated_slices(image_id, datastore))
         return {"id": images[0]} if images else None
 
 
 class NextSlice(Strategy):
     """Offers the image of which the latest prediction was least sure, and says which of its slices to annotate.
 
-    Images of which there is no prediction yet count as the mean of the others; without any, and before there is a
-    model, the image with the fewest annotated slices comes first. Otherwise as ``Sparse``.
+    That prediction may be of an earlier model; it is made anew of the image that is offered only. Images of which there
+    is none yet count as the mean of the others; without any, and before there is a model, the image with the fewest
+    annotated slices comes first. Otherwise as ``Sparse``.
     """
 
     def __init__(self, suggestions: Suggestions) -> None:
@@ -60,7 +61,9 @@ class NextSlice(Strategy):
         def rank(image_id: str) -> tuple[float, int]:
             return -known.get(image_id, mean), _annotated_slices(image_id, datastore)
 
-        for image_id in _ordered(request, datastore, rank):
+        for image_id in _ordered(datastore, rank):
+            if image_id not in datastore.list_images():
+                continue
             # Whoever has a broken image is told so, now or by what loads it.
             if datastore.is_unreadable(image_id):
                 return {"id": image_id}
@@ -68,6 +71,8 @@ class NextSlice(Strategy):
             try:
                 volume, suggestions, note = self.suggestions.of(image_id, 1)
             except HTTPException as error:
+                if error.status_code != HTTPStatus.NOT_FOUND:
+                    raise
                 logger.warning("%s was removed meanwhile: %s", image_id, error.detail)
                 continue
             except InputError as error:
@@ -88,13 +93,13 @@ class NextSlice(Strategy):
         return None
 
 
-def _ordered(request: Mapping[str, Any], datastore: Datastore, merit: Callable[[str], Any]) -> list[str]:
+def _ordered(datastore: Datastore, merit: Callable[[str], Any]) -> list[str]:
     """Return all images: those of the least merit first, that weren't just offered and that can be read."""
     recently = time.time() - PASSED_OVER
 
     def rank(image_id: str) -> tuple[bool, int, Any, int, str]:
         annotation = datastore.get_label_info(image_id, FINAL)
-        offered = _offered(datastore.get_image_info(image_id), request["strategy"])
+        offered = _offered(datastore.get_image_info(image_id))
         passed_over = offered > max(recently, annotation.get("ts", 0))
         unreadable = isinstance(datastore, AnnotationStore) and datastore.is_unreadable(image_id)
         return unreadable, offered if passed_over else 0, merit(image_id), offered, image_id
@@ -110,12 +115,12 @@ def _annotated_slices(image_id: str, datastore: Datastore) -> int:
 def _uncertainty(image_id: str, datastore: Datastore) -> float | None:
     """Return how unsure the latest prediction was, None if unknown; clients may have written anything there."""
     value = datastore.get_label_info(image_id, PREDICTION).get("uncertainty")
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
+    return value if isinstance(value, int | float) and 0 <= value <= 1 else None
 
 
-def _offered(image_info: Mapping[str, Any], strategy: str) -> int:
-    """Return when the image was offered last, 0 for never; clients may have written anything there."""
+def _offered(image_info: Mapping[str, Any]) -> int:
+    """Return when the image was offered last, by any strategy, 0 for never; clients may have written anything there."""
     by_strategy = image_info.get("strategy")
-    latest = by_strategy.get(strategy) if isinstance(by_strategy, Mapping) else None
-    time_stamp = latest.get("ts") if isinstance(latest, Mapping) else None
-    return time_stamp if isinstance(time_stamp, int) else 0
+    offers = by_strategy.values() if isinstance(by_strategy, Mapping) else ()
+    stamps = [offer.get("ts") for offer in offers if isinstance(offer, Mapping)]
+    return max((stamp for stamp in stamps if isinstance(stamp, int)), default=0)

@@ -14,7 +14,8 @@ from ..core.suggestion import Evidence, Suggestion, expected_gain, suggest_slice
 from ..core.volumes import Volume, onto_grid, read_label_map, read_volume
 from .conf import Conf
 from .datastore import PREDICTION, UNCERTAINTY, AnnotationStore
-from .infer import Segmentation, checksum, facts
+from .infer import Segmentation
+from .predictions import is_by, stored_prediction
 from .versions import FINAL
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ class Suggestions:
             at_once: go by what was predicted last, by whichever model, rather than predict anew.
 
         Returns:
-            The image; the suggestions in the order to paint them, none if every slice is annotated; and a note for
-            people, empty if there is nothing to say.
+            The image; the suggestions in the order to paint them, none if every slice is annotated, or every voxel
+            labelled; and a note for people, empty if there is nothing to say.
 
         Raises:
             InputError: the image or its annotation can't be read.
@@ -94,14 +95,14 @@ class Suggestions:
             model = self.segmentation.model()
         except InputError as error:
             return None, f"the slices are spread evenly: {error}"
-        is_latest = self.store.get_label_info(image_id, PREDICTION).get("model") == facts(model)
+        is_latest = is_by(model, self.store.get_label_info(image_id, PREDICTION))
         if at_once or is_latest:
             try:
                 evidence = self._stored(image_id, volume, annotation)
                 return evidence, "" if is_latest else "by an earlier model's prediction"
             except InputError as error:
                 if at_once:
-                    return None, "there is no prediction of the image yet, so the slices are spread evenly"
+                    return None, f"the slices are spread evenly: {error}"
                 logger.warning("The prediction of %s is made anew: %s", image_id, error)
         self.segmentation.predict(self.store.get_image_uri(image_id), image_id)
         return (
@@ -115,15 +116,8 @@ class Suggestions:
         Raises:
             InputError: it isn't there, can't be read, or is of another image or other classes.
         """
-        info = self.store.get_label_info(image_id, PREDICTION)
-        names = info.get("label_names", {})
-        if list(names) != list(self.scheme.predicted):
-            raise InputError(f"image {image_id!r}: the stored prediction is one of {', '.join(names) or 'no classes'}")
-        # Those of earlier versions of this software don't tell.
-        if info.get("image", checksum(volume)) != checksum(volume):
-            raise InputError(f"image {image_id!r}: the stored prediction is of another image that was there before")
-        labels, entropy = (self._map(image_id, tag, volume) for tag in (PREDICTION, UNCERTAINTY))
-        return Evidence(self.scheme, annotation, labels, entropy)
+        labels = stored_prediction(self.store, image_id, volume, self.scheme).astype(np.uint8)
+        return Evidence(self.scheme, annotation, labels, self._map(image_id, UNCERTAINTY, volume))
 
     def _map(self, image_id: str, tag: str, volume: Volume) -> NDArray[np.uint8]:
         if tag not in self.store.get_labels_by_image_id(image_id):
