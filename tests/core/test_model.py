@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,9 @@ def test_scores_of_published_models_are_kept(tmp_path: Path) -> None:
     entry = {"epoch": 7, "slices": 2, "metric": "validation IoU"}
     first, second = {"run": "first", "score": 0.5, **entry}, {"run": "second", "score": 0.75, **entry}
     assert folder.history() == [first, second]
-    folder.history_path.write_text("[damaged")
-    folder.publish(model("first", 0.5))
-    assert folder.history() == [first]
+    folder.history_path.write_text(json.dumps([{"run": "by an earlier version"}, 1, second]))
+    assert folder.history() == [second]
+    for damaged in ("[damaged", "1"):
+        folder.history_path.write_text(damaged)
+        folder.publish(model("first", 0.5))
+        assert folder.history() == [first]

@@ -59,12 +59,14 @@ def test_nothing_to_score(studies: Path, tmp_path: Path) -> None:
     store.save_prediction("a", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), scaled(*SPACING), {})
     assert scoring({}, store) == nothing
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
-    # A prediction of a model with other classes, one of another image, and a damaged one.
+    # A prediction of a model with other classes, of another image on the same grid, on another grid, and a damaged one.
     other = LabelScheme(("vessel",), "outside")
     AnnotationStore(str(studies), other).save_prediction(
         "a", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), scaled(*SPACING), {}
     )
     store.refresh()
+    assert scoring({}, store) == nothing
+    store.save_prediction("a", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), scaled(*SPACING), {"image": 1})
     assert scoring({}, store) == nothing
     store.save_prediction("a", np.ones((4, 4, 4), np.uint8), np.ones((4, 4, 4), np.uint8), scaled(*SPACING), {})
     assert scoring({}, store) == nothing

@@ -185,12 +185,13 @@ class ModelFolder:
 
     def history(self) -> list[dict[str, Any]]:
         """Return ``run``, ``epoch``, annotated ``slices``, ``metric`` and ``score`` of what was remembered so far."""
+        fields = {"run", "epoch", "slices", "metric", "score"}
         try:
-            known: list[dict[str, Any]] = json.loads(self.history_path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            known = json.loads(self.history_path.read_text(encoding="utf-8"))
+            return [entry for entry in known if isinstance(entry, dict) and entry.keys() >= fields]
+        except (FileNotFoundError, TypeError, ValueError):
             # A damaged file is begun anew: it only serves estimates.
             return []
-        return known
 
     def _published_run(self) -> str | None:
         """Return the run of the published model; None if it can't be read: then it is archived as it is."""

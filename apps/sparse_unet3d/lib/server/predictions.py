@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from monailabel.interfaces.datastore import Datastore
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
 from ..core.labels import LabelScheme
 from ..core.model import Model
 from ..core.volumes import Volume, onto_grid, read_label_map
-from .datastore import PREDICTION, AnnotationStore
+from .datastore import PREDICTION
 
 
 def facts(model: Model) -> dict[str, Any]:
@@ -36,9 +37,7 @@ def checksum(volume: Volume) -> int:
     return zlib.crc32(np.ascontiguousarray(volume.array).data, zlib.crc32(volume.affine.tobytes()))
 
 
-def stored_prediction(
-    store: AnnotationStore, image_id: str, volume: Volume, scheme: LabelScheme
-) -> NDArray[np.integer[Any]]:
+def stored_prediction(store: Datastore, image_id: str, volume: Volume, scheme: LabelScheme) -> NDArray[np.integer[Any]]:
     """Return the prediction that is stored of an image, by whichever model.
 
     Args:

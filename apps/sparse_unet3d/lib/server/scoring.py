@@ -12,8 +12,9 @@ from ..core.annotations import Unpainted, annotated_slices, fill_unpainted
 from ..core.errors import InputError
 from ..core.labels import LabelScheme
 from ..core.metrics import confusion, iou_per_class, mean_iou
-from ..core.volumes import read_label_map
+from ..core.volumes import onto_grid, read_label_map, read_volume
 from .datastore import PREDICTION
+from .predictions import stored_prediction
 from .versions import FINAL
 
 logger = logging.getLogger(__name__)
@@ -37,20 +38,19 @@ class IouScoring(ScoringMethod):
         total = np.zeros((classes, classes), dtype=np.int64)
         images = {}
         for image_id in sorted(datastore.get_labeled_images()):
-            info = datastore.get_label_info(image_id, PREDICTION)
-            if list(info.get("label_names", {})) != list(self.scheme.predicted):
+            if PREDICTION not in datastore.get_labels_by_image_id(image_id):
                 continue
             try:
-                prediction = read_label_map(datastore.get_label_uri(image_id, PREDICTION)).array
-                annotation = read_label_map(datastore.get_label_uri(image_id, FINAL)).array.astype(np.uint8)
-                if prediction.shape != annotation.shape:
-                    raise InputError(f"image {image_id!r}: the prediction is one of another image; run the model again")
+                volume = read_volume(datastore.get_image_uri(image_id))
+                prediction = stored_prediction(datastore, image_id, volume, self.scheme).astype(np.uint8)
+                label = read_label_map(datastore.get_label_uri(image_id, FINAL))
+                annotation = onto_grid(label, volume).astype(np.uint8)
             except InputError as error:
                 logger.error(error)
                 continue
             if self.unpainted == "background":
                 annotation = fill_unpainted(annotation, annotated_slices(annotation), self.scheme)
-            counts = confusion(prediction.astype(np.uint8), annotation, self.scheme)
+            counts = confusion(prediction, annotation, self.scheme)
             total += counts
             images[image_id] = self._scores(counts)
             datastore.update_label_info(image_id, PREDICTION, images[image_id])
