@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -327,6 +328,11 @@ def test_the_command_keeps_what_is_done_and_other_data_sets(tmp_path: Path) -> N
     for part in ("<h2>other</h2>", "<h2>balls, ball_2</h2>", "foreground_random", "image/png;base64", ", on a GPU."):
         assert part in report
     assert "All of these volumes" in report
+    pictures = sorted((tmp_path / "out" / "results" / "simulate").iterdir())
+    assert [path.name for path in pictures] == ["balls_ball_2.png", "other.png"]
+    for path in pictures:
+        drawn = np.rint(255 * matplotlib.image.imread(path)).astype(int)
+        assert (drawn[:, :, :3] == (0xD5, 0x5E, 0x00)).all(axis=2).any()
     assert {path.name: path.stat().st_mtime_ns for path in games.iterdir()} == before
 
 

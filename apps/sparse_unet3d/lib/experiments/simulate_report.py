@@ -48,7 +48,7 @@ OF_THESE = (
 
 
 def write_simulate_report(path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the HTML file, renamed into place.
+    """Write the HTML file, renamed into place, and beside it the curves of each data set as ``simulate/DATA.png``.
 
     Args:
         path: the file.
@@ -57,7 +57,10 @@ def write_simulate_report(path: Path, results: Mapping[str, Mapping[str, Any]]) 
     sections = ["<h1>Where to paint next: simulated annotators</h1>", f"<p>{escape(EXPLANATION)}</p>"]
     for data, result in results.items():
         sections.append(f"<h2>{escape(data)}</h2>")
-        sections.append(image_tag(draw_curves(result), f"IoU over annotated slices, {data}"))
+        curves = draw_curves(result)
+        with replacing(path.parent / "simulate" / f"{data.replace(', ', '_')}.png") as beside:
+            beside.write_bytes(curves)
+        sections.append(image_tag(curves, f"IoU over annotated slices, {data}"))
         sections.append(_table(result))
         sections.append(f"<p class=small>{escape(_provenance(result))}</p>")
     if len(results) > 1:
