@@ -37,7 +37,7 @@ def checksum(volume: Volume) -> int:
     return zlib.crc32(np.ascontiguousarray(volume.array).data, zlib.crc32(volume.affine.tobytes()))
 
 
-def stored_prediction(store: Datastore, image_id: str, volume: Volume, scheme: LabelScheme) -> NDArray[np.integer[Any]]:
+def stored_prediction(store: Datastore, image_id: str, volume: Volume, scheme: LabelScheme) -> NDArray[np.uint8]:
     """Return the prediction that is stored of an image, by whichever model.
 
     Args:
@@ -64,4 +64,4 @@ def stored_prediction(store: Datastore, image_id: str, volume: Volume, scheme: L
     # Earlier versions of this software didn't keep it.
     if info.get("image") not in (None, checksum(volume)):
         raise InputError(f"image {image_id!r}: the stored prediction is of another image that was there before")
-    return onto_grid(read_label_map(store.get_label_uri(image_id, PREDICTION)), volume)
+    return onto_grid(read_label_map(store.get_label_uri(image_id, PREDICTION)), volume).astype(np.uint8)

@@ -42,7 +42,7 @@ class IouScoring(ScoringMethod):
                 continue
             try:
                 volume = read_volume(datastore.get_image_uri(image_id))
-                prediction = stored_prediction(datastore, image_id, volume, self.scheme).astype(np.uint8)
+                prediction = stored_prediction(datastore, image_id, volume, self.scheme)
                 label = read_label_map(datastore.get_label_uri(image_id, FINAL))
                 annotation = onto_grid(label, volume).astype(np.uint8)
             except InputError as error:

@@ -116,7 +116,7 @@ class Suggestions:
         Raises:
             InputError: it isn't there, can't be read, or is of another image or other classes.
         """
-        labels = stored_prediction(self.store, image_id, volume, self.scheme).astype(np.uint8)
+        labels = stored_prediction(self.store, image_id, volume, self.scheme)
         return Evidence(self.scheme, annotation, labels, self._map(image_id, UNCERTAINTY, volume))
 
     def _map(self, image_id: str, tag: str, volume: Volume) -> NDArray[np.uint8]:
