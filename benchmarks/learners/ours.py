@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 
 from lib.core.allocation import keep_freed_memory
 from lib.core.machine import Machine
+from lib.core.memory import free_memory
 from lib.core.model import ModelFolder
 from lib.core.plan import PlanOptions
 from lib.core.segmentation import Segmenter
 from lib.core.training import Report, TrainingCase, TrainingOptions, train
-from lib.server.machine import SHARE, free_memory
+from lib.server.machine import SHARE
 
 from ..learning import Trial
 

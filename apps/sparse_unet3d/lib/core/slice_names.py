@@ -9,7 +9,7 @@ from typing import Any
 
 import nibabel
 
-from .volumes import Volume
+from .volumes import Placed
 
 _DIRECTIONS = {
     "R": "L-R, sagittal",
@@ -40,7 +40,7 @@ class SliceNames:
     reversed_length: int | None = None
 
     @classmethod
-    def of(cls, volume: Volume) -> "SliceNames":
+    def of(cls, volume: Placed) -> "SliceNames":
         """Name the slices of an image as 3D Slicer shows it, also where Slicer misreads its directions."""
         x, y, z = nibabel.aff2axcodes(volume.affine if volume.slicer_affine is None else volume.slicer_affine)
         towards = (x, y, _OPPOSITE[z] if volume.slicer_reverses else z)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import nibabel
 import numpy as np
@@ -26,17 +26,73 @@ INTENSITY_PERCENTILES = (0.5, 99.5)
 """Percentiles of a channel that become 0 and 1."""
 
 
+class Placed(Protocol):
+    """What has a voxel grid in space: an image's ``Geometry``, or the ``Volume`` itself."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(X, Y, Z)."""
+
+    @property
+    def affine(self) -> Affine:
+        """(4, 4) voxel to RAS mm."""
+
+    @property
+    def slicer_affine(self) -> Affine | None:
+        """(4, 4) the affine that 3D Slicer gives the image where it misreads it, else None."""
+
+    @property
+    def slicer_reverses(self) -> bool:
+        """Whether Slicer numbers the slices along Z from the other end."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """What an image's headers say: its grid, without any voxel.
+
+    Attributes:
+        shape: (X, Y, Z).
+        affine: (4, 4) voxel to RAS mm.
+        channels: how many there are.
+        dtype: the type of numbers that the image's array will have.
+        slicer_affine, name, slicer_reverses: as in ``Volume``.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Affine
+    channels: int
+    dtype: np.dtype[Any]
+    slicer_affine: Affine | None = None
+    name: str = "the image"
+    slicer_reverses: bool = False
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Size of a voxel along X, Y, Z in mm."""
+        return _spacing(self.affine)
+
+    def slice_from_slicer(self, k: int) -> int:
+        """Return the index along Z of the slice that 3D Slicer calls ``k``; both count from 0."""
+        return self.shape[2] - 1 - k if self.slicer_reverses else k
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """An image.
 
     Attributes:
-        array: (C, X, Y, Z), integers or floats as stored.
+        array: (C, X, Y, Z), integers or finite floats as stored.
         affine: (4, 4) voxel to RAS mm.
         slicer_affine: (4, 4) the affine that 3D Slicer gives the image where it misreads it (NIfTI with channels last
             and no vector intent: voxel size and origin right, directions lost), else None.
         name: what messages call it: the file, where it came from one.
         slicer_reverses: whether Slicer numbers the slices along Z from the other end, as in most left-handed files.
+        outside: (X, Y, Z) the voxels that are NaN in every channel of the file, or None where there are none.
+        notes: what a person should be told about the file.
     """
 
     array: NDArray[Any]
@@ -44,6 +100,8 @@ class Volume:
     slicer_affine: Affine | None = None
     name: str = "the image"
     slicer_reverses: bool = False
+    outside: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -57,13 +115,26 @@ class Volume:
         return x, y, z
 
     @property
+    def geometry(self) -> Geometry:
+        """All but the voxels."""
+        return Geometry(
+            self.shape,
+            self.affine,
+            self.channels,
+            self.array.dtype,
+            self.slicer_affine,
+            self.name,
+            self.slicer_reverses,
+        )
+
+    @property
     def spacing(self) -> tuple[float, float, float]:
         """Size of a voxel along X, Y, Z in mm."""
         return _spacing(self.affine)
 
     def slice_from_slicer(self, k: int) -> int:
         """Return the index along Z of the slice that 3D Slicer calls ``k``; both count from 0."""
-        return self.shape[2] - 1 - k if self.slicer_reverses else k
+        return self.geometry.slice_from_slicer(k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +184,16 @@ def read_volume(path: str | Path) -> Volume:
     return replace(first, array=np.concatenate([channel.array for channel in channels]))
 
 
-def _is_same_grid(one: Volume, other: Volume) -> bool:
+def read_geometry(path: str | Path) -> Geometry:
+    """Read an image's grid, of all its files as ``read_volume``.
+
+    Raises:
+        InputError: as ``read_volume``, but for what is wrong with the voxels.
+    """
+    return read_volume(path).geometry
+
+
+def _is_same_grid(one: Placed, other: Placed) -> bool:
     """Tell whether each voxel has the same indices and, within the tolerance, the same place in both."""
     if one.shape != other.shape:
         return False
@@ -214,7 +294,7 @@ def write_label_map(path: str | Path, array: NDArray[np.uint8], affine: Affine) 
         writer(beside, array, affine)
 
 
-def onto_grid(label: LabelMap, volume: Volume) -> NDArray[np.integer[Any]]:
+def onto_grid(label: LabelMap, volume: Placed) -> NDArray[np.integer[Any]]:
     """Give a label map on the volume's own voxel grid, (X, Y, Z): its values with axes swapped and flipped.
 
     The two must be one grid in world coordinates, up to the order and direction of axes, as with left-handed images,
@@ -233,7 +313,7 @@ def onto_grid(label: LabelMap, volume: Volume) -> NDArray[np.integer[Any]]:
     return np.ascontiguousarray(place.turn(label))
 
 
-def box_onto_grid(label: LabelMap, volume: Volume) -> NDArray[np.integer[Any]]:
+def box_onto_grid(label: LabelMap, volume: Placed) -> NDArray[np.integer[Any]]:
     """Give a label map that covers a box of the volume's grid on the whole of it, (X, Y, Z), 0 beside the box.
 
     As ``onto_grid``, but the box may be smaller than the volume, as where Slicer saves no more than the segments need,
@@ -279,7 +359,7 @@ class _Place(NamedTuple):
     def turn(self, label: LabelMap) -> NDArray[np.integer[Any]]:
         return np.flip(label.array.transpose(self.order), self.flipped)
 
-    def overlap(self, label: LabelMap, volume: Volume) -> int:
+    def overlap(self, label: LabelMap, volume: Placed) -> int:
         """Count the voxels that the two have in common."""
         sizes = [
             max(0, min(at + n, whole) - max(at, 0))
@@ -288,7 +368,7 @@ class _Place(NamedTuple):
         return math.prod(sizes)
 
 
-def _place(label: LabelMap, volume: Volume) -> _Place | None:
+def _place(label: LabelMap, volume: Placed) -> _Place | None:
     """Find where a label map lies on the volume's grid; None if its voxels are none of the volume's."""
     found = [_place_on(volume.affine, label)]
     if volume.slicer_affine is not None:
