@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def annotations(*words: object) -> subprocess.CompletedProcess[str]:
 def test_label_info_tells_of_the_version(server: Server, tmp_path: Path) -> None:
     fewer = paint()
     fewer[6] = 0
-    began = datetime.now(UTC) - timedelta(seconds=1)
+    began = datetime.now(timezone.utc) - timedelta(seconds=1)
     submit(server, tmp_path, "alice", "b", paint())
     submit(server, tmp_path, "bob", "b", fewer)
     expected = {
@@ -70,7 +70,7 @@ def test_label_info_tells_of_the_version(server: Server, tmp_path: Path) -> None
         info = info_of(server, "b", tag)
         assert (info["version"], info["client_id"]) == (version, client)
         assert info["statistics"]["annotated_slices"] == slices
-        assert began <= datetime.fromisoformat(info["time"]) <= datetime.now(UTC)
+        assert began <= datetime.fromisoformat(info["time"]) <= datetime.now(timezone.utc)
     for key in ("version", "time", "client_id", "restored_version"):
         reply = server.put_label_info("b", "version_1", {key: "other"})
         assert (reply.status_code, key in reply.json()["detail"]) == (400, True)

@@ -50,7 +50,8 @@ def predict_tiles(
             box = tuple(slice(a, end) for a, end in zip((row, *across), ends, strict=True))
             row += logits.shape[1]
             if ends[0] > box[0].start:
-                yield box, logits[(slice(None), *(slice(0, side.stop - side.start) for side in box))]
+                inside = (slice(None), *(slice(0, side.stop - side.start) for side in box))
+                yield box, logits[inside]
 
 
 def _evaluate(
@@ -157,7 +158,8 @@ def predict_probabilities(
     for box, logits in _with_progress(network, image, tile, device, progress):
         if probabilities is None:
             probabilities = torch.empty((len(logits), *image.shape[1:]), dtype=torch.float32)
-        probabilities[(slice(None), *box)] = logits.softmax(dim=0).cpu()
+        place = (slice(None), *box)
+        probabilities[place] = logits.softmax(dim=0).cpu()
     assert probabilities is not None
     return probabilities
 

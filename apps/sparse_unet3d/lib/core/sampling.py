@@ -138,7 +138,8 @@ class TileSampler:
                 generator, centre, frame.drawn, self.augmentation.deformation, volume.voxel_size
             )
             positions = source_positions(deformation, frame.drawn, volume.image.device)
-            annotation = sample_annotation(volume.annotation, positions[(slice(None), *frame.judged)])
+            judged = (slice(None), *frame.judged)
+            annotation = sample_annotation(volume.annotation, positions[judged])
             if torch.any(annotation != UNLABELLED):
                 break
         else:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -265,7 +265,7 @@ class _Run:
     ) -> None:
         self.folder, self.options, self.machine, self.plan, self.split = folder, options, machine, plan, split
         self.rival, self.note = rival, note
-        self.id = datetime.now(UTC).isoformat(timespec="microseconds")
+        self.id = datetime.now(timezone.utc).isoformat(timespec="microseconds")
         self.epoch = 0
         self.steps = 0
         self.seconds = 0.0

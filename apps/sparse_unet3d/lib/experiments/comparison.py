@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from scipy.stats import wilcoxon
@@ -72,7 +72,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
         ),
         "commits": sorted({record["commit"] for record in records}),
         "machines": sorted({record["machine"] for record in records}),
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
     }
 
 

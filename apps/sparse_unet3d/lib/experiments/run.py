@@ -11,7 +11,7 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +210,7 @@ def perform(run: Run, setting: Setting) -> Record:
         "precision": training_precision(work),
         "machine": "; ".join(pieces["machines"]),
         "commit": ", ".join(pieces["commits"]),
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "shown": _shown(planes, study),
         "settings": settings,
     }

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +278,7 @@ class FolderStore(LocalDatastore):
         path = Path(self._datastore_config_path)
         with self._lock:
             if self._index_damaged and path.exists():
-                aside = path.with_name(f"{path.stem}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}.json")
+                aside = path.with_name(f"{path.stem}.damaged-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}.json")
                 path.rename(aside)
                 logger.error("The damaged index is kept as %s", aside)
             self._index_damaged = False

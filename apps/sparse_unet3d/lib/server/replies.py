@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any, NoReturn
 
 from fastapi import HTTPException
@@ -100,7 +100,7 @@ def submission_reply(
 
 def time_text(time: str) -> str:
     """Write a stored time for people, who may be anywhere: ``2026-11-24 03:14 UTC``."""
-    return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{datetime.fromisoformat(time).astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
 
 
 def _what_became_of(earlier: Mapping[str, Any], client_id: str | None, names: SliceNames) -> Iterator[str]:

@@ -19,7 +19,7 @@ import glob
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -288,4 +288,4 @@ def _what_is_gone(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str
 
 def now() -> str:
     """Return the time in UTC, to the second, as ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
