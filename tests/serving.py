@@ -23,6 +23,8 @@ from lib.core.model import Model, ModelFolder, build_network
 from lib.core.plan import Plan
 
 APP = Path(__file__).parents[1] / "apps" / "sparse_unet3d"
+PATIENCE = 600
+"""Seconds after which whatever is waited for counts as hanging. Nothing else takes as long, even on a slow machine."""
 SHAPE = (20, 18, 12)
 SPACING = (0.5, 0.5, 1.25)
 SEGMENTS = ["inside (predicted)", "tubule (predicted)", "annotate here", "inside", "tubule", "outside"]
@@ -100,6 +102,15 @@ NAMED = {"label_info": [{"name": "inside"}, {"name": "tubule"}, {"name": "outsid
 """Parameters of a submission whose values are those of an annotation."""
 
 
+def wait_until(condition: Callable[[], object], process: "subprocess.Popen[Any] | None" = None) -> None:
+    """Wait for a condition; fail once the process that it depends on has ended."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert process is None or process.poll() is None, f"the process ended with code {process.returncode}"
+        assert time.monotonic() < end, "it hangs"
+        time.sleep(0.2)
+
+
 class Server:
     """``monailabel start_server`` with the app, on a free port."""
 
@@ -125,33 +136,45 @@ class Server:
 
     def wait(self) -> "Server":
         """Wait until it answers."""
-        until = time.monotonic() + 120
-        while time.monotonic() < until and self.process.poll() is None:
-            try:
-                requests.get(f"{self.url}/info/", timeout=5).raise_for_status()
-                return self
-            except requests.ConnectionError:
-                time.sleep(0.3)
-        raise AssertionError(f"the server didn't start:\n{self.log.read_text()}")
+        self.wait_until(self._answers)
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            self.get("/info/").raise_for_status()
+        except requests.ConnectionError:
+            return False
+        return True
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Wait for a condition on what the server says or does."""
+        try:
+            wait_until(condition, self.process)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the server said:\n{self.log.read_text()[-5000:]}") from error
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=PATIENCE)
 
     def get(self, path: str, **kwargs: Any) -> requests.Response:
-        return requests.get(self.url + path, timeout=60, **kwargs)
+        return requests.get(self.url + path, timeout=PATIENCE, **kwargs)
 
     def wait_for_training(self, until: Callable[[dict[str, Any], str], bool]) -> dict[str, Any]:
         """Poll as 3D Slicer does, until a condition on the statistics and the status; return the statistics."""
-        end = time.monotonic() + 400
-        while time.monotonic() < end:
+        stats: dict[str, Any] = {}
+
+        def reached() -> bool:
+            nonlocal stats
             status = self.client.train_status()
-            stats: dict[str, Any] = self.client.info()["train_stats"]["sparse_unet3d"]
+            stats = self.client.info()["train_stats"]["sparse_unet3d"]
             if until(stats, status["status"]):
-                return stats
+                return True
             assert status["status"] in ("SUBMITTED", "RUNNING"), "\n".join(status["details"])
-            time.sleep(1)
-        raise AssertionError(f"training took too long: {self.log.read_text()[-3000:]}")
+            return False
+
+        self.wait_until(reached)
+        return stats
 
     def put_label(self, image: str, file: Path, params: object = None, tag: str = "") -> requests.Response:
         with file.open("rb") as label:
@@ -160,7 +183,7 @@ class Server:
                 params={"image": image, **({"tag": tag} if tag else {})},
                 data={"params": json.dumps({} if params is None else params)},
                 files={"label": (file.name, label)},
-                timeout=60,
+                timeout=PATIENCE,
             )
 
     def put_label_info(self, image: str, tag: str, info: dict[str, Any]) -> requests.Response:
@@ -168,19 +191,22 @@ class Server:
             f"{self.url}/datastore/label/info",
             params={"label": image, "tag": tag},
             data={"info": json.dumps(info)},
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     def forget_offers(self, *images: str) -> None:
         """Let Next Sample offer these images as if it hadn't yet."""
         url, info = f"{self.url}/datastore/image/info", {"info": '{"strategy": {}}'}
         for image in images:
-            requests.put(url, params={"image": image}, data=info, timeout=60).raise_for_status()
+            requests.put(url, params={"image": image}, data=info, timeout=PATIENCE).raise_for_status()
 
     def put_image(self, image: str, file: Path) -> requests.Response:
         with file.open("rb") as content:
             return requests.put(
-                f"{self.url}/datastore/image", params={"image": image}, files={"file": (file.name, content)}, timeout=60
+                f"{self.url}/datastore/image",
+                params={"image": image},
+                files={"file": (file.name, content)},
+                timeout=PATIENCE,
             )
 
     def infer(self, image: str, model: str = "sparse_unet3d", **params: object) -> requests.Response:
@@ -188,5 +214,5 @@ class Server:
             f"{self.url}/infer/{model}",
             params={"image": image},
             data={"params": json.dumps(params)},
-            timeout=300,
+            timeout=PATIENCE,
         )

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -13,6 +12,7 @@ import pytest
 
 from lib.commands.errors import ServerError
 from lib.commands.server_process import running_server
+from serving import PATIENCE, wait_until
 
 PROJECT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(PROJECT / "apps" / "sparse_unet3d"), "demo"]
@@ -76,12 +76,9 @@ def test_ctrl_c_during_training_stops_all_that_was_started(studies, tmp_path):
         if "Training for" in line:
             break
     # The server starts a process for the training; a person may press Ctrl-C while it runs.
-    patience = time.monotonic() + 30
-    while len(processes_about(str(scratch))) < 3 and time.monotonic() < patience:
-        time.sleep(0.2)
-    assert len(processes_about(str(scratch))) >= 3
+    wait_until(lambda: len(processes_about(str(scratch))) >= 3, running)
     running.send_signal(signal.SIGINT)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=PATIENCE)
     assert running.returncode == 130
     assert errors.strip().splitlines()[-1] == "Interrupted."
     assert processes_about(str(scratch)) == []

@@ -1,12 +1,12 @@
 """A learner's steps against plain torch, and what it says of them."""
 
-import time
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from devices import on_each_device
 from lib.core.labels import IGNORED, LabelScheme
@@ -74,23 +74,25 @@ def test_training_ends_with_the_time_after_one_step_at_least() -> None:
 
 
 def test_waiting_is_what_drawing_takes_longer_than_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which a step takes 5 seconds, and a tile is there 2 seconds after it was asked for."""
     ours = learner()
-    draw = ours.sampler.draw
-    delay = 0.0
+    now = 0.0
 
-    def slowly(generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-        time.sleep(delay)
-        return draw(generator)
+    def later(seconds: float) -> None:
+        nonlocal now
+        now += seconds
 
-    monkeypatch.setattr(ours.sampler, "draw", slowly)
-    ours.train(range(2), lambda: 0.0)
-    beside = ours.train(range(2, 5), lambda: 0.0)
-    delay = 0.4
-    ours.train(range(5, 6), lambda: 0.0)
-    waiting = ours.train(range(6, 9), lambda: 0.0)
-    assert waiting.waited < waiting.seconds
-    assert waiting.waited > 3 * 0.4 - beside.seconds - 0.2
-    assert beside.waited < 0.5 * waiting.waited
+    take = Future.result
+
+    def taken(future: "Future[object]", timeout: float | None = None) -> object:
+        later(2)
+        return take(future, timeout)
+
+    monkeypatch.setattr(Future, "result", taken)
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    ours.network.register_forward_hook(lambda *_: later(5))
+    course = ours.train(range(3), lambda: 0.0)
+    assert (course.waited, course.seconds) == (3 * 2, 3 * (2 + 5))
 
 
 def test_a_run_goes_on_in_the_precision_that_it_began_with() -> None:

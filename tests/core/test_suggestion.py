@@ -1,7 +1,5 @@
 """Which slices are chosen, against plain loops and small cases that a person can check."""
 
-import time
-
 import numpy as np
 import pytest
 
@@ -149,16 +147,6 @@ def test_the_next_slice_lies_across_the_axis_with_the_fewest() -> None:
     # Each axis once before any twice, and first that of which there was none.
     assert axes[0] == axes[3] == 1
     assert axes[1:3] == [0, 2]
-
-
-def test_the_slices_to_mark_in_a_volume_of_the_papers_size_take_less_than_two_seconds() -> None:
-    generator = np.random.default_rng(0)
-    shape = (248, 244, 64)
-    labels, entropy = (generator.integers(0, most, shape).astype(np.uint8) for most in (3, 256))
-    known = Evidence(SCHEME, np.zeros(shape, np.uint8), labels, entropy)
-    began = time.process_time()
-    assert len(suggest_slices(shape, [AnnotatedSlice(0, 50), AnnotatedSlice(2, 10)], 3, known)) == 3
-    assert time.process_time() - began < 2
 
 
 def test_no_slice_is_suggested_twice_nor_an_annotated_one_nor_when_all_lie_in_slices() -> None:

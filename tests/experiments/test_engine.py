@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask.config as dask_config
 import pytest
 from distributed import LocalCluster
 
@@ -12,8 +13,19 @@ from dense_volumes import write_balls
 from lib.core.errors import InputError
 from lib.experiments.engine import outcomes
 from lib.experiments.reproduce import Options, reproduce
+from serving import PATIENCE
 
 APP = Path(__file__).parents[2] / "apps" / "sparse_unet3d"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def patience() -> Iterator[None]:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        dask_config.set({"distributed.comm.timeouts.connect": f"{PATIENCE}s"}),
+    ):
+        patch.setattr("lib.experiments.engine.TIMEOUT", PATIENCE)
+        yield
 
 
 def start(workers: int, threads: int = 1) -> LocalCluster:

@@ -117,7 +117,7 @@ def test_what_cannot_be_continued_is_not_begun_without_time(
     # Enough for one, had it begun at once.
     assert not make(replace(options, minutes=5 + 1e-6))
     assert not list((tmp_path / "work").rglob("runs"))
-    assert make(replace(options, minutes=10.0))
+    assert make(replace(options, minutes=10000.0))
 
 
 def segments_nothing(task: Task) -> Segment:

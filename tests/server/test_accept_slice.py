@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lib.core.labels import LabelScheme
 from lib.core.volumes import read_volume
 from lib.server.datastore import AnnotationStore
-from serving import SHAPE, Server, parts, publish, snapshot, stored, write_image
+from serving import PATIENCE, SHAPE, Server, parts, publish, snapshot, stored, write_image
 from slicer_volumes import in_slicer
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
@@ -217,8 +217,8 @@ def test_other_requests_that_make_no_sense(server: Server, served: Path) -> None
             f"{server.url}/infer/accept_slice",
             data={"params": '{"label": "inside", "slice": 2}'},
             files={"file": ("mine.nii.gz", file)},
-            timeout=60,
+            timeout=PATIENCE,
         )
     assert (reply.status_code, "studies folder only" in reply.text) == (400, True)
-    reply = requests.post(f"{server.url}/batch/infer/accept_slice", json={}, timeout=60)
+    reply = requests.post(f"{server.url}/batch/infer/accept_slice", json={}, timeout=PATIENCE)
     assert (reply.status_code, "whole images" in reply.text) == (404, True)

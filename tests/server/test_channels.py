@@ -2,7 +2,6 @@
 
 import io
 import json
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import requests
 
-from serving import SHAPE, Server, as_slicer_sends, paint, scaled, snapshot, stored, write_image, write_label
+from serving import PATIENCE, SHAPE, Server, as_slicer_sends, paint, scaled, snapshot, stored, write_image, write_label
 
 AFFINE = scaled(0.5, 0.5, 1.25)
 FIRST, SECOND = "case_0000.nii.gz", "case_0001.nii.gz"
@@ -39,15 +38,8 @@ def images(server: Server) -> list[str]:
     return sorted(server.get("/datastore/", params={"output": "all"}).json()["objects"])
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 10
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.1)
-    assert condition()
-
-
 def next_sample(server: Server) -> requests.Response:
-    return requests.post(f"{server.url}/activelearning/sparse", json={}, timeout=60)
+    return requests.post(f"{server.url}/activelearning/sparse", json={}, timeout=PATIENCE)
 
 
 @contextmanager
@@ -80,11 +72,7 @@ def test_paint_on_the_first_channel_is_stored(server: Server, served: Path, tmp_
 
 def test_all_channels_are_trained_on_and_used(server: Server, served: Path, tmp_path: Path) -> None:
     server.client.train_start("sparse_unet3d", {"max_epochs": 1})
-    until = time.monotonic() + 300
-    while (task := server.client.train_status())["status"] in ("SUBMITTED", "RUNNING"):
-        assert time.monotonic() < until
-        time.sleep(1)
-    assert task["status"] == "DONE", task["details"]
+    server.wait_for_training(lambda _, status: status == "DONE")
     assert json.loads((served / "models/plan.json").read_text())["channels"] == 2
     arrays = {}
     for image in ("case", "together", "other"):
@@ -114,7 +102,7 @@ def test_a_channel_that_vanishes_is_named(server: Server, served: Path, tmp_path
         for reply in (
             server.infer("case"),
             server.put_label("case", file, params),
-            requests.post(f"{server.url}/train/sparse_unet3d", json={"max_epochs": 1}, timeout=60),
+            requests.post(f"{server.url}/train/sparse_unet3d", json={"max_epochs": 1}, timeout=PATIENCE),
             server.get("/datastore/dataset"),
         ):
             assert reply.status_code == 400, reply.text
@@ -146,7 +134,7 @@ def test_files_that_claim_the_same_image_are_named(server: Server, served: Path)
     reply = server.infer("other")
     assert reply.status_code == 400
     assert all(str(served / name) in reply.json()["detail"] for name in ("other.nii.gz", "other_0000.nii.gz"))
-    assert requests.delete(f"{server.url}/datastore/image", params={"id": "other"}, timeout=60).status_code == 400
+    assert requests.delete(f"{server.url}/datastore/image", params={"id": "other"}, timeout=PATIENCE).status_code == 400
     (served / "other.nii.gz").unlink()
     assert server.infer("other").status_code == 200
 
@@ -171,7 +159,7 @@ def test_an_image_with_all_channels_in_one_file_can_be_uploaded(server: Server, 
 
 def test_files_added_while_the_server_runs(server: Server, served: Path) -> None:
     write_image(served / "new_0000.nii.gz")
-    wait_for(lambda: "new" in images(server))
+    server.wait_until(lambda: "new" in images(server))
     assert "new_0001.nii.gz: no such file" in server.infer("new").json()["detail"]
     write_image(served / "new_0001.nii.gz")
     assert server.infer("new").status_code == 200
@@ -179,11 +167,11 @@ def test_files_added_while_the_server_runs(server: Server, served: Path) -> None
 
 
 def test_an_image_is_removed_with_all_its_channels(server: Server, served: Path) -> None:
-    assert requests.delete(f"{server.url}/datastore/image", params={"id": "other"}, timeout=60).status_code == 200
+    assert requests.delete(f"{server.url}/datastore/image", params={"id": "other"}, timeout=PATIENCE).status_code == 200
     assert not list(served.glob("other*"))
     assert not list(served.glob("labels/prediction/other*"))
     assert "other" not in images(server)
     # Annotated: stays.
-    assert requests.delete(f"{server.url}/datastore/image", params={"id": "case"}, timeout=60).status_code == 400
+    assert requests.delete(f"{server.url}/datastore/image", params={"id": "case"}, timeout=PATIENCE).status_code == 400
     assert (served / FIRST).exists()
     assert (served / SECOND).exists()

@@ -23,7 +23,19 @@ from lib.server.datastore import AnnotationStore
 from lib.server.strategies import Sparse
 from lib.server.submission import SchemeError
 from lib.server.trainer import read_cases
-from serving import SEGMENTS, SHAPE, SPACING, as_slicer_sends, paint, scaled, snapshot, stored, write_image, write_label
+from serving import (
+    SEGMENTS,
+    SHAPE,
+    SPACING,
+    as_slicer_sends,
+    paint,
+    scaled,
+    snapshot,
+    stored,
+    wait_until,
+    write_image,
+    write_label,
+)
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
 
@@ -490,24 +502,17 @@ def test_changed_files_are_noticed_and_disturb_no_submission(studies: Path, tmp_
         submit(store, tmp_path, paint())
         assert "a" in store.list_images()
         assert store.get_label_info("a", "final")["version"] == number + 1
-    wait_for(lambda: len(store.list_images()) == 8)
+    wait_until(lambda: len(store.list_images()) == 8)
     time.sleep(0.5)  # lets earlier events pass, which would bring the new name along
     os.rename(studies / "new5.nii.gz", studies / "renamed.nii.gz")
-    wait_for(lambda: "renamed" in store.list_images())
+    wait_until(lambda: "renamed" in store.list_images())
     (studies / "new4.nii.gz").unlink()
     expected = ["a", "b", "new0", "new1", "new2", "new3", "renamed"]
-    wait_for(lambda: sorted(store.list_images()) == expected)
+    wait_until(lambda: sorted(store.list_images()) == expected)
     assert {f"version_{number}" for number in range(1, 7)} < set(store.get_labels_by_image_id("a"))
     # What another process stores is seen, too.
     submit(AnnotationStore(str(studies), SCHEME), tmp_path, paint())
-    wait_for(lambda: store.get_label_info("a", "final")["version"] == 7)
-
-
-def wait_for(condition: Any) -> None:
-    until = time.monotonic() + 10
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert condition()
+    wait_until(lambda: store.get_label_info("a", "final")["version"] == 7)
 
 
 # What a killed server or a person left

@@ -15,7 +15,7 @@ from lib.core.annotations import AnnotatedSlice
 from lib.core.labels import LabelScheme
 from lib.core.marks import mark_slices
 from lib.core.suggestion import Evidence, suggest_slices
-from serving import SHAPE, Server, as_slicer_sends, paint, parts, publish, stored, write_image, write_label
+from serving import PATIENCE, SHAPE, Server, as_slicer_sends, paint, parts, publish, stored, write_image, write_label
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
 ANNOTATED = [[6, 10], [5, 9], [4, 6]]
@@ -39,7 +39,7 @@ def ask(server: Server, anew: bool = True) -> requests.Response:
     """Press Next Sample, as if no image had been offered before, or again."""
     if anew:
         server.forget_offers("a", "b", "full")
-    return requests.post(f"{server.url}/activelearning/next_slice", json={}, timeout=300)
+    return requests.post(f"{server.url}/activelearning/next_slice", json={}, timeout=PATIENCE)
 
 
 def annotated_places() -> list[AnnotatedSlice]:

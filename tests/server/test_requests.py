@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from lib.core.labels import LabelScheme
 from segmentations import SlicerScene, write_numbered
 from serving import (
     NAMED,
+    PATIENCE,
     SEGMENTS,
     SHAPE,
     SPACING,
@@ -80,9 +80,9 @@ def test_what_cannot_be_done_yet_is_refused(server: Server) -> None:
     reply = server.infer("a")
     assert (reply.status_code, "no model yet" in reply.text) == (400, True)
     for path in ("/train/sparse_unet3d", "/train/"):
-        reply = requests.post(server.url + path, json={}, timeout=60)
+        reply = requests.post(server.url + path, json={}, timeout=PATIENCE)
         assert (reply.status_code, "nothing is annotated" in reply.text) == (400, True)
-    reply = requests.post(server.url + "/batch/infer/sparse_unet3d", json={}, timeout=60)
+    reply = requests.post(server.url + "/batch/infer/sparse_unet3d", json={}, timeout=PATIENCE)
     assert (reply.status_code, "no model yet" in reply.text) == (400, True)
     assert server.get("/datastore/dataset").status_code == 404
 
@@ -91,7 +91,7 @@ def test_only_one_class_annotated(server: Server, tmp_path: Path) -> None:
     label = np.where(paint() > 0, 1, 0).astype(np.uint8)
     reply = server.put_label("b", write_label(tmp_path / "label.nii.gz", label), NAMED)
     assert "one class alone can't be learnt from" in reply.json()["next"]
-    reply = requests.post(server.url + "/train/sparse_unet3d", json={"max_epochs": 1}, timeout=60)
+    reply = requests.post(server.url + "/train/sparse_unet3d", json={"max_epochs": 1}, timeout=PATIENCE)
     assert reply.status_code == 400
     assert "only the class 'inside' is annotated" in reply.json()["detail"]
 
@@ -221,13 +221,13 @@ def test_bad_uploads_of_images(server: Server, served: Path, tmp_path: Path) -> 
 def test_unknown_names_are_not_found(server: Server) -> None:
     url = server.url
     for reply in (
-        requests.post(f"{url}/activelearning/best", json={}, timeout=60),
-        requests.post(f"{url}/infer/other", params={"image": "a"}, timeout=60),
-        requests.post(f"{url}/train/other", json={}, timeout=60),
-        requests.post(f"{url}/scoring/dice", json={}, timeout=60),
-        requests.post(f"{url}/batch/infer/other", json={}, timeout=60),
-        requests.delete(f"{url}/datastore/image", params={"id": "nobody"}, timeout=60),
-        requests.delete(f"{url}/datastore/label", params={"id": "b", "tag": "version_9"}, timeout=60),
+        requests.post(f"{url}/activelearning/best", json={}, timeout=PATIENCE),
+        requests.post(f"{url}/infer/other", params={"image": "a"}, timeout=PATIENCE),
+        requests.post(f"{url}/train/other", json={}, timeout=PATIENCE),
+        requests.post(f"{url}/scoring/dice", json={}, timeout=PATIENCE),
+        requests.post(f"{url}/batch/infer/other", json={}, timeout=PATIENCE),
+        requests.delete(f"{url}/datastore/image", params={"id": "nobody"}, timeout=PATIENCE),
+        requests.delete(f"{url}/datastore/label", params={"id": "b", "tag": "version_9"}, timeout=PATIENCE),
         server.get("/datastore/label", params={"label": "a", "tag": "version_9"}),
         server.get("/datastore/image", params={"image": "nobody"}),
         server.infer("nobody"),
@@ -238,18 +238,18 @@ def test_unknown_names_are_not_found(server: Server) -> None:
 @pytest.mark.usefixtures("unchanged")
 def test_annotations_are_not_deleted(server: Server) -> None:
     for tag in ("final", "original", "version_1"):
-        reply = requests.delete(f"{server.url}/datastore/label", params={"id": "a", "tag": tag}, timeout=60)
+        reply = requests.delete(f"{server.url}/datastore/label", params={"id": "a", "tag": tag}, timeout=PATIENCE)
         assert (reply.status_code, "never deleted" in reply.text) == (400, True)
-    assert requests.delete(f"{server.url}/datastore/image", params={"id": "a"}, timeout=60).status_code == 400
+    assert requests.delete(f"{server.url}/datastore/image", params={"id": "a"}, timeout=PATIENCE).status_code == 400
 
 
 @pytest.mark.usefixtures("unchanged")
 def test_bad_training_options(server: Server) -> None:
     for options in ({"max_epochs": "many"}, {"start": "again"}, {"max_minutes": [-1]}):
-        reply = requests.post(f"{server.url}/train/sparse_unet3d", json=options, timeout=60)
+        reply = requests.post(f"{server.url}/train/sparse_unet3d", json=options, timeout=PATIENCE)
         assert reply.status_code == 400
         assert next(iter(options)) in reply.json()["detail"]
-    assert requests.get(f"{server.url}/train/", timeout=60).status_code == 404
+    assert requests.get(f"{server.url}/train/", timeout=PATIENCE).status_code == 404
 
 
 # With a model
@@ -277,9 +277,7 @@ def test_the_result_lies_on_the_image(with_model: Server, served: Path, tmp_path
         assert params["model"]["score"] == 0.5
         assert file.name.endswith(ending)
     # Sent results are deleted, right after the reply.
-    until = time.monotonic() + 5
-    while left := list(with_model.tmp.glob("prediction-*")):
-        assert time.monotonic() < until, left
+    with_model.wait_until(lambda: not list(with_model.tmp.glob("prediction-*")))
     result = nibabel.load(file)
     array = np.asarray(result.dataobj)
     assert np.allclose(result.affine, scaled(*SPACING))
@@ -337,14 +335,14 @@ def test_an_unknown_result_ending(with_model: Server) -> None:
 
 
 def test_scoring(with_model: Server) -> None:
-    reply = requests.post(f"{with_model.url}/scoring/iou", params={"run_sync": "true"}, json={}, timeout=60)
+    reply = requests.post(f"{with_model.url}/scoring/iou", params={"run_sync": "true"}, json={}, timeout=PATIENCE)
     assert set(reply.json()["images"]["a"]["iou"]) == {"inside", "tubule"}
 
 
 def test_models_are_downloaded_but_published_by_training_only(with_model: Server, served: Path) -> None:
     model = (served / "models/model.pt").read_bytes()
     assert with_model.get("/model/sparse_unet3d").content == model
-    reply = requests.put(f"{with_model.url}/model/sparse_unet3d", files={"file": ("model.pt", b"x")}, timeout=60)
+    reply = requests.put(f"{with_model.url}/model/sparse_unet3d", files={"file": ("model.pt", b"x")}, timeout=PATIENCE)
     assert reply.status_code == 400
     assert (served / "models/model.pt").read_bytes() == model
 
@@ -365,7 +363,7 @@ def test_a_server_that_cannot_start_says_why(served: Path, tmp_path: Path, start
         "'inside'; the server is configured for foreground vessel": start_server(copy, labels="vessel,tubule"),
     }
     for reason, failing in reasons.items():
-        assert failing.process.wait(timeout=120) != 0
+        assert failing.process.wait(timeout=PATIENCE) != 0
         log = failing.log.read_text()
         assert "The server cannot start" in log
         assert reason in log

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import requests
 
-from serving import Server, as_slicer_sends, paint, stored, write_image, write_label
+from serving import PATIENCE, Server, as_slicer_sends, paint, stored, write_image, write_label
 
 
 def test_painting_one_structure_is_enough(studies: Path, tmp_path: Path, start_server: Callable[..., Server]) -> None:
@@ -25,7 +25,7 @@ def test_painting_one_structure_is_enough(studies: Path, tmp_path: Path, start_s
     assert "unpainted" not in reply
     assert any("no outside is painted" in warning for warning in reply["warnings"])
     assert "one class alone" in reply["next"]
-    reply = requests.post(f"{server.url}/train/sparse_unet3d", json={"max_epochs": 1}, timeout=60)
+    reply = requests.post(f"{server.url}/train/sparse_unet3d", json={"max_epochs": 1}, timeout=PATIENCE)
     assert (reply.status_code, "only the class 'tubule'" in reply.text) == (400, True)
 
     tubule = np.where(paint() == 2, 2, 0).astype(np.uint8)
@@ -37,7 +37,7 @@ def test_painting_one_structure_is_enough(studies: Path, tmp_path: Path, start_s
     assert reply["labelled_voxels"]["outside"] == 0
     assert "press Train" in reply["next"]
     reply = requests.post(
-        f"{server.url}/train/sparse_unet3d", params={"run_sync": "true"}, json={"max_epochs": 1}, timeout=300
+        f"{server.url}/train/sparse_unet3d", params={"run_sync": "true"}, json={"max_epochs": 1}, timeout=PATIENCE
     )
     assert reply.status_code == 200
     assert json.loads((studies / "models/plan.json").read_text())["unpainted"] == "background"
@@ -50,5 +50,5 @@ def test_painting_one_structure_is_enough(studies: Path, tmp_path: Path, start_s
     assert list(reply["annotated_slices"].values()) == ["none", "none", "4"]
     assert any("4: hardly anything is painted there" in warning for warning in reply["warnings"])
 
-    reply = requests.post(f"{server.url}/scoring/iou", params={"run_sync": "true"}, json={}, timeout=100)
+    reply = requests.post(f"{server.url}/scoring/iou", params={"run_sync": "true"}, json={}, timeout=PATIENCE)
     assert reply.json()["images"]["a"]["iou"]["tubule"] is not None

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -163,10 +162,7 @@ def test_a_version_is_brought_back_while_the_server_runs(server: Server, served:
     done = annotations("restore", "a", 1, "--studies", served)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Version 3 of a is version 1 brought back" in done.stdout
-    until = time.monotonic() + 10
-    while info_of(server, "a", "final").get("version") != 3:
-        assert time.monotonic() < until, "the server didn't notice"
-        time.sleep(0.05)
+    server.wait_until(lambda: info_of(server, "a", "final").get("version") == 3)
 
     # What Next Sample gives to Slicer: the image, and the label under `original` with its names.
     original = server.client.datastore()["objects"]["a"]["labels"]["original"]["info"]

@@ -2,7 +2,6 @@
 
 import re
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,10 +55,7 @@ def serve(server: Server, studies: Path) -> Iterator[Callable[..., None]]:
     """
 
     def wait_for(images: set[str]) -> None:
-        end = time.monotonic() + 20
-        while (offered := set(server.client.datastore()["objects"])) != images:
-            assert time.monotonic() < end, f"the server offers {offered}, not {images}"
-            time.sleep(0.05)
+        server.wait_until(lambda: set(server.client.datastore()["objects"]) == images)
 
     def offer(*files: Path) -> None:
         for file in files:

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,16 +132,18 @@ def test_automatic_run_on_load_and_training_after_submit(
     assert (annotator.prediction() == stored(studies, "prediction", "image")).all()
     assert annotator.prediction().any()
     annotator.paint_annotation(paint())
+    # It lasts until it is stopped.
+    annotator.set_option("train", MODEL, "max_epochs", "100000")
     annotator.submit()
+    server.wait_until(lambda: server.client.train_status()["status"] == "RUNNING")
     first = server.client.train_status()
-    assert first["status"] == "RUNNING"
     # Submitting again stops the training, and starts it on what there is now.
     more = paint()
     more[[3, 12]] = 3
     annotator.paint_annotation(np.where(more != paint(), more, 0))
     annotator.submit()
-    second = server.client.train_status()
-    assert (second["status"], second["id"] != first["id"]) == ("RUNNING", True)
+    server.wait_until(lambda: server.client.train_status()["status"] == "RUNNING")
+    assert server.client.train_status()["id"] != first["id"]
 
     # While it trains, a new scene: the earlier paint is there, and so is the prediction.
     later = open_slicer(autoUpdateModelV2=True)
@@ -159,13 +160,14 @@ def test_automatic_run_on_load_and_training_after_submit(
 # Train
 
 
-def watch_training(annotator: Annotator, until: Callable[[], bool]) -> None:
+def watch_training(server: Server, annotator: Annotator, until: Callable[[], bool]) -> None:
     """Let the plugin ask how training goes, again and again."""
-    end = time.monotonic() + 300
-    while not until():
-        assert time.monotonic() < end, annotator.ui.trainingProgressBar.toolTip
-        time.sleep(0.3)
+
+    def reached() -> bool:
         annotator.let_time_pass()
+        return until()
+
+    server.wait_until(reached)
 
 
 def test_train_stop_and_train_again(
@@ -192,7 +194,7 @@ def test_train_stop_and_train_again(
     annotator.train()
     assert not ui.trainingButton.enabled
     assert ui.trainingProgressBar.value == 1
-    watch_training(annotator, lambda: ui.trainingProgressBar.value > 1)
+    watch_training(server, annotator, lambda: ui.trainingProgressBar.value > 1)
     shown = re.fullmatch(r"(\d+)/1000 epoch is completed", ui.trainingProgressBar.toolTip)
     assert shown
     assert ui.trainingProgressBar.value == int(shown[1]) * 100 // 1000
@@ -206,8 +208,8 @@ def test_train_stop_and_train_again(
     done = server.client.info()["train_stats"][MODEL]["epoch"]
     annotator.set_option("train", MODEL, "max_epochs", str(done + 20))
     annotator.train()
-    watch_training(annotator, lambda: not ui.trainingProgressBar.toolTip.endswith(("STOPPED", "STARTED")))
-    watch_training(annotator, lambda: ui.trainingProgressBar.toolTip == "Training: DONE")
+    watch_training(server, annotator, lambda: not ui.trainingProgressBar.toolTip.endswith(("STOPPED", "STARTED")))
+    watch_training(server, annotator, lambda: ui.trainingProgressBar.toolTip == "Training: DONE")
     assert ui.trainingProgressBar.value == 100
     stats = server.client.info()["train_stats"][MODEL]
     assert (stats["run"], stats["epoch"], stats["finished"]) == (run, done + 20, True)
