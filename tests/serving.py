@@ -176,6 +176,9 @@ class Server:
         self.wait_until(reached)
         return stats
 
+    def next_sample(self, strategy: str = "sparse") -> requests.Response:
+        return requests.post(f"{self.url}/activelearning/{strategy}", json={}, timeout=PATIENCE)
+
     def put_label(self, image: str, file: Path, params: object = None, tag: str = "") -> requests.Response:
         with file.open("rb") as label:
             return requests.put(

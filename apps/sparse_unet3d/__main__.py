@@ -62,7 +62,7 @@ def restore_annotation(arguments: argparse.Namespace) -> None:
     """Run the command ``annotations restore``."""
     from lib.commands.annotations import restore_version
 
-    print(restore_version(arguments.studies, arguments.image, arguments.version))
+    print(restore_version(arguments.studies, arguments.image, arguments.version, arguments.by_voxel))
 
 
 def reproduce(arguments: argparse.Namespace) -> None:
@@ -211,6 +211,9 @@ def _add_annotations(actions: "argparse._SubParsersAction[argparse.ArgumentParse
     show.set_defaults(run=show_annotation)
     restore = actions.add_parser("restore", help="make a version the newest again; all others are kept")
     restore.set_defaults(run=restore_annotation)
+    restore.add_argument(
+        "--by-voxel", action="store_true", help="also where the image's geometry was corrected since it was painted"
+    )
     for command in (show, restore):
         command.add_argument("image", metavar="IMAGE", help="name of the image, as listed")
         command.add_argument("version", type=int, metavar="VERSION", help="number of the version, as listed")

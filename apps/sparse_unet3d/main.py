@@ -1,12 +1,12 @@
 """The MONAI Label app: reads ``--conf`` and wires the tasks together."""
 
+import logging
 import os
 import sys
 from typing import Any, NoReturn
 
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
@@ -22,9 +22,12 @@ from lib.server.next_slices import NextSlices
 from lib.server.replies import errors_for_clients, not_found, submission_reply
 from lib.server.scoring import IouScoring
 from lib.server.strategies import NextSlice, Sparse
+from lib.server.studies import require_folder
 from lib.server.suggestions import Suggestions
 from lib.server.tasks import check_requests
-from lib.server.trainer import Trainer, classes_taught_by_all
+from lib.server.trainer import Trainer, classes_taught
+
+logger = logging.getLogger(__name__)
 
 NAME = "sparse_unet3d"
 
@@ -35,6 +38,7 @@ class SparseUNet3D(MONAILabelApp):
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         try:
             self.settings = Conf.parse(conf or {}, app_dir, studies)
+            require_folder(studies, self.settings.create)
         except InputError as error:
             refuse_to_start(error)
         super().__init__(
@@ -49,10 +53,10 @@ class SparseUNet3D(MONAILabelApp):
         # MONAI Label would start a scoring process, 10 s of work, with every Next Sample.
         self._auto_update_scoring = False
 
-    def init_datastore(self) -> Datastore:
-        if self.studies.startswith(("http://", "https://")):
-            return super().init_datastore()
-        return AnnotationStore(self.studies, self.settings.scheme)
+    def init_datastore(self) -> AnnotationStore:
+        return AnnotationStore(
+            self.studies, self.settings.scheme, self.settings.plan.unpainted, self.settings.unlabelled
+        )
 
     def init_infers(self) -> dict[str, InferTask]:
         segmentation = Segmentation(self.settings, self._datastore)
@@ -75,7 +79,8 @@ class SparseUNet3D(MONAILabelApp):
     def on_init_complete(self) -> None:
         """Begin to serve. Only the server calls this; the processes it starts have the app, too, but only read."""
         check_requests()
-        if isinstance(self._datastore, AnnotationStore) and not settings.MONAI_LABEL_DATASTORE_READ_ONLY:
+        logger.info("Classes: %s", self.settings.scheme.describe())
+        if not settings.MONAI_LABEL_DATASTORE_READ_ONLY:
             try:
                 self._datastore.serve(watch=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
             except InputError as error:
@@ -92,21 +97,22 @@ class SparseUNet3D(MONAILabelApp):
         ]
         if self.settings.plan.unpainted == "background":
             notes.append(f"unpainted voxels in annotated slices count as {self.settings.scheme.background}")
+        if not self._datastore.list_images():
+            notes.append(self._datastore.describe_emptiness())
+        notes += self._datastore.describe_left_out()
         return {**super().info(), "description": "; ".join(notes)}
 
     @errors_for_clients()
-    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+    def infer(self, request: dict[str, Any], datastore: AnnotationStore | None = None) -> dict[str, Any]:
         """Segment an image, or hand over a slice of what was predicted, whatever the request says of saving labels."""
         store = datastore or self._datastore
         self._require(self._infers, request.get("model"), "model")
         image = request.get("image")
         known = isinstance(image, str) and image in store.list_images()
         request = {**request, "save_label": False, "image_id": image if known else None}
-        if known and isinstance(store, AnnotationStore):
+        if known:
             # MONAI Label takes the path of a missing file for the name of an image that it doesn't know.
             request["image"] = str(store.image_files(str(image))[0])
-        elif known:
-            request["image"] = store.get_image_uri(image)
         elif isinstance(image, str) and not os.path.exists(image):
             not_found(f"there is no image {image!r} in the datastore")
         return super().infer(request, store)
@@ -115,35 +121,42 @@ class SparseUNet3D(MONAILabelApp):
         self._require(self._strategies, request.get("strategy") or "random", "strategy")
         with errors_for_clients():
             sample: dict[str, Any] = super().next_sample(request)
-            if sample and isinstance(self._datastore, AnnotationStore):
+            if not self._datastore.list_images():
+                raise InputError(self._datastore.describe_emptiness())
+            if sample:
                 self._datastore.check_image(sample["id"])
+                if left_out := self._datastore.describe_left_out():
+                    sample["left_out"] = left_out
         return sample
 
-    def check_request(self, method: str, request: dict[str, Any]) -> None:
+    def check_request(self, method: str, request: dict[str, Any]) -> dict[str, Any]:
         """Refuse what can't be done, before a process is started for it.
+
+        Returns:
+            What the client should know of what is started.
 
         Raises:
             InputError: the request or the state of the datastore doesn't allow it.
             HTTPException: 404 for an unknown trainer, model or scoring method.
         """
         if method == "train":
-            self._require(self._trainers, request.get("model"), "trainer").check(request, self._datastore)
-        elif method == "batch_infer":
+            trainer: Trainer = self._require(self._trainers, request.get("model"), "trainer")
+            return trainer.check(request, self._datastore)
+        if method == "batch_infer":
             whole_images = {name: task for name, task in self._infers.items() if isinstance(task, Segmentation)}
             self._require(whole_images, request.get("model"), "model for whole images").model()
         elif method == "scoring":
             self._require(self._scoring_methods, request.get("method"), "scoring method")
+        return {}
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """Tell the annotator what was understood."""
-        if not isinstance(self._datastore, AnnotationStore):
-            return {}
         return submission_reply(
             image_id,
-            self._datastore.submitted,
+            self._datastore.submitted(label_id),
             self.settings.scheme,
             self.settings.plan.unpainted,
-            classes_taught_by_all(self._datastore, self.settings),
+            classes_taught(self._datastore, self.settings, self._datastore.get_labeled_images()),
             self._suggestions.paint_next(image_id),
         )
 

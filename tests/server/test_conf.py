@@ -21,6 +21,7 @@ def test_without_options() -> None:
     assert conf.plan.unpainted == "unlabelled"
     assert conf.plan.recipe == "quick"
     assert conf.memory is None
+    assert (conf.unlabelled, conf.create) == (None, False)
 
 
 def test_with_all_options() -> None:
@@ -35,6 +36,8 @@ def test_with_all_options() -> None:
         memory="7.5",
         recipe="paper",
         server_mode="true",
+        unlabelled="none",
+        create="yes",
     )
     assert conf.scheme == LabelScheme(("anterior", "posterior"), "rest")
     assert conf.models == Path("/elsewhere")
@@ -42,10 +45,17 @@ def test_with_all_options() -> None:
     assert conf.plan.unpainted == "background"
     assert conf.plan.recipe == "paper"
     assert conf.memory == 7_500_000_000
+    assert (conf.unlabelled, conf.create) == ("none", True)
 
 
-def test_models_of_a_remote_store_are_kept_with_the_app() -> None:
-    assert Conf.parse({}, "/app", "https://store/dicom-web").models == Path("/app/model")
+@pytest.mark.parametrize("studies", ["http://store/dicom-web", "https://store", "HTTP:/store", "dicom://store:104"])
+def test_an_address_is_no_studies_folder(studies: str) -> None:
+    with pytest.raises(InputError, match="can't be served yet; copy them into a folder"):
+        Conf.parse({}, "/app", studies)
+
+
+def test_a_drive_of_windows_is_no_address() -> None:
+    Conf.parse({}, "/app", "C:/data")
 
 
 def test_an_unknown_key_is_named_with_the_known_ones() -> None:
@@ -71,6 +81,8 @@ def test_an_unknown_key_is_named_with_the_known_ones() -> None:
         ("memory", "0", "--conf memory 0: not a number of gigabytes"),
         ("memory", "much", "--conf memory much: not a number of gigabytes"),
         ("recipe", "fast", "recipe: 'fast'.*quick, paper"),
+        ("unlabelled", "background", "--conf unlabelled background: give one of 0, none"),
+        ("create", "true", "--conf create true: give one of yes, no"),
         ("unpainted", "outside", "unpainted: 'outside'.*unlabelled, background"),
     ],
 )

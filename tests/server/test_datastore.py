@@ -492,7 +492,7 @@ def test_a_submission_is_answered_by_what_was_submitted(studies: Path, tmp_path:
     AnnotationStore(str(studies), SCHEME).restore("a", 1)
     store.reload()
     assert store.get_label_info("a", "final")["version"] == 3
-    assert store.submitted["version"] == 2
+    assert store.submitted("a")["version"] == 2
 
 
 def test_changed_files_are_noticed_and_disturb_no_submission(studies: Path, tmp_path: Path) -> None:
@@ -596,7 +596,7 @@ def test_channels_that_are_links_are_found_beside_each_other(tmp_path: Path) -> 
         os.symlink(write_image(tmp_path / "scans" / name, seed=number), tmp_path / f"studies/a_000{number}.nii.gz")
     store = open_store(tmp_path / "studies")
     submit(store, tmp_path, paint())
-    (case,) = read_cases(store, SCHEME)
+    ((case,), _) = read_cases(store, SCHEME)
     assert (case.id, case.volume.channels) == ("a", 2)
     archive = zipfile.ZipFile(store.get_dataset_archive(None))
     names = {"image/a_0000.nii.gz", "image/a_0001.nii.gz", "label/a.nii.gz", "metadata.json"}

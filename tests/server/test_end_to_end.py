@@ -29,7 +29,8 @@ def test_the_whole_loop(studies: Path, tmp_path: Path, start_server: Callable[..
     assert client.next_sample("first", {}) == {}
 
     # Train; stop after the first epoch.
-    client.train_start(MODEL, {"max_epochs": 5000, "max_minutes": 0, "start": "continue"})
+    started = client.train_start(MODEL, {"max_epochs": 5000, "max_minutes": 0, "start": "continue"})
+    assert started["check"] == {"left_out": []}
     stats = server.wait_for_training(lambda stats, _: stats["epoch"] >= 1)
     assert stats["total_epochs"] == 5000
     assert not stats["total_time"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lib.core.errors import InputError
 from lib.server.conf import Conf
 from lib.server.datastore import AnnotationStore
 from lib.server.trainer import Trainer, _Progress, read_cases, read_options
-from serving import NAMED, SHAPE, paint, write_image, write_label
+from serving import NAMED, SHAPE, paint, scaled, write_image, write_label
 
 
 def set_up(studies: Path, **conf_: str) -> tuple[Trainer, AnnotationStore]:
@@ -82,7 +83,7 @@ def test_nothing_annotated_is_refused(studies: Path) -> None:
 
 def test_a_single_class_is_refused_until_another_image_has_a_second(studies: Path, tmp_path: Path) -> None:
     trainer, store = set_up(studies)
-    for image, value in (("a", 2), ("b", 1)):
+    for image, value in (("a", 2), ("b", 3)):
         label = np.where(paint() > 0, value, 0).astype(np.uint8)
         store.save_label(image, str(write_label(tmp_path / "label.nii.gz", label)), "final", NAMED)
         if image == "a":
@@ -111,29 +112,117 @@ def test_a_single_class_will_do_where_the_rest_of_its_slices_is_background(studi
     trainer.check({}, store)
 
 
+def test_structures_without_any_background_are_refused(studies: Path, tmp_path: Path) -> None:
+    trainer, store = set_up(studies)
+    structures = np.where(paint() < 3, paint(), 0).astype(np.uint8)
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", structures)), "final", NAMED)
+    words = (
+        "no voxel of outside is annotated in any image.*paint outside in some slices too.*--conf unpainted background"
+    )
+    with pytest.raises(InputError, match=words):
+        trainer.check({}, store)
+    with pytest.raises(InputError, match=words):
+        trainer({}, store)
+    assert "no voxel of outside" in trainer.stats()["message"]
+    store.save_label("b", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
+    trainer.check({}, store)
+
+
 def test_cases_are_the_annotated_images(studies: Path, tmp_path: Path) -> None:
     trainer, store = set_up(studies)
-    write_image(studies / "c.v2.nii.gz", (*SHAPE, 3))
+    for image in ("a", "c.v2"):
+        write_image(studies / f"{image}.nii.gz", (*SHAPE, 3))
     store.refresh()
     for image in ("c.v2", "a"):
         label = write_label(tmp_path / "label.nii.gz", paint() if image == "a" else paint()[::-1])
         store.save_label(image, str(label), "final", NAMED)
-    cases = {case.id: case for case in read_cases(store, trainer.conf.scheme)}
-    assert set(cases) == {"a", "c.v2"}
-    assert cases["a"].volume.channels == 1
+    read, left_out = read_cases(store, trainer.conf.scheme)
+    cases = {case.id: case for case in read}
+    assert (set(cases), left_out) == ({"a", "c.v2"}, [])
+    assert cases["a"].volume.channels == 3
     assert cases["c.v2"].volume.channels == 3
     assert (cases["a"].annotation == paint()).all()
     assert (cases["c.v2"].annotation == paint()[::-1]).all()
-    with pytest.raises(InputError, match="channel"):
+
+
+CORRECTED = scaled(0.5, 0.5, 1.3)
+"""The affine of an image of which somebody corrected the voxel size."""
+
+
+def spoil(what: str, studies: Path) -> None:
+    """Make the image or the annotation b useless."""
+    image = studies / "b.nii.gz"
+    if what == "voxel size":
+        write_image(image, affine=CORRECTED, seed=2)
+    elif what == "shape":
+        write_image(image, (20, 18, 13))
+    elif what == "damaged":
+        image.write_bytes(image.read_bytes()[:800])
+    elif what == "removed":
+        image.rename(studies / "gone")
+    elif what == "NaN":
+        array = np.ones(SHAPE, np.float32)
+        array[1, 2, 3] = np.inf
+        write_label(image, array)
+    elif what == "channels":
+        write_image(image, (*SHAPE, 2))
+    else:
+        write_label(studies / "labels/final/b.nii.gz", paint() + 1)
+
+
+SPOILT = {
+    "voxel size": r"voxel size 0\.5 × 0\.5 × 1\.3 mm instead of 0\.5 × 0\.5 × 1\.25 mm.* restore b 1 --by-voxel",
+    "shape": r"b\.nii\.gz has the shape \(20, 18, 13\), version 1 of its annotation \(20, 18, 12\)",
+    "damaged": r"b\.nii\.gz: cannot be read",
+    "removed": r"b\.nii\.gz: no such file",
+    "NaN": r"b\.nii\.gz: 1 values are NaN or infinite",
+    "channels": r"'b' has 2 channel\(s\), most annotated images have 1",
+    "values": r"final/b\.nii\.gz: has voxels of value 4",
+}
+TOLD_BY_HEADERS = ("voxel size", "shape", "removed", "channels")
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_an_image_that_can_not_be_used_is_left_out_and_named(what: str, studies: Path, tmp_path: Path) -> None:
+    trainer, store = set_up(studies)
+    for image in "abc":
+        write_image(studies / f"{image}.nii.gz", seed=ord(image))
+        store.refresh()
+        store.save_label(image, str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
+    spoil(what, studies)
+    if what in TOLD_BY_HEADERS:
+        (reason,) = trainer.check({}, store)["left_out"]
+        assert re.search(SPOILT[what], reason)
+    cases, (reason,) = read_cases(store, trainer.conf.scheme)
+    assert [case.id for case in cases] == ["a", "c"]
+    assert re.search(SPOILT[what], reason)
+    with _Progress(trainer.folder, [reason]) as progress:
+        progress.report(report(1))
+    assert re.search(f"going; left out: .*{SPOILT[what]}", trainer.stats()["message"])
+
+
+@pytest.mark.parametrize("what", [what for what in SPOILT if what != "channels"])
+def test_if_nothing_is_left_training_is_refused(what: str, studies: Path, tmp_path: Path) -> None:
+    trainer, store = set_up(studies)
+    store.save_label("b", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
+    spoil(what, studies)
+    if what in TOLD_BY_HEADERS:
+        with pytest.raises(InputError, match=SPOILT[what]):
+            trainer.check({}, store)
+    with pytest.raises(InputError, match=f"none of the annotated images can be used.*{SPOILT[what]}"):
         trainer({}, store)
+    assert re.search(SPOILT[what], trainer.stats()["message"])
 
 
-def test_an_annotation_spoilt_on_disk_is_named(studies: Path, tmp_path: Path) -> None:
+def test_whatever_goes_wrong_is_told(studies: Path, tmp_path: Path) -> None:
     trainer, store = set_up(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
-    write_label(studies / "labels/final/a.nii.gz", paint() + 1)
-    with pytest.raises(InputError, match=r"final/a\.nii\.gz: has voxels of value 4"):
-        read_cases(store, trainer.conf.scheme)
+    trainer.folder.path.mkdir()
+    # A file in the place of a folder: TensorBoard's events can't be written.
+    trainer.folder.events.write_text("")
+    with pytest.raises(OSError, match="events"):
+        trainer({"max_epochs": 1}, store)
+    assert re.search(r"training has failed \(\w+: .*events.*\); the server's log says more", trainer.stats()["message"])
 
 
 def report(epoch: int, **changes: Any) -> dict[str, Any]:
@@ -158,7 +247,7 @@ def report(epoch: int, **changes: Any) -> dict[str, Any]:
 def test_progress_is_written_for_slicer_and_tensorboard(studies: Path) -> None:
     trainer, _ = set_up(studies)
     iou = {"inside": 0.25, "tubule": None}
-    with _Progress(trainer.folder) as progress:
+    with _Progress(trainer.folder, []) as progress:
         progress.report(report(1, loss=math.nan))
         # /info sends it as JSON, which knows no NaN; Slicer's bar moves only while there is no total time.
         assert json.loads(trainer.folder.stats_path.read_text())["loss"] is None

@@ -14,11 +14,12 @@ from ..core.slice_names import SliceNames
 from ..core.volumes import read_label_map
 from ..server.replies import time_text
 from ..server.submission import remap
+from ..server.usable import read_all, unlike_channels
 from ..server.versions import FINAL, VersionStore
 
 
 def list_versions(studies: Path) -> str:
-    """Describe every version of every image's annotation.
+    """Describe every version of every image's annotation, and say which images can't be trained on.
 
     Args:
         studies: the folder that is served.
@@ -27,13 +28,17 @@ def list_versions(studies: Path) -> str:
         InputError: no annotation is kept there.
     """
     store = VersionStore.existing(studies)
-    lines = [line for image_id in store.list_images() for line in _list_image(store, image_id)]
+    channels, left_out = read_all(store, lambda image_id: store.annotated_volume(image_id, store.scheme)[0].channels)
+    left_out |= unlike_channels(channels)
+    lines = [
+        line for image_id in store.list_images() for line in _list_image(store, image_id, left_out.get(image_id, ""))
+    ]
     for name, tags in sorted(store.labels_without_image().items()):
         lines.append(f"{name}: {', '.join(tags)} kept, but {studies} has no image of this name; put its file back")
     return "\n".join(lines)
 
 
-def _list_image(store: VersionStore, image_id: str) -> list[str]:
+def _list_image(store: VersionStore, image_id: str, left_out: str) -> list[str]:
     versions, current = store.versions(image_id), _current(store, image_id)
     if not versions:
         return [f"{image_id}: not annotated"]
@@ -46,6 +51,8 @@ def _list_image(store: VersionStore, image_id: str) -> list[str]:
         lines.append(f"  version {number:<3} {_time(info)}  {_client(info):{clients}}  {percent}{mark}")
         if known:
             lines.append(f"    annotated slices: {_slice_names(info).text(known['annotated_slices'])}")
+    if left_out:
+        lines.append(f"  can't be trained on: {left_out}")
     return lines
 
 
@@ -108,13 +115,14 @@ def show_version(studies: Path, image_id: str, version: int, against: int | None
     return "\n".join([f"{image_id}:", "", *table, "", *rest])
 
 
-def restore_version(studies: Path, image_id: str, version: int) -> str:
+def restore_version(studies: Path, image_id: str, version: int, by_voxel: bool = False) -> str:
     """Make a version of an image's annotation the newest; see ``VersionStore.restore``. Return what was done."""
     store = VersionStore.existing(studies)
-    info = store.restore(image_id, version)
+    info = store.restore(image_id, version, by_voxel)
+    warnings = "".join(f" Mind that {warning}." for warning in info["warnings"])
     return (
-        f"Version {info['version']} of {image_id} is version {version} brought back, and is the current one now. "
-        "All other versions are kept. 3D Slicer shows it with the next Next Sample."
+        f"Version {info['version']} of {image_id} is version {version} brought back, and is the current one now."
+        f"{warnings} All other versions are kept. 3D Slicer shows it with the next Next Sample."
     )
 
 

@@ -12,6 +12,8 @@ network        channel 0, 1 … K            as in a prediction
 =============  ==========================  =====================================
 """
 
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +36,15 @@ ANNOTATE_HERE = "annotate here"
 
 RESERVED = ("background", "foreground_scribbles", "background_scribbles", ANNOTATE_HERE)
 """Names that 3D Slicer's plugin drops on submit, or that this software uses for itself."""
+
+SEPARATORS = ";|:=\\{}[]<>，、；｜：،؛"
+"""Characters of lists and mappings that aren't written as ``--conf labels`` is; no class name has any of them."""
+
+QUOTES = "\"'`´“”„‘’‚«»"
+"""Quotes; a class name may have some within (Peyer's patch) but neither begins nor ends with one."""
+
+JOINERS = "\u200c\u200d"
+"""Invisible characters that some scripts need within words."""
 
 MOST_CLASSES = 126
 """Most foreground classes: all segments together are numbered in 8 bits."""
@@ -70,7 +81,14 @@ class LabelScheme:
 
     @classmethod
     def parse(cls, labels: str, background: str) -> "LabelScheme":
-        """Read the scheme from the texts of ``--conf labels inside,tubule`` and ``--conf background outside``."""
+        """Read the scheme from the texts of ``--conf labels inside,tubule`` and ``--conf background outside``.
+
+        Raises:
+            InputError: as of the class; a name that has characters of another way to write lists.
+        """
+        # A comma at the end of the background's name, too, is a list that is written in another way.
+        for key, text, names in (("labels", labels, labels.split(",")), ("background", background, [background])):
+            _check_names(key, text, [name.strip(" ") for name in names])
         return cls(tuple(name.strip() for name in labels.split(",")), background.strip())
 
     @property
@@ -107,3 +125,30 @@ class LabelScheme:
     def describe(self) -> str:
         """One line for messages: ``foreground inside, tubule; background outside``."""
         return f"foreground {', '.join(self.foreground)}; background {self.background}"
+
+
+def _check_names(key: str, text: str, names: Sequence[str]) -> None:
+    """Refuse what was meant as a list in another form and would be taken for odd names.
+
+    Raises:
+        InputError: names the character, and the right form.
+    """
+    for name in names:
+        wrong = next((character for character in name if not _may_be_in_name(character, key)), None)
+        wrong = wrong or next((end for end in (name[:1], name[-1:]) if end and end in QUOTES), None)
+        if wrong is None and (name.count("(") != name.count(")") or (name[:1], name[-1:]) == ("(", ")")):
+            wrong = "("
+        if wrong is not None:
+            right = "--conf labels inside,tubule" if key == "labels" else "--conf background outside"
+            shown = f"{wrong!r}" if wrong.isprintable() else f"{unicodedata.name(wrong, f'U+{ord(wrong):04X}')}"
+            raise InputError(
+                f"--conf {key} {text!r}: the class name {name!r} has {shown} in a place where names have none; "
+                f"give {'plain names with commas between' if key == 'labels' else 'one plain name'}, e.g. {right}; "
+                f'one with spaces in quotes for the shell: {right.rsplit(" ", 1)[0]} "cell wall"'
+            )
+
+
+def _may_be_in_name(character: str, key: str) -> bool:
+    if character in SEPARATORS or (character == "," and key == "background"):
+        return False
+    return character.isprintable() or character in JOINERS

@@ -111,7 +111,7 @@ def check_painted(painted: Collection[str], scheme: LabelScheme) -> None:
         scheme: the label scheme.
 
     Raises:
-        InputError: nothing annotated, or a single class.
+        InputError: nothing annotated, a single class, or no background.
     """
     if not painted:
         raise InputError("training: nothing is annotated yet; paint some slices, submit them and train again")
@@ -122,13 +122,20 @@ def check_painted(painted: Collection[str], scheme: LabelScheme) -> None:
             f"training: only the class {only!r} is annotated, which leaves nothing to tell it from; "
             f"paint some of {others} as well, submit and train again"
         )
+    if scheme.background not in painted:
+        raise InputError(
+            f"training: no voxel of {scheme.background} is annotated in any image, and a model that sees none takes "
+            f"everything for {' or '.join(scheme.foreground)}; paint {scheme.background} in some slices too, submit "
+            "and train again. If all that is unpainted in annotated slices is "
+            f"{scheme.background}, start the server with --conf unpainted background"
+        )
 
 
 def check_cases(cases: Sequence[TrainingCase], scheme: LabelScheme) -> None:
     """Refuse cases that can't be trained on together.
 
     Raises:
-        InputError: nothing annotated, a single class annotated, or unlike numbers of channels.
+        InputError: as ``check_painted``, or unlike numbers of channels.
     """
     found = {value for case in cases for value in np.unique(case.annotation).tolist()}
     check_painted([name for value, name in enumerate(scheme.classes, start=1) if value in found], scheme)

@@ -304,13 +304,26 @@ def onto_grid(label: LabelMap, volume: Placed) -> NDArray[np.integer[Any]]:
     Raises:
         InputError: another shape or place in space.
     """
+    return np.ascontiguousarray(_whole_place(label, volume).turn(label))
+
+
+def check_on_grid(label: Placed, volume: Placed) -> None:
+    """Refuse, by its headers, a label map that ``onto_grid`` would refuse.
+
+    Raises:
+        InputError: another shape or place in space.
+    """
+    _whole_place(LabelMap(np.broadcast_to(np.uint8(0), label.shape), label.affine, label.name), volume)
+
+
+def _whole_place(label: LabelMap, volume: Placed) -> "_Place":
     place = _place(label, volume)
     if place is None or place.start != (0, 0, 0) or place.shape_of(label) != volume.shape:
         raise InputError(
             f"{label.name}: the label map ({_describe(label.array.shape, label.affine)}) does not lie on the grid of "
             f"{volume.name} ({_describe(volume.shape, volume.affine)}); export the segmentation on the image's own grid"
         )
-    return np.ascontiguousarray(place.turn(label))
+    return place
 
 
 def box_onto_grid(label: LabelMap, volume: Placed) -> NDArray[np.integer[Any]]:

@@ -1,16 +1,18 @@
 """The options that ``monailabel start_server --conf KEY VALUE`` gives to the app."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from ..core.annotations import Unpainted
 from ..core.errors import InputError
 from ..core.labels import LabelScheme
 from ..core.normalisation import Statistics
 from ..core.plan import PlanOptions, Recipe
+from .submission import ZeroMeans
 
 KEYS = {
     "labels": "foreground classes in order, separated by commas (inside,tubule)",
@@ -22,6 +24,9 @@ KEYS = {
     "statistics": "what batch normalisation goes by outside training: tile, volume, running or mixed (mixed)",
     "recipe": "how to train: quick, or as in the paper (quick)",
     "memory": "gigabytes that segmenting may take (what is free, with a margin)",
+    "unlabelled": "which voxels of a ready-made mask in labels/final are unlabelled: 0 (those of value 0) or none (0 "
+    "is the background class); to be given where a mask leaves it open",
+    "create": "whether to make the studies folder where there is none: yes or no (no)",
     "unpainted": "what unpainted voxels in annotated slices count as: unlabelled or background (unlabelled)",
 }
 """Known keys, what they mean, and in brackets their defaults."""
@@ -39,12 +44,16 @@ class Conf:
         models: folder of the project's models.
         plan: decisions about the network; None leaves them to the plan.
         memory: bytes that a computation may take; None: what is free when it starts, with a margin.
+        unlabelled: what value 0 means in ready-made masks; None: not said.
+        create: whether to make the studies folder where there is none.
     """
 
     scheme: LabelScheme
     models: Path
     plan: PlanOptions
     memory: int | None
+    unlabelled: ZeroMeans | None = None
+    create: bool = False
 
     @classmethod
     def parse(cls, conf: Mapping[str, str], app_dir: str, studies: str) -> "Conf":
@@ -52,21 +61,25 @@ class Conf:
 
         Args:
             conf: the options as texts.
-            app_dir: folder of the app; keeps the models where the studies are on another server.
-            studies: studies folder, or URL of a remote store.
+            app_dir: folder of the app; MONAI Label gives it with the others, and nothing depends on it.
+            studies: studies folder.
 
         Raises:
-            InputError: an unknown key, or a value that isn't possible; names the key and what is.
+            InputError: an unknown key, or a value that isn't possible; names the key and what is. An address instead
+                of a folder.
         """
+        if re.match(r"\w\w+:/{1,2}[^/\\]", studies):
+            raise InputError(
+                f"--studies {studies}: images of a server (DICOMweb) can't be served yet; copy them into a folder, "
+                "as .nii.gz or .nrrd, and give that folder"
+            )
         unknown = sorted(set(conf) - set(KEYS) - FOREIGN_KEYS)
         if unknown:
             known = "; ".join(f"{key}: {meaning}" for key, meaning in KEYS.items())
             raise InputError(f"--conf {', '.join(unknown)}: no such option. Known are {known}")
-        remote = studies.startswith(("http://", "https://"))
-        default_models = Path(app_dir, "model") if remote else Path(studies, "models")
         return cls(
             scheme=LabelScheme.parse(conf.get("labels", "inside,tubule"), conf.get("background", "outside")),
-            models=Path(conf.get("models") or default_models).absolute(),
+            models=Path(conf.get("models") or Path(studies, "models")).absolute(),
             plan=PlanOptions(
                 width=_whole_number(conf, "width"),
                 spacing=_numbers(conf, "spacing"),
@@ -75,6 +88,8 @@ class Conf:
                 unpainted=cast(Unpainted, conf.get("unpainted", "unlabelled")),
             ),
             memory=_gigabytes(conf, "memory"),
+            unlabelled=cast(ZeroMeans, _one_of(conf, "unlabelled", get_args(ZeroMeans))),
+            create=_one_of(conf, "create", ("yes", "no")) == "yes",
         )
 
 
@@ -89,6 +104,12 @@ def _gigabytes(conf: Mapping[str, Any], key: str) -> int | None:
     if not 0 < size < math.inf:
         raise InputError(f"--conf {key} {conf[key]}: not a number of gigabytes; give one, e.g. --conf {key} 8")
     return int(size * 1e9)
+
+
+def _one_of(conf: Mapping[str, Any], key: str, choices: Sequence[str]) -> str | None:
+    if key in conf and conf[key] not in choices:
+        raise InputError(f"--conf {key} {conf[key]}: give one of {', '.join(choices)}")
+    return conf.get(key)
 
 
 def _whole_number(conf: Mapping[str, Any], key: str) -> int | None:

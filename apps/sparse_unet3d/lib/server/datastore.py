@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import tempfile
-import threading
 import time
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
@@ -16,6 +15,7 @@ import numpy as np
 from monailabel.datastore.local import DataModel, ImageLabelModel
 from numpy.typing import NDArray
 
+from ..core.annotations import Unpainted
 from ..core.errors import InputError
 from ..core.files import replacing, write_json
 from ..core.formats import READERS, split_ending
@@ -23,7 +23,7 @@ from ..core.image_files import images_among
 from ..core.labels import LabelScheme
 from ..core.volumes import read_file, read_volume
 from .replies import errors_for_clients, not_found
-from .submission import read_submission
+from .submission import ZeroMeans, read_submission
 from .versions import FINAL, VersionStore, now
 
 PREDICTION, UNCERTAINTY = "prediction", "uncertainty"
@@ -54,18 +54,22 @@ IMAGE_INFO_KEPT_BY_SERVER = ("versions", "name", "ts")
 class AnnotationStore(VersionStore):
     """Images, annotations and predictions in a folder; only what a person painted is ever an annotation."""
 
-    def __init__(self, studies: str, scheme: LabelScheme) -> None:
+    def __init__(
+        self,
+        studies: str,
+        scheme: LabelScheme,
+        unpainted: Unpainted = "unlabelled",
+        unlabelled: ZeroMeans | None = None,
+    ) -> None:
         """Open the datastore, see ``VersionStore``."""
-        self._submitted = threading.local()
-        super().__init__(studies, scheme)
+        self._submitted: dict[str, dict[str, Any]] = {}
+        super().__init__(studies, scheme, unpainted, unlabelled)
 
     # Submissions
 
-    @property
-    def submitted(self) -> dict[str, Any]:
-        """Label info of the version that this thread submitted last; another may be the current one by now."""
-        info: dict[str, Any] = self._submitted.info
-        return info
+    def submitted(self, label_id: str) -> dict[str, Any]:
+        """Return, once, the label info of what ``save_label`` stored; another version may be current by now."""
+        return self._submitted.pop(label_id)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Store what a person painted, as the next version of the image's annotation.
@@ -95,7 +99,7 @@ class AnnotationStore(VersionStore):
                     label_filename, self.get_image_uri(image_id), label_info.get("label_info"), self.scheme
                 )
             with self._changing():
-                self._submitted.info = self._add_version(image_id, submission, label_info.get("client_id"))
+                self._submitted[image_id] = self._add_version(image_id, submission, label_info.get("client_id"))
                 self._update_datastore_file()
         return image_id
 

@@ -28,6 +28,7 @@ from ..core.formats import READERS, split_ending
 from ..core.image_files import ImageFiles, files_of, images_in, is_listed
 from ..core.volumes import read_volume, write_label_map
 from .replies import not_found
+from .studies import describe_unused
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,11 @@ class FolderStore(LocalDatastore):
             self._scan(trust_index=False)
             self._settle_all(starting=True)
             self._update_datastore_file()
+        if self.list_images():
+            for line in self.describe_unused():
+                logger.warning("Not taken from %s: %s", self._datastore_path, line)
+        else:
+            logger.warning(self.describe_emptiness())
         if watch:
             self._watch()
 
@@ -88,6 +94,18 @@ class FolderStore(LocalDatastore):
         return False
 
     # Images
+
+    def describe_unused(self) -> list[str]:
+        """Say what in the folder isn't taken for an image, and what to do with it; a line for each kind."""
+        taken = {path.name for image in self._images().values() for path in image.files}
+        return describe_unused(Path(self._datastore_path), taken)
+
+    def describe_emptiness(self) -> str:
+        """Say why a folder without any image has none, and what to do."""
+        unused = "; ".join(self.describe_unused())
+        return f"{self._datastore_path}: there is no image to annotate in this folder" + (
+            f", but {unused}" if unused else f"; put some into it, as {', '.join(READERS)}"
+        )
 
     def get_image_uri(self, image_id: str) -> str:
         """Return the path of an image's file, of several that of channel 0; "" for an unknown image.
@@ -121,13 +139,21 @@ class FolderStore(LocalDatastore):
         if image_id in self._readable and self._readable[image_id] == state:
             return
         try:
-            read_volume(self.get_image_uri(image_id))
+            self._require_usable(image_id)
             self._readable[image_id] = state
         except InputError as error:
             self._unreadable[image_id] = state
             raise InputError(
                 f"{error}. To go on with other images, press Next Sample again (strategy 'sparse' or 'next_slice')"
             ) from error
+
+    def _require_usable(self, image_id: str) -> None:
+        """Read an image.
+
+        Raises:
+            InputError: what is painted on it couldn't be used.
+        """
+        read_volume(self.get_image_uri(image_id))
 
     def labels_without_image(self) -> dict[str, list[str]]:
         """Return the tags of the labels under names that no image of the folder has, by that name."""

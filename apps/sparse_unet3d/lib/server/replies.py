@@ -56,29 +56,13 @@ def submission_reply(
         paint_next: which slice of the image to paint next; None if there is none.
     """
     statistics, names = info["statistics"], SliceNames.from_json(info["slice_names"])
-    taught = taught_classes(statistics, scheme, unpainted)
     slices, voxels = statistics["annotated_slices"], statistics["voxels"]
-    count, little = sum(map(len, slices)), statistics["mostly_unpainted"]
+    count = sum(map(len, slices))
     warnings = list(info["warnings"])
     if info["earlier"]:
         warnings += _what_became_of(info["earlier"], info["client_id"], names)
-    missing = [name for name in scheme.foreground if not voxels[name]]
-    if missing:
-        warnings.append(f"{', '.join(missing)}: not painted in this image")
-    if scheme.background not in taught:
-        warnings.append(
-            f"no {scheme.background} is painted: only voxels painted as {scheme.background} teach the model what is "
-            "none of the structures"
-        )
-    if unpainted == "background" and any(little):
-        warnings.append(
-            f"{names.text(little)}: hardly anything is painted there, and all the rest of such a slice counts as "
-            f"{scheme.background}; finish it, or erase what you painted if it was only a dab"
-        )
-    if count == 0:
-        warnings.append("no annotated slice was found, only single strokes or blobs; paint a whole slice")
-    elif sum(map(bool, slices)) == 1:
-        warnings.append("all annotated slices lie across one axis; slices across the other axes help most now")
+    warnings += annotation_warnings(statistics, names, scheme, unpainted)
+    missing = _not_painted(statistics, scheme)
     share = statistics["labelled_percent"] / statistics["labelled_voxels"]
     return {
         "message": f"Version {info['version']} of {image_id!r} is stored: {statistics['labelled_voxels']} labelled "
@@ -96,6 +80,42 @@ def submission_reply(
         "labelled_percent": {name: round(share * number, 3) for name, number in voxels.items()},
         "version": info["version"],
     }
+
+
+def annotation_warnings(
+    statistics: Mapping[str, Any], names: SliceNames, scheme: LabelScheme, unpainted: Unpainted
+) -> list[str]:
+    """Say what an annotation lacks to learn from it.
+
+    Args:
+        statistics: of the annotation.
+        names: what to call its slices.
+        scheme: the label scheme.
+        unpainted: what unpainted voxels in annotated slices count as.
+    """
+    slices, little = statistics["annotated_slices"], statistics["mostly_unpainted"]
+    warnings = []
+    if missing := _not_painted(statistics, scheme):
+        warnings.append(f"{', '.join(missing)}: not painted in this image")
+    if scheme.background not in taught_classes(statistics, scheme, unpainted):
+        warnings.append(
+            f"no {scheme.background} is painted: only voxels painted as {scheme.background} teach the model what is "
+            "none of the structures"
+        )
+    if unpainted == "background" and any(little):
+        warnings.append(
+            f"{names.text(little)}: hardly anything is painted there, and all the rest of such a slice counts as "
+            f"{scheme.background}; finish it, or erase what you painted if it was only a dab"
+        )
+    if not any(slices):
+        warnings.append("no annotated slice was found, only single strokes or blobs; paint a whole slice")
+    elif sum(map(bool, slices)) == 1:
+        warnings.append("all annotated slices lie across one axis; slices across the other axes help most now")
+    return warnings
+
+
+def _not_painted(statistics: Mapping[str, Any], scheme: LabelScheme) -> list[str]:
+    return [name for name in scheme.foreground if not statistics["voxels"][name]]
 
 
 def time_text(time: str) -> str:

@@ -1,18 +1,32 @@
 """From the label that a client submits to an annotation on the image's grid (slicer-contract, points 1 to 5)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.annotations import annotated_slices
 from ..core.errors import InputError
-from ..core.labels import RESERVED, LabelScheme
+from ..core.labels import RESERVED, UNLABELLED, LabelScheme
 from ..core.slice_names import SliceNames
 from ..core.slicer_segmentation import SlicerSegmentation, is_slicer_segmentation, read_slicer_segmentation
 from ..core.volumes import LabelMap, box_onto_grid, onto_grid, read_label_map, read_volume
+
+ZeroMeans = Literal["0", "none"]
+"""Which voxels of a ready-made mask are unlabelled: those of value 0, or none, as 0 is the background class."""
+
+ON_SLICES = 0.9
+"""Part of the paint of a sparse annotation that lies on annotated slices, at least."""
+
+NEIGHBOURS = 3
+"""Slices of a sparse annotation that lie side by side, at most."""
+
+
+class UndecidedMask(InputError):
+    """A ready-made mask may mean two things, and nobody said which."""
 
 
 class SchemeError(InputError):
@@ -77,6 +91,62 @@ def read_submission(
         annotation = table[onto_grid(label, volume)]
     _require_paint(annotation, scheme)
     return Submission(annotation, volume.affine, volume.slicer_affine, SliceNames.of(volume), warnings)
+
+
+def read_ready_made(
+    label_file: str | Path, image_file: str | Path, scheme: LabelScheme, unlabelled: ZeroMeans | None
+) -> Submission:
+    """Read a label that somebody put into the folder, with the scheme's values, or a segmentation of 3D Slicer.
+
+    Masks as nnU-Net or the Decathlon have them call the background 0, which is what unpainted voxels are here. Paint on
+    slices is plainly an annotation of these; of a mask that isn't on slices and has no background class,
+    a person has to say what 0 means.
+
+    Args:
+        label_file: the label.
+        image_file: the image it belongs to.
+        scheme: the server's label scheme.
+        unlabelled: what a person said.
+
+    Raises:
+        UndecidedMask: nobody said, and it isn't plain.
+        InputError: as ``read_submission``.
+    """
+    submission = read_submission(label_file, image_file, None, scheme, by_number=True)
+    annotation = submission.annotation
+    if unlabelled == "0" or (annotation == scheme.background_value).any() or annotation.all():
+        return submission
+    if unlabelled == "none":
+        zeros = annotation == UNLABELLED
+        warning = f"{np.count_nonzero(zeros)} voxels of value 0 count as {scheme.background} (--conf unlabelled none)"
+        filled = np.where(zeros, np.uint8(scheme.background_value), annotation)
+        return replace(submission, annotation=filled, warnings=[*submission.warnings, warning])
+    if _is_on_slices(annotation):
+        return submission
+    raise UndecidedMask(
+        f"{label_file}: it has no voxel of {scheme.background} (value {scheme.background_value}), and its other voxels "
+        f"lie on no slices, so value 0 may mean {scheme.background} or that nobody labelled the voxel. {DECIDE}"
+    )
+
+
+DECIDE = (
+    "Start the server with --conf unlabelled none if 0 is the background, as in masks of nnU-Net or the Decathlon, or "
+    "with --conf unlabelled 0 if 0 means not labelled"
+)
+
+
+def _is_on_slices(annotation: NDArray[np.uint8]) -> bool:
+    """Tell whether the paint of an annotation (X, Y, Z) lies on single slices or a few neighbouring ones."""
+    slices = annotated_slices(annotation)
+    on_any = np.zeros(np.count_nonzero(annotation), dtype=bool)
+    for axis, places in enumerate(np.nonzero(annotation)):
+        flags = np.zeros(annotation.shape[axis], dtype=bool)
+        flags[[place.index for place in slices if place.axis == axis]] = True
+        stack = NEIGHBOURS + 1
+        if len(flags) >= stack and np.lib.stride_tricks.sliding_window_view(flags, stack).all(axis=1).any():
+            return False
+        on_any |= flags[places]
+    return float(np.mean(on_any)) >= ON_SLICES
 
 
 def remap(

@@ -17,8 +17,9 @@ class CheckedTask(AsyncTask):
     @staticmethod
     @errors_for_clients()
     def run(method: str, request: Any = None, params: Any = None, **kwargs: Any) -> Any:
-        app_instance().check_request(method, {**(request or {}), **(params or {})})
-        return AsyncTask.run(method, request=request, params=params, **kwargs)
+        known = app_instance().check_request(method, {**(request or {}), **(params or {})})
+        started, detail = AsyncTask.run(method, request=request, params=params, **kwargs)
+        return {**started, "check": known} if started and known else started, detail
 
 
 def check_requests() -> None:

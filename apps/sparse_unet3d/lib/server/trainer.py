@@ -3,12 +3,10 @@
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-import numpy as np
-from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 from torch.utils.tensorboard import SummaryWriter
 
@@ -19,11 +17,12 @@ from ..core.files import write_json
 from ..core.labels import LabelScheme
 from ..core.model import ModelFolder
 from ..core.training import Report, TrainingCase, TrainingOptions, check_painted, train
-from ..core.volumes import onto_grid, read_label_map, read_volume
 from .conf import Conf
 from .datastore import AnnotationStore
 from .machine import this_machine
-from .versions import FINAL
+from .studies import MOST_NAMED
+from .usable import read_all, unlike_channels
+from .versions import FINAL, VersionStore
 
 logger = logging.getLogger(__name__)
 
@@ -59,20 +58,28 @@ class Trainer(TrainTask):
             return dict(NOT_TRAINED)
         return {**NOT_TRAINED, **stats}
 
-    def check(self, request: Mapping[str, Any], datastore: Datastore) -> None:
+    def check(self, request: Mapping[str, Any], datastore: AnnotationStore) -> dict[str, Any]:
         """Refuse a training that can't start; quick, as it is done before the process is started.
 
+        Returns:
+            ``left_out``: images that can't be trained on as far as their headers tell, and labels in ``labels/final``
+            that aren't used, each with what to do; empty where all are trained on.
+
         Raises:
-            InputError: an option that isn't possible, nothing annotated or a single class only, an annotated image
-                that lacks a channel.
+            InputError: an option that isn't possible; nothing annotated that can be used, or not of the classes that
+                it takes.
         """
         read_options(request)
-        check_painted(classes_taught_by_all(datastore, self.conf), self.conf.scheme)
-        if isinstance(datastore, AnnotationStore):
-            for image_id in datastore.get_labeled_images():
-                datastore.image_files(image_id)
+        geometries, left_out = read_all(datastore, datastore.annotated_geometry)
+        left_out |= unlike_channels({image_id: geometry.channels for image_id, geometry in geometries.items()})
+        notes = [*left_out.values(), *datastore.describe_left_out()]
+        try:
+            check_painted(classes_taught(datastore, self.conf, set(geometries) - set(left_out)), self.conf.scheme)
+        except InputError as error:
+            raise InputError(_and_left_out(str(error), notes)) from error
+        return {"left_out": notes}
 
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+    def __call__(self, request: Mapping[str, Any], datastore: AnnotationStore) -> dict[str, Any]:
         """Train; what happens is told through the statistics file, TensorBoard events and the log.
 
         Raises:
@@ -80,22 +87,31 @@ class Trainer(TrainTask):
         """
         try:
             options = read_options(request)
-            cases = read_cases(datastore, self.conf.scheme)
+            cases, left_out = read_cases(datastore, self.conf.scheme)
+            for reason in left_out:
+                logger.error("Left out: %s", reason)
+            if not cases and left_out:
+                raise InputError(_and_left_out("training: none of the annotated images can be used", left_out))
             keep_freed_memory()
-            with _Progress(self.folder) as progress:
+            with _Progress(self.folder, left_out) as progress:
                 machine = this_machine(self.conf.memory)
                 latest = train(cases, self.conf.scheme, self.folder, options, self.conf.plan, machine, progress.report)
-        except InputError as error:
-            write_json(self.folder.stats_path, {**self.stats(), "message": str(error)})
+        except Exception as error:
+            # Slicer shows nothing else of a process that has failed.
+            message = str(error)
+            if not isinstance(error, InputError):
+                logger.exception("Training has failed")
+                message = f"training has failed ({type(error).__name__}: {error}); the server's log says more"
+            write_json(self.folder.stats_path, {**self.stats(), "message": message})
             raise
         logger.info("Training has ended: %s", latest["message"])
         return latest
 
 
-def classes_taught_by_all(datastore: Datastore, conf: Conf) -> set[str]:
-    """Return the names of the classes that the annotations of all images together teach."""
+def classes_taught(datastore: AnnotationStore, conf: Conf, images: Iterable[str]) -> set[str]:
+    """Return the names of the classes that the annotations of some images together teach."""
     taught = set[str]()
-    for image_id in datastore.get_labeled_images():
+    for image_id in images:
         statistics = datastore.get_label_info(image_id, FINAL).get("statistics")
         if statistics:
             taught |= taught_classes(statistics, conf.scheme, conf.plan.unpainted)
@@ -133,30 +149,33 @@ def _first(value: Any) -> Any:
     return (value[0] if value else None) if isinstance(value, list) else value
 
 
-def read_cases(datastore: Datastore, scheme: LabelScheme) -> list[TrainingCase]:
+def read_cases(datastore: VersionStore, scheme: LabelScheme) -> tuple[list[TrainingCase], list[str]]:
     """Read all annotated images with their annotations.
 
-    Raises:
-        InputError: an image or annotation can't be read, or both don't go together; names the file.
+    Returns:
+        The cases, and of images that can't be used why, and what to do.
     """
-    cases = []
-    for image_id in datastore.get_labeled_images():
-        volume = read_volume(datastore.get_image_uri(image_id))
-        label = read_label_map(datastore.get_label_uri(image_id, FINAL))
-        if label.array.max() > scheme.background_value:
-            raise InputError(
-                f"{label.name}: has voxels of value {label.array.max()}, the highest is {scheme.background_value} "
-                f"({scheme.describe()}); submit the annotation again"
-            )
-        cases.append(TrainingCase(image_id, volume, onto_grid(label, volume).astype(np.uint8)))
-    return cases
+    read, left_out = read_all(datastore, lambda image_id: datastore.annotated_volume(image_id, scheme))
+    left_out |= unlike_channels({image_id: volume.channels for image_id, (volume, _) in read.items()})
+    cases = [
+        TrainingCase(image_id, volume, annotation)
+        for image_id, (volume, annotation) in read.items()
+        if image_id not in left_out
+    ]
+    return cases, list(left_out.values())
+
+
+def _and_left_out(message: str, left_out: Sequence[str]) -> str:
+    """Add to a message what isn't trained on."""
+    more = [f"and {len(left_out) - MOST_NAMED} more"] if len(left_out) > MOST_NAMED else []
+    return f"{message}; left out: {'; '.join([*left_out[:MOST_NAMED], *more])}" if left_out else message
 
 
 class _Progress:
     """Tells of each epoch in the statistics file, as TensorBoard events and in the log."""
 
-    def __init__(self, folder: ModelFolder) -> None:
-        self.folder = folder
+    def __init__(self, folder: ModelFolder, left_out: Sequence[str]) -> None:
+        self.folder, self.left_out = folder, left_out
         self.events: SummaryWriter | None = None
 
     def __enter__(self) -> "_Progress":
@@ -171,6 +190,7 @@ class _Progress:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in report.items()}
         took = timedelta(seconds=round(report["seconds"]))
         # Slicer takes a training that has a total time for finished, and stops moving its progress bar.
+        finite["message"] = _and_left_out(report["message"], self.left_out)
         write_json(self.folder.stats_path, {**finite, "total_time": str(took) if report["finished"] else ""})
         if self.events is None:
             # A continued run goes on in its own folder.

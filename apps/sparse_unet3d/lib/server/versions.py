@@ -9,6 +9,7 @@ in the studies folder          what
 ``labels/original/``           the same for 3D Slicer to load: values and names put the server's segments first
 ``labels/prediction/``         what the model said last
 ``labels/uncertainty/``        how unsure it was, 0 … 255
+``labels/ready_made/``         what somebody put into ``labels/final/``, as it was
 ``labels/TAG/ID.json``         what is known of a label: version, time, client, which version it brings back, what of
                                the version before is gone, names of its values and slices, statistics
 ``datastore_v2.json``          MONAI Label's index; made anew from the above where it is lost or damaged
@@ -16,7 +17,9 @@ in the studies folder          what
 """
 
 import glob
+import itertools
 import logging
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -26,32 +29,76 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.annotations import statistics
+from ..core.annotations import Unpainted, statistics
 from ..core.errors import InputError
+from ..core.formats import split_ending
+from ..core.image_files import is_listed
 from ..core.labels import LabelScheme
 from ..core.slice_names import SliceNames
-from ..core.volumes import onto_grid, read_label_map, read_volume
+from ..core.volumes import (
+    Geometry,
+    Placed,
+    Volume,
+    check_on_grid,
+    onto_grid,
+    read_geometry,
+    read_label_map,
+    read_volume,
+)
 from .folder_store import FolderStore, read_info
-from .submission import SchemeError, Submission, read_submission, remap
+from .replies import annotation_warnings
+from .studies import MOST_NAMED
+from .submission import DECIDE, SchemeError, Submission, UndecidedMask, ZeroMeans, read_ready_made, remap
 
 logger = logging.getLogger(__name__)
 
-FINAL, ORIGINAL = "final", "original"
+FINAL, ORIGINAL, READY_MADE = "final", "original", "ready_made"
 VERSION = "version_"
 
 
 class VersionStore(FolderStore):
     """Images in a folder, and every annotation that a person ever made of them."""
 
-    def __init__(self, studies: str, scheme: LabelScheme) -> None:
+    def __init__(
+        self,
+        studies: str,
+        scheme: LabelScheme,
+        unpainted: Unpainted = "unlabelled",
+        unlabelled: ZeroMeans | None = None,
+    ) -> None:
         """Open the datastore.
 
         Args:
             studies: its folder.
             scheme: the label scheme of submissions.
+            unpainted: what unpainted voxels in annotated slices count as.
+            unlabelled: what value 0 means in ready-made masks; None: not said.
         """
-        self.scheme = scheme
+        self.scheme, self.unpainted, self.unlabelled = scheme, unpainted, unlabelled
+        self._left_out: dict[str, tuple[object, InputError]] = {}
         super().__init__(studies)
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Return the images that have an annotation; a label that isn't one, or not yet, doesn't count."""
+        return [image_id for image_id in self.list_images() if "version" in self._current(image_id)]
+
+    def describe_left_out(self) -> list[str]:
+        """Say which labels in ``labels/final`` aren't used, and what to do."""
+        known = {image_id: error for image_id, (_, error) in self._left_out.items() if self._is_left_out(image_id)}
+        undecided = [image_id for image_id, error in known.items() if isinstance(error, UndecidedMask)]
+        lines = [
+            f"the label of {image_id!r} in labels/final can't be used as annotation and is left out: {error}"
+            for image_id, error in known.items()
+            if image_id not in undecided
+        ]
+        if undecided:
+            named = ", ".join(undecided[:MOST_NAMED]) + (", …" if len(undecided) > MOST_NAMED else "")
+            lines.insert(
+                0,
+                f"{len(undecided)} masks in labels/final aren't used ({named}): value 0 may mean "
+                f"{self.scheme.background} or not labelled. {DECIDE}",
+            )
+        return lines
 
     @classmethod
     def existing(cls, studies: Path) -> "VersionStore":
@@ -80,31 +127,129 @@ class VersionStore(FolderStore):
             number: labels[f"{VERSION}{number}"].info for number in sorted(filter(None, map(_version_number, labels)))
         }
 
-    def restore(self, image_id: str, version: int) -> dict[str, Any]:
+    def restore(self, image_id: str, version: int, by_voxel: bool = True) -> dict[str, Any]:
         """Make an earlier version of an image's annotation the newest: it is stored once more, as the next version.
 
         A server on the same folder notices.
+
+        Args:
+            image_id: the image.
+            version: its version.
+            by_voxel: if the image has as many voxels as the version but lies elsewhere, as after its header was
+                corrected, give each voxel the label of the voxel with its indices; the new version's warnings say so.
 
         Returns:
             The label info of the new version.
 
         Raises:
             InputError: there is no such image or version, it is the current one already, it or the image can't be
-                read, or it has a class that the scheme doesn't have.
+                read, it isn't on the image's grid, or it has a class that the scheme doesn't have.
         """
         self.reload()
         path = self.version_file(image_id, version)
-        volume = read_volume(self.get_image_uri(image_id))
+        image = read_geometry(self.get_image_uri(image_id))
         stored = read_label_map(path)
         values = remap(stored.array.astype(np.uint8), self.version_names(image_id, version), self.scheme, str(path))
-        annotation = onto_grid(replace(stored, array=values), volume).astype(np.uint8)
-        submission = Submission(annotation, volume.affine, volume.slicer_affine, SliceNames.of(volume), [])
+        warnings = []
+        try:
+            annotation = onto_grid(replace(stored, array=values), image).astype(np.uint8)
+        except InputError as error:
+            if not by_voxel or values.shape != image.shape:
+                raise InputError(self._misfit(image_id, version, read_geometry(path), image)) from error
+            annotation = values
+            warnings.append(f"version {version} was painted in another geometry and was taken over voxel by voxel")
+        submission = Submission(annotation, image.affine, image.slicer_affine, SliceNames.of(image), warnings)
         with self._changing():
-            if version == self._current(image_id).get("version") == self._last_version(image_id):
+            if not warnings and version == self._current(image_id).get("version") == self._last_version(image_id):
                 raise InputError(f"image {image_id!r}: version {version} is the current one already")
             info = self._add_version(image_id, submission, None, restored_version=version)
             self._update_datastore_file()
         return info
+
+    def _require_usable(self, image_id: str) -> None:
+        """Read an image.
+
+        Raises:
+            InputError: also if its annotation would be shown beside its place, as after the header was corrected.
+        """
+        super()._require_usable(image_id)
+        if "version" in self._current(image_id):
+            image, stored = (
+                read_geometry(uri) for uri in (self.get_image_uri(image_id), self.get_label_uri(image_id, FINAL))
+            )
+            if stored.shape == image.shape:
+                self._require_fit(image_id, stored, image)
+
+    def annotated_geometry(self, image_id: str) -> Geometry:
+        """Return what the headers of an annotated image say, if it can be trained on as far as they tell.
+
+        Raises:
+            InputError: the image or its annotation isn't there or isn't readable, or they don't fit; says what to do.
+        """
+        self.image_files(image_id)
+        image = read_geometry(self.get_image_uri(image_id))
+        self._require_fit(image_id, read_geometry(self.get_label_uri(image_id, FINAL)), image)
+        return image
+
+    def annotated_volume(self, image_id: str, scheme: LabelScheme) -> tuple[Volume, NDArray[np.uint8]]:
+        """Return an image and its annotation (X, Y, Z), 0 unlabelled, 1 … K+1.
+
+        Raises:
+            InputError: as ``annotated_geometry``; the voxels can't be read, or are none of the scheme's values.
+        """
+        self.image_files(image_id)
+        volume = read_volume(self.get_image_uri(image_id))
+        return volume, self.annotation(image_id, volume, scheme)
+
+    def annotation(self, image_id: str, image: Placed, scheme: LabelScheme) -> NDArray[np.uint8]:
+        """Return the annotation of an image on its grid, (X, Y, Z), 0 unlabelled, 1 … K+1.
+
+        Raises:
+            InputError: it can't be read, has other values, or doesn't fit the image; says what to do.
+        """
+        label = read_label_map(self.get_label_uri(image_id, FINAL))
+        if label.array.max() > scheme.background_value:
+            raise InputError(
+                f"{label.name}: has voxels of value {label.array.max()}, the highest is "
+                f"{scheme.background_value} ({scheme.describe()}); submit the annotation again"
+            )
+        x, y, z = label.array.shape
+        self._require_fit(image_id, Geometry((x, y, z), label.affine, 1, label.array.dtype, name=label.name), image)
+        return onto_grid(label, image).astype(np.uint8)
+
+    def _require_fit(self, image_id: str, stored: Geometry, image: Placed) -> None:
+        """Refuse an annotation that doesn't lie on its image.
+
+        Raises:
+            InputError: says why, and what to do.
+        """
+        try:
+            check_on_grid(stored, image)
+        except InputError as error:
+            raise InputError(self._misfit(image_id, self._current(image_id)["version"], stored, image)) from error
+
+    def _misfit(self, image_id: str, version: int, stored: Placed, image: Placed) -> str:
+        """Say how a version of an annotation and its image differ, and what to do about it."""
+        if stored.shape != image.shape:
+            return (
+                f"image {image_id!r}: {image.name} has the shape {image.shape}, version {version} of its annotation "
+                f"{stored.shape}: another image has come in its place. Put the former file back, or paint this one and "
+                "submit it"
+            )
+        now, then = (
+            " × ".join(f"{size:.6g}" for size in np.linalg.norm(placed.affine[:3, :3], axis=0))
+            for placed in (image, stored)
+        )
+        how = f"voxel size {now} mm instead of {then} mm" if now != then else "another place or direction"
+        return (
+            f"image {image_id!r}: {image.name} has the same voxels as version {version} of its annotation in another "
+            f"geometry ({how}). If its header was corrected, the paint still fits voxel by voxel: python "
+            f"apps/sparse_unet3d annotations restore {shlex.quote(image_id)} {version} --by-voxel --studies "
+            f"{shlex.quote(self._datastore_path)}. If another image has come in its place, put the former file back"
+        )
+
+    def _state(self, image_id: str) -> object:
+        return super()._state(image_id), self._current(image_id).get("version")
 
     def version_file(self, image_id: str, version: int) -> Path:
         """Return the file of a version.
@@ -168,6 +313,7 @@ class VersionStore(FolderStore):
         info: dict[str, Any],
     ) -> None:
         """Store an annotation under the tags ``final`` and ``original``."""
+        self._keep_ready_made(image_id)
         self._store(image_id, FINAL, annotation, affine, info)
         # In the list that Slicer makes its segments from, the server's stand first: later ones overwrite earlier
         # ones on submit. All that one label has of names are contiguous values from 1, so paint moves up.
@@ -185,6 +331,7 @@ class VersionStore(FolderStore):
             SchemeError: when starting, an annotation has voxels of a class that the scheme doesn't have.
         """
         changed = False
+        known = self.describe_left_out()
         for image_id in self.list_images():
             try:
                 changed |= self._settle(image_id)
@@ -192,6 +339,9 @@ class VersionStore(FolderStore):
                 if starting and isinstance(error, SchemeError):
                     raise
                 logger.error(error)
+        for line in self.describe_left_out():
+            if line not in known:
+                logger.error(line)
         return changed
 
     def _settle(self, image_id: str) -> bool:
@@ -240,18 +390,51 @@ class VersionStore(FolderStore):
 
     def _adopt(self, image_id: str) -> bool:
         """Make a label that somebody put into ``labels/final`` a version, as if it had been submitted."""
-        path = Path(self.get_label_uri(image_id, FINAL))
-        try:
-            submission = read_submission(path, self.get_image_uri(image_id), None, self.scheme, by_number=True)
-        except InputError as error:
-            logger.error("%s can't be used as annotation and is left out: %s", path, error)
+        if self._is_left_out(image_id):
             del self._datastore.objects[image_id].labels[FINAL]
             return True
-        logger.info("Taking %s for an annotation of %s", path, image_id)
-        self._add_version(image_id, submission, None)
-        if path != self._label_path(image_id, FINAL):
-            path.unlink()
+        path = Path(self.get_label_uri(image_id, FINAL))
+        try:
+            submission = read_ready_made(path, self.get_image_uri(image_id), self.scheme, self.unlabelled)
+        except InputError as error:
+            self._left_out[image_id] = self._state_of_ready_made(image_id), error
+            del self._datastore.objects[image_id].labels[FINAL]
+            return True
+        known = statistics(submission.annotation, self.scheme)
+        counts = ", ".join(f"{count} {name}" for name, count in known["voxels"].items())
+        logger.info("Taking %s for an annotation of %s; voxels: %s", path, image_id, counts)
+        warnings = [
+            *submission.warnings,
+            *annotation_warnings(known, submission.slice_names, self.scheme, self.unpainted),
+        ]
+        for warning in warnings:
+            logger.warning("%s: %s", path, warning)
+        self._add_version(image_id, replace(submission, warnings=warnings), None)
         return True
+
+    def _is_left_out(self, image_id: str) -> bool:
+        """Tell whether the label in ``labels/final`` was found useless, and neither it nor the image has changed."""
+        state, _ = self._left_out.get(image_id, (None, None))
+        return state is not None and state == self._state_of_ready_made(image_id)
+
+    def _state_of_ready_made(self, image_id: str) -> object:
+        files = [(path, path.stat().st_mtime_ns) for path in self._ready_made(image_id)]
+        return (files, self._state(image_id)) if files else None
+
+    def _ready_made(self, image_id: str) -> list[Path]:
+        """Return the files in ``labels/final`` of an image that no version was made of yet."""
+        if "version" in self._current(image_id):
+            return []
+        files = sorted(Path(self._datastore.label_path(FINAL)).glob(f"{glob.escape(image_id)}.*"))
+        return [path for path in files if is_listed(path.name) and split_ending(path.name)[0] == image_id]
+
+    def _keep_ready_made(self, image_id: str) -> None:
+        """Move what somebody put into ``labels/final`` aside before an annotation takes its place."""
+        for path in self._ready_made(image_id):
+            folder = Path(self._datastore.label_path(READY_MADE))
+            folder.mkdir(exist_ok=True)
+            there = (folder / f"{n}.{path.name}" if n else folder / path.name for n in itertools.count())
+            path.rename(next(kept for kept in there if not kept.exists()))
 
     def _last_version(self, image_id: str) -> int:
         """Return the highest number ever given, also where its files are gone."""

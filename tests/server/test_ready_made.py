@@ -1,0 +1,170 @@
+"""Masks that somebody puts into labels/final."""
+
+import logging
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from lib.core.errors import InputError
+from lib.core.labels import LabelScheme
+from lib.server.conf import Conf
+from lib.server.datastore import AnnotationStore
+from lib.server.trainer import Trainer, read_cases
+from lib.server.versions import VersionStore
+from serving import NAMED, SHAPE, paint, stored, write_label
+
+SCHEME = LabelScheme(("inside", "tubule"), "outside")
+
+
+def mask() -> NDArray[np.uint8]:
+    """A dense mask as nnU-Net has it: 0 is the background."""
+    dense = np.zeros(SHAPE, np.uint8)
+    dense[5:15, 4:14, 3:9] = 2
+    dense[8:12, 7:11, 5:7] = 1
+    return dense
+
+
+def put(studies: Path, array: NDArray[np.uint8], image: str = "a") -> Path:
+    (studies / "labels/final").mkdir(parents=True, exist_ok=True)
+    return write_label(studies / f"labels/final/{image}.nii.gz", array)
+
+
+def serve(studies: Path, **options: object) -> AnnotationStore:
+    store = AnnotationStore(str(studies), SCHEME, **options)  # type: ignore[arg-type]
+    store.serve(watch=False)
+    return store
+
+
+def trainer(studies: Path) -> Trainer:
+    return Trainer(Conf.parse({"width": "2"}, "/app", str(studies)))
+
+
+def thin_tubes() -> NDArray[np.uint8]:
+    """Vessels along all axes, one voxel wide."""
+    dense = np.zeros(SHAPE, np.uint8)
+    dense[::6, ::6] = 1
+    dense[::6, :, ::5] = 2
+    return dense
+
+
+@pytest.mark.parametrize("array", [mask(), thin_tubes(), np.pad(mask()[5:15, 4:14], ((5, 5), (4, 4), (0, 0)))])
+def test_nobody_guesses_what_0_means(array: NDArray[np.uint8], studies: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = put(studies, array)
+    content = file.read_bytes()
+    with caplog.at_level(logging.INFO):
+        store = serve(studies)
+    (line,) = store.describe_left_out()
+    for words in ("1 masks in labels/final aren't used (a)", "--conf unlabelled none", "--conf unlabelled 0"):
+        assert words in line
+    assert line in caplog.messages
+    assert store.get_labeled_images() == []
+    with pytest.raises(InputError, match=r"nothing is annotated.*--conf unlabelled none"):
+        trainer(studies).check({}, store)
+    # A training process opens the folder without serving it.
+    assert read_cases(VersionStore(str(studies), SCHEME), SCHEME) == ([], [])
+    caplog.clear()
+    store.refresh()
+    assert line not in caplog.messages
+    assert file.read_bytes() == content
+
+
+def test_none_is_unlabelled(studies: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = put(studies, mask()).read_bytes()
+    serve(studies)
+    with caplog.at_level(logging.INFO):
+        store = serve(studies, unlabelled="none")
+    assert store.describe_left_out() == []
+    info = store.get_label_info("a", "final")
+    filled = np.where(mask() == 0, 3, mask())
+    assert info["statistics"]["voxels"] == {"inside": 32, "tubule": 568, "outside": 3720}
+    assert (stored(studies, "final") == filled).all()
+    assert "3720 voxels of value 0 count as outside (--conf unlabelled none)" in info["warnings"]
+    assert any("32 inside, 568 tubule, 3720 outside" in message for message in caplog.messages)
+    assert (studies / "labels/ready_made/a.nii.gz").read_bytes() == content
+    trainer(studies).check({}, store)
+
+
+def test_0_is_unlabelled(studies: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put(studies, mask())
+    store = serve(studies, unlabelled="0")
+    info = store.get_label_info("a", "final")
+    assert (stored(studies, "final") == mask()).all()
+    assert any("no outside is painted" in warning for warning in info["warnings"])
+    assert any("no outside is painted" in message for message in caplog.messages)
+    with pytest.raises(InputError, match="no voxel of outside"):
+        trainer(studies).check({}, store)
+
+
+def test_paint_on_slices_is_taken_with_the_warnings_of_a_submission(studies: Path, tmp_path: Path) -> None:
+    only_structures = np.where(paint() == 3, 0, paint()).astype(np.uint8)
+    put(studies, only_structures)
+    put(studies, paint(), "b")
+    store = serve(studies)
+    assert store.get_labeled_images() == ["a", "b"]
+    for image, array in (("a", only_structures), ("b", paint())):
+        info = store.get_label_info(image, "final")
+        assert (stored(studies, "final", image) == array).all()
+        assert any("no outside is painted" in warning for warning in info["warnings"]) == (image == "a")
+        store.save_label(image, str(write_label(tmp_path / "label.nii.gz", array)), "final", NAMED)
+        assert store.get_label_info(image, "final")["statistics"] == info["statistics"]
+
+
+def test_a_mask_of_other_values_is_left_out_and_named(studies: Path) -> None:
+    put(studies, (mask() > 0).astype(np.uint8) * 255)
+    (line,) = serve(studies).describe_left_out()
+    assert "'a'" in line
+    assert "value 255" in line
+    assert "1 inside, 2 tubule, 3 outside" in line
+
+
+def test_a_mask_that_is_left_out_is_kept_when_somebody_submits(studies: Path, tmp_path: Path) -> None:
+    content = put(studies, mask()).read_bytes()
+    store = serve(studies)
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
+    assert (stored(studies, "final") == paint()).all()
+    assert (studies / "labels/ready_made/a.nii.gz").read_bytes() == content
+    assert store.describe_left_out() == []
+    assert serve(studies).get_label_info("a", "final")["version"] == 1
+
+
+def test_a_mask_is_looked_at_again_once_it_is_another(studies: Path) -> None:
+    put(studies, mask())
+    store = serve(studies)
+    put(studies, paint())
+    store.refresh()
+    assert (store.get_labeled_images(), store.describe_left_out()) == (["a"], [])
+
+
+def test_a_header_corrected_after_painting_is_told_and_mended(studies: Path, tmp_path: Path) -> None:
+    store = serve(studies)
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
+    image = nibabel.load(studies / "a.nii.gz")
+    corrected = np.diag([0.5, 0.5, 1.3, 1.0])
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), corrected), studies / "a.nii.gz")
+    store.refresh()
+    offer = r"same voxels as version 1 .*voxel size 0\.5 × 0\.5 × 1\.3 mm.*annotations restore a 1 --by-voxel --studies"
+    with pytest.raises(InputError, match=offer):
+        store.check_image("a")
+    assert store.is_unreadable("a")
+    with pytest.raises(InputError, match=offer):
+        store.restore("a", 1, by_voxel=False)
+    info = store.restore("a", 1, by_voxel=True)
+    assert info["warnings"] == ["version 1 was painted in another geometry and was taken over voxel by voxel"]
+    assert (stored(studies, "final") == paint()).all()
+    assert np.allclose(nibabel.load(studies / "labels/original/a.nii.gz").affine, corrected)
+    store.check_image("a")
+    assert not store.is_unreadable("a")
+    with pytest.raises(InputError, match="version 2 is the current one already"):
+        store.restore("a", 2)
+
+
+def test_an_image_of_another_shape_can_be_painted_anew(studies: Path, tmp_path: Path) -> None:
+    store = serve(studies)
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
+    write_label(studies / "a.nii.gz", np.ones((20, 18, 13), np.uint8))
+    store.check_image("a")
+    with pytest.raises(InputError, match="another image has come in its place"):
+        store.restore("a", 1)
