@@ -17,10 +17,10 @@ import requests
 from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
 
-from lib.core.annotations import SliceSplit
 from lib.core.labels import LabelScheme
 from lib.core.model import Model, ModelFolder, build_network
 from lib.core.plan import Plan
+from lib.core.split import SliceSplit
 
 APP = Path(__file__).parents[1] / "apps" / "sparse_unet3d"
 PATIENCE = 600

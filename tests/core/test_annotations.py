@@ -1,33 +1,25 @@
-import itertools
 import json
+import tracemalloc
 
 import nibabel
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import label
 
 from lib.core.annotations import (
     AnnotatedSlice,
-    SliceSplit,
     annotated_slices,
-    apply_split,
     fill_unpainted,
     keep_slices,
-    split_slices,
     statistics,
     taught_classes,
+    whole_slices,
 )
 from lib.core.labels import LabelScheme
+from painted import structures
 from real_data import label_maps
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
-
-
-def structures(shape, seed=0, size=9):
-    """Rounded structures of about ``size`` voxels all over a volume: values 1, 2, and 3 for the rest."""
-    noise = gaussian_filter(np.random.default_rng(seed).normal(size=shape), size / 3)
-    low, high = np.percentile(noise, [70, 85])
-    return np.where(noise > high, 1, np.where(noise > low, 2, 3)).astype(np.uint8)
 
 
 def brush(shape, centre, radius):
@@ -113,6 +105,75 @@ def test_finds_all_slices_of_a_volume_of_the_papers_size():
     assert annotated_slices(painted) == slices
 
 
+def plain_annotated_slices(annotation):
+    """The rule of ``annotated_slices`` on whole volumes, with runs measured by labelling them."""
+    labelled = annotation != 0
+    shape, axes = labelled.shape, range(3)
+    runs = []
+    for axis in axes:
+        line = np.zeros((3, 3, 3), bool)
+        np.moveaxis(line, axis, 0)[:, 1, 1] = True
+        numbers, _ = label(labelled, line)
+        runs.append(np.where(labelled, np.bincount(numbers.ravel())[numbers], 0))
+
+    def others(items, axis):
+        return [item for other, item in enumerate(items) if other != axis]
+
+    def on_planes(mask, axis, beside):
+        first, second = others(beside, axis)
+        return np.count_nonzero(np.moveaxis(mask, axis, 0)[:, ~first][:, :, ~second], axis=(1, 2))
+
+    shortest = [np.minimum(np.minimum(*others(runs, axis)), shape[axis]) for axis in axes]
+    lies_in = [labelled & (runs[axis] <= shortest[axis] // 2) for axis in axes]
+    solid = labelled & ~np.any(lies_in, axis=0)
+    found = nowhere = [np.zeros(length, bool) for length in shape]
+    flat = [on_planes(lies_in[axis], axis, nowhere) for axis in axes]
+    enough = [flat[axis] >= max(16, 0.002 * labelled.size / shape[axis]) for axis in axes]
+    for _ in range(2):
+        found = [enough[axis] & (flat[axis] >= on_planes(solid & (runs[axis] > 1), axis, found)) for axis in axes]
+    slices = []
+    for axis in axes:
+        area = np.prod([np.count_nonzero(~flags) for flags in others(found, axis)])
+        dense = (2 * on_planes(labelled, axis, found) >= area) & (area > 0)
+        slices += [(axis, int(index)) for index in np.flatnonzero(found[axis] | dense)]
+    return slices
+
+
+@pytest.mark.parametrize("density", [0.03, 0.3, 0.9])
+@pytest.mark.parametrize("seed", range(12))
+def test_finds_what_the_rule_finds_on_whole_volumes(seed, density):
+    """Slices of structures, a painted box and noise, in any order of memory."""
+    random = np.random.default_rng(seed)
+    shape = tuple(random.integers(1, 40, 3))
+    dense = structures(shape, seed)
+    if seed % 2:
+        dense[dense == 3] = 0
+    places = [AnnotatedSlice(axis, i) for axis in range(3) for i in range(shape[axis]) if random.random() < density]
+    painted = keep_slices(dense, places)
+    if seed % 3 == 0:
+        corner = [int(random.integers(length)) for length in shape]
+        painted[tuple(slice(start, start + 9) for start in corner)] = 2
+    if seed % 4 == 0:
+        painted[random.random(shape) < 0.1] = random.integers(4)
+    for memory in (painted, np.asfortranarray(painted), painted[::-1].transpose(1, 0, 2).copy().transpose(1, 0, 2)):
+        expected = plain_annotated_slices(memory)
+        assert annotated_slices(memory) == expected
+        assert statistics(memory, SCHEME)["annotated_slices"] == [
+            [index for across, index in expected if across == axis] for axis in range(3)
+        ]
+
+
+@pytest.mark.parametrize(("dense", "most"), [(False, 1.0), (True, 4.0)])
+def test_statistics_take_little_more_memory_than_the_annotation(dense, most):
+    painted = np.zeros((120, 110, 100), np.uint8)
+    painted[:: 1 if dense else 70] = 1
+    tracemalloc.start()
+    statistics(painted, SCHEME)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < most * painted.nbytes
+
+
 @pytest.mark.parametrize("file", label_maps())
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("foreground_only", [False, True])
@@ -156,6 +217,72 @@ def test_filling_labels_what_a_loop_labels():
     assert (fill_unpainted(painted, [], SCHEME) == painted).all()
 
 
+STACKS = {
+    "22 of 32": sorted(np.random.default_rng(0).choice(32, 22, replace=False).tolist()),
+    "two of three": [i for i in range(32) if i % 3],
+    "every second": list(range(0, 32, 2)),
+    "one stack": list(range(5, 27)),
+    "two stacks": [*range(3, 12), *range(16, 28)],
+    "nearly all": [i for i in range(32) if i not in (0, 1, 30, 31)],
+}
+
+
+def organ():
+    x, y, z = np.indices((64, 64, 32))
+    return (((x - 32) / 26) ** 2 + ((y - 32) / 24) ** 2 + ((z - 16) / 15) ** 2 <= 1).astype(np.uint8)
+
+
+def tubes():
+    x, y, _ = np.indices((64, 64, 32))
+    return np.any([(x - a) ** 2 + (y - b) ** 2 <= 9 for a, b in ((20, 20), (40, 30), (30, 50))], axis=0).astype(
+        np.uint8
+    )
+
+
+STRUCTURES = {
+    "organ": organ(),
+    "tubes": tubes(),
+    "many": np.where(structures((64, 64, 32), seed=2, size=20) < 3, 1, 0).astype(np.uint8),
+    "most of the volume": (np.hypot(*(np.indices((64, 64, 32))[:2] - 32)) <= 30).astype(np.uint8),
+    "a box": np.pad(np.ones((50, 50, 28), np.uint8), ((7, 7), (7, 7), (2, 2))),
+}
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("crossing", [[], [(0, 32), (1, 30)]], ids=["alone", "crossed"])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
+def test_nothing_is_filled_beside_the_planes_that_were_painted(stack, name, crossing, axes):
+    places = [AnnotatedSlice(2, i) for i in STACKS[stack]] + [AnnotatedSlice(*place) for place in crossing]
+    painted = keep_slices(STRUCTURES[name], places)
+    looked_at = keep_slices(np.ones_like(painted), places) == 1
+    painted, looked_at = painted.transpose(axes), looked_at.transpose(axes)
+    filled = fill_unpainted(painted, annotated_slices(painted), SCHEME) != painted
+    assert not np.any(filled & ~looked_at)
+    assert set(whole_slices(painted)) <= set(annotated_slices(painted))
+
+
+@pytest.mark.parametrize(
+    ("name", "stack"),
+    [
+        ("organ", "22 of 32"),
+        ("organ", "every second"),
+        ("organ", "two stacks"),
+        ("tubes", "two of three"),
+        ("many", "22 of 32"),
+        ("most of the volume", "one stack"),
+        ("most of the volume", "nearly all"),
+    ],
+)
+def test_slices_painted_as_planes_are_filled_however_many_there_are(name, stack):
+    """All of those on which enough is painted; others' unpainted voxels tell nothing."""
+    painted = keep_slices(STRUCTURES[name], [AnnotatedSlice(2, i) for i in STACKS[stack]])
+    rich = [(2, i) for i in STACKS[stack] if np.count_nonzero(painted[:, :, i]) > 60]
+    assert set(rich) >= set(whole_slices(painted)) >= set(rich) - {(2, i) for i in (1, 2, 30, 31)}
+    filled = fill_unpainted(painted, annotated_slices(painted), SCHEME)
+    assert all(filled[:, :, index].all() for _, index in whole_slices(painted))
+
+
 def test_taught_classes():
     slices = np.zeros((20, 20, 20), np.uint8)
     slices[3, 2:18, 2:18] = 1
@@ -176,6 +303,7 @@ def test_statistics():
         "labelled_percent": pytest.approx(100 * (1 - voxels.count(0) / len(voxels))),
         "voxels": {"inside": voxels.count(1), "tubule": voxels.count(2), "outside": voxels.count(3)},
         "annotated_slices": [[5], [], [7, 9]],
+        "whole_slices": [[5], [], [7, 9]],
         "mostly_unpainted": [[], [], []],
     }
 
@@ -188,139 +316,3 @@ def test_annotated_slices_with_little_paint():
     assert found["annotated_slices"] == [[], [], [4, 9]]
     # 35 of 1600 voxels, and 81.
     assert found["mostly_unpainted"] == [[], [], [4]]
-
-
-def grid(images, per_axis):
-    return {image: [AnnotatedSlice(axis, 10 * i + 3) for axis in range(3) for i in range(per_axis)] for image in images}
-
-
-def held_out(split):
-    return {(image, *place) for image, places in split.validation.items() for place in places}
-
-
-def trained(split):
-    return {(image, *place) for image, places in split.training.items() for place in places}
-
-
-def all_places(slices):
-    return {(image, *place) for image, places in slices.items() for place in places}
-
-
-@pytest.mark.parametrize(("images", "per_axis"), list(itertools.product([1, 2, 5], [2, 3, 4, 20])))
-@pytest.mark.parametrize("seed", range(3))
-def test_split_parts_the_slices(images, per_axis, seed):
-    slices = grid([f"image{i}" for i in range(images)], per_axis)
-    split = split_slices(slices, seed)
-    assert trained(split) | held_out(split) == all_places(slices)
-    assert not trained(split) & held_out(split)
-    assert len(held_out(split)) == max(1, round(0.15 * images * 3 * per_axis))
-    for image, axis in itertools.product(slices, range(3)):
-        assert any(place[:2] == (image, axis) for place in trained(split))
-    assert split_slices({image: places[::-1] for image, places in reversed(slices.items())}, seed) == split
-
-
-def test_split_spreads_over_images_and_axes():
-    for seed in range(10):
-        split = split_slices(grid("abc", 4), seed)
-        assert len(held_out(split)) == 5
-        assert {image for image, _, _ in held_out(split)} == set("abc")
-        assert {axis for _, axis, _ in held_out(split)} == {0, 1, 2}
-        assert len({place[:2] for place in held_out(split)}) == 5
-
-
-def test_split_spares_axes_with_few_slices():
-    slices = {"a": [AnnotatedSlice(0, 1), AnnotatedSlice(0, 2), *(AnnotatedSlice(2, i) for i in range(8))]}
-    for seed in range(10):
-        assert all(axis == 2 for _, axis, _ in held_out(split_slices(slices, seed)))
-
-
-def test_seeds_split_differently():
-    assert len({frozenset(held_out(split_slices(grid("ab", 5), seed))) for seed in range(20)}) > 10
-
-
-@pytest.mark.parametrize(
-    "slices",
-    [
-        {},
-        {"a": []},
-        {"a": [AnnotatedSlice(2, i) for i in range(5)]},
-        {image: [AnnotatedSlice(axis, 4) for axis in range(3)] for image in "abcd"},
-    ],
-    ids=["no image", "no slice", "five slices", "one per axis"],
-)
-def test_nothing_to_spare(slices):
-    split = split_slices(slices, 0)
-    assert not split.has_validation
-    assert not split.validation
-    assert trained(split) == all_places(slices)
-
-
-def test_new_slices_change_little_of_the_split():
-    kept, before = 0, 0
-    for seed in range(20):
-        slices = grid("ab", 5)
-        first = held_out(split_slices(slices, seed))
-        slices["a"].append(AnnotatedSlice(1, 77))
-        kept += len(first & held_out(split_slices(slices, seed)))
-        before += len(first)
-    assert kept >= 0.85 * before
-
-
-def test_earlier_split_stays():
-    for seed in range(10):
-        earlier = split_slices(grid("ab", 3), seed)
-        # Another seed, so that only the earlier split can be the reason.
-        later = split_slices(grid("abc", 6), seed + 100, earlier)
-        assert trained(earlier) <= trained(later)
-        assert held_out(earlier) <= held_out(later)
-        assert len(held_out(later)) == round(0.15 * 54)
-
-
-def test_earlier_split_without_validation_leaves_its_slices_in_training():
-    few = {"a": [AnnotatedSlice(2, i) for i in range(5)]}
-    earlier = split_slices(few, 0)
-    assert split_slices({"a": [*few["a"], AnnotatedSlice(2, 9)]}, 0, earlier).validation == {
-        "a": [AnnotatedSlice(2, 9)]
-    }
-    assert not split_slices(few | {"b": [AnnotatedSlice(0, 3)]}, 0, earlier).has_validation
-
-
-def test_slices_that_are_no_longer_annotated_leave_the_split():
-    earlier = split_slices(grid("ab", 4), 0)
-    gone = sorted(held_out(earlier))[0]
-    slices = {image: [p for p in places if (image, *p) != gone] for image, places in grid("ab", 4).items()}
-    later = split_slices(slices, 0, earlier)
-    assert trained(later) | held_out(later) == all_places(slices)
-    assert held_out(later) == held_out(earlier) - {gone}
-
-
-def test_a_held_out_slice_that_is_the_last_of_its_axis_is_trained_on():
-    earlier = SliceSplit({"a": [AnnotatedSlice(0, 1)]}, {"a": [AnnotatedSlice(0, 2)]})
-    slices = {"a": [AnnotatedSlice(0, 2), *(AnnotatedSlice(2, i) for i in range(6))]}
-    assert AnnotatedSlice(0, 2) in split_slices(slices, 0, earlier).training["a"]
-
-
-def test_split_survives_json():
-    split = split_slices(grid("ab", 4), 0)
-    back = SliceSplit.from_json(json.loads(json.dumps(split.to_json())))
-    assert back == split
-    assert isinstance(back.training["a"][0], AnnotatedSlice)
-
-
-def test_apply_split_parts_every_voxel_as_a_loop_does():
-    painted = keep_slices(
-        structures((12, 11, 10)), [AnnotatedSlice(*p) for p in [(0, 3), (0, 8), (1, 5), (2, 2), (2, 7)]]
-    )
-    painted[10, 9, 9] = 1
-    painted[10, 9, 7] = 2
-    training = [AnnotatedSlice(0, 3), AnnotatedSlice(1, 5), AnnotatedSlice(2, 2)]
-    validation = [AnnotatedSlice(0, 8), AnnotatedSlice(2, 7)]
-    learnt, judged = apply_split(painted, training, validation)
-    for voxel in np.ndindex(painted.shape):
-        in_training = any(voxel[axis] == i for axis, i in training)
-        in_validation = any(voxel[axis] == i for axis, i in validation)
-        held = in_validation and not in_training
-        assert (learnt[voxel], judged[voxel]) == ((0, painted[voxel]) if held else (painted[voxel], 0))
-    assert learnt.dtype == judged.dtype == np.uint8
-    assert learnt[10, 9, 9] == 1, "paint on no slice is trained on"
-    assert judged.any()

@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.core.annotations import AnnotatedSlice, SliceSplit
+from lib.core.annotations import AnnotatedSlice
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.model import Model, ModelFolder, build_network
 from lib.core.plan import Plan
+from lib.core.split import SliceSplit
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
 

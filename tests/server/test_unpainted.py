@@ -7,6 +7,10 @@ from pathlib import Path
 import numpy as np
 import requests
 
+from lib.core.annotations import statistics
+from lib.core.labels import LabelScheme
+from lib.core.slice_names import SliceNames
+from lib.server.replies import submission_reply
 from serving import PATIENCE, Server, as_slicer_sends, paint, stored, write_image, write_label
 
 
@@ -52,3 +56,30 @@ def test_painting_one_structure_is_enough(studies: Path, tmp_path: Path, start_s
 
     reply = requests.post(f"{server.url}/scoring/iou", params={"run_sync": "true"}, json={}, timeout=PATIENCE)
     assert reply.json()["images"]["a"]["iou"]["tubule"] is not None
+
+
+def test_the_reply_says_in_which_slices_unpainted_voxels_count() -> None:
+    """Tubes along an axis, painted in two of three slices: planes across the other axes are annotated, too."""
+    scheme = LabelScheme(("inside", "tubule"), "outside")
+    x, y, z = np.indices((64, 64, 32))
+    tubes = np.any([(x - a) ** 2 + (y - b) ** 2 <= 9 for a, b in ((20, 20), (40, 30), (30, 50))], axis=0)
+
+    def reply(annotation: np.ndarray) -> dict[str, object]:
+        info = {"statistics": statistics(annotation.astype(np.uint8), scheme), "slice_names": SliceNames().to_json()}
+        info |= {"warnings": [], "earlier": None, "version": 1}
+        return submission_reply("a", info, scheme, "background", {"inside", "outside"}, None)
+
+    found = reply(tubes & (z % 3 > 0))
+    slices, planes = found["annotated_slices"], ", ".join(str(i) for i in range(32) if i % 3)
+    assert isinstance(slices, dict)
+    assert [text == "none" for text in slices.values()] == [False, False, False]
+    assert f"count as outside in these slices: axis 2: {planes}. In the others they count as nothing" in str(
+        found["unpainted"]
+    )
+    assert not any("no outside is painted" in warning for warning in found["warnings"])  # type: ignore[attr-defined]
+
+    box = np.zeros((64, 64, 32), bool)
+    box[8:, 8:, 4:] = True
+    found = reply(box)
+    assert "count as nothing in these slices" in str(found["unpainted"])
+    assert any("no outside is painted" in warning for warning in found["warnings"])  # type: ignore[attr-defined]

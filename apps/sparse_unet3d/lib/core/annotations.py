@@ -1,19 +1,18 @@
-"""Sparse annotations: which slices a person painted, and which of them are held out of training.
+"""Sparse annotations: which slices a person painted.
 
 An annotation is a uint8 map (X, Y, Z): 0 unlabelled, 1 … K foreground classes, K+1 background. An annotated slice is a
 plane (axis, index) on which somebody painted; it is detected from the paint, nobody declares it.
 """
 
-import hashlib
-from collections import Counter
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .labels import UNLABELLED, LabelScheme
+from .paint import Flags, Paint
 
 MIN_SLICE_VOXELS = 16
 MIN_SLICE_FRACTION = 0.002
@@ -25,15 +24,8 @@ THINNESS = 2
 LITTLE_PAINT = 0.05
 """An annotated slice with less than this part painted may be a dab that nobody meant as a slice."""
 
-MIN_SPLIT_SLICES = 6
-"""With fewer annotated slices than this none is held out."""
-
-MAX_HELD_OUT_SHARE = 3
-"""One in so many slices of an axis is held out at most, as long as another axis can give one."""
-
-
 Unpainted = Literal["unlabelled", "background"]
-"""What unpainted voxels in annotated slices count as; all other unpainted voxels are always unlabelled."""
+"""What unpainted voxels in slices painted as planes count as; all other unpainted voxels are always unlabelled."""
 
 
 class AnnotatedSlice(NamedTuple):
@@ -41,6 +33,22 @@ class AnnotatedSlice(NamedTuple):
 
     axis: int
     index: int  # type: ignore[assignment]  # hides the tuple method of that name, which nobody calls on a place
+
+
+class _Detected(NamedTuple):
+    """What is found in an annotation.
+
+    Attributes:
+        slices: the annotated slices, sorted by axis and index.
+        whole: those of them that were painted as planes.
+        labelled: the labelled voxels on the planes across each axis.
+        voxels: labelled voxels by value, 0 for the unlabelled ones.
+    """
+
+    slices: list[AnnotatedSlice]
+    whole: list[AnnotatedSlice]
+    labelled: list[NDArray[np.int64]]
+    voxels: NDArray[np.int64]
 
 
 def annotated_slices(annotation: NDArray[np.uint8]) -> list[AnnotatedSlice]:
@@ -59,91 +67,130 @@ def annotated_slices(annotation: NDArray[np.uint8]) -> list[AnnotatedSlice]:
     Args:
         annotation: (X, Y, Z), 0 where unlabelled.
     """
-    labelled = annotation != UNLABELLED
-    if not labelled.any():
-        return []
-    shape, axes = labelled.shape, range(3)
-    runs = [_run_lengths(labelled, axis) for axis in axes]
-    lies_in = [
-        labelled & (runs[axis] <= np.minimum(np.minimum(*_others(runs, axis)), shape[axis]) // THINNESS)
-        for axis in axes
-    ]
-    solid = labelled & ~(lies_in[0] | lies_in[1] | lies_in[2])
+    return _detect(annotation).slices
 
-    flat = [_on_planes(lies_in[axis], axis) for axis in axes]
-    enough = [flat[axis] >= max(MIN_SLICE_VOXELS, MIN_SLICE_FRACTION * labelled.size / shape[axis]) for axis in axes]
-    found = [np.zeros(length, dtype=bool) for length in shape]
+
+def whole_slices(annotation: NDArray[np.uint8]) -> list[AnnotatedSlice]:
+    """Detect the annotated slices that were painted as planes, sorted by axis and index.
+
+    Where many slices of one axis are painted, planes across the others are labelled, too, without anybody having
+    looked at them; what is unlabelled there tells nothing. An annotated slice was painted as a plane
+
+    - if at least as many voxels lie in it as there are voxels of paint that reaches beyond it, and enough of them are
+      beside the slices of other axes for which that holds without looking beside any;
+    - or if at least half of it is labelled beside those, and either this is the only axis across which paint ends on
+      a plane at once, as a stack of slices does and a box doesn't, or there is no such axis and all planes across
+      this one are half labelled.
+
+    Args:
+        annotation: (X, Y, Z), 0 where unlabelled.
+    """
+    return _detect(annotation).whole
+
+
+def _detect(annotation: NDArray[np.uint8]) -> _Detected:
+    paint, axes = Paint(annotation), range(3)
+    shape, size = paint.shape, annotation.size
+    marks = [_mark(runs, shape) for runs in paint.run_lengths()]
+    nowhere = [np.zeros(length, dtype=bool) for length in shape]
+
+    tables = (_LIES_IN, _SOLID_BEYOND, _BEYOND, _LABELLED)
+    flat, solid_beyond, beyond, labelled = paint.count(marks, tables, nowhere)
+    enough = [flat[axis] >= max(MIN_SLICE_VOXELS, MIN_SLICE_FRACTION * size / shape[axis]) for axis in axes]
     # First the slices that are plain without knowing any other, then those which others cross again and again.
-    for _ in range(2):
-        reaching_out = [_on_planes(solid & (runs[axis] > 1), axis, beside=found) for axis in axes]
-        found = [enough[axis] & (flat[axis] >= reaching_out[axis]) for axis in axes]
+    found = [enough[axis] & (flat[axis] >= solid_beyond[axis]) for axis in axes]
+    (solid_beyond,) = paint.count(marks, [_SOLID_BEYOND], found)
+    found = [enough[axis] & (flat[axis] >= solid_beyond[axis]) for axis in axes]
+    (beside,) = paint.count(marks, [_LABELLED], found)
+    dense = _half_labelled(beside, found)
+    annotated = [found[axis] | dense[axis] for axis in axes]
 
-    slices = []
-    for axis in axes:
-        area = np.prod([np.count_nonzero(~flags) for flags in _others(found, axis)])
-        dense = (2 * _on_planes(labelled, axis, beside=found) >= area) & (area > 0)
-        slices += [AnnotatedSlice(axis, int(index)) for index in np.flatnonzero(found[axis] | dense)]
-    return slices
+    plain = [enough[axis] & (flat[axis] >= beyond[axis]) for axis in axes]
+    flat, beyond = paint.count(marks, [_LIES_IN, _BEYOND], plain)
+    whole = [
+        flat[axis] >= np.maximum(max(MIN_SLICE_VOXELS, MIN_SLICE_FRACTION * area), beyond[axis])
+        for axis, area in enumerate(_areas(plain))
+    ]
+    (beside,) = paint.count(marks, [_LABELLED], whole)
+    dense = _half_labelled(beside, whole)
+    ends = [_ends_on_plane(beside[axis]) for axis in axes]
+    across = [sum(ends) == 1 if ends[axis] else not any(ends) and dense[axis].all() for axis in axes]
+    whole = [(whole[axis] | (dense[axis] & across[axis])) & annotated[axis] for axis in axes]
+
+    voxels = np.zeros(256, dtype=np.int64)
+    for plane in paint.planes():
+        voxels += np.bincount(plane.values, minlength=256)
+    voxels[UNLABELLED] = size - voxels.sum()
+    by_axis = dict(zip(paint.axes, labelled, strict=True))
+    return _Detected(_places(paint, annotated), _places(paint, whole), [by_axis[axis] for axis in axes], voxels)
 
 
-def _run_lengths(labelled: NDArray[np.bool_], axis: int) -> NDArray[np.int32]:
-    """Give each labelled voxel the length of the unbroken run of labelled voxels through it along an axis, else 0."""
-    runs = np.zeros(labelled.shape, dtype=np.int32)
-    along, run = np.moveaxis(labelled, axis, 0), np.moveaxis(runs, axis, 0)
-    # Count up to each voxel, then carry the count at the end of each run back to its start.
-    run[0] = along[0]
-    for i in range(1, len(run)):
-        np.multiply(run[i - 1] + 1, along[i], out=run[i])
-    for i in reversed(range(len(run) - 1)):
-        np.copyto(run[i], run[i + 1], where=along[i] & along[i + 1])
-    return runs
+# A labelled voxel's mark: bit ``axis`` if it lies in the plane across the axis, bit 3 + ``axis`` if the paint reaches
+# beyond that plane. Each of the tables below says for each axis which marks are counted.
+_MARKS = np.arange(64, dtype=np.uint8)
+_LIES_IN = [(_MARKS >> axis & 1) == 1 for axis in range(3)]
+_BEYOND = [(_MARKS >> (3 + axis) & 1 == 1) & ~_LIES_IN[axis] for axis in range(3)]
+_SOLID_BEYOND = [_BEYOND[axis] & (_MARKS & 0b111 == 0) for axis in range(3)]
+_LABELLED = [np.ones(64, dtype=bool)] * 3
 
 
-def _others(of_axes: Sequence[NDArray[Any]], axis: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def _mark(runs: Sequence[NDArray[np.int64]], shape: Sequence[int]) -> NDArray[np.uint8]:
+    marks = np.zeros(len(runs[0]), dtype=np.uint8)
+    for axis in range(3):
+        shortest = np.minimum(np.minimum(*_others(runs, axis)), shape[axis])
+        marks[runs[axis] <= shortest // THINNESS] |= np.uint8(1 << axis)
+        marks[runs[axis] > 1] |= np.uint8(8 << axis)
+    return marks
+
+
+def _others(of_axes: Sequence[Any], axis: int) -> tuple[Any, Any]:
     first, second = (item for other, item in enumerate(of_axes) if other != axis)
     return first, second
 
 
-def _on_planes(
-    mask: NDArray[np.bool_], axis: int, beside: Sequence[NDArray[np.bool_]] | None = None
-) -> NDArray[np.int64]:
-    """Count the voxels of a mask on each plane across an axis; if asked, only beside flagged planes of other axes.
+def _areas(beside: Flags) -> list[int]:
+    """Return how many voxels of a plane across each axis are beside the flagged planes across the others."""
+    free = [int(np.count_nonzero(~flags)) for flags in beside]
+    return [math.prod(_others(free, axis)) for axis in range(3)]
 
-    Args:
-        mask: (X, Y, Z).
-        axis: 0, 1 or 2.
-        beside: flags of the planes across each axis.
-    """
-    planes = np.moveaxis(mask, axis, 0)
-    if beside is not None:
-        first, second = _others(beside, axis)
-        planes = planes[:, ~first][:, :, ~second]
-    counts: NDArray[np.int64] = np.count_nonzero(planes, axis=(1, 2))
-    return counts
+
+def _half_labelled(labelled: Sequence[NDArray[np.int64]], beside: Flags) -> list[NDArray[np.bool_]]:
+    """Flag the planes at least half of which is labelled, beside the flagged ones across other axes."""
+    return [(2 * labelled[axis] >= area) & (area > 0) for axis, area in enumerate(_areas(beside))]
+
+
+def _ends_on_plane(labelled: NDArray[np.int64]) -> bool:
+    """Tell whether a plane with a good deal of paint is next to one that has next to none."""
+    much, little = 4 * labelled >= labelled.max(), labelled < LITTLE_PAINT * labelled.max()
+    return bool(np.any(much[1:] & little[:-1]) or np.any(much[:-1] & little[1:]))
+
+
+def _places(paint: Paint, flags: Flags) -> list[AnnotatedSlice]:
+    planes = zip(paint.axes, flags, strict=True)
+    return sorted(AnnotatedSlice(axis, int(index)) for axis, flag in planes for index in np.flatnonzero(flag))
 
 
 def keep_slices(annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice]) -> NDArray[np.uint8]:
     """Copy an annotation (X, Y, Z), unlabelled everywhere but on the slices: simulates sparse annotation."""
-    return np.where(_on_any(annotation.shape, slices), annotation, np.uint8(UNLABELLED))
+    kept = np.zeros_like(annotation)
+    for axis, index in slices:
+        np.moveaxis(kept, axis, 0)[index] = np.moveaxis(annotation, axis, 0)[index]
+    return kept
 
 
 def fill_unpainted(
     annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice], scheme: LabelScheme
 ) -> NDArray[np.uint8]:
-    """Copy an annotation (X, Y, Z), with the unlabelled voxels on the slices labelled as background.
+    """Copy an annotation (X, Y, Z), with the unlabelled voxels on slices painted as planes labelled as background.
 
-    The slices are those detected in what was painted: in a filled annotation more would be found.
+    The slices are those detected in what was painted: in a filled annotation more would be found. Those that weren't
+    painted as planes (``whole_slices``) stay as they are.
     """
-    unpainted = _on_any(annotation.shape, slices) & (annotation == UNLABELLED)
-    return np.where(unpainted, np.uint8(scheme.background_value), annotation)
-
-
-def _on_any(shape: tuple[int, ...], slices: Iterable[AnnotatedSlice]) -> NDArray[np.bool_]:
-    """Mark the voxels that lie on one of the slices."""
-    mask = np.zeros(shape, dtype=bool)
-    for axis, index in slices:
-        np.moveaxis(mask, axis, 0)[index] = True
-    return mask
+    filled = annotation.copy()
+    for axis, index in set(slices).intersection(whole_slices(annotation)):
+        plane = np.moveaxis(filled, axis, 0)[index]
+        plane[plane == UNLABELLED] = scheme.background_value
+    return filled
 
 
 def statistics(annotation: NDArray[np.uint8], scheme: LabelScheme) -> dict[str, Any]:
@@ -151,18 +198,23 @@ def statistics(annotation: NDArray[np.uint8], scheme: LabelScheme) -> dict[str, 
 
     Returns:
         ``labelled_voxels``; ``labelled_percent`` of all voxels; ``voxels`` by class name; ``annotated_slices``: for
-        each of the axes 0, 1, 2 the list of indices; ``mostly_unpainted``: likewise, those of them of which less than
-        ``LITTLE_PAINT`` is painted.
+        each of the axes 0, 1, 2 the list of indices; ``whole_slices``: likewise, those of them that were painted as
+        planes; ``mostly_unpainted``: likewise, those of which less than ``LITTLE_PAINT`` is painted.
     """
-    counts = np.bincount(annotation.ravel(), minlength=len(scheme.classes) + 1)
-    labelled = annotation.size - int(counts[UNLABELLED])
-    slices = annotated_slices(annotation)
-    little = [place for place in slices if np.mean(np.take(annotation, place[1], axis=place[0]) != 0) < LITTLE_PAINT]
+    detected = _detect(annotation)
+    labelled = annotation.size - int(detected.voxels[UNLABELLED])
+    areas = [annotation.size // length for length in annotation.shape]
+    little = [
+        AnnotatedSlice(axis, index)
+        for axis, index in detected.slices
+        if detected.labelled[axis][index] < LITTLE_PAINT * areas[axis]
+    ]
     return {
         "labelled_voxels": labelled,
         "labelled_percent": 100 * labelled / annotation.size,
-        "voxels": {name: int(counts[value]) for value, name in enumerate(scheme.classes, start=1)},
-        "annotated_slices": _by_axis(slices),
+        "voxels": {name: int(detected.voxels[value]) for value, name in enumerate(scheme.classes, start=1)},
+        "annotated_slices": _by_axis(detected.slices),
+        "whole_slices": _by_axis(detected.whole),
         "mostly_unpainted": _by_axis(little),
     }
 
@@ -171,125 +223,17 @@ def _by_axis(slices: Sequence[AnnotatedSlice]) -> list[list[int]]:
     return [[index for across, index in slices if across == axis] for axis in range(3)]
 
 
+def filled_slices(statistics: Mapping[str, Any]) -> list[list[int]]:
+    """Return by axis the slices whose unpainted voxels count as background if asked, going by ``statistics``."""
+    # Earlier versions of this software didn't keep those painted as planes.
+    slices: list[list[int]] = statistics.get("whole_slices", statistics["annotated_slices"])
+    return slices
+
+
 def taught_classes(statistics: Mapping[str, Any], scheme: LabelScheme, unpainted: Unpainted) -> set[str]:
     """Return the names of the classes that there is something to learn of, going by an annotation's ``statistics``."""
     taught = {name for name in scheme.classes if statistics["voxels"].get(name)}
     # A slice without any unpainted voxel teaches no background; the statistics don't tell, training looks again.
-    if unpainted == "background" and any(statistics["annotated_slices"]):
+    if unpainted == "background" and any(filled_slices(statistics)):
         taught.add(scheme.background)
     return taught
-
-
-@dataclass(frozen=True)
-class SliceSplit:
-    """Annotated slices that are trained on and those held out, by image id; an id without any may be missing."""
-
-    training: dict[str, list[AnnotatedSlice]]
-    validation: dict[str, list[AnnotatedSlice]]
-
-    @property
-    def has_validation(self) -> bool:
-        """Whether any slice is held out."""
-        return any(self.validation.values())
-
-    def to_json(self) -> dict[str, dict[str, list[list[int]]]]:
-        """Give the split as ``{"training": {id: [[axis, index], …]}, "validation": {…}}``."""
-        return {
-            part: {image: [list(place) for place in slices] for image, slices in by_image.items()}
-            for part, by_image in (("training", self.training), ("validation", self.validation))
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Mapping[str, Iterable[Sequence[int]]]]) -> "SliceSplit":
-        """Rebuild a split from ``to_json``."""
-        training, validation = (
-            {image: [AnnotatedSlice(*place) for place in slices] for image, slices in content[part].items()}
-            for part in ("training", "validation")
-        )
-        return cls(training, validation)
-
-
-def split_slices(
-    slices: Mapping[str, Sequence[AnnotatedSlice]],
-    seed: int,
-    earlier: SliceSplit | None = None,
-    fraction: float = 0.15,
-) -> SliceSplit:
-    """Hold out some annotated slices for validation, spread over images and axes.
-
-    Each slice has a rank of its own, drawn from the seed, the image, the axis and the index, so that the choice does
-    not depend on the order of slices, and new ones change little of it. An axis of an image never loses its last
-    training slice. With fewer than ``MIN_SPLIT_SLICES`` slices, or none to spare, nothing is held out.
-
-    Args:
-        slices: annotated slices by image id.
-        seed: draws the ranks.
-        earlier: the split of the model that training goes on from, or whose score the new one is compared with. What
-            it trained on stays in training and what it held out stays held out, as long as it is still annotated.
-        fraction: part of all slices to hold out; at least one.
-    """
-    total = sum(len(set(places)) for places in slices.values())
-    trained, kept = (earlier.training, earlier.validation) if earlier else ({}, {})
-    size, held = Counter[_Line](), Counter[str | int | _Line]()
-    free: dict[_Line, list[AnnotatedSlice]] = {}
-    validation: dict[str, list[AnnotatedSlice]] = {}
-
-    def hold_out(line: _Line, place: AnnotatedSlice) -> None:
-        validation.setdefault(line[0], []).append(place)
-        held.update((line, *line))
-
-    for image, places in slices.items():
-        for place in sorted(set(places), key=lambda place: _rank(seed, image, place)):
-            line = (image, place.axis)
-            size[line] += 1
-            if place not in trained.get(image, ()):
-                free.setdefault(line, []).append(place)
-    if total >= MIN_SPLIT_SLICES:
-        for line, places in free.items():
-            for place in [place for place in places if place in kept.get(line[0], ())][: size[line] - 1]:
-                hold_out(line, place)
-                places.remove(place)
-        while sum(map(len, validation.values())) < max(1, round(fraction * total)):
-            able = [line for line, places in free.items() if places and held[line] < size[line] - 1]
-            if not able:
-                break
-            # Where enough is left, then where least was taken from the image and the axis, then by rank.
-            line = min(
-                able,
-                key=lambda line: (
-                    MAX_HELD_OUT_SHARE * (held[line] + 1) > size[line],
-                    held[line[0]] + held[line[1]],
-                    _rank(seed, line[0], free[line][0]),
-                ),
-            )
-            hold_out(line, free[line].pop(0))
-
-    training = {
-        image: sorted(set(places) - set(validation.get(image, ()))) for image, places in slices.items() if places
-    }
-    return SliceSplit(training, {image: sorted(places) for image, places in validation.items()})
-
-
-_Line = tuple[str, int]
-"""The annotated slices across one axis of one image: its id and the axis."""
-
-
-def _rank(seed: int, image: str, place: AnnotatedSlice) -> int:
-    text = f"{seed}\n{image}\n{place.axis}\n{place.index}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def apply_split(
-    annotation: NDArray[np.uint8], training: Iterable[AnnotatedSlice], validation: Iterable[AnnotatedSlice]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Part an annotation (X, Y, Z) into what is trained on and what is held out; no voxel is in both.
-
-    Voxels of a held-out slice are held out except where a training slice crosses it. All other paint, also
-    such as lies on no annotated slice, is trained on.
-
-    Returns:
-        The training annotation and the validation annotation, both (X, Y, Z).
-    """
-    held_out = _on_any(annotation.shape, validation) & ~_on_any(annotation.shape, training)
-    unlabelled = np.uint8(UNLABELLED)
-    return np.where(held_out, unlabelled, annotation), np.where(held_out, annotation, unlabelled)

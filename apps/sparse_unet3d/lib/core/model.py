@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from .annotations import SliceSplit
 from .errors import InputError
 from .files import replacing, write_json
 from .labels import LabelScheme
 from .network import UNet
 from .plan import Plan
+from .split import SliceSplit
 
 FORMAT = 1
 """Version of the model file's content."""

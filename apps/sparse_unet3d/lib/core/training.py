@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .annotations import AnnotatedSlice, SliceSplit, annotated_slices, apply_split, fill_unpainted, split_slices
+from .annotations import AnnotatedSlice, annotated_slices, fill_unpainted
 from .errors import InputError
 from .files import replacing
 from .labels import UNLABELLED, LabelScheme
@@ -25,6 +25,7 @@ from .plan import Plan, PlanOptions, make_plan, one_pass_voxels
 from .preparation import prepare_training
 from .sampling import TrainingVolume
 from .segmentation import Segmenter
+from .split import SliceSplit, apply_split, split_slices
 from .volumes import Volume
 from .working_grid import WorkingGrid
 

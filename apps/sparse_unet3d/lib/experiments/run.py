@@ -20,12 +20,13 @@ import torch
 from numpy.typing import NDArray
 
 from ..core.allocation import keep_freed_memory
-from ..core.annotations import AnnotatedSlice, apply_split
+from ..core.annotations import AnnotatedSlice
 from ..core.errors import InputError
 from ..core.files import replacing, write_json
 from ..core.labels import UNLABELLED
 from ..core.machine import Machine
 from ..core.metrics import confusion, iou_per_class, mean_iou
+from ..core.split import apply_split
 from .methods import METHODS, OutOfTimeError, Size, Task, training_precision
 from .study import Places, Source, Study, load_study
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from fastapi import HTTPException
 
-from ..core.annotations import Unpainted, taught_classes
+from ..core.annotations import Unpainted, filled_slices, taught_classes
 from ..core.errors import InputError
 from ..core.labels import LabelScheme
 from ..core.slice_names import SliceNames
@@ -57,7 +57,7 @@ def submission_reply(
     """
     statistics, names = info["statistics"], SliceNames.from_json(info["slice_names"])
     slices, voxels = statistics["annotated_slices"], statistics["voxels"]
-    count = sum(map(len, slices))
+    count, filled = sum(map(len, slices)), filled_slices(statistics)
     warnings = list(info["warnings"])
     if info["earlier"]:
         warnings += _what_became_of(info["earlier"], info["client_id"], names)
@@ -72,7 +72,7 @@ def submission_reply(
         **({"paint_next": paint_next} if paint_next else {}),
         "annotated_slices": names.by_axis(slices),
         **(
-            {"unpainted": f"In these slices, voxels that you left unpainted count as {scheme.background}."}
+            {"unpainted": _what_unpainted_voxels_count_as(slices, filled, names, scheme)}
             if unpainted == "background" and count
             else {}
         ),
@@ -93,7 +93,8 @@ def annotation_warnings(
         scheme: the label scheme.
         unpainted: what unpainted voxels in annotated slices count as.
     """
-    slices, little = statistics["annotated_slices"], statistics["mostly_unpainted"]
+    slices, dabs = statistics["annotated_slices"], statistics["mostly_unpainted"]
+    little = [sorted(set(own) & set(few)) for own, few in zip(filled_slices(statistics), dabs, strict=True)]
     warnings = []
     if missing := _not_painted(statistics, scheme):
         warnings.append(f"{', '.join(missing)}: not painted in this image")
@@ -147,6 +148,20 @@ def _what_became_of(earlier: Mapping[str, Any], client_id: str | None, names: Sl
         f"its annotated slices that are not in this version: {still}"
         if any(gone)
         else "all its annotated slices are annotated in this version too; where both differ, this version counts"
+    )
+
+
+def _what_unpainted_voxels_count_as(
+    slices: Sequence[Sequence[int]], filled: Sequence[Sequence[int]], names: SliceNames, scheme: LabelScheme
+) -> str:
+    if filled == slices:
+        return f"In these slices, voxels that you left unpainted count as {scheme.background}."
+    others = "paint that comes from slices across other axes, or is solid, doesn't tell what is beside it"
+    if not any(filled):
+        return f"Voxels that you left unpainted count as nothing in these slices: {others}."
+    return (
+        f"Voxels that you left unpainted count as {scheme.background} in these slices: {names.text(filled)}. In the "
+        f"others they count as nothing: {others}."
     )
 
 
