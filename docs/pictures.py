@@ -26,8 +26,9 @@ from lib.commands.annotator import choose_slices, paint_slices, truth_as_annotat
 from lib.commands.report import composite, view  # noqa: E402
 from lib.commands.samples import make_samples  # noqa: E402
 from lib.core.annotations import AnnotatedSlice, keep_slices  # noqa: E402
+from lib.core.intensity import scale_intensity  # noqa: E402
 from lib.core.labels import ANNOTATE_HERE, LabelScheme  # noqa: E402
-from lib.core.volumes import Volume, read_label_map, read_volume, scale_intensity  # noqa: E402
+from lib.core.volumes import Volume, read_label_map, read_volume  # noqa: E402
 from serving import Server  # noqa: E402
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from lib.core.annotations import AnnotatedSlice, keep_slices
+from lib.core.intensity import scale_intensity
 from lib.core.labels import LabelScheme
 from lib.core.model import build_network
 from lib.core.plan import Plan, PlanOptions, make_plan
 from lib.core.slicewise import prepare_training_slices, segment_slices
-from lib.core.volumes import Volume, scale_intensity
+from lib.core.volumes import Volume
 
 SCHEME = LabelScheme(("one", "two"), "outside")
 SHAPE = (21, 17, 13)

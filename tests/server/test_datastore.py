@@ -108,6 +108,7 @@ def test_a_label_map_without_names_is_refused(studies: Path, tmp_path: Path) -> 
 
 
 OBLIQUE = np.array([[0.48, -0.12, 0.1, 4], [0.13, 0.47, -0.2, -3], [-0.02, 0.11, 1.2, 8], [0, 0, 0, 1]])
+OBLIQUE[:3, :3] = np.linalg.qr(OBLIQUE[:3, :3])[0] * [0.5, 0.5, 1.25]
 LEFT_HANDED = scaled(-0.5, 0.5, 1.25)
 
 
@@ -261,7 +262,8 @@ def test_what_cannot_be_used_is_refused_and_changes_nothing(
         file = file.rename(tmp_path / "label.tif")
     elif case == "segmentation":
         file = tmp_path / "label.seg.nrrd"
-        nrrd.write(str(file), np.ones_like(label), {"space directions": 0.3 * np.eye(3), "Segment0_Name": "inside"})
+        header = {"space": "RAS", "space directions": 0.3 * np.eye(3), "Segment0_Name": "inside"}
+        nrrd.write(str(file), np.ones_like(label), header)
     with refusal(400, *words):
         store.save_label("a", str(file), "final", params)
     assert snapshot(studies) == before
@@ -626,10 +628,11 @@ def test_labels_stay_with_an_image_that_is_stored_by_channel_later(studies: Path
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ("NaN", ["'new'", "NaN"]),
+        ("infinite", ["'new'", "infinite"]),
         ("2-D", ["'new'", "2-D"]),
         ("truncated", ["'new'", "damaged"]),
         ("no image", ["'new'", "damaged"]),
+        ("segmentation", ["'new'", "segmentations"]),
         ("ending", ["'new'", ".png"]),
         ("folder", ["'../new'", "plain file name"]),
         ("taken", ["'a'", "another image"]),
@@ -640,9 +643,9 @@ def test_images_that_cannot_be_used_are_not_taken(studies: Path, tmp_path: Path,
     before = snapshot(studies)
     file = write_image(tmp_path / "upload.nii.gz", seed=9)
     name = {"folder": "../new", "taken": "a"}.get(case, "new")
-    if case == "NaN":
+    if case == "infinite":
         array = np.ones(SHAPE, np.float32)
-        array[3, 4, 5] = np.nan
+        array[3, 4, 5] = np.inf
         write_label(file, array)
     elif case == "2-D":
         write_label(file, np.ones((30, 30), np.uint8))
@@ -650,6 +653,9 @@ def test_images_that_cannot_be_used_are_not_taken(studies: Path, tmp_path: Path,
         file.write_bytes(file.read_bytes()[:1000])
     elif case == "no image":
         file.write_text("hello")
+    elif case == "segmentation":
+        file = tmp_path / "new.nrrd"
+        nrrd.write(str(file), np.ones(SHAPE, np.uint8), {"Segment0_Name": "inside"})
     elif case == "ending":
         file = file.rename(tmp_path / "upload.png")
     with refusal(400, *words):

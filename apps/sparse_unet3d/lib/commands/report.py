@@ -17,8 +17,9 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 from ..core.files import replacing
+from ..core.intensity import scale_intensity
 from ..core.labels import LabelScheme
-from ..core.volumes import Volume, scale_intensity
+from ..core.volumes import Volume
 
 # Okabe and Ito's colours, which people with colour-blindness can tell apart; the first two are the samples' classes.
 FOREGROUND_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00")

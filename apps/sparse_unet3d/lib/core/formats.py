@@ -1,245 +1,304 @@
-"""NIfTI and NRRD: from the bytes of a file to channels, axes and millimetres, as 3D Slicer understands them.
+"""File formats: their endings, and from a file to channels, axes and millimetres, as 3D Slicer understands them.
 
-Both formats leave room for interpretation, and who paints does so in Slicer. So wherever readers differ (which of two
-NIfTI matrices counts, units, missing geometry) the reading here is the one of ITK, which Slicer reads files with.
+Who paints does so in Slicer, and Slicer reads with ITK. So ITK reads here, too: all rules of the formats are its own.
+What is added is how Slicer's scene differs from what ITK reads (``_as_in_slicer``).
 Affines map voxel indices (x, y, z, 1) to RAS millimetres.
 """
 
-import gzip
-from collections.abc import Callable
+import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nibabel
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .file_contents import inspect, nifti_voxels, nrrd_fields, verify
 
 Affine = NDArray[np.float64]
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""Turns a place in LPS millimetres (NRRD's usual, ITK's own) into RAS millimetres, and back."""
+"""Turns a place in LPS millimetres (ITK's own) into RAS millimetres, and back."""
 
-_VECTOR_INTENTS = (1005, 1006, 1007)
-"""NIfTI intents (symmetric matrix, displacement, vector) for which the fifth axis counts as components of a voxel."""
+_IMAGE_IO = {".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO", ".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}
+"""ITK's reader and writer by the ending of the file."""
 
-_MILLIMETRES = {1: 1e3, 3: 1e-3}
-"""Millimetres in a NIfTI spatial unit by its code, metre and micrometre; all others count as millimetres."""
+ENDINGS = tuple(_IMAGE_IO)
+"""Endings of the files that can be read and written."""
 
-_SPATIAL_KINDS = ("domain", "space", "none", "???")
-"""Kinds of an NRRD axis that don't make it a channel axis."""
+SEGMENTATION = ".seg"
+"""What 3D Slicer puts before the ending of its segmentations."""
 
-_NRRD_SPACES = {
-    "right-anterior-superior": (1.0, 1.0, 1.0),
-    "ras": (1.0, 1.0, 1.0),
-    "left-anterior-superior": (-1.0, 1.0, 1.0),
-    "las": (-1.0, 1.0, 1.0),
-}
-"""Signs that take an NRRD space to RAS; all spaces not listed count as LPS."""
+_NAMED_SPACES = (
+    "left-posterior-superior",
+    "lps",
+    "left-anterior-superior",
+    "las",
+    "right-anterior-superior",
+    "ras",
+)
+"""The NRRD spaces that Slicer knows in files with several channels; it takes all others for RAS, and ITK for LPS."""
+
+_MAX_SHEAR = 1e-4
+"""By how much the cosine of two axes' angle may differ from 0; ITK keeps no larger one in NIfTI files."""
+
+# What ITK warns of goes to the terminal of the server, where it tells nobody anything.
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
-class Stored(NamedTuple):
-    """What a file holds.
+class Header(NamedTuple):
+    """What the header of a file says.
 
     Attributes:
-        array: (C, X, Y, Z), the stored type (floats where the file says that values are to be rescaled).
+        shape: (X, Y, Z).
+        channels: how many there are.
+        dtype: of the voxels once they are read (floats where the file says that values are to be rescaled).
         affine: (4, 4) voxel to RAS mm.
         slicer_affine: (4, 4) the affine that 3D Slicer takes the file to have where it misreads it, else None.
         slicer_reverses: whether Slicer numbers the slices along Z from the other end.
+        fields: what is said besides, by key, such as the segments of Slicer's segmentations.
     """
 
-    array: NDArray[Any]
+    shape: tuple[int, int, int]
+    channels: int
+    dtype: np.dtype[Any]
     affine: Affine
     slicer_affine: Affine | None
     slicer_reverses: bool
+    fields: dict[str, str]
+
+    @property
+    def bytes(self) -> int:
+        """How much memory the voxels take."""
+        return math.prod(self.shape) * self.channels * self.dtype.itemsize
 
 
-def read_nifti(path: Path) -> Stored:
-    """Read a NIfTI file (1 or 2, ``.nii`` or ``.nii.gz``).
+def read_header(path: Path, ending: str | None = None) -> Header:
+    """Read a header, and no voxel.
 
-    (X, Y, Z), channels last (X, Y, Z, C), on the fifth axis (X, Y, Z, 1, C), or RGB. Slicer gets the directions of
-    channels last wrong unless the fifth axis has vector intent: ``slicer_affine``.
+    Args:
+        path: of the file.
+        ending: one of ``ENDINGS``, which says the format; by default the file's own.
 
     Raises:
-        InputError: fewer than three axes, or channels at several times.
-        Exception: of many kinds where the file is damaged.
+        InputError: no such file, unknown ending, damaged, not to be opened by 3D Slicer either, fewer than three axes,
+            several points in time, complex, impossible or sheared geometry.
     """
-    content = path.read_bytes()
-    if path.name.lower().endswith(".gz"):
-        # All at once, not through nibabel, which stops before the check sum at the end.
-        content = gzip.decompress(content)
-    version_2 = 540 in (int.from_bytes(content[:4], "little"), int.from_bytes(content[:4], "big"))
-    image = (nibabel.Nifti2Image if version_2 else nibabel.Nifti1Image).from_bytes(content)
-    header, array = image.header, np.asanyarray(image.dataobj)
+    ending = ending or ending_of(path)
+    capacity = inspect(path, ending)
+    reader = _reader(path, ending)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
 
-    shape = array.shape
-    if len(shape) < 3:
-        raise InputError(_not_3d(path, shape))
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) > 5 or (len(shape) == 5 and shape[3] != 1):
+    dimension, channels, size = reader.GetDimension(), reader.GetNumberOfComponents(), reader.GetSize()
+    if dimension < 3:
         raise InputError(
-            f"{path}: the array has shape {array.shape}; expected (X, Y, Z), (X, Y, Z, C) or (X, Y, Z, 1, C); "
-            f"save one point in time per file"
+            f"{path}: a 2-D image (array of shape {size}); expected a volume with at least 2 voxels along each of 3 "
+            "axes"
         )
-    array = array.reshape(*shape[:3], -1)
-    if array.dtype.names:
-        array = np.concatenate([array[name] for name in array.dtype.names], axis=3)
-
-    affine = _nifti_affine(header)
-    is_vector = len(shape) == 5 and int(header["intent_code"]) in _VECTOR_INTENTS
-    misread = _without_directions(affine) if len(shape) > 3 and not is_vector else None
-    # What Slicer misreads, it takes for right-handed.
-    return Stored(np.moveaxis(array, 3, 0), affine, misread, misread is None and _is_left_handed(affine))
-
-
-def _nifti_affine(header: Any) -> Affine:
-    """Choose between a NIfTI header's two matrices as ITK does, which differs from nibabel's choice.
-
-    sform where it is the only one, or has code 1 ("scanner") and no shear; else qform; with neither, the voxel size
-    alone, in LPS.
-    """
-    scale = np.diag([*[_MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)] * 3, 1.0])
-    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
-    sform = np.asarray(header.get_sform(), dtype=np.float64)
-    if sform_code > 0 and (qform_code <= 0 or (sform_code == 1 and not _is_sheared(sform))):
-        affine = sform
-    elif qform_code > 0:
-        affine = np.asarray(header.get_qform(), dtype=np.float64)
-    else:
-        affine = LPS_TO_RAS @ np.diag([*np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64)), 1.0])
-    placed: Affine = scale @ affine
-    return placed
-
-
-def _is_left_handed(affine: Affine) -> bool:
-    """Whether the grid is one that Slicer turns around along Z as soon as it has read it."""
-    return bool(np.linalg.det(affine[:3, :3]) < 0)
-
-
-def _is_sheared(affine: Affine) -> bool:
-    """Whether two axes of the grid aren't perpendicular (within what float32 can tell)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return not np.allclose(directions.T @ directions, np.eye(3), atol=1e-4)
-
-
-def _without_directions(affine: Affine) -> Affine:
-    """Keep voxel size and origin, and take the axes for those of LPS: what Slicer does to channels last."""
-    misread: Affine = LPS_TO_RAS @ np.diag([*np.linalg.norm(affine[:3, :3], axis=0), 1.0])
-    misread[:3, 3] = affine[:3, 3]
-    return misread
-
-
-def write_nifti(path: Path, array: NDArray[np.uint8], affine: Affine) -> None:
-    """Write a map (X, Y, Z) with the affine as qform and sform alike, so that all readers agree on it.
-
-    A qform cannot hold shear; a sheared affine is the sform alone.
-    """
-    image = nibabel.Nifti1Image(array, affine)
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=0 if _is_sheared(affine) else 1)
-    image.header.set_xyzt_units("mm")
-    nibabel.save(image, path)
-
-
-def read_nrrd(path: Path) -> Stored:
-    """Read an NRRD file with the voxels in it.
-
-    (X, Y, Z), or with a channel axis at any place: one of another kind than space (``vector``, ``RGB-color``,
-    ``list``, …) or without a direction in space. Without any geometry, the fourth axis.
-
-    Raises:
-        InputError: not three axes in space, complex values, or voxels in another file.
-        Exception: of many kinds where the file is damaged.
-    """
-    # Of monai's reader only the call of this package would be left: it can't place volumes with a channel axis. It is
-    # monai's optional dependency, so whoever has NIfTI files alone needs it as little.
-    import nrrd
-
-    with path.open("rb") as file:
-        header = nrrd.read_header(file)
-        if "data file" in header or "datafile" in header:
-            raise InputError(f"{path}: the voxels are in another file; save header and voxels in one .nrrd file")
-        array = nrrd.read_data(header, file, str(path))
-
-    kinds = [str(kind).lower() for kind in header.get("kinds", ["domain"] * array.ndim)]
-    if "complex" in kinds:
+    if dimension > 5 or (dimension == 5 and size[3] != 1) or (dimension > 3 and channels > 1):
+        raise InputError(
+            f"{path}: the array has shape {size} with {channels} components in each voxel; expected (X, Y, Z), (X, Y, "
+            "Z, C) or (X, Y, Z, 1, C); save one point in time per file"
+        )
+    if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
         raise InputError(f"{path}: the values are complex; expected integers or real numbers, save e.g. the magnitude")
-    directions = header.get("space directions")
-    placed = [True] * array.ndim if directions is None else [bool(np.isfinite(row).all()) for row in directions]
-    channel_axes = [axis for axis in range(array.ndim) if kinds[axis] not in _SPATIAL_KINDS or not placed[axis]]
-    if not channel_axes and array.ndim == 4 and directions is None:
-        channel_axes = [3]
-    spatial_axes = [axis for axis in range(array.ndim) if axis not in channel_axes]
-    if len(spatial_axes) < 3:
-        raise InputError(_not_3d(path, array.shape))
-    if len(spatial_axes) > 3 or len(channel_axes) > 1:
-        raise InputError(
-            f"{path}: the array has shape {array.shape} with axes of kinds {', '.join(kinds)}; expected three axes in "
-            f"space and at most one of channels; save one volume per file"
-        )
 
     affine = np.eye(4)
-    if directions is None:
-        spacing = np.asarray(header.get("spacings", np.ones(array.ndim)), dtype=np.float64)[spatial_axes]
-        affine[:3, :3] = np.diag(np.where(np.isfinite(spacing), spacing, 1.0))
-    else:
-        affine[:3, :3] = np.asarray([directions[axis] for axis in spatial_axes], dtype=np.float64).T
-    affine[:3, 3] = header.get("space origin", np.zeros(3))
-    signs = _NRRD_SPACES.get(str(header.get("space", "")).lower(), (-1.0, -1.0, 1.0))
-    affine = np.diag([*signs, 1.0]) @ affine
-    array = array.transpose(*channel_axes, *spatial_axes).reshape(-1, *[array.shape[axis] for axis in spatial_axes])
-    # Slicer reads several channels by another library than one, which leaves left-handed grids as they are.
-    return Stored(array, affine, None, len(array) == 1 and _is_left_handed(affine))
+    affine[:3, :3] = (np.reshape(reader.GetDirection(), (dimension, dimension)) * reader.GetSpacing())[:3, :3]
+    affine[:3, 3] = reader.GetOrigin()[:3]
+    affine = LPS_TO_RAS @ affine
+    _check_affine(path, affine)
+    shape, dtype = (size[0], size[1], size[2]), _dtype(reader)
+    slicer_affine, slicer_reverses = _as_in_slicer(path, ending, shape, affine, dimension, channels)
+    header = Header(
+        shape,
+        channels * math.prod(size[3:]),
+        dtype,
+        affine,
+        slicer_affine,
+        slicer_reverses,
+        {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()},
+    )
+    if header.bytes > capacity:
+        raise InputError(
+            f"{path}: the header declares {header.bytes} bytes of voxels (shape {size}), of which the file can hold "
+            f"{capacity} at most; the file is damaged or incomplete, copy or export it again"
+        )
+    return header
 
 
-def write_nrrd(path: Path, array: NDArray[np.uint8], affine: Affine) -> None:
-    """Write a map (X, Y, Z) in LPS, as Slicer does."""
-    import nrrd
+def read_voxels(path: Path, header: Header, to: NDArray[Any], ending: str | None = None) -> None:
+    """Read the voxels of a file.
 
+    Args:
+        path, header: of the file.
+        to: (C, X, Y, Z), what they are read into.
+        ending: as in ``read_header``.
+
+    Raises:
+        InputError: the file is damaged.
+        MemoryError: memory is short.
+    """
+    ending = ending or ending_of(path)
+    if ending.startswith(".nii"):
+        _read_nifti(path, header, to)
+        return
+    verify(path, ending)
+    try:
+        image = _reader(path, ending).Execute()
+    except RuntimeError as error:
+        if "memory" in str(error).lower() or "bad_alloc" in str(error):
+            raise MemoryError(str(error)) from error
+        raise _unreadable(path, error) from error
+    voxels = sitk.GetArrayViewFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        to[...] = voxels.transpose(3, 2, 1, 0)
+        return
+    by_channel = voxels.reshape(-1, *voxels.shape[-3:])
+    for channel, of_file in zip(to, by_channel, strict=True):
+        channel[...] = of_file.T
+
+
+def _read_nifti(path: Path, header: Header, to: NDArray[Any]) -> None:
+    """Read the voxels of a NIfTI file into (C, X, Y, Z), rescaled where ITK gives them another type for that."""
+    stored, slope, intercept = nifti_voxels(path)
+    colours = [stored[name] for name in stored.dtype.names or ()]
+    channels = colours or np.moveaxis(stored.reshape(*header.shape, -1, order="F"), 3, 0)
+    for channel, of_file in zip(to, channels, strict=True):
+        channel[...] = of_file.reshape(header.shape, order="F")
+        if of_file.dtype.newbyteorder("=") != header.dtype:
+            channel *= slope
+            channel += intercept
+
+
+def write(path: Path, array: NDArray[np.uint8], affine: Affine) -> None:
+    """Write a map (X, Y, Z), compressed where the format has it; NIfTI with qform and sform alike.
+
+    Raises:
+        InputError: unknown ending.
+    """
     lps = LPS_TO_RAS @ affine
-    header = {
-        "space": "left-posterior-superior",
-        "space directions": lps[:3, :3].T,
-        "space origin": lps[:3, 3],
-        "kinds": ["domain", "domain", "domain"],
-        "encoding": "gzip",
-    }
-    nrrd.write(str(path), array, header, compression_level=1)
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(array.T)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO(_IMAGE_IO[ending_of(path)])
+    writer.SetFileName(str(path))
+    writer.UseCompressionOn()
+    writer.SetCompressionLevel(1)
+    writer.Execute(image)
 
 
-def _not_3d(path: Path, shape: tuple[int, ...]) -> str:
-    return (
-        f"{path}: a 2-D image (array of shape {shape}); expected a volume with at least 2 voxels along each of 3 axes"
+def _reader(path: Path, ending: str) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    # By the ending alone: a file that says to be of another format could reach for other files.
+    reader.SetImageIO(_IMAGE_IO[ending])
+    reader.SetFileName(str(path))
+    return reader
+
+
+def _dtype(reader: sitk.ImageFileReader) -> np.dtype[Any]:
+    """Tell what an image's array will have, by the array of a small image of the same kind."""
+    small = sitk.Image([1, 1], reader.GetPixelID(), reader.GetNumberOfComponents())
+    dtype: np.dtype[Any] = sitk.GetArrayViewFromImage(small).dtype
+    return dtype
+
+
+def _unreadable(path: Path, error: RuntimeError) -> InputError:
+    """Say why ITK can't open a file."""
+    if "orthonormal" in str(error):
+        return _sheared(path)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = re.sub(r"^.*\(0x[0-9a-f]+\): ", "", lines[-1]) if lines else "no reason given"
+    return InputError(
+        f"{path}: cannot be read, and 3D Slicer can't open it either ({reason}); the file is damaged or "
+        "incomplete, or its header isn't as its format asks; copy or export it again"
     )
 
 
-READERS: dict[str, Callable[[Path], Stored]] = {".nii": read_nifti, ".nii.gz": read_nifti, ".nrrd": read_nrrd}
-WRITERS: dict[str, Callable[[Path, NDArray[np.uint8], Affine], None]] = {
-    ".nii": write_nifti,
-    ".nii.gz": write_nifti,
-    ".nrrd": write_nrrd,
-}
+def _sheared(path: Path) -> InputError:
+    return InputError(
+        f"{path}: the axes of the voxels aren't perpendicular (sheared, as of a tilted gantry), which 3D Slicer can't "
+        "open or save in NIfTI files; resample the volume onto a straight grid, e.g. by SimpleITK.Resample, or correct "
+        "the header (NIfTI: set a qform)"
+    )
+
+
+def _check_affine(path: Path, affine: Affine) -> None:
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        size = np.linalg.norm(affine[:3, :3], axis=0)
+        cosines = (affine[:3, :3] / size).T @ (affine[:3, :3] / size)
+    if not np.isfinite(affine).all() or not np.isfinite(cosines).all() or abs(np.linalg.det(cosines)) < 1e-6:
+        raise InputError(
+            f"{path}: the affine {affine[:3].tolist()} places no volume in space; expected a voxel size above 0 along "
+            "three different directions, correct the header"
+        )
+    if np.abs(cosines - np.eye(3)).max() > _MAX_SHEAR:
+        raise _sheared(path)
+
+
+def _as_in_slicer(
+    path: Path, ending: str, shape: tuple[int, int, int], affine: Affine, dimension: int, channels: int
+) -> tuple[Affine | None, bool]:
+    """Tell how 3D Slicer's scene has a file: another affine or None, and whether its slices run the other way.
+
+    Args:
+        path, ending: of the file.
+        shape: (X, Y, Z).
+        affine: as ITK reads it.
+        dimension: axes of the file.
+        channels: components of each voxel.
+    """
+    if dimension > 3:
+        # Slicer asks ITK for three axes of such a file, and ITK leaves the directions away. What then is
+        # right-handed, Slicer doesn't turn around.
+        misread: Affine = LPS_TO_RAS @ np.diag([*np.linalg.norm(affine[:3, :3], axis=0), 1.0])
+        misread[:3, 3] = affine[:3, 3]
+        return misread, False
+    if ending == ".nrrd" and channels > 1:
+        # Slicer reads these by another library, which leaves left-handed grids as they are.
+        return _as_in_slicer_by_channels(nrrd_fields(path), shape, affine), False
+    return None, bool(np.linalg.det(affine[:3, :3]) < 0)
+
+
+def _as_in_slicer_by_channels(fields: dict[str, str], shape: tuple[int, int, int], affine: Affine) -> Affine | None:
+    """Give Slicer's affine of an NRRD file with several channels, or None where it is ITK's."""
+    is_named = fields.get("space", "").lower() in _NAMED_SPACES
+    has_origin = "nan" not in fields.get("space origin", "nan").lower()
+    if is_named and has_origin:
+        return None
+    misread = (affine if is_named else LPS_TO_RAS @ affine).copy()
+    if not has_origin:
+        misread[:3, 3] = -misread[:3, :3] @ (np.array(shape) - 1) / 2
+    return misread
 
 
 def split_ending(name: str) -> tuple[str, str]:
     """Part a file name into what comes before its ending, and the ending as written; that is empty if it isn't known.
 
-    Known are the keys of ``READERS`` in small and in capital letters.
+    Known are ``ENDINGS`` in small and in capital letters, also with ``.seg`` before them, as Slicer's segmentations.
     """
-    ending = next((ending for ending in READERS if name.lower().endswith(ending)), "")
+    low = name.lower()
+    ending = next((ending for ending in ENDINGS if low.endswith(ending)), "")
+    if ending and low.endswith(SEGMENTATION + ending):
+        ending = SEGMENTATION + ending
     return name[: len(name) - len(ending)], name[len(name) - len(ending) :]
 
 
 def ending_of(path: Path) -> str:
-    """Give the ending that says how a file is read and written, a key of ``READERS`` and ``WRITERS``.
+    """Give the ending that says how a file is read and written, one of ``ENDINGS``.
 
     Raises:
         InputError: another ending.
     """
-    ending = split_ending(path.name)[1].lower()
+    ending = split_ending(path.name)[1].lower().removeprefix(SEGMENTATION)
     if not ending:
-        raise InputError(f"{path}: unknown file ending; expected {', '.join(READERS)}; convert it, e.g. with 3D Slicer")
+        raise InputError(f"{path}: unknown file ending; expected {', '.join(ENDINGS)}; convert it, e.g. with 3D Slicer")
     return ending

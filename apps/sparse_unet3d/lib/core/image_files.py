@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError
-from .formats import split_ending
+from .file_contents import is_slicer_segmentation
+from .formats import SEGMENTATION, split_ending
 
 _CHANNEL = re.compile(r"(.+)_([0-9]{4})")
 """A file name without its ending: the image's id, and the number of the channel."""
@@ -35,8 +36,16 @@ class ImageFiles:
 
 
 def is_listed(name: str) -> bool:
-    """Tell whether a file counts as image or label: by its ending, and no leading dot (being written, or of macOS)."""
+    """Tell whether a file may be image or label: by its ending, and no leading dot (being written, or of macOS)."""
     return not name.startswith(".") and bool(split_ending(name)[1])
+
+
+def is_image(path: Path) -> bool:
+    """Tell whether a file counts as image: it is listed, and no segmentation of 3D Slicer by its name or content."""
+    ending = split_ending(path.name)[1].lower()
+    if not is_listed(path.name) or ending.startswith(SEGMENTATION):
+        return False
+    return ending != ".nrrd" or not is_slicer_segmentation(path)
 
 
 def images_in(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, ImageFiles]:
@@ -49,7 +58,7 @@ def images_among(folder: Path, names: Iterable[str], known: Mapping[str, str] | 
 
     Args:
         folder: where the files are.
-        names: of files; those that aren't listed (``is_listed``) are left out.
+        names: of files; those that are no images (``is_image``) are left out.
         known: endings by id, which decide between files that differ in their ending alone; else the first by name
             counts.
 
@@ -59,7 +68,7 @@ def images_among(folder: Path, names: Iterable[str], known: Mapping[str, str] | 
     whole: dict[str, Path] = {}
     by_channel: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
     # By name is by channel, too.
-    names = sorted(filter(is_listed, names))
+    names = sorted(name for name in names if is_image(folder / name))
     numbers = {name: match for name in names if (match := _CHANNEL.fullmatch(split_ending(name)[0]))}
     is_used = any(int(match[2]) == 0 for match in numbers.values())
     for name in names:

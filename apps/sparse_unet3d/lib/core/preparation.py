@@ -6,9 +6,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import InputError
+from .intensity import scale_intensity
 from .plan import Plan
 from .sampling import TrainingVolume
-from .volumes import Volume, scale_intensity
+from .volumes import Volume
 from .working_grid import WorkingGrid
 
 

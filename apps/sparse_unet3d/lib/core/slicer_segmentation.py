@@ -4,8 +4,8 @@ Such a file is an NRRD volume whose header describes N segments: ``SegmentN_Name
 of value ``SegmentN_LabelValue`` in layer ``SegmentN_Layer``. Segments that overlap lie in different layers.
 """
 
-import itertools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .formats import Affine, read_nrrd
-from .volumes import read_with
-
-_MARKS = (b"Segment0_", b"Segmentation_")
-"""Keys in the header of every segmentation begin with one of these, also where it has no segment."""
+from .formats import Affine, read_header, read_voxels
 
 
 class Segment(NamedTuple):
@@ -51,16 +47,6 @@ class SlicerSegmentation:
         return of_segment
 
 
-def is_slicer_segmentation(path: str | Path) -> bool:
-    """Tell a segmentation from a label map, which Slicer may save as ``.seg.nrrd`` too, by what is in the file."""
-    path = Path(path)
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        header = itertools.takewhile(bytes.strip, file)
-        return next(header, b"").startswith(b"NRRD") and any(line.startswith(_MARKS) for line in header)
-
-
 def read_slicer_segmentation(path: str | Path) -> SlicerSegmentation:
     """Read a segmentation, whatever the file's name ends in.
 
@@ -68,17 +54,19 @@ def read_slicer_segmentation(path: str | Path) -> SlicerSegmentation:
         InputError: the file is damaged, a segment isn't described properly, or a voxel belongs to none.
     """
     path = Path(path)
-    stored = read_with(read_nrrd, path)
-    if stored.array.dtype.kind not in "iu":
-        raise InputError(f"{path}: values of type {stored.array.dtype}; expected integers, save it in Slicer again")
-    segments = tuple(_segments(path))
+    header = read_header(path, ".nrrd")
+    if header.dtype.kind not in "iu":
+        raise InputError(f"{path}: values of type {header.dtype}; expected integers, save it in Slicer again")
+    segments = tuple(_segments(path, header.fields))
     for segment in segments:
-        if segment.value == 0 or not 0 <= segment.layer < stored.channels:
+        if segment.value == 0 or not 0 <= segment.layer < header.channels:
             raise InputError(
                 f"{path}: the segment {segment.name!r} has value {segment.value} in layer {segment.layer}; expected "
-                f"another value than 0 and a layer below {stored.channels}, save the segmentation in Slicer again"
+                f"another value than 0 and a layer below {header.channels}, save the segmentation in Slicer again"
             )
-    for layer, array in enumerate(stored.array):
+    layers = np.empty((header.channels, *header.shape), header.dtype)
+    read_voxels(path, header, layers, ".nrrd")
+    for layer, array in enumerate(layers):
         values = [0, *(segment.value for segment in segments if segment.layer == layer)]
         strange = array[~np.isin(array, values)]
         if strange.size:
@@ -86,27 +74,21 @@ def read_slicer_segmentation(path: str | Path) -> SlicerSegmentation:
                 f"{path}: layer {layer} has voxels of value {strange[0]}, which no segment has; expected a binary "
                 "label map of each segment, save the segmentation in Slicer again"
             )
-    return SlicerSegmentation(stored.array, stored.affine, segments, str(path))
+    return SlicerSegmentation(layers, header.affine, segments, str(path))
 
 
-def _segments(path: Path) -> list[Segment]:
+def _segments(path: Path, fields: Mapping[str, str]) -> list[Segment]:
     """Read the description of the segments out of the header."""
-    import nrrd
-
-    with path.open("rb") as file:
-        # Lines of text: of bytes the package drops all that isn't ASCII. Slicer writes UTF-8.
-        header = nrrd.read_header(line.decode("utf-8", errors="replace") for line in file)
-    count = 1 + max((int(match[1]) for key in header if (match := re.match(r"Segment(\d+)_", key))), default=-1)
+    count = 1 + max((int(match[1]) for key in fields if (match := re.match(r"Segment(\d+)_", key))), default=-1)
     segments = []
     for i in range(count):
-        name = header.get(f"Segment{i}_Name")
+        name = fields.get(f"Segment{i}_Name")
         # Before there were layers, each segment had one of its own, with the value 1.
-        layer, value = header.get(f"Segment{i}_Layer", str(i)), header.get(f"Segment{i}_LabelValue", "1")
+        layer, value = fields.get(f"Segment{i}_Layer", str(i)), fields.get(f"Segment{i}_LabelValue", "1")
         if name is None or not layer.isdecimal() or not value.isdecimal():
             raise InputError(
                 f"{path}: segment {i} has name {name!r}, layer {layer!r} and value {value!r}; expected a name and two "
                 "whole numbers, save the segmentation in Slicer again"
             )
-        # As NRRD writes a backslash.
-        segments.append(Segment(name.replace("\\\\", "\\"), int(layer), int(value)))
+        segments.append(Segment(name, int(layer), int(value)))
     return segments

@@ -1,12 +1,12 @@
-"""Volumes and label maps: reading them, where they lie in space, and their intensities.
+"""Volumes and label maps: reading them, and where they lie in space.
 
 Arrays are indexed by voxel in the order of the file, never reoriented; affines map voxel indices to RAS millimetres.
 """
 
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .files import replacing
-from .formats import READERS, WRITERS, Affine, Stored, ending_of
+from .formats import Affine, Header, ending_of, read_header, read_voxels, write
 from .image_files import files_of
+from .memory import free_memory
 
 GRID_TOLERANCE = 0.1
 """Voxels by which two grids may differ at their corners and still be the same: files keep positions in float32."""
-
-INTENSITY_PERCENTILES = (0.5, 99.5)
-"""Percentiles of a channel that become 0 and 1."""
 
 
 class Placed(Protocol):
@@ -152,6 +150,18 @@ class LabelMap:
     name: str = "the label map"
 
 
+def read_geometry(path: str | Path) -> Geometry:
+    """Read an image's grid from the header of its file or, where it is stored by channel, of all its files.
+
+    Args:
+        path: any of the image's files.
+
+    Raises:
+        InputError: as ``read_volume``, but for what is wrong with the voxels.
+    """
+    return _geometry(*_headers(files_of(Path(path))))
+
+
 def read_volume(path: str | Path) -> Volume:
     """Read an image from its file or, where it is stored by channel (``image_files``), from all its files.
 
@@ -164,36 +174,120 @@ def read_volume(path: str | Path) -> Volume:
         InputError: as ``read_file``; a channel's file is missing, there twice, has several channels itself, or lies on
             another grid than that of channel 0.
     """
-    files = files_of(Path(path))
-    first = read_file(files[0])
-    if len(files) == 1:
-        return first
-    channels = [first, *map(read_file, files[1:])]
-    for channel in channels:
-        if channel.channels != 1:
-            raise InputError(
-                f"{channel.name}: {channel.channels} channels, but {files[0].name} to {files[-1].name} are one each; "
-                "expected one channel in each of these files, or all channels in one file without a number"
-            )
-        if not _is_same_grid(channel, first):
-            raise InputError(
-                f"{channel.name}: the channel ({_describe(channel.shape, channel.affine)}) does not lie on the grid of "
-                f"{first.name} ({_describe(first.shape, first.affine)}); resample it onto that grid, e.g. with 3D "
-                "Slicer's Resample Scalar/Vector/DWI Volume"
-            )
-    return replace(first, array=np.concatenate([channel.array for channel in channels]))
+    return _read(*_headers(files_of(Path(path))))
 
 
-def read_geometry(path: str | Path) -> Geometry:
-    """Read an image's grid, of all its files as ``read_volume``.
+def read_file(path: str | Path) -> Volume:
+    """Read a volume from one file: NIfTI (``.nii``, ``.nii.gz``), NRRD (``.nrrd``) or MetaImage (``.mha``).
+
+    It may have channels or be RGB. Voxels that are NaN get the least value of their channel; ``outside`` and ``notes``
+    tell of them.
 
     Raises:
-        InputError: as ``read_volume``, but for what is wrong with the voxels.
+        InputError: no such file, unknown ending, damaged, 2-D, several points in time, complex, infinite values or a
+            channel of NaN alone, impossible geometry, too large for the free memory.
     """
-    return read_volume(path).geometry
+    return _read(*_headers([Path(path)]))
 
 
-def _is_same_grid(one: Placed, other: Placed) -> bool:
+def _headers(files: Sequence[Path]) -> tuple[Sequence[Path], list[Header]]:
+    """Read the headers of an image's files, and check that they make up one image."""
+    headers = [read_header(path) for path in files]
+    for path, header in zip(files, headers, strict=True):
+        if min(header.shape) < 2:
+            raise InputError(
+                f"{path}: a 2-D image (volume of shape {header.shape}); expected at least 2 voxels along each of 3 axes"
+            )
+        if len(files) == 1:
+            break
+        if header.channels != 1:
+            raise InputError(
+                f"{path}: {header.channels} channels, but {files[0].name} to {files[-1].name} are one each; "
+                "expected one channel in each of these files, or all channels in one file without a number"
+            )
+        if not _is_same_grid(header, headers[0]):
+            raise InputError(
+                f"{path}: the channel ({_describe(header.shape, header.affine)}) does not lie on the grid of "
+                f"{files[0]} ({_describe(headers[0].shape, headers[0].affine)}); resample it onto that grid, e.g. with "
+                "3D Slicer's Resample Scalar/Vector/DWI Volume"
+            )
+    return files, headers
+
+
+def _geometry(files: Sequence[Path], headers: Sequence[Header]) -> Geometry:
+    first = headers[0]
+    return Geometry(
+        first.shape,
+        first.affine,
+        sum(header.channels for header in headers),
+        np.result_type(*(header.dtype for header in headers)),
+        first.slicer_affine,
+        str(files[0]),
+        first.slicer_reverses,
+    )
+
+
+def _read(files: Sequence[Path], headers: Sequence[Header]) -> Volume:
+    """Read the voxels of an image whose headers were read."""
+    geometry = _geometry(files, headers)
+    # The file that is being read is in memory twice.
+    needed = sum(header.bytes for header in headers) + max(header.bytes for header in headers)
+    free = free_memory()
+    too_large = (
+        f"{geometry.name}: the volume (shape {geometry.shape}, {geometry.channels} channels of {geometry.dtype}) needs "
+        f"{needed / 1e9:.1f} GB of memory to be read, and {free / 1e9:.1f} GB are free; close other programs, use a "
+        "computer with more memory, or make the volume smaller, e.g. with 3D Slicer's Crop Volume"
+    )
+    if needed > free:
+        raise InputError(too_large)
+    try:
+        array = np.empty((geometry.channels, *geometry.shape), geometry.dtype)
+        start = 0
+        for path, header in zip(files, headers, strict=True):
+            read_voxels(path, header, array[start : start + header.channels])
+            start += header.channels
+        outside, notes = _without_nan(geometry.name, array)
+    except MemoryError as error:
+        raise InputError(too_large) from error
+    return Volume(
+        array, geometry.affine, geometry.slicer_affine, geometry.name, geometry.slicer_reverses, outside, notes
+    )
+
+
+def _without_nan(name: str, array: NDArray[Any]) -> tuple[NDArray[np.bool_] | None, tuple[str, ...]]:
+    """Put each channel's least value in place of NaN.
+
+    Args:
+        name: of the image, for messages.
+        array: (C, X, Y, Z), changed in place.
+
+    Returns:
+        (X, Y, Z) the voxels that were NaN in every channel, or None if there are none; and what to say of them.
+
+    Raises:
+        InputError: infinite values, or no other value in a channel.
+    """
+    if array.dtype.kind != "f" or all(np.isfinite(channel).all() for channel in array):
+        return None, ()
+    outside = np.ones(array.shape[1:], dtype=bool)
+    for number, channel in enumerate(array):
+        missing, infinite = np.isnan(channel), np.isinf(channel)
+        if infinite.any():
+            voxel = tuple(int(i) for i in np.argwhere(infinite)[0])
+            raise InputError(
+                f"{name}: {np.count_nonzero(infinite)} values are infinite (the first at voxel {voxel}, channel "
+                f"{number}); replace them by real numbers, e.g. 0"
+            )
+        if missing.all():
+            raise InputError(f"{name}: all values of channel {number} are NaN; expected an image, export it again")
+        channel[missing] = np.nanmin(channel)
+        outside &= missing
+    if not outside.any():
+        return None, (f"{name}: where some of the channels are NaN, these count as the least value of the channel",)
+    return outside, (f"{name}: {np.count_nonzero(outside)} voxels are NaN and count as outside",)
+
+
+def _is_same_grid(one: Header, other: Header) -> bool:
     """Tell whether each voxel has the same indices and, within the tolerance, the same place in both."""
     if one.shape != other.shape:
         return False
@@ -202,67 +296,18 @@ def _is_same_grid(one: Placed, other: Placed) -> bool:
     return bool(np.abs(off).max() <= GRID_TOLERANCE)
 
 
-def read_file(path: str | Path) -> Volume:
-    """Read a volume from one file: NIfTI (``.nii``, ``.nii.gz``) or NRRD (``.nrrd``), 3-D, with channels or RGB.
-
-    Raises:
-        InputError: no such file, unknown ending, damaged, 2-D, several points in time, complex, NaN or infinite
-            values, impossible geometry.
-    """
-    path = Path(path)
-    volume = read_with(READERS[ending_of(path)], path)
-    if min(volume.shape) < 2:
-        raise InputError(
-            f"{path}: a 2-D image (volume of shape {volume.shape}); expected at least 2 voxels along each of 3 axes"
-        )
-    return volume
-
-
-def read_with(reader: Callable[[Path], Stored], path: Path) -> Volume:
-    """Read a volume of one format, which may be a single voxel thick.
-
-    Raises:
-        InputError: as ``read_file``, but for the ending and 2-D.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; check the path")
-    try:
-        stored = reader(path)
-    except InputError:
-        raise
-    # A damaged file makes the decoders raise errors of a dozen unrelated kinds.
-    except Exception as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}); the file is damaged or incomplete, copy or export it again"
-        ) from error
-
-    array = stored.array
-    if array.dtype.kind not in "iuf":
-        raise InputError(f"{path}: values of type {array.dtype}; expected integers or real numbers, convert it")
-    if array.dtype.kind == "f":
-        strange = ~np.isfinite(array)
-        if strange.any():
-            channel, *voxel = (int(i) for i in np.argwhere(strange)[0])
-            raise InputError(
-                f"{path}: {int(strange.sum())} values are NaN or infinite (the first at voxel {tuple(voxel)}, channel "
-                f"{channel}); replace them by real numbers, e.g. 0"
-            )
-    if not np.isfinite(stored.affine).all() or abs(np.linalg.det(stored.affine[:3, :3])) < np.finfo(np.float32).tiny:
-        raise InputError(
-            f"{path}: the affine {stored.affine[:3].tolist()} places no volume in space; expected a voxel size above 0 "
-            f"along three different directions, correct the header"
-        )
-    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    return Volume(array, stored.affine, stored.slicer_affine, str(path), stored.slicer_reverses)
-
-
 def read_label_map(path: str | Path) -> LabelMap:
     """Read a label map, in the formats of ``read_file``; floats are fine where they are whole numbers.
 
     Raises:
-        InputError: as ``read_file``; several channels, values that are negative or not whole numbers.
+        InputError: as ``read_file``; several channels, values that are NaN, negative or not whole numbers.
     """
     volume = read_file(path)
+    if volume.outside is not None:
+        raise InputError(
+            f"{path}: {np.count_nonzero(volume.outside)} values are NaN; expected label numbers 0, 1, 2, …; replace "
+            "them by 0"
+        )
     if volume.channels != 1:
         raise InputError(
             f"{path}: {volume.channels} channels; a label map has one, export the segments as one label map without "
@@ -283,15 +328,15 @@ def read_label_map(path: str | Path) -> LabelMap:
 
 
 def write_label_map(path: str | Path, array: NDArray[np.uint8], affine: Affine) -> None:
-    """Write a map (X, Y, Z) as NIfTI or NRRD by the path's ending, renamed into place.
+    """Write a map (X, Y, Z) in the format of the path's ending, renamed into place.
 
     Raises:
         InputError: unknown ending.
     """
     path = Path(path)
-    writer = WRITERS[ending_of(path)]
+    ending_of(path)
     with replacing(path) as beside:
-        writer(beside, array, affine)
+        write(beside, array, affine)
 
 
 def onto_grid(label: LabelMap, volume: Placed) -> NDArray[np.integer[Any]]:
@@ -422,29 +467,3 @@ def _describe(shape: tuple[int, ...], affine: Affine) -> str:
     origin = ", ".join(f"{place:.6g}" for place in affine[:3, 3])
     towards = "".join(nibabel.aff2axcodes(affine))
     return f"shape {tuple(shape)}, voxel size {size} mm, origin ({origin}) mm RAS, axes towards {towards}"
-
-
-def scale_intensity(array: NDArray[Any]) -> NDArray[np.float32]:
-    """Scale each channel so that its ``INTENSITY_PERCENTILES`` become 0 and 1, and clip what lies beyond.
-
-    A channel that is constant between these percentiles (few bright voxels on an empty ground) is scaled by its least
-    and greatest value; one that is constant throughout becomes 0.
-
-    Args:
-        array: (C, X, Y, Z), integers or floats.
-
-    Returns:
-        (C, X, Y, Z), values in [0, 1].
-    """
-    scaled = np.zeros(array.shape, dtype=np.float32)
-    for channel, result in zip(array, scaled, strict=True):
-        low, high = (float(value) for value in np.percentile(channel, INTENSITY_PERCENTILES))
-        if low == high:
-            low, high = float(channel.min()), float(channel.max())
-        if low == high:
-            continue
-        # In double precision until the offset is gone, without a whole volume of doubles.
-        np.subtract(channel, low, out=result, dtype=np.float64, casting="unsafe")
-        np.divide(result, high - low, out=result)
-        np.clip(result, 0, 1, out=result)
-    return scaled

@@ -26,7 +26,7 @@ from ..commands.report import (
     view,
 )
 from ..core.files import replacing
-from ..core.volumes import scale_intensity
+from ..core.intensity import scale_intensity
 from .figure3 import draw_surfaces
 from .methods import METHODS
 from .run import Record, shown_labels

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from ..core.annotations import Unpainted
 from ..core.errors import InputError
 from ..core.files import replacing, write_json
-from ..core.formats import READERS, split_ending
-from ..core.image_files import images_among
+from ..core.formats import ENDINGS, split_ending
+from ..core.image_files import images_among, is_image
 from ..core.labels import LabelScheme
 from ..core.volumes import read_file, read_volume
 from .replies import errors_for_clients, not_found
@@ -151,7 +151,12 @@ class AnnotationStore(VersionStore):
             raise InputError(f"image name {image_id!r}: give a plain file name, without folders or a leading dot")
         if not ext:
             ending = os.path.splitext(image_filename)[1]
-            raise InputError(f"image {image_id!r}: its file ends in {ending!r}; send one of {', '.join(READERS)}")
+            raise InputError(f"image {image_id!r}: its file ends in {ending!r}; send one of {', '.join(ENDINGS)}")
+        if not is_image(Path(image_filename)):
+            raise InputError(
+                f"image {image_id!r}: its file is one of 3D Slicer's segmentations, no image; to annotate, submit it "
+                "as the label of its image"
+            )
         with _naming(image_filename, f"image {image_id!r}"):
             uploaded = read_file(image_filename)
         with self._changing():

@@ -24,7 +24,7 @@ from watchdog.observers.polling import PollingObserver
 
 from ..core.errors import InputError
 from ..core.files import write_json
-from ..core.formats import READERS, split_ending
+from ..core.formats import ENDINGS, split_ending
 from ..core.image_files import ImageFiles, files_of, images_in, is_listed
 from ..core.volumes import read_volume, write_label_map
 from .replies import not_found
@@ -50,7 +50,7 @@ class FolderStore(LocalDatastore):
         self._orphans: dict[str, list[str]] = {}
         self._readable: dict[str, object] = {}
         self._unreadable: dict[str, object] = {}
-        super().__init__(studies, extensions=[f"*{ending}" for ending in READERS], auto_reload=False, read_only=True)
+        super().__init__(studies, extensions=[f"*{ending}" for ending in ENDINGS], auto_reload=False, read_only=True)
         # One lock object: it can be taken again by the thread that holds it.
         self._lock = FileLock(self._lock_file)
         self._scan(trust_index=True)
@@ -104,7 +104,7 @@ class FolderStore(LocalDatastore):
         """Say why a folder without any image has none, and what to do."""
         unused = "; ".join(self.describe_unused())
         return f"{self._datastore_path}: there is no image to annotate in this folder" + (
-            f", but {unused}" if unused else f"; put some into it, as {', '.join(READERS)}"
+            f", but {unused}" if unused else f"; put some into it, as {', '.join(ENDINGS)}"
         )
 
     def get_image_uri(self, image_id: str) -> str:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from ..core.annotations import annotated_slices
 from ..core.errors import InputError
+from ..core.file_contents import is_slicer_segmentation
 from ..core.labels import RESERVED, UNLABELLED, LabelScheme
 from ..core.slice_names import SliceNames
-from ..core.slicer_segmentation import SlicerSegmentation, is_slicer_segmentation, read_slicer_segmentation
+from ..core.slicer_segmentation import SlicerSegmentation, read_slicer_segmentation
 from ..core.volumes import LabelMap, box_onto_grid, onto_grid, read_label_map, read_volume
 
 ZeroMeans = Literal["0", "none"]
