@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from ..core.errors import InputError
-from ..core.image_files import is_listed
+from ..core.image_files import is_image, is_listed
 
 MOST_ENTRIES = 20_000
 """Files that are looked at in subfolders; with more, the numbers are those of the first ones."""
@@ -33,7 +33,7 @@ ADVICE = {
     ".tif .tiff .lsm .czi .nd2 .lif .oib .oif .oir .ims .vsi .stk .ics": "save each as .nrrd from Fiji (File > Save As "
     "> Nrrd) or 3D Slicer",
     ".seg.nrrd .seg.nhdr": "segmentations, no images: put one into labels/final, named like its image",
-    ".mha .mhd .nhdr .hdr .img .mgz .mgh .mnc .vtk .vti .gipl .nii.bz2": FROM_SLICER,
+    ".mhd .nhdr .hdr .img .mgz .mgh .mnc .vtk .vti .gipl .nii.bz2": FROM_SLICER,
     ".zarr .n5": "save the level to work on as .nrrd from Fiji",
     ".zip .tar .gz .tgz .bz2 .xz .7z .rar": "unpack it",
     ".png .jpg .jpeg .bmp .gif": "single pictures: make one .nrrd of each stack, in Fiji or 3D Slicer",
@@ -116,11 +116,11 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _kind(path: Path) -> str:
     """Return the ending that says what a file is, VOLUME where it could be an image, "" where it is none."""
+    if is_listed(path.name):
+        return VOLUME if is_image(path) else ".seg.nrrd"
     double, single = "".join(path.suffixes[-2:]).lower(), path.suffix.lower()
     if double in _ADVICE:
         return double
-    if is_listed(path.name):
-        return VOLUME
     for ending in (single, path.name.lower()):
         if ending in _ADVICE:
             return ending
