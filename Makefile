@@ -1,7 +1,7 @@
 # Sparse U-Net for 3D Slicer. `make` lists what there is.
 
-PYTHON ?= $(shell for python in python3.11 python3 python; do \
-  $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && command -v $$python && break; done)
+# The first of these that there is. What is installed needs one of them: numpymaxflow and numpy 1 aren't built for others.
+PYTHON ?= $(shell .ci/find-python 3.11 3.12 3.10)
 PORT ?= 8000
 STUDIES ?=
 CONF ?=
@@ -12,7 +12,7 @@ APP := apps/sparse_unet3d
 ADDRESS := http://127.0.0.1:$(PORT)
 BIN := .venv/bin
 
-.PHONY: help serve samples demo test format benchmark reproduce
+.PHONY: help serve samples demo test test-quick format benchmark reproduce
 .DEFAULT_GOAL := help
 
 help:
@@ -22,15 +22,32 @@ help:
 	@echo "make demo                  annotate, train, segment and measure without a person; see demo/report.html"
 	@echo "make demo STUDIES=FOLDER   the same on a folder with images/ and dense labels/"
 	@echo "make samples               make the sample volumes in datastore/"
-	@echo "make test                  lint, types and tests"
+	@echo "make test                  lint, types and tests (about 12 minutes)"
+	@echo "make test-quick            the same without the slow tests (2 minutes)"
 	@echo "make benchmark             time it against the alternatives (hours); PARTS=\"tiles inference\" for some of it"
 	@echo "make reproduce             the paper's tables and figure 3 at small size (over an hour); WHAT=table1 for one of them"
 	@echo "make format                bring the code into its standard format"
 
 # The environment is made once, and brought up to date when the requirements change.
 .venv/installed: requirements.txt
-	@test -n "$(PYTHON)" || { echo "Python 3.11 not found. Install it, or name it: make PYTHON=/path/to/python3.11"; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@if test -x $(BIN)/python; then :; \
+	elif test -n "$(PYTHON)"; then "$(PYTHON)" -m venv .venv || { rm -rf .venv; exit 2; }; \
+	elif command -v uv >/dev/null; then uv venv --python 3.12 .venv; \
+	else \
+	  echo "This software needs Python 3.10, 3.11 or 3.12, and none of them was found. These two commands bring 3.12,"; \
+	  echo "for this folder alone, where there is a newer Python. Then type make again."; \
+	  echo "  python3 -m venv .uv && .uv/bin/python -m pip install uv"; \
+	  echo "  .uv/bin/uv venv --python 3.12 .venv"; \
+	  echo "Or install Python 3.12 from https://www.python.org/downloads/."; \
+	  echo "If it is on this computer already, name it: make PYTHON=/path/to/python3.12"; \
+	  exit 2; \
+	fi
+	@$(BIN)/python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || { \
+	  echo "The environment in .venv is made with $$($(BIN)/python --version); this software needs 3.10, 3.11 or 3.12."; \
+	  echo "Remove it (rm -r .venv) and type make again."; \
+	  exit 2; \
+	}
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@echo "Installing what the software needs; the first time this takes some minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
@@ -61,11 +78,11 @@ serve: .venv/installed
 demo: .venv/installed
 	@$(BIN)/python $(APP) demo $(if $(STUDIES),--studies "$(STUDIES)")
 
-test: .venv/installed-dev
+test test-quick: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(APP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(if $(filter test-quick,$@),-m "not slow")
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

@@ -12,6 +12,13 @@ from serving import Server
 keep_freed_memory()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what belongs to benchmarks and experiments, which few changes touch."""
+    for item in items:
+        if item.path.parent.name in ("benchmarks", "experiments"):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="module")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
     """Start servers that end with the module."""

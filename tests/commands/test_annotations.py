@@ -259,6 +259,7 @@ def test_restoring_while_others_submit_loses_nothing(studies: Path) -> None:
     assert len(labels) == 18 + 2
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_2_where_it_cannot_be_done(tmp_path: Path) -> None:
     command = [sys.executable, APP, "annotations", "list", "--studies"]
     write_image(tmp_path / "a.nii.gz")

@@ -14,6 +14,8 @@ from lib.commands.errors import ServerError
 from lib.commands.server_process import running_server
 from serving import PATIENCE, wait_until
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(PROJECT / "apps" / "sparse_unet3d"), "demo"]
 

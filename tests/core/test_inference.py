@@ -17,6 +17,8 @@ from lib.core.slabs import SlabNetwork
 from lib.core.tiles import CONTEXT, given_shape, input_size, output_shape
 from mirrored import mirrored, mirrored_tile
 
+pytestmark = pytest.mark.slow
+
 
 def network(channels: int = 2, dims: int = 3) -> UNet:
     torch.manual_seed(0)

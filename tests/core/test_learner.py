@@ -30,6 +30,7 @@ def learner(device: str = "cpu", **changes: object) -> Learner:
     return Learner(plan, [prepare_training(volume, annotation, plan)], device, seed=3)
 
 
+@pytest.mark.slow
 @on_each_device
 def test_steps_are_those_of_plain_torch(device: str) -> None:
     """Weighted cross-entropy on the labelled voxels, Nesterov momentum, a falling rate, and no averaging of weights."""

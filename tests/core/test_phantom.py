@@ -12,6 +12,8 @@ from scipy.ndimage import binary_dilation, distance_transform_edt, label
 
 from lib.core.phantom import PAPER_SPECIMENS, SAMPLE_SPECIMENS, Specimen, make_phantom, write_samples
 
+pytestmark = pytest.mark.slow
+
 SMALL = Specimen((72, 64, 40), seed=5)
 PLAIN = replace(SMALL, photons=1e7, read_noise=0.0, seams=0.0, attenuation=1e9)
 """A recording without noise, seams and attenuation."""

@@ -99,6 +99,7 @@ def short_of_memory(allowed: int) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_out_of_memory_smaller_tiles_are_tried() -> None:
     """In a process that gets less memory than it was told."""
@@ -107,6 +108,7 @@ def test_out_of_memory_smaller_tiles_are_tried() -> None:
     assert "(600, 40, 40)" in said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_without_memory_for_the_smallest_tile_it_is_said() -> None:
     said = short_of_memory(40_000_000)

@@ -86,6 +86,7 @@ print(peak() - before, network.peak_memory((rows, 220, 156)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux tells it")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_memory_is_bounded_whatever_the_length(dtype: str) -> None:

@@ -22,6 +22,8 @@ from lib.core.segmentation import Segmenter
 from lib.core.training import TrainingCase, TrainingOptions, train
 from lib.core.volumes import Volume
 
+pytestmark = pytest.mark.slow
+
 SCHEME = LabelScheme(("ball",), "outside")
 SHAPE = (12, 12, 12)
 MACHINE = Machine("cpu", 4 * 10**9)

@@ -14,6 +14,8 @@ import requests
 
 from serving import PATIENCE, SHAPE, Server, as_slicer_sends, paint, scaled, snapshot, stored, write_image, write_label
 
+pytestmark = pytest.mark.slow
+
 AFFINE = scaled(0.5, 0.5, 1.25)
 FIRST, SECOND = "case_0000.nii.gz", "case_0001.nii.gz"
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pytest
 
 from serving import SHAPE, SPACING, Server, as_slicer_sends, paint, scaled, stored, write_label
+
+pytestmark = pytest.mark.slow
 
 MODEL = "sparse_unet3d"
 

@@ -31,6 +31,8 @@ from serving import (
     write_label,
 )
 
+pytestmark = pytest.mark.slow
+
 PREDICTED = {"inside (predicted)": 1, "tubule (predicted)": 2}
 
 

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pytest
 
 from lib.commands.annotator import truth_as_annotation
 from lib.core.annotations import AnnotatedSlice, keep_slices
 from lib.core.labels import LabelScheme
 from lib.core.phantom import Specimen, write_samples
 from serving import Server, as_slicer_sends, write_label
+
+pytestmark = pytest.mark.slow
 
 MODEL = "sparse_unet3d"
 SPECIMEN = Specimen((40, 36, 28), seed=3, calibre=20.0, tubules=0.25)

@@ -238,6 +238,7 @@ def test_why_a_model_is_not_gone_by_is_said(studies: Path) -> None:
     assert "lumen" in sample["note"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", [float("nan"), float("inf"), 10**400, -1, "much", None])
 def test_any_uncertainty_that_clients_write_is_borne(
     written: object, next_slice: tuple[NextSlice, AnnotationStore]

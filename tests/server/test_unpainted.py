@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import requests
 
 from lib.core.annotations import statistics
@@ -12,6 +13,8 @@ from lib.core.labels import LabelScheme
 from lib.core.slice_names import SliceNames
 from lib.server.replies import submission_reply
 from serving import PATIENCE, Server, as_slicer_sends, paint, stored, write_image, write_label
+
+pytestmark = pytest.mark.slow
 
 
 def test_painting_one_structure_is_enough(studies: Path, tmp_path: Path, start_server: Callable[..., Server]) -> None:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from serving import APP, SEGMENTS, Server, as_slicer_sends, paint, stored, write_image, write_label
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -1,6 +1,7 @@
 """What the tests at 3D Slicer share."""
 
 import re
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,18 +15,32 @@ from lib.core.labels import LabelScheme
 from serving import Server, publish
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model that finds every class in the image of seed 1."""
-    folder = tmp_path_factory.mktemp("studies")
-    torch.manual_seed(1)
-    publish(folder / "models", LabelScheme(("inside", "tubule"), "outside"))
+    return tmp_path_factory.mktemp("studies")
+
+
+@pytest.fixture(scope="session")
+def server(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests here; see ``serve``."""
+    server = Server(studies, tmp_path_factory.mktemp("server"), width="2").wait()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def models(studies: Path) -> Path:
+    """The folder of models, without any."""
+    folder = studies / "models"
+    shutil.rmtree(folder, ignore_errors=True)
     return folder
 
 
-@pytest.fixture(scope="module")
-def server(studies: Path, start_server: Callable[..., Server]) -> Server:
-    return start_server(studies, width="2").wait()
+@pytest.fixture
+def published(models: Path) -> None:
+    """A model that finds every class in the image of seed 1."""
+    torch.manual_seed(1)
+    publish(models, LabelScheme(("inside", "tubule"), "outside"))
 
 
 @pytest.fixture

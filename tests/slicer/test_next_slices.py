@@ -12,6 +12,8 @@ from lib.core.annotations import AnnotatedSlice
 from lib.core.marks import mark_slices
 from serving import SHAPE, paint, stored, write_image
 
+pytestmark = pytest.mark.usefixtures("published")
+
 
 @pytest.mark.parametrize("place", ["RAS", "left-handed", "oblique, left-handed"])
 def test_marks_appear_and_never_count_as_paint(

@@ -15,10 +15,7 @@ from annotator import Annotator
 from images import AFFINES, write_channels, write_nrrd
 from serving import SEGMENTS, SHAPE, paint, stored, write_image
 
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("studies")
+pytestmark = pytest.mark.slow
 
 
 def annotated_slices(studies: Path) -> list[list[int]]:
