@@ -12,7 +12,7 @@ from lib.core.grey_values import GreyValueSettings
 from lib.core.inference import predict_labels
 from lib.core.labels import LabelScheme
 from lib.core.network import UNet
-from lib.core.precision import choose_precision
+from lib.core.precision import half_precision_of
 from lib.core.sampling import AugmentationSettings, TileSampler, TrainingVolume
 from lib.core.slabs import SlabNetwork
 from lib.core.tiles import choose_tile
@@ -56,7 +56,7 @@ def whole_volume(
     network, tensor = paper_network(width).to(device), torch.from_numpy(image)
 
     def segment(progress: Callable[[float], None]) -> NDArray[np.uint8]:
-        slabs = SlabNetwork(network, choose_precision(network, tensor, device))
+        slabs = SlabNetwork(network, half_precision_of(device))
         tile = choose_tile(image.shape[1:], slabs.peak_memory, int(memory))
         return predict_labels(slabs, tensor, tile, device, progress)
 

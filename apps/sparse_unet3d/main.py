@@ -12,7 +12,7 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
 from lib.core.errors import InputError
-from lib.core.machine import default_device
+from lib.core.machine import default_device, describe_device
 from lib.core.plan import CPU_WIDTH, PAPER_WIDTH
 from lib.server.accept_slice import AcceptSlice
 from lib.server.conf import Conf
@@ -80,6 +80,7 @@ class SparseUNet3D(MONAILabelApp):
         """Begin to serve. Only the server calls this; the processes it starts have the app, too, but only read."""
         check_requests()
         logger.info("Classes: %s", self.settings.scheme.describe())
+        logger.info("Device: %s", describe_device())
         if not settings.MONAI_LABEL_DATASTORE_READ_ONLY:
             try:
                 self._datastore.serve(watch=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
@@ -92,7 +93,8 @@ class SparseUNet3D(MONAILabelApp):
         width = self.settings.plan.width or (CPU_WIDTH if device == "cpu" else PAPER_WIDTH)
         notes = [
             self.description,
-            f"trains on {'the CPU' if device == 'cpu' else 'the GPU'} with width {width} (the paper's: {PAPER_WIDTH})",
+            describe_device(),
+            f"width {width} (the paper's: {PAPER_WIDTH})",
             f"{self.settings.scheme.describe()}",
         ]
         if self.settings.plan.unpainted == "background":

@@ -1,22 +1,28 @@
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
 import torch
 from torch import nn
 
+from lib.core.inference import _sample, settle_statistics
 from lib.core.network import UNet
 from lib.core.normalisation import (
     by_average_statistics,
-    by_mixed_statistics,
     by_running_statistics,
     by_tile_statistics,
-    by_volume_statistics,
 )
+from lib.core.tiles import input_size
+from mirrored import mirrored_tile
 
 
-def trained_network() -> UNet:
+def trained_network(dims: int = 3) -> UNet:
     """A network whose running averages differ from any tile's statistics."""
     torch.manual_seed(0)
-    network = UNet(1, 2, width=2)
+    network = UNet(1, 2, width=2, dims=dims)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm3d):
+        if isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d):
             nn.init.normal_(module.weight, 1, 0.2)
             nn.init.normal_(module.bias, 0, 0.2)
             nn.init.normal_(module.running_mean, 0, 0.2)
@@ -42,46 +48,79 @@ def test_tile_statistics_are_those_of_training_and_change_nothing() -> None:
         assert torch.equal(kept, buffer)
 
 
-def test_volume_statistics_of_a_single_tile_are_the_tiles_own() -> None:
-    network, tile = trained_network(), torch.rand(1, 1, 92, 100, 92)
+def smooth_image(shape: tuple[int, ...]) -> torch.Tensor:
+    """(1, *shape), brighter towards one end, so that no part of it is like the whole."""
+    coarse = torch.rand(1, 1, *[max(2, length // 6) for length in shape])
+    mode = "trilinear" if len(shape) == 3 else "bilinear"
+    image = nn.functional.interpolate(coarse, size=shape, mode=mode)[0]
+    return image * torch.linspace(0.2, 1, shape[0]).view(-1, *[1] * (len(shape) - 1))
+
+
+def measured(network: UNet, image: torch.Tensor) -> Iterator[tuple[nn.Module, torch.Tensor, torch.Tensor]]:
+    """For each layer, mean and variance of what it sees of an image in one plain pass with all its mirrored context.
+
+    Which features lie in the image is found by what they see of it, layer by layer from the first.
+    """
+    seen: list[tuple[nn.Module, torch.Tensor]] = []
+    hooks = [
+        layer.register_forward_hook(lambda layer, given, _: seen.append((layer, given[0][0].double())))
+        for layer in network.modules()
+        if isinstance(layer, nn.BatchNorm3d | nn.BatchNorm2d)
+    ]
     with torch.no_grad():
-        frozen = by_volume_statistics(network, [(tile, tile.shape[2:])])(tile)
-        own = by_tile_statistics(network)(tile)
-    torch.testing.assert_close(frozen, own, atol=1e-4, rtol=1e-4)
+        network(mirrored_tile(image))
+    for hook in hooks:
+        hook.remove()
+    # Places of the features' middles, convolution by convolution: each takes one voxel of its own size off.
+    begins = [(-44, 1), (-42, 2), (-38, 4), (-30, 8), (-14, 4), (-6, 2), (-2, 1)]
+    lattices = [(begin + step * size, size) for begin, size in begins for step in (1, 2)]
+    for (layer, features), (begin, size) in zip(seen, lattices, strict=True):
+        for axis, length in enumerate(image.shape[1:], start=1):
+            middles = begin + (np.arange(features.shape[axis]) + 0.5) * size
+            inside = np.flatnonzero((middles >= 0) & (middles < length))
+            features = features.index_select(axis, torch.as_tensor(inside))
+        values = features.flatten(1)
+        yield layer, values.mean(dim=1), values.var(dim=1, correction=0)
 
 
-def test_volume_statistics_pool_all_tiles() -> None:
-    """Checked at the first layer against the mean and variance of all its inputs together."""
-    network = trained_network()
-    tiles = [torch.rand(1, 1, 92, 92, 92) * scale for scale in (0.5, 1, 3)]
-    frozen = by_volume_statistics(network, [(tile, tile.shape[2:]) for tile in tiles])
+@pytest.mark.parametrize("shape", [(30, 41, 25), (60, 10, 9), (100, 70, 45), (70, 45)])
+def test_volume_statistics_are_those_of_what_each_layer_then_sees(shape: tuple[int, ...]) -> None:
+    """Each voxel of the volume counts once, whatever repeats itself at its borders."""
+    network, image = trained_network(dims=len(shape)), smooth_image(shape)
+    frozen = settle_statistics(network, image, tuple(map(input_size, shape)), "volume", "cpu")
+    layers = list(measured(frozen, image))
+    assert len(layers) == 14
+    for layer, mean, variance in layers:
+        torch.testing.assert_close(layer.running_mean.double(), mean, rtol=0, atol=0.001 * float(variance.sqrt().max()))
+        torch.testing.assert_close(layer.running_var.double(), variance, rtol=0.001, atol=1e-6)
+
+
+def test_mixed_statistics_are_those_of_values_half_of_which_are_the_volumes() -> None:
+    """Checked at all layers: as many values with the mean and variance kept from training, as many of the volume's."""
+    network, image = trained_network(), smooth_image((30, 41, 25))
+    frozen = settle_statistics(network, image, (132, 132, 116), "mixed", "cpu")
+    kept = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm3d)]
+    sides = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(500)
+    for trained, (layer, mean, variance) in zip(kept, measured(frozen, image), strict=True):
+        moments = [(trained.running_mean.double(), trained.running_var.double()), (mean, variance)]
+        values = torch.cat([m[:, None] + v.sqrt()[:, None] * sides for m, v in moments], dim=1)
+        torch.testing.assert_close(layer.running_mean.double(), values.mean(dim=1), rtol=0.001, atol=0.001)
+        torch.testing.assert_close(layer.running_var.double(), values.var(dim=1, correction=0), rtol=0.001, atol=1e-6)
+
+
+def test_of_a_large_volume_some_tiles_that_do_not_overlap_are_taken() -> None:
+    """Checked at the first layer, where all of a tile's voxels but its outermost count."""
+    network, image = trained_network(), smooth_image((320, 110, 110))
+    tile = (92, 92, 92)
+    frozen = settle_statistics(network, image, tile, "volume", "cpu")
     first_convolution, first_norm = network.analysis[0][0], frozen.analysis[0][1]  # type: ignore[index,union-attr]
     with torch.no_grad():
-        features = torch.cat([first_convolution(tile).flatten(2) for tile in tiles], dim=2)[0].double()
-    torch.testing.assert_close(first_norm.running_mean.double(), features.mean(dim=1), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(first_norm.running_var.double(), features.var(dim=1, correction=0), rtol=1e-4, atol=1e-5)
-
-
-def test_mixed_statistics_are_those_of_values_half_of_which_are_the_tiles() -> None:
-    """Checked at all layers against as many values drawn from either side."""
-    network, tile = trained_network(), torch.rand(1, 1, 92, 100, 92)
-    tiles = [(tile, tile.shape[2:])]
-    mixed, own = by_mixed_statistics(network, tiles), by_volume_statistics(network, tiles)
-    kept = dict(network.named_buffers())
-    sides = torch.tensor([-1.0, 1.0]).repeat(500)
-    for name, mean in mixed.named_buffers():
-        if not name.endswith("running_mean"):
-            continue
-        variances = name.replace("running_mean", "running_var")
-        values = torch.cat(
-            [
-                buffers[name] + buffers[variances].sqrt() * sides[:, None]
-                for buffers in (kept, dict(own.named_buffers()))
-            ]
-        )
-        torch.testing.assert_close(mean, values.mean(dim=0), atol=1e-4, rtol=1e-4)
-        variance = dict(mixed.named_buffers())[variances]
-        torch.testing.assert_close(variance, values.var(dim=0, correction=0), atol=1e-4, rtol=1e-4)
+        features = first_convolution(image[None])[0].double().flatten(1)
+    assert (first_norm.running_mean.double() - features.mean(dim=1)).abs().max() < 0.1 * features.std(dim=1).max()
+    starts = [origin[0] - 44 for origin in _sample(image, tile, 10**9, "cpu").origins]
+    assert len(starts) >= 3
+    assert all(abs(one - other) >= 92 for one, other in itertools.combinations(starts, 2))
+    assert all(-4 <= start <= 320 - 92 + 4 for start in starts)
 
 
 def test_average_statistics_are_the_mean_of_the_tiles_own() -> None:
@@ -108,7 +147,8 @@ def test_frozen_statistics_do_not_depend_on_the_tile() -> None:
     tile = torch.rand(1, 1, 100, 100, 100)
     brighter = tile.clone()
     brighter[..., 95:] = 5
-    for frozen in (by_running_statistics(network), by_volume_statistics(network, [(tile, tile.shape[2:])])):
+    by_volume = settle_statistics(network, tile[0], (100, 100, 100), "volume", "cpu")
+    for frozen in (by_running_statistics(network), by_volume):
         with torch.no_grad():
             torch.testing.assert_close(frozen(tile)[..., 0], frozen(brighter)[..., 0])
     by_tile = by_tile_statistics(network)

@@ -51,9 +51,13 @@ def test_the_papers_recipe_differs_in_nothing_but_what_a_person_decided() -> Non
     paper = make_plan(small, SCHEME, PlanOptions(recipe="paper"), "cpu")
     assert (paper.width, paper.tile, paper.context, paper.statistics) == (32, (132, 132, 116), 44, "tile")
     assert paper.differences() == []
-    quick = make_plan(small, SCHEME, PlanOptions(), "cpu")
-    assert len(quick.differences()) == 6
+    # Section 3.2: weights that balance the classes' influence, and nothing else that does; plain SGD. Section 2: the
+    # current statistics of the tile at test time.
+    assert (paper.class_balance, paper.centres, paper.test_tile) == (1.0, "voxels", (132, 132, 116))
+    assert (paper.decay, paper.nesterov, paper.averaging, paper.half_precision) == (0.0, False, 0.0, False)
     narrow = make_plan(small, SCHEME, PlanOptions(recipe="paper", width=8), "cpu")
+    quick = make_plan(small, SCHEME, PlanOptions(), "cpu")
+    assert set(quick.differences()) > set(narrow.differences())
     assert [text.split(":")[0] for text in narrow.differences()] == ["width 8 instead of 32"]
     assert not paper.agrees_with(PlanOptions())
     assert not quick.agrees_with(PlanOptions(recipe="paper"))

@@ -19,6 +19,7 @@ def trained(channels: int = 2, width: int = 2, dims: int = 3, batch_norm: bool =
     """A network whose batch normalisation changes what passes."""
     torch.manual_seed(0)
     network = UNet(channels, 3, width, dims, batch_norm).eval()
+    nn.init.normal_(network.classify.weight)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d):
             nn.init.normal_(module.weight, 1, 0.2)

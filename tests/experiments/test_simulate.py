@@ -240,7 +240,7 @@ def test_a_game_does_not_depend_on_which_precision_is_faster(tmp_path: Path, mon
     study = load_study(Source(tmp_path, "ball", False, tmp_path))
     curves = []
     for faster in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(learner, "choose_training_precision", lambda *_, faster=faster: faster)
+        monkeypatch.setattr(learner, "half_precision_of", lambda _, faster=faster: faster)
         curves.append(play(study.subjects["ball_1"], study.scheme, Game("random", 1), SHORT, "cpu")["iou"])
     assert curves[0] == curves[1]
 

@@ -1,5 +1,6 @@
 """Overlap-tile inference: volumes of any size, tile by tile, with mirrored context (section 1.1, after the u-net)."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from .network import UNet
 from .normalisation import (
+    Sample,
     Statistics,
     by_mixed_statistics,
     by_running_statistics,
@@ -17,41 +19,83 @@ from .normalisation import (
     by_volume_statistics,
 )
 from .slabs import THICKNESS, SlabNetwork, laid_out
-from .tiles import CONTEXT, cut, cut_tile, given_shape, output_shape, tile_origins
+from .tiles import (
+    CONTEXT,
+    LATTICE,
+    axis_origins,
+    cut,
+    cut_tile,
+    given_shape,
+    input_size,
+    output_shape,
+    output_size,
+)
 
 Progress = Callable[[float], None]
 """Called with the fraction done, 0 … 1."""
 
 Box = tuple[slice, ...]
 
+SAMPLED = 5
+"""Most tiles of which the statistics of a large volume are taken."""
+
+STATISTICS_WORK = 64_000_000
+"""Most voxels of these tiles together, times the network's width: at once in memory, about 2 GB in float32."""
+
 
 @torch.inference_mode()
 def predict_tiles(
-    network: SlabNetwork | nn.Module, image: Tensor, tile: Sequence[int], device: str
+    network: SlabNetwork | nn.Module, image: Tensor, tile: Sequence[int], device: str, part: Box | None = None
 ) -> Iterator[tuple[Box, Tensor]]:
-    """Run the network over all tiles of an image.
+    """Run the network over the tiles of an image, or over those that cover a part of it.
 
     Args:
         network: with its statistics settled; on ``device``.
         image: (C, *spatial) float32.
         tile: input sizes.
         device: where the network runs.
+        part: what is wanted of the image; None: all of it.
 
     Yields:
-        A box of the image, and its logits (classes, *box). The boxes cover the image; where two overlap by the 4 voxels
-        that a lattice step leaves, both have the same logits if statistics are frozen.
+        A box of the image, and its logits (classes, *box). The boxes cover the image, or the part; where two overlap by
+        the 4 voxels that a lattice step leaves, both have the same logits if statistics are frozen.
     """
     shape = image.shape[1:]
-    for origin in tile_origins(shape, tile):
+    sides = part or tuple(slice(0, length) for length in shape)
+    is_frozen = isinstance(network, SlabNetwork)
+    along = [tile_origins(*axis, is_frozen) for axis in zip(shape, tile, sides, strict=True)]
+    for origin in itertools.product(*along):
         row, *across = origin
         for logits in _evaluate(network, image, origin, tile, device):
             sizes = (logits.shape[1], *output_shape(tile)[1:])
-            ends = [min(a + size, length) for a, size, length in zip((row, *across), sizes, shape, strict=True)]
-            box = tuple(slice(a, end) for a, end in zip((row, *across), ends, strict=True))
+            starts = (row, *across)
+            box = tuple(
+                slice(max(start, side.start), min(start + size, side.stop))
+                for start, size, side in zip(starts, sizes, sides, strict=True)
+            )
             row += logits.shape[1]
-            if ends[0] > box[0].start:
-                inside = (slice(None), *(slice(0, side.stop - side.start) for side in box))
-                yield box, logits[inside]
+            if all(side.start < side.stop for side in box):
+                inside = [slice(side.start - start, side.stop - start) for side, start in zip(box, starts, strict=True)]
+                here = (slice(None), *inside)
+                yield box, logits[here]
+
+
+def tile_origins(length: int, size: int, part: slice, is_frozen: bool) -> list[int]:
+    """Return where the outputs of tiles start along an axis, on the lattice, so that together they cover a part.
+
+    Args:
+        length: voxels of the image.
+        size: of the tile.
+        part: what is wanted of the image.
+        is_frozen: whether all tiles are normalised alike. Otherwise these are those of the whole image that reach into
+            the part, so that it gets the labels that it has there.
+    """
+    output = output_size(size)
+    # A tile that covers the whole axis repeats itself, from its beginning.
+    if is_frozen and output < length:
+        start = part.start // LATTICE * LATTICE
+        return [start + origin for origin in axis_origins(part.stop - start, size)]
+    return [origin for origin in axis_origins(length, size) if origin < part.stop and origin + output > part.start]
 
 
 def _evaluate(
@@ -78,18 +122,58 @@ def settle_statistics(network: UNet, image: Tensor, tile: Sequence[int], statist
     Args:
         network: the U-Net.
         image: (C, *spatial) float32 in 0 … 1.
-        tile: input sizes of the tiles over which statistics of the volume are collected.
+        tile: input sizes of the tiles over which statistics of the volume are taken, the plan's ``test_tile``. Memory
+            has no part in it, so that labels don't depend on what is free.
         statistics: which ones batch normalisation uses.
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda`` or ``mps``.
     """
     placed = by_running_statistics(network).to(device)
     if statistics == "running":
         return placed
     if statistics == "tile":
         return by_tile_statistics(placed)
-    tiles = ((laid_out(cut_tile(image, o, tile).to(device)), tile) for o in tile_origins(image.shape[1:], tile))
-    collect = by_volume_statistics if statistics == "volume" else by_mixed_statistics
-    return collect(placed, tiles)
+    settle = by_volume_statistics if statistics == "volume" else by_mixed_statistics
+    return settle(placed, _sample(image, tile, STATISTICS_WORK // network.width, device))
+
+
+def _sample(image: Tensor, tile: Sequence[int], most: int, device: str) -> Sample:
+    """Cut the tiles out of an image that its statistics are taken of.
+
+    A tile that covers the image stands for all of it. Of a larger image these are up to ``SAMPLED`` tiles that have no
+    voxel in common, at places as in a Latin square.
+
+    Args:
+        image: (C, *spatial).
+        tile: input sizes; less is taken of an image that needs less.
+        most: voxels that the tiles may have together; one tile is always taken.
+        device: where the network runs.
+    """
+    shape = image.shape[1:]
+    tile = tuple(min(size, input_size(length)) for size, length in zip(tile, shape, strict=True))
+    along = [_apart(length, size) for length, size in zip(shape, tile, strict=True)]
+    count = min(SAMPLED, max(1, most // math.prod(given_shape(shape, tile))))
+    parts = [[((number * (axis + 1)) % count + 0.5) / count for axis in range(len(shape))] for number in range(count)]
+    # Where few fit along the axes, several parts may mean the same tile.
+    origins = dict.fromkeys(
+        tuple(places[int(at * len(places))] for places, at in zip(along, part, strict=True)) for part in parts
+    )
+    given = torch.cat([cut_tile(image, origin, tile) for origin in origins])
+    return Sample(laid_out(given.to(device)), tile, list(origins), shape)
+
+
+def _apart(length: int, size: int) -> list[int]:
+    """Return where the outputs of tiles start along an axis, on the lattice, so that the tiles have no voxel in common.
+
+    They are spread evenly from one end of the image to the other; a single one lies in the middle.
+    """
+    room = length - output_size(size)
+    if room <= 0:
+        return [0]
+    count = 1 + max(0, length - size) // (size + LATTICE)
+    if count == 1:
+        return [room // 2 // LATTICE * LATTICE]
+    step = (length - size) / (count - 1)
+    return [math.ceil((CONTEXT + number * step) / LATTICE - 0.5) * LATTICE for number in range(count)]
 
 
 def predict_labels(
@@ -98,8 +182,9 @@ def predict_labels(
     tile: Sequence[int],
     device: str = "cpu",
     progress: Progress | None = None,
+    part: Box | None = None,
 ) -> NDArray[np.uint8]:
-    """Segment an image; no volume of probabilities is held.
+    """Segment an image or a part of it; no volume of probabilities is held.
 
     Args:
         network: with its statistics settled; on ``device``.
@@ -107,12 +192,13 @@ def predict_labels(
         tile: input sizes.
         device: where the network runs.
         progress: called as the work goes on.
+        part: what is wanted of the image; None: all of it.
 
     Returns:
-        (*spatial) uint8, the most probable class of each voxel.
+        (*spatial) uint8 of the image or the part, the most probable class of each voxel.
     """
-    labels = np.empty(tuple(image.shape[1:]), dtype=np.uint8)
-    for box, logits in _with_progress(network, image, tile, device, progress):
+    labels = np.empty(_sizes(image, part), dtype=np.uint8)
+    for box, logits in _with_progress(network, image, tile, device, progress, part):
         labels[box] = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
     return labels
 
@@ -152,24 +238,36 @@ def predict_probabilities(
     tile: Sequence[int],
     device: str = "cpu",
     progress: Progress | None = None,
+    part: Box | None = None,
 ) -> Tensor:
     """As ``predict_labels``, but return the probability of each class: (classes, *spatial) float32."""
     probabilities: Tensor | None = None
-    for box, logits in _with_progress(network, image, tile, device, progress):
+    for box, logits in _with_progress(network, image, tile, device, progress, part):
         if probabilities is None:
-            probabilities = torch.empty((len(logits), *image.shape[1:]), dtype=torch.float32)
+            probabilities = torch.empty((len(logits), *_sizes(image, part)), dtype=torch.float32)
         place = (slice(None), *box)
         probabilities[place] = logits.softmax(dim=0).cpu()
     assert probabilities is not None
     return probabilities
 
 
+def _sizes(image: Tensor, part: Box | None) -> tuple[int, ...]:
+    return tuple(side.stop - side.start for side in part) if part else tuple(image.shape[1:])
+
+
 def _with_progress(
-    network: SlabNetwork | nn.Module, image: Tensor, tile: Sequence[int], device: str, progress: Progress | None
+    network: SlabNetwork | nn.Module,
+    image: Tensor,
+    tile: Sequence[int],
+    device: str,
+    progress: Progress | None,
+    part: Box | None = None,
 ) -> Iterator[tuple[Box, Tensor]]:
-    done, total = 0, math.prod(image.shape[1:])
-    for box, logits in predict_tiles(network, image, tile, device):
-        yield box, logits
+    """Yield boxes, counted from where the part begins, and their logits."""
+    done, total = 0, math.prod(_sizes(image, part))
+    starts = [side.start for side in part] if part else [0] * (image.ndim - 1)
+    for box, logits in predict_tiles(network, image, tile, device, part):
+        yield tuple(slice(side.start - a, side.stop - a) for side, a in zip(box, starts, strict=True)), logits
         done += math.prod(side.stop - side.start for side in box)
         if progress:
             progress(min(done / total, 1.0))

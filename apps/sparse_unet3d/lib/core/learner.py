@@ -1,5 +1,7 @@
 """The network in training: stochastic gradient descent on one augmented tile at a time (section 3.2)."""
 
+import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,20 +11,28 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .errors import InputError
 from .loss import class_weights, weighted_cross_entropy
+from .machine import is_out_of_memory
 from .model import build_network
 from .network import UNet
 from .normalisation import OF_TRAINING, by_average_statistics
-from .plan import Plan
-from .precision import choose_training_precision, half_precision
+from .plan import LONGEST_GRADIENT, Plan
+from .precision import half_precision, half_precision_of, precision_on
 from .sampling import TileSampler, TrainingVolume
 from .slabs import laid_out
-from .tiles import CONTEXT
+from .tiles import CONTEXT, choose_training_tile
+
+logger = logging.getLogger(__name__)
 
 STATISTICS_TILES = 16
 """Tiles over which the statistics of the averaged weights are taken."""
+
+RESIDENT_SHARE = 0.25
+"""Of a GPU's free memory, what the training volumes may take."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +40,27 @@ class Course:
     """What happened in some steps.
 
     Attributes:
-        loss: mean over the steps.
+        loss: mean over the steps that were made.
         labelled: labelled voxels learnt from.
-        seconds: they took.
+        seconds: duration of these steps.
         waited: seconds of these in which training waited for a tile to be drawn.
+        left_out: steps that were not made, since their gradient was not finite.
     """
 
     loss: float
     labelled: int
     seconds: float
     waited: float
+    left_out: int
 
 
 class Learner:
-    """A network, the running average of its weights, and what makes its steps.
+    """A network, the running average of its weights, and what makes its steps. A context manager: it has a thread.
 
     Args:
         plan: how to train.
         volumes: annotated and prepared; for the 2-D network, slices.
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda`` or ``mps``.
         seed: of the weights, and of the tiles: each depends on this and its step's number alone.
 
     Raises:
@@ -61,27 +73,29 @@ class Learner:
         for volume in volumes:
             targets = plan.scheme.targets(volume.annotation.numpy())
             counts += np.bincount(targets[targets >= 0], minlength=len(counts))
-        placed = [
-            replace(volume, image=volume.image.to(device), annotation=volume.annotation.to(device))
-            for volume in volumes
-        ]
-        self.sampler = TileSampler(placed, plan.scheme, plan.tile, plan.augmentation, plan.context)
+        self.sampler = TileSampler(
+            volumes, plan.scheme, plan.tile, plan.augmentation, plan.context, plan.centres, _home(volumes, device)
+        )
         self.weights = torch.tensor(class_weights(counts.tolist(), plan.class_balance), device=device)
-        torch.manual_seed(seed)
-        self.network = build_network(plan).to(device)
+        # Nobody else's random numbers change.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = build_network(plan).to(device)
         if plan.dims == 3:
             self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.precision = torch.float32
-        if plan.half_precision:
-            self.precision = choose_training_precision(
-                plan.channels, len(plan.scheme.classes), plan.width, plan.dims, device
-            )
+        self.precision = half_precision_of(device) if plan.half_precision else torch.float32
         self.averaged = AveragedModel(self.network, multi_avg_fn=_average(plan.averaging))
         self.optimiser = torch.optim.SGD(
-            self.network.parameters(), lr=plan.learning_rate, momentum=plan.momentum, nesterov=True
+            self.network.parameters(), lr=plan.learning_rate, momentum=plan.momentum, nesterov=plan.nesterov
         )
         self._tiles = _DrawnAhead(self._draw)
         self._first_tiles: list[tuple[Tensor, Tensor]] = []
+
+    def __enter__(self) -> "Learner":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tiles.close()
 
     def result(self) -> UNet:
         """Return the network that is scored and published: the average of the weights, with statistics of its own."""
@@ -109,8 +123,8 @@ class Learner:
         self.averaged.load_state_dict(state["averaged"])
         if with_momentum:
             self.optimiser.load_state_dict(state["optimiser"])
-            # Measured anew, it might be another one in the midst of a run. Older checkpoints don't have it.
-            self.precision = state.get("precision", self.precision)
+            # The run may have begun on another machine.
+            self.precision = precision_on(self.device, state["precision"])
 
     def train(self, steps: range, progress: Callable[[], float]) -> Course:
         """Make some steps, fewer if the progress reaches 1 before; at least one.
@@ -122,33 +136,91 @@ class Learner:
         self.network.train()
         began, waited, labelled = time.monotonic(), 0.0, 0
         losses: list[float] = []
+        left_out = 0
         for step in steps:
             asked = time.monotonic()
             image, targets = self._tiles(step)
             if step == len(self._first_tiles) < STATISTICS_TILES:
                 self._first_tiles.append((image, targets))
             waited += time.monotonic() - asked
-            losses.append(self._step(image, targets, progress()))
-            labelled += int((targets >= 0).sum())
+            loss = self._step_in_memory(step, image, targets, progress())
+            if loss is None:
+                left_out += 1
+            else:
+                losses.append(loss)
+                labelled += int((targets >= 0).sum())
             if progress() >= 1:
                 break
-        return Course(sum(losses) / len(losses), labelled, time.monotonic() - began, waited)
+        loss = sum(losses) / len(losses) if losses else math.nan
+        return Course(loss, labelled, time.monotonic() - began, waited, left_out)
 
     def _draw(self, step: int) -> tuple[Tensor, Tensor]:
         # One generator per step: a continued run draws what an uninterrupted one would have drawn.
-        return self.sampler.draw(np.random.default_rng((self.seed, step)))
+        image, targets = self.sampler.draw(np.random.default_rng((self.seed, step)))
+        return image.to(self.device), targets.to(self.device)
 
-    def _step(self, image: Tensor, targets: Tensor, progress: float) -> float:
+    def _step_in_memory(self, step: int, image: Tensor, targets: Tensor, progress: float) -> float | None:
+        """Make a step; where memory is short, with the volumes elsewhere, and then with ever smaller tiles."""
+        while True:
+            try:
+                return self._step(image, targets, progress)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.warning("Out of memory on %s with training tiles %s", self.device, self.plan.tile)
+            self.optimiser.zero_grad(set_to_none=True)
+            self._save_memory()
+            image, targets = self._draw(step)
+
+    def _save_memory(self) -> None:
+        """Take less memory from now on.
+
+        Raises:
+            InputError: there is nothing left to save.
+        """
+        if self.sampler.device != "cpu":
+            self.sampler.keep_on_host()
+        else:
+            smaller = choose_training_tile(self.sampler.largest, self.sampler.given_voxels // 2, self.plan.context)
+            if smaller == self.plan.tile:
+                raise InputError(
+                    f"training: memory on {self.device} doesn't suffice even for the smallest tile {self.plan.tile}; "
+                    "close other programs, or train with a smaller --conf width"
+                )
+            self.plan = replace(self.plan, tile=smaller)
+            self.sampler.set_tile(smaller)
+            self._first_tiles.clear()
+        self._tiles.forget()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def _step(self, image: Tensor, targets: Tensor, progress: float) -> float | None:
+        """Make a step; return its loss, None where there is no finite gradient to step along."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.plan.learning_rate * (1 - progress) ** 0.9
+            group["lr"] = self.plan.learning_rate * (1 - progress) ** self.plan.decay
         self.optimiser.zero_grad(set_to_none=True)
         with half_precision(self.device, self.precision):
             logits = self.network(*_input(image, targets))
         loss = weighted_cross_entropy(logits.float(), targets.unsqueeze(0), self.weights)
         loss.backward()  # type: ignore[no-untyped-call]
+        length = clip_grad_norm_(self.network.parameters(), LONGEST_GRADIENT)
+        if not torch.isfinite(length):
+            return None
         self.optimiser.step()
         self.averaged.update_parameters(self.network)
         return loss.item()
+
+
+def _home(volumes: Sequence[TrainingVolume], device: str) -> str:
+    """Return where training volumes are kept: on the device if they take a small part of its memory, else on the host.
+
+    Apple's GPU lacks what drawing tiles needs.
+    """
+    if device != "cuda":
+        return "cpu"
+    # Each voxel stands beside its neighbour in the sampler's table.
+    taken = sum(2 * volume.image.nbytes + volume.annotation.nbytes for volume in volumes)
+    return device if taken < RESIDENT_SHARE * torch.cuda.mem_get_info()[0] else "cpu"
 
 
 def _input(image: Tensor, targets: Tensor) -> tuple[Tensor, list[int]]:
@@ -178,6 +250,14 @@ class _DrawnAhead:
         self.draw = draw
         self._drawing = ThreadPoolExecutor(max_workers=1)
         self._coming: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+
+    def close(self) -> None:
+        """End the thread."""
+        self._drawing.shutdown(cancel_futures=True)
+
+    def forget(self) -> None:
+        """Draw the next step's tile again."""
+        self._coming = None
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         if self._coming is None or self._coming[0] != step:

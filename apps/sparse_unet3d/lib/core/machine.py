@@ -1,8 +1,11 @@
 """What to compute on."""
 
+import functools
+import shutil
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -10,14 +13,14 @@ class Machine:
     """A device and what one computation may take of its memory.
 
     Attributes:
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda`` or ``mps``.
         memory: bytes.
-        instead: what to go on with where even the smallest tiles don't fit: the CPU, beside a GPU.
+        fallback: what to go on with where the device can't: the CPU, beside a GPU.
     """
 
     device: str
     memory: int
-    instead: "Machine | None" = None
+    fallback: "Machine | None" = None
 
     def with_half(self) -> "Machine":
         """Return the same with half the memory."""
@@ -25,8 +28,52 @@ class Machine:
 
 
 def default_device() -> str:
-    """Return ``cuda`` where there is a GPU, else ``cpu``."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Return the fastest device that can train: ``cuda`` (NVIDIA), ``mps`` (Apple) or ``cpu``."""
+    return _device_and_reason()[0]
+
+
+def describe_device() -> str:
+    """Say for people which device is computed on, and why it isn't a faster one."""
+    return _device_and_reason()[1]
+
+
+@functools.cache
+def _device_and_reason() -> tuple[str, str]:
+    if torch.cuda.is_available():
+        return "cuda", f"computing on the GPU {torch.cuda.get_device_name()}"
+    if torch.backends.mps.is_available():
+        try:
+            _try_training("mps")
+        except (NotImplementedError, RuntimeError) as error:
+            return "cpu", f"computing on the CPU: torch lacks on Apple's GPU what training needs ({error})"
+        return "mps", "computing on Apple's GPU"
+    if shutil.which("nvidia-smi") is None:
+        return "cpu", "computing on the CPU: no NVIDIA or Apple GPU was found"
+    if torch.version.cuda is None:
+        return "cpu", (
+            f"computing on the CPU: an NVIDIA GPU is there, but this torch ({torch.__version__}) is a CPU build; "
+            "the README says how to install the CUDA one"
+        )
+    return "cpu", (
+        f"computing on the CPU: an NVIDIA GPU is there, but torch {torch.__version__} can't use it; its driver may be "
+        f"older than CUDA {torch.version.cuda} needs"
+    )
+
+
+def _try_training(device: str) -> None:
+    """Run each kind of layer of the network forward and backward once.
+
+    Raises:
+        NotImplementedError, RuntimeError: the device lacks one.
+    """
+    layers = nn.Sequential(
+        nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2), nn.ReLU(), nn.MaxPool3d(2, 2), nn.ConvTranspose3d(2, 2, 2, 2, bias=False)
+    ).to(device)
+    loss = nn.functional.cross_entropy(
+        layers(torch.rand(1, 1, 6, 6, 6, device=device)), torch.zeros(1, 4, 4, 4, dtype=torch.long, device=device)
+    )
+    loss.backward()  # type: ignore[no-untyped-call]
+    loss.item()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,6 +1,8 @@
 """A trained network with the plan it was trained by, and the folder that keeps models."""
 
 import json
+import pickle
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ import torch
 from .errors import InputError
 from .files import replacing, write_json
 from .labels import LabelScheme
+from .machine import is_out_of_memory
 from .network import UNet
 from .plan import Plan
 from .split import SliceSplit
@@ -37,6 +40,7 @@ class Model:
         metric: ``validation IoU``, or ``training IoU`` where there were too few slices to hold any out.
         run: identifies the training run, by the time it started.
         epoch: at which it was taken.
+        precision: floating point format that the score is of, and that it segments in where the device can.
     """
 
     network: UNet
@@ -46,6 +50,7 @@ class Model:
     metric: str
     run: str
     epoch: int
+    precision: torch.dtype = torch.float32
 
     def save(self, path: Path) -> None:
         """Write the model file, renamed into place."""
@@ -58,6 +63,7 @@ class Model:
             "metric": self.metric,
             "run": self.run,
             "epoch": self.epoch,
+            "precision": self.precision,
         }
         with replacing(path) as beside:
             torch.save(content, beside)
@@ -82,6 +88,7 @@ class Model:
                 metric=content["metric"],
                 run=content["run"],
                 epoch=content["epoch"],
+                precision=content.get("precision", torch.float32),
             )
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: is no whole model file ({error}); remove it and train again") from error
@@ -97,7 +104,9 @@ def load_content(path: Path) -> Mapping[str, Any]:
         raise InputError(f"{path}: there is no such model file; train a model first")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"{path}: cannot be read as a model file ({error}); remove it and train again") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
@@ -170,12 +179,14 @@ class ModelFolder:
     def publish(self, model: Model) -> None:
         """Make ``model`` the published one; keep the last one of an earlier run in the archive."""
         if self.is_published() and self._published_run() != model.run:
-            numbers = [int(path.stem.removeprefix("model_")) for path in self.archive.glob("model_*.pt")]
+            names = (re.fullmatch(r"model_(\d+)\.pt", path.name) for path in self.archive.glob("*.pt"))
+            numbers = [int(name[1]) for name in names if name]
             with replacing(self.archive / f"model_{1 + max(numbers, default=0):04d}.pt") as beside:
                 shutil.copyfile(self.published, beside)
         model.save(self.published)
         self.remember(model)
-        write_json(self.plan_path, {**model.plan.to_json(), "differs_from_paper": model.plan.differences()})
+        explained = {"differs_from_paper": model.plan.differences(), "left_open_by_paper": model.plan.choices()}
+        write_json(self.plan_path, {**model.plan.to_json(), **explained})
 
     def remember(self, model: Model) -> None:
         """Add a model's score to the history, published or not."""

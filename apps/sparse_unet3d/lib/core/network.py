@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .repetition import cropped, extended
+from .tiles import CONTEXT
 
 _CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 _UP_CONVOLUTION: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -67,6 +68,20 @@ class UNet(nn.Module):
         self.classify = _CONVOLUTION[dims](before, classes, kernel_size=1)
         self.apply(_initialise)
 
+    @property
+    def feature_lattices(self) -> list[tuple[int, int]]:
+        """Where the features lie that the two convolutions of each resolution step compute.
+
+        Returns:
+            For each convolution followed by a ReLU, in the order of the layers, ``start`` and ``size``: along each axis
+            a feature stands for ``size`` voxels of the image, and the first one begins ``start`` voxels after the first
+            voxel of the tile's output.
+        """
+        levels = range(len(self.analysis))
+        begins = [(2 * (1 << level) - 2 - CONTEXT, 1 << level) for level in levels]
+        begins += [(2 - 4 * (1 << level), 1 << level) for level in reversed(levels[:-1])]
+        return [(begin + step * size, size) for begin, size in begins for step in (1, 2)]
+
     def forward(self, image: Tensor, tile: Sequence[int] | None = None) -> Tensor:
         """Compute the logits of a tile.
 
@@ -105,5 +120,9 @@ def _initialise(module: nn.Module) -> None:
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d):
-        # With stride 2 each output voxel sees one weight per input channel.
-        nn.init.normal_(module.weight, std=module.in_channels**-0.5)
+        # With stride 2 each output voxel sees one weight per input channel. All voxels that come of one feature begin
+        # with the same: otherwise those in regions that training never sees keep a lattice of dots.
+        one = module.weight.flatten(2)[..., :1].detach()
+        nn.init.normal_(one, std=module.in_channels**-0.5)
+        with torch.no_grad():
+            module.weight.flatten(2).copy_(one.expand(-1, -1, module.weight[0, 0].numel()))

@@ -1,43 +1,48 @@
 """Which statistics batch normalisation uses outside training (section 2).
 
-The paper normalises by the current statistics at test time too. Four ways are offered; the default is ``mixed``.
-Averages over training tiles are steady, and of the classes as they are mixed in training, but fit no volume that
-differs in brightness or noise; a volume's own statistics are mostly of background. Half of each was measured to be
-about as good as the better one of both, wherever that was.
+The paper normalises by the current statistics at test time too. There are four ways:
 
 ==========  ============================================================================================
 ``tile``    each tile by its own statistics: the paper's way. Neighbouring tiles may differ at their border.
-``volume``  statistics of all tiles are pooled first and then frozen: tiles fit without seams.
-``running`` averages over training tiles, kept in the network. They are taken anew before it is scored:
+``volume``  statistics of the whole volume (of a large one, of a fixed sample), then frozen: no seams.
+``running`` averages over training tiles, kept in the network. They are taken again before it is scored:
             those that were kept during training belong to weights that have changed since.
-``mixed``   as if half of a volume were training tiles: ``running`` and ``volume`` count the same.
+``mixed``   as if half of the volume were training tiles: ``running`` and ``volume`` have equal weight.
 ==========  ============================================================================================
 """
 
 import copy
-from collections.abc import Collection, Iterable, Sequence
-from typing import Literal, TypeVar
+import itertools
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .network import UNet
 
 Statistics = Literal["tile", "volume", "running", "mixed"]
 
 OF_TRAINING: Collection[Statistics] = ("running", "mixed")
 """Those that need averages over training tiles."""
 
-OF_VOLUME: Collection[Statistics] = ("volume", "mixed")
-"""Those that need a pass over the volume before it is segmented."""
+ROWS_AT_ONCE = 8
+"""Rows of features that are converted to float32 together."""
 
 Network = TypeVar("Network", bound=nn.Module)
+
+Moments = tuple[Tensor, Tensor]
+"""Mean and variance of each channel."""
 
 
 def _normalisations(network: nn.Module) -> list[_BatchNorm]:
     return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
 
-def _averages(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
+def _kept(layer: _BatchNorm) -> Moments:
     """Return the mean and variance that are kept in a layer."""
     assert layer.running_mean is not None
     assert layer.running_var is not None
@@ -69,77 +74,130 @@ def by_average_statistics(network: Network, tiles: Iterable[tuple[Tensor, Sequen
     changed = copy.deepcopy(network).train()
     for module in _normalisations(changed):
         module.reset_running_stats()
-        # Without momentum all tiles count the same.
+        # Without momentum all tiles have equal weight.
         module.momentum = None
     for given, tile in tiles:
         changed(given, tile)
     return changed.eval()
 
 
-class _Pooled:
-    """Mean and variance of one layer's input over several tiles."""
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Tiles that stand for a volume when its statistics are taken.
 
-    def __init__(self, layer: _BatchNorm) -> None:
-        self.layer = layer
-        self.count = 0
-        self.total = torch.zeros(())
-        self.squares = torch.zeros(())
-
-    def add(self, _module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        """Add what the layer has just kept of its input, a forward hook."""
-        count = inputs[0].numel() // inputs[0].shape[1]
-        # In double precision, since the mean square less the squared mean may cancel.
-        mean, variance = (kept.double() for kept in _averages(self.layer))
-        self.count += count
-        self.total = self.total.to(mean) + count * mean
-        # The layer keeps the unbiased variance.
-        self.squares = self.squares.to(mean) + count * (variance * (count - 1) / count + mean**2)
-
-    def mean_and_variance(self) -> tuple[Tensor, Tensor]:
-        mean = self.total / self.count
-        return mean, self.squares / self.count - mean**2
-
-
-@torch.no_grad()
-def by_volume_statistics(network: Network, tiles: Iterable[tuple[Tensor, Sequence[int]]]) -> Network:
-    """Return a copy of the network that normalises by statistics pooled over all the tiles.
-
-    Args:
-        network: any network with batch normalisation; its own averages are not used.
-        tiles: inputs (N, C, ...) that together cover the volume, with the sizes they stand for. While the statistics
-            are collected, each tile passes through the network normalised by its own.
+    Attributes:
+        given: (N, C, *given) N tiles as the network takes them.
+        tile: sizes that each stands for.
+        origins: for each tile, the voxel of the volume at which its output starts.
+        shape: the volume in voxels.
     """
-    collecting = copy.deepcopy(network).eval()
-    pooled = []
-    for layer in _normalisations(collecting):
-        layer.training = True
-        # So it keeps the statistics of the tile that it saw last.
-        layer.momentum = 1.0
-        pooled.append(_Pooled(layer))
-        layer.register_forward_hook(pooled[-1].add)
-    for given, tile in tiles:
-        collecting(given, tile)
-    frozen = by_running_statistics(network)
-    for layer, statistic in zip(_normalisations(frozen), pooled, strict=True):
-        for kept, collected in zip(_averages(layer), statistic.mean_and_variance(), strict=True):
-            kept.copy_(collected)
-    return frozen
+
+    given: Tensor
+    tile: tuple[int, ...]
+    origins: Sequence[Sequence[int]]
+    shape: Sequence[int]
 
 
-@torch.no_grad()
-def by_mixed_statistics(network: Network, tiles: Iterable[tuple[Tensor, Sequence[int]]]) -> Network:
-    """Return a copy of the network that normalises by the averages kept in it and by those of the tiles.
+def by_volume_statistics(network: UNet, sample: Sample) -> UNet:
+    """Return a copy of the network that normalises by the statistics of a volume."""
+    return _settled(network, sample, lambda _kept, found: found)
+
+
+def by_mixed_statistics(network: UNet, sample: Sample) -> UNet:
+    """Return a copy of the network that normalises by the averages kept in it and by the statistics of a volume.
 
     Mean and variance are those of values of which one half has the ones, the other half the others.
+    """
+    return _settled(network, sample, _mixed)
+
+
+def _mixed(kept: Moments, found: Moments) -> Moments:
+    (mean, variance), (other_mean, other_variance) = kept, found
+    return (mean + other_mean) / 2, (variance + other_variance) / 2 + ((mean - other_mean) / 2) ** 2
+
+
+@torch.no_grad()
+def _settled(network: UNet, sample: Sample, combine: Callable[[Moments, Moments], Moments]) -> UNet:
+    """Settle all layers in one pass: each is given its statistics before its output goes on.
+
+    So the features of each layer have, when the network is used, the statistics that they are normalised by.
+    """
+    settled = by_running_statistics(network)
+    for layer, lattice in zip(_normalisations(settled), network.feature_lattices, strict=True):
+        layer.register_forward_pre_hook(_Settle(lattice, sample, combine))
+    settled(sample.given, sample.tile)
+    for layer in _normalisations(settled):
+        layer._forward_pre_hooks.clear()
+    return settled
+
+
+class _Settle:
+    """Gives a layer its statistics when its input arrives."""
+
+    def __init__(
+        self, lattice: tuple[int, int], sample: Sample, combine: Callable[[Moments, Moments], Moments]
+    ) -> None:
+        self.lattice, self.sample, self.combine = lattice, sample, combine
+
+    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, _BatchNorm)
+        kept = _kept(layer)
+        found = _moments(inputs[0], self._boxes(inputs[0].shape[2:]))
+        for buffer, value in zip(kept, self.combine((kept[0].double(), kept[1].double()), found), strict=True):
+            buffer.copy_(value)
+
+    def _boxes(self, sizes: Sequence[int]) -> Iterable[tuple[Any, ...]]:
+        """Yield boxes of features (tile, channels, *spatial) that together hold each place of the volume once."""
+        sample, (start, step) = self.sample, self.lattice
+        for number, origin in enumerate(sample.origins):
+            along = [
+                _inside(
+                    size,
+                    (-begin - start) / step,
+                    (length - begin - start) / step,
+                    given // step if given < tile else None,
+                )
+                for size, begin, length, given, tile in zip(
+                    sizes, origin, sample.shape, sample.given.shape[2:], sample.tile, strict=True
+                )
+            ]
+            for box in itertools.product(*along):
+                yield (number, slice(None), *box)
+
+
+def _inside(size: int, low: float, high: float, period: int | None) -> list[slice]:
+    """Return the features along an axis whose middles lie inside the volume.
 
     Args:
-        network: any network with batch normalisation.
-        tiles: as for ``by_volume_statistics``.
+        size: features there are.
+        low: where the volume begins, counted in features from the first one's beginning.
+        high: where it ends.
+        period: features after which they repeat themselves; None: those beyond the last aren't known.
+
+    Returns:
+        One slice or two without overlap; in a volume smaller than a feature, the feature in its middle.
     """
-    mixed = by_volume_statistics(network, tiles)
-    for layer, trained in zip(_normalisations(mixed), _normalisations(network), strict=True):
-        (mean, variance), (trained_mean, trained_variance) = _averages(layer), _averages(trained)
-        apart = (mean - trained_mean) / 2
-        mean.lerp_(trained_mean, 0.5)
-        variance.lerp_(trained_variance, 0.5).add_(apart**2)
-    return mixed
+    first, end = max(0, math.ceil(low - 0.5)), math.ceil(high - 0.5)
+    if end <= first:
+        first = math.floor((low + high) / 2)
+        end = first + 1
+    if period is None:
+        return [slice(first, min(end, size))]
+    first, end = first % period, first % period + end - first
+    return [slice(first, end)] if end <= size else [slice(first, size), slice(size - period, end - period)]
+
+
+def _moments(features: Tensor, boxes: Iterable[tuple[Any, ...]]) -> Moments:
+    """Return mean and variance (population) of each channel of features (N, C, *spatial) in these boxes, as float64."""
+    counts, means, variances = [], [], []
+    for box in boxes:
+        for rows in torch.split(features[box], ROWS_AT_ONCE, dim=1):
+            variance, mean = torch.var_mean(rows.float().flatten(1), dim=1, correction=0)
+            counts.append(rows[0].numel())
+            means.append(mean.double())
+            variances.append(variance.double())
+    weights = torch.tensor(counts, dtype=torch.float64, device=features.device).unsqueeze(1)
+    weights /= weights.sum()
+    every = torch.stack(means)
+    mean = (weights * every).sum(dim=0)
+    return mean, (weights * (torch.stack(variances) + (every - mean) ** 2)).sum(dim=0)

@@ -1,5 +1,7 @@
 """From a volume to what the network takes: the same for training, validation and inference."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,6 +13,32 @@ from .plan import Plan
 from .sampling import TrainingVolume
 from .volumes import Volume
 from .working_grid import WorkingGrid
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image as the network takes it.
+
+    Attributes:
+        name: what messages call it.
+        image: (C, *working) float32 in 0 … 1.
+        grid: the volume's own grid and the working grid.
+        outside: (*native) marks voxels that were not recorded and are background; None: there are none.
+    """
+
+    name: str
+    image: Tensor
+    grid: WorkingGrid
+    outside: NDArray[np.bool_] | None
+
+    @classmethod
+    def of(cls, volume: Volume, plan: Plan) -> "PreparedImage":
+        """Prepare a volume.
+
+        Raises:
+            InputError: as ``prepare_image``.
+        """
+        return cls(volume.name, *prepare_image(volume, plan), volume.outside)
 
 
 def prepare_image(volume: Volume, plan: Plan) -> tuple[Tensor, WorkingGrid]:

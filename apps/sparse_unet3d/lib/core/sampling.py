@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from .errors import InputError
 from .grey_values import GreyValueSettings, apply_grey_mapping, draw_grey_mapping
 from .labels import IGNORED, UNLABELLED, LabelScheme
 from .tiles import CONTEXT, cut, given_shape, input_size, output_shape
+
+Centres = Literal["classes", "voxels"]
 
 ATTEMPTS = 100
 """Draws before giving up on a tile with labelled voxels: a deformation moves its centre only slightly."""
@@ -80,11 +83,13 @@ class TileSampler:
     """Draws augmented training tiles.
 
     Args:
-        volumes: annotated volumes, on the device where tiles are wanted.
+        volumes: annotated volumes; not needed any more once the sampler is made.
         scheme: the label scheme.
         tile: input sizes; less is drawn of volumes that need less.
         augmentation: strengths.
-        context: voxels around the tile's output that are drawn; beyond, the tile repeats itself.
+        context: voxels around the tile's output that are drawn; beyond that the input wraps around.
+        centres: what tiles are centred on with equal probability, see ``Plan``.
+        device: where the volumes are kept and tiles are drawn.
 
     Raises:
         InputError: none of the volumes has a labelled voxel.
@@ -97,24 +102,43 @@ class TileSampler:
         tile: Sequence[int],
         augmentation: AugmentationSettings,
         context: int = CONTEXT,
+        centres: Centres = "classes",
+        device: str = "cpu",
     ) -> None:
-        self.volumes = list(volumes)
-        self._images = [LinearSampler(volume.image) for volume in volumes]
-        self._frames = [_Frame(volume.annotation.shape, tile, context) for volume in self.volumes]
-        self.augmentation = augmentation
+        self.device = device
+        self.images = [LinearSampler(volume.image.to(device)) for volume in volumes]
+        self._annotations = [volume.annotation.to(device) for volume in volumes]
+        self._voxel_sizes = [volume.voxel_size for volume in volumes]
+        self.augmentation, self.context, self.centres = augmentation, context, centres
         self._targets = torch.as_tensor(scheme.targets(np.arange(len(scheme.classes) + 1)))
+        self.set_tile(tile)
         # For each class, the volumes that have it with the positions of its voxels.
         self._voxels: list[list[tuple[int, NDArray[np.int64]]]] = []
         for value in range(1, len(scheme.classes) + 1):
             found = [
                 (index, np.flatnonzero(volume.annotation.cpu().numpy() == value))
-                for index, volume in enumerate(self.volumes)
+                for index, volume in enumerate(volumes)
             ]
             found = [(index, voxels) for index, voxels in found if len(voxels)]
             if found:
                 self._voxels.append(found)
         if not self._voxels:
             raise InputError("training: no voxel is labelled in any annotation; paint a slice and submit it first")
+
+    def set_tile(self, tile: Sequence[int]) -> None:
+        """Draw tiles of other input sizes from now on."""
+        self._frames = [_Frame(annotation.shape, tile, self.context) for annotation in self._annotations]
+
+    @property
+    def largest(self) -> tuple[int, ...]:
+        """Voxels along each axis of the largest volume, axis by axis."""
+        return tuple(max(lengths) for lengths in zip(*(a.shape for a in self._annotations), strict=True))
+
+    def keep_on_host(self) -> None:
+        """Free the device's memory: keep the volumes in the computer's, and draw tiles there."""
+        self.device = "cpu"
+        self.images = [image.to("cpu") for image in self.images]
+        self._annotations = [annotation.to("cpu") for annotation in self._annotations]
 
     @property
     def given_voxels(self) -> int:
@@ -131,24 +155,31 @@ class TileSampler:
             Image (C, *given) float32, see ``tiles.given_shape``, and targets (*output) int64 of the tile's output, at
             least one of them labelled.
         """
+        drawn = None
         for _ in range(ATTEMPTS):
             index, centre = self._draw_place(generator)
-            volume, frame = self.volumes[index], self._frames[index]
+            frame, volume, annotation = self._frames[index], self.images[index], self._annotations[index]
             deformation = draw_deformation(
-                generator, centre, frame.drawn, self.augmentation.deformation, volume.voxel_size
+                generator, centre, frame.drawn, self.augmentation.deformation, self._voxel_sizes[index]
             )
-            positions = source_positions(deformation, frame.drawn, volume.image.device)
+            positions = source_positions(deformation, frame.drawn, annotation.device)
             judged = (slice(None), *frame.judged)
-            annotation = sample_annotation(volume.annotation, positions[judged])
-            if torch.any(annotation != UNLABELLED):
+            labels = sample_annotation(annotation, positions[judged])
+            if not torch.any(labels != UNLABELLED):
+                continue
+            drawn = frame, volume(positions), labels
+            # Of a constant, batch normalisation makes noise, and its gradients are as large as its input is small.
+            # A network that never sees one learns as much.
+            if not is_constant(drawn[1]):
                 break
-        else:
+        if drawn is None:
             raise InputError(f"training: no labelled voxel came into a tile in {ATTEMPTS} draws; annotate more of it")
-        mapping = draw_grey_mapping(generator, len(volume.image), self.augmentation.grey_values)
-        image = apply_grey_mapping(self._images[index](positions), mapping)
-        targets = torch.full(frame.output, IGNORED, device=annotation.device)
-        inside = tuple(slice(0, size) for size in annotation.shape)
-        targets[inside] = self._targets.to(annotation.device)[annotation.long()]
+        frame, image, labels = drawn
+        mapping = draw_grey_mapping(generator, len(image), self.augmentation.grey_values)
+        image = apply_grey_mapping(image, mapping)
+        targets = torch.full(frame.output, IGNORED, device=labels.device)
+        inside = tuple(slice(0, size) for size in labels.shape)
+        targets[inside] = self._targets.to(labels.device)[labels.long()]
         return frame.give(image), targets
 
     def _draw_place(self, generator: np.random.Generator) -> tuple[int, list[int]]:
@@ -156,9 +187,14 @@ class TileSampler:
 
         Where the tile's output would reach beyond the volume it is moved inside: outside nothing is labelled.
         """
-        found = self._voxels[generator.integers(len(self._voxels))]
-        index, voxels = found[generator.integers(len(found))]
-        shape = self.volumes[index].annotation.shape
+        if self.centres == "classes":
+            found = self._voxels[generator.integers(len(self._voxels))]
+            index, voxels = found[generator.integers(len(found))]
+        else:
+            every = [pair for found in self._voxels for pair in found]
+            counts = np.array([len(voxels) for _, voxels in every])
+            index, voxels = every[generator.choice(len(every), p=counts / counts.sum())]
+        shape = self._annotations[index].shape
         voxel = np.unravel_index(voxels[generator.integers(len(voxels))], shape)
         centre = []
         for position, length, output in zip(voxel, shape, self._frames[index].output, strict=True):
@@ -166,3 +202,9 @@ class TileSampler:
             after = length - (output - before)
             centre.append(int(np.clip(position, before, after)) if after >= before else length // 2)
         return index, centre
+
+
+def is_constant(image: Tensor) -> bool:
+    """Tell whether each channel of an image (C, *spatial) has one value throughout."""
+    flat = image.flatten(1)
+    return bool(torch.all(flat.amin(dim=1) == flat.amax(dim=1)))

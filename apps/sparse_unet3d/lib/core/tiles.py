@@ -10,9 +10,10 @@ tile that covers an axis of a thin volume is therefore given as one ``period`` o
 once and repeats it.
 """
 
+import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ CONTEXT = 44
 
 SMALLEST = 92
 """Smallest valid input size along an axis; its output is 4 voxels wide."""
+
+STEP = 1.15
+"""Ratio of the numbers of tiles along an axis that are compared."""
 
 
 def is_valid(size: int) -> bool:
@@ -86,31 +90,35 @@ def axis_origins(length: int, size: int) -> list[int]:
     return list(range(0, length - output + step, step))
 
 
-def tile_origins(shape: Sequence[int], tile: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Yield the output origins, all multiples of 8, of the tiles that cover a volume of ``shape``."""
-    return itertools.product(*(axis_origins(length, size) for length, size in zip(shape, tile, strict=True)))
-
-
 def _axis_choices(length: int) -> list[tuple[int, int]]:
-    """Return (tiles, input size) along an axis: for each number of tiles the smallest size that covers ``length``."""
+    """Return (tiles, input size) along an axis: for some numbers of tiles the smallest size that covers ``length``.
+
+    Numbers that differ by less than ``STEP`` differ little in cost; of those, one is enough.
+    """
     choices = [(1, input_size(length))]
     smallest = SMALLEST + LATTICE
     for size in range(choices[0][1] - LATTICE, smallest - 1, -LATTICE):
         tiles = len(axis_origins(length, size))
-        if tiles > choices[-1][0]:
+        if tiles >= STEP * choices[-1][0] or (size == smallest and tiles > choices[-1][0]):
             choices.append((tiles, size))
-        else:
+        elif tiles == choices[-1][0]:
             choices[-1] = (tiles, size)
     return choices
 
 
-def choose_tile(shape: Sequence[int], peak_memory: Callable[[Sequence[int]], int], memory: int) -> tuple[int, ...]:
-    """Choose the tile that covers a volume with the least computation within a limit of memory.
+def choose_tile(
+    shape: Sequence[int],
+    peak_memory: Callable[[Sequence[int]], int],
+    memory: int,
+    part: Sequence[int] | None = None,
+) -> tuple[int, ...]:
+    """Choose the tile that covers a volume, or a part of it, with the least computation within a limit of memory.
 
     Args:
         shape: the volume in voxels.
         peak_memory: the memory that a tile of these input sizes takes.
         memory: the limit.
+        part: the part's size in voxels; None: the volume's.
 
     Returns:
         Valid input sizes for each axis. Larger tiles waste less on their borders, so the limit is used up; where even
@@ -122,7 +130,7 @@ def choose_tile(shape: Sequence[int], peak_memory: Callable[[Sequence[int]], int
         taken = peak_memory(tile)
         return max(taken, memory), math.prod(given_shape(shape, tile)) * math.prod(tiles for tiles, _ in choice)
 
-    choices = itertools.product(*(_axis_choices(length) for length in shape))
+    choices = itertools.product(*(_axis_choices(length) for length in part or shape))
     return tuple(size for _, size in min(choices, key=cost))
 
 
@@ -137,14 +145,18 @@ def choose_training_tile(shape: Sequence[int], most: int, context: int) -> tuple
     Returns:
         Valid input sizes for each axis; the smallest where even of that more are given.
     """
+    sizes = [range(SMALLEST, input_size(length) + 1, LATTICE) for length in shape]
+    by_axis = list(zip(shape, sizes, strict=True))
+    given = _products([given_shape([length], [size], context)[0] for size in axis] for length, axis in by_axis)
+    output = _products([min(output_size(size), length) for size in axis] for length, axis in by_axis)
+    # Few enough voxels first, then most output, then fewest voxels.
+    best = np.lexsort((given.ravel(), -output.ravel(), np.maximum(given, most).ravel()))[0]
+    return tuple(int(axis[index]) for axis, index in zip(sizes, np.unravel_index(best, given.shape), strict=True))
 
-    def merit(tile: tuple[int, ...]) -> tuple[int, int, int]:
-        given = math.prod(given_shape(shape, tile, context))
-        output = math.prod(min(output_size(size), length) for size, length in zip(tile, shape, strict=True))
-        return -max(given, most), output, -given
 
-    sizes = (range(SMALLEST, input_size(length) + 1, LATTICE) for length in shape)
-    return max(itertools.product(*sizes), key=merit)
+def _products(factors: Iterable[Sequence[int]]) -> NDArray[np.int64]:
+    """Return the product of each combination of one factor along each axis."""
+    return functools.reduce(np.multiply.outer, [np.array(axis, dtype=np.int64) for axis in factors])
 
 
 def period(length: int) -> int | None:

@@ -13,18 +13,16 @@ from numpy.typing import NDArray
 
 from .annotations import AnnotatedSlice, annotated_slices, fill_unpainted
 from .errors import InputError
+from .evaluation import Judged, judge
 from .files import replacing
 from .labels import UNLABELLED, LabelScheme
 from .learner import Course, Learner
 from .machine import Machine
-from .metrics import confusion, iou_per_class, mean_iou
 from .model import FORMAT, Model, ModelFolder, build_network, check_fit, load_content
 from .network import UNet
-from .normalisation import OF_VOLUME
-from .plan import Plan, PlanOptions, make_plan, one_pass_voxels
-from .preparation import prepare_training
+from .plan import Plan, PlanOptions, make_plan
+from .preparation import PreparedImage, prepare_training
 from .sampling import TrainingVolume
-from .segmentation import Segmenter
 from .split import SliceSplit, apply_split, split_slices
 from .volumes import Volume
 from .working_grid import WorkingGrid
@@ -283,19 +281,39 @@ class _Run:
     def _prepare(self, cases: Sequence[TrainingCase]) -> None:
         """Split the annotations into what is learnt from and what is judged by."""
         volumes: list[TrainingVolume] = []
-        judged_voxels, passes = 0, 2 if self.plan.statistics in OF_VOLUME else 1
-        evaluation: list[TrainingCase] = []
         for case in cases:
-            learnt, held_out = _parts(case, self.split)
+            learnt, _ = _parts(case, self.split)
             volumes.append(prepare_training(case.volume, learnt, self.plan))
-            judged = held_out if self.split.has_validation else learnt
-            if np.any(judged != UNLABELLED):
-                evaluation.append(replace(case, annotation=judged))
-                grid = WorkingGrid.of(case.volume.shape, case.volume.spacing, self.plan.spacing)
-                judged_voxels += passes * one_pass_voxels(grid.working)
         self.learner = Learner(self.plan, volumes, self.machine.device, self.options.seed)
-        self.evaluation = evaluation
-        self.evaluation_interval = self._evaluation_interval(judged_voxels)
+        images = [
+            PreparedImage(
+                case.volume.name,
+                sampler.image,
+                WorkingGrid.of(case.volume.shape, case.volume.spacing, self.plan.spacing),
+                case.volume.outside,
+            )
+            for case, sampler in zip(cases, self.learner.sampler.images, strict=True)
+        ]
+        self.judged = self._judged(cases, images)
+        self.evaluation_interval = self._evaluation_interval(sum(one.work for one in self.judged))
+        if self.rival:
+            # Whatever it scored before: annotations may have changed since (design, rule 5).
+            judged = self.judged
+            if self.rival.plan.spacing != self.plan.spacing:
+                judged = self._judged(cases, [PreparedImage.of(case.volume, self.rival.plan) for case in cases])
+            self.published_score, _ = judge(
+                self.rival.network, self.rival.plan, self.rival.precision, judged, self.machine
+            )
+
+    def _judged(self, cases: Sequence[TrainingCase], images: Sequence[PreparedImage]) -> list[Judged]:
+        """Return what networks are judged by: the held-out slices, or the training slices where there are none."""
+        judged = []
+        is_held_out = self.split.has_validation
+        slices = self.split.validation if is_held_out else self.split.training
+        for case, image in zip(cases, images, strict=True):
+            learnt, held_out = _parts(case, self.split)
+            judged.append(Judged.of(image, held_out if is_held_out else learnt, slices.get(case.id, [])))
+        return [one for one in judged if one.parts]
 
     def _evaluation_interval(self, voxels: int) -> int:
         """Return every how many epochs to evaluate; counted in voxels, not seconds, so that runs can be repeated."""
@@ -348,9 +366,6 @@ class _Run:
 
     def go(self, report: Callable[[Report], None]) -> Report:
         """Train until the options say stop."""
-        if self.rival:
-            # Whatever it scored before: annotations may have changed since (design, rule 5).
-            self.published_score = self._evaluate(self.rival.network, self.rival.plan)[0]
         published = self.rival is not None and self.rival.run == self.id
         score: float | None = None
         iou: dict[str, float | None] | None = None
@@ -363,7 +378,7 @@ class _Run:
             finished = self._progress() >= 1
             if finished or is_evaluated(self.epoch, self.evaluation_interval):
                 network = self.learner.result()
-                score, iou = self._evaluate(network, self.plan)
+                score, iou = judge(network, self.plan, self.learner.precision, self.judged, self.machine)
                 if self.published_score is None or score >= self.published_score:
                     self.folder.publish(self._model(network, score))
                     self.published_score, published = score, True
@@ -429,19 +444,7 @@ class _Run:
             )
         return course
 
-    def _evaluate(self, network: UNet, plan: Plan) -> tuple[float, dict[str, float | None]]:
-        """Return mean and per class IoU on the held-out slices, or on the training slices where there are none."""
-        scheme = plan.scheme
-        counts = np.zeros((len(scheme.classes), len(scheme.classes)), dtype=np.int64)
-        # In one precision throughout, so that scores can be compared.
-        segmenter = Segmenter(network, plan, self.learner.precision)
-        for case in self.evaluation:
-            prediction = segmenter.segment(case.volume, self.machine)
-            counts += confusion(prediction, case.annotation, scheme)
-        iou = iou_per_class(counts, scheme)
-        return mean_iou(iou) or 0.0, iou
-
     def _model(self, trained: UNet, score: float) -> Model:
         network = build_network(self.plan)
         network.load_state_dict(trained.state_dict())
-        return Model(network, self.plan, self.split, score, self.metric, self.id, self.epoch)
+        return Model(network, self.plan, self.split, score, self.metric, self.id, self.epoch, self.learner.precision)

@@ -47,6 +47,18 @@ class WorkingGrid:
         """Return the working voxels along an axis that the centres of voxels of the volume lie in."""
         return (2 * index + 1) * self.working[axis] // (2 * self.native[axis])
 
+    def neighbours(self, axis: int, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], Any]:
+        """Return the working voxels along an axis between which the centres of voxels of the volume lie.
+
+        Returns:
+            The lower neighbour, the upper one, and the part, 0 … 1, that the upper one has in a linear interpolation;
+            beyond the outermost working voxels these count alone.
+        """
+        last = self.working[axis] - 1
+        at = np.clip((index + 0.5) * self.working[axis] / self.native[axis] - 0.5, 0, last)
+        low = at.astype(np.int64)
+        return low, np.minimum(low + 1, last), at - low
+
     def voxel_size(self, native: Sequence[float]) -> tuple[float, ...]:
         """Return the working voxel size, given the volume's own."""
         sizes = zip(native, self.native, self.working, strict=True)

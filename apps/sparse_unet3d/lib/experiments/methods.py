@@ -184,8 +184,9 @@ def _learn_as_in_paper(plan_of: Callable[..., Plan], task: Task) -> Segment:
     plan = plan_of(task.volumes, task.scheme, task.size)
     if plan.dims == 3:
         images = [prepare_training(case.volume, case.annotation, plan) for case in task.cases]
-        network = _train(Learner(plan, images, task.machine.device, task.seed), task, task.steps)
-        return _by_volume(Segmenter(network, plan), task.machine)
+        learner = Learner(plan, images, task.machine.device, task.seed)
+        network = _train(learner, task, task.steps)
+        return _by_volume(Segmenter(network, plan, learner.precision), task.machine)
     images = [
         image
         for case in task.cases
@@ -263,7 +264,7 @@ def _learn_by_default(task: Task) -> Segment:
         options = TrainingOptions(max_epochs=epochs, seed=task.seed)
         train(task.cases, task.scheme, folder, options, PlanOptions(), task.machine, report)
     model = folder.load(task.scheme)
-    return _by_volume(Segmenter(model.network, model.plan), task.machine)
+    return _by_volume(Segmenter(model.network, model.plan, model.precision), task.machine)
 
 
 def _no_plan(_volumes: Sequence[Volume], _scheme: LabelScheme, _size: Size) -> None:

@@ -147,7 +147,7 @@ class Segmentation(InferTask):
         3D Slicer presses Run by itself after Next Sample, whose strategy may just have segmented the image.
         """
         if self._segmenter is None or self._segmenter.network is not model.network:
-            self._segmenter, self._latest = Segmenter(model.network, model.plan), None
+            self._segmenter, self._latest = Segmenter(model.network, model.plan, model.precision), None
         same = volume.array.shape, content
         if self._latest is None or self._latest[0] != same:
             machine = this_machine(self.conf.memory)

@@ -8,14 +8,24 @@ from ..core.memory import free_memory
 SHARE = 0.6
 """Of the free memory, what is used: other programs need some, and estimates are rough."""
 
+MOST = 6 * 10**9
+"""Bytes that are used at most unless a person allows more."""
+
 
 def this_machine(memory: int | None) -> Machine:
     """Return what to compute on: the GPU if there is one.
 
     Args:
-        memory: bytes that may be used, of the device's memory; None: measured anew, by what is free now.
+        memory: bytes that may be used, of the device's memory; None: by what is free now.
     """
-    cpu = Machine("cpu", memory or int(SHARE * free_memory()))
-    if default_device() == "cpu":
+    cpu = Machine("cpu", memory or _budget(free_memory()))
+    device = default_device()
+    if device == "cpu":
         return cpu
-    return Machine("cuda", memory or int(SHARE * torch.cuda.mem_get_info()[0]), instead=cpu)
+    # Apple's GPU computes in the computer's own memory.
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else free_memory()
+    return Machine(device, memory or _budget(free), fallback=cpu)
+
+
+def _budget(free: int) -> int:
+    return min(MOST, int(SHARE * free))
