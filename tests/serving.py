@@ -76,9 +76,9 @@ def stored(studies: Path, tag: str, image: str = "a") -> NDArray[np.uint8]:
     return np.asarray(nibabel.load(studies / "labels" / tag / f"{image}.nii.gz").dataobj)
 
 
-def publish(folder: Path, scheme: LabelScheme, channels: int = 1) -> None:
+def publish(folder: Path, scheme: LabelScheme, channels: int = 1, width: int = 2) -> None:
     """Publish an untrained model."""
-    plan = Plan(scheme=scheme, channels=channels, spacing=None, width=2, tile=(92, 92, 92))
+    plan = Plan(scheme=scheme, channels=channels, spacing=None, width=width, tile=(92, 92, 92))
     model = Model(build_network(plan).eval(), plan, SliceSplit({}, {}), 0.5, "validation IoU", "a run", 3)
     ModelFolder(folder).publish(model)
 

@@ -21,6 +21,7 @@ from lib.server.infer import Segmentation
 from lib.server.next_slices import NextSlices
 from lib.server.replies import errors_for_clients, not_found, submission_reply
 from lib.server.scoring import IouScoring
+from lib.server.stopping import end_on_signals
 from lib.server.strategies import NextSlice, Sparse
 from lib.server.studies import require_folder
 from lib.server.suggestions import Suggestions
@@ -64,7 +65,7 @@ class SparseUNet3D(MONAILabelApp):
         return {
             NAME: segmentation,
             "accept_slice": AcceptSlice(self.settings, self._datastore, segmentation),
-            "next_slices": NextSlices(self._datastore, self._suggestions),
+            "next_slices": NextSlices(self._suggestions),
         }
 
     def init_trainers(self) -> dict[str, Trainer]:
@@ -87,6 +88,7 @@ class SparseUNet3D(MONAILabelApp):
             except InputError as error:
                 refuse_to_start(error)
         super().on_init_complete()
+        end_on_signals()
 
     def info(self) -> dict[str, Any]:
         device = default_device()

@@ -231,3 +231,23 @@ def test_where_all_is_near_slices_painted_in_part_those_with_most_unpainted_are_
         AnnotatedSlice(1, index) for index in range(40)
     }
     assert suggest_slices(shape, annotated, 3, Evidence(SCHEME, np.full(shape, 3, np.uint8), labels, labels)) == []
+
+
+def test_large_volumes_are_looked_at_coarsely(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (60, 48, 24)
+    labels = np.zeros(shape, np.uint8)
+    labels[12:20, 30:40, 5:15] = 1
+    labels[40:50, 8:14, 8:20] = 2
+    annotated = [AnnotatedSlice(0, 15), AnnotatedSlice(1, 35), AnnotatedSlice(2, 10)]
+    annotation = np.zeros(shape, np.uint8)
+    annotation[15], annotation[:, 35], annotation[:, :, 10] = 3, 3, 3
+    known = Evidence(SCHEME, annotation, labels, np.full(shape, 30, np.uint8))
+    exact = suggest_slices(shape, annotated, 3, known)
+    # A fourth of the voxels: blocks of 2 × 2 × 1.
+    monkeypatch.setattr("lib.core.suggestion.MOST_VOXELS", labels.size // 4)
+    coarse = suggest_slices(shape, annotated, 3, known)
+    assert [one.place.axis for one in coarse] == [one.place.axis for one in exact]
+    for one, other in zip(coarse, exact, strict=True):
+        assert abs(one.place.index - other.place.index) <= 2
+        assert one.score == pytest.approx(other.score, rel=0.15)
+    assert not {one.place for one in coarse} & set(annotated)

@@ -1,5 +1,6 @@
 """Files that others read are written beside their place and renamed into it."""
 
+import errno
 import json
 import os
 import tempfile
@@ -32,8 +33,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with beside.open("r+b") as written:  # Windows syncs only what is open for writing
             os.fsync(written.fileno())
         beside.replace(path)
+        _sync_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a renamed file survive a loss of power; Windows, which can't open folders, does so by itself."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems can't.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_json(path: str | Path, value: Any) -> None:

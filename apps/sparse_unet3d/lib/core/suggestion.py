@@ -1,9 +1,10 @@
 """Which slices are worth annotating next: those near most objects and doubt that no annotated slice is near."""
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ STRIP = 8
 
 PLANES = 16
 """Of a volume, looked at together."""
+
+MOST_VOXELS = 2**22
+"""Voxels that are looked at; of a larger volume some in between are left out."""
 
 DIGITS = 6
 """Of scores: slices that differ in the next one are as good."""
@@ -83,6 +87,9 @@ def suggest_slices(
     if evidence is None:
         places = evenly_spaced(annotated, shape, count)
         return [Suggestion(place, None, "spread evenly over the volume") for place in places]
+    steps = _steps(shape)
+    if max(steps) > 1:
+        return _suggest_coarsely(annotated, count, evidence, steps)
     worth = worth_by_class(evidence)
     # Where not all classes are predicted, as by a young model, the sum is less than 1.
     total = float(worth.sum(dtype=np.float64))
@@ -92,6 +99,33 @@ def suggest_slices(
         Suggestion(place, score / total, f"{where} {score / total:.1%} of all objects and doubt")
         for where, found in (("near it, and near no annotated slice, is", best), ("unpainted in it is", fullest))
         for place, score in found
+    ]
+
+
+def _steps(shape: Sequence[int]) -> list[int]:
+    """Return every how many voxels to look at along each axis, so that they are ``MOST_VOXELS`` at most."""
+    steps = [1, 1, 1]
+    while math.prod(-(-n // step) for n, step in zip(shape, steps, strict=True)) > MOST_VOXELS:
+        longest = max(range(3), key=lambda axis: shape[axis] / steps[axis])
+        steps[longest] += 1
+    return steps
+
+
+def _suggest_coarsely(
+    annotated: Sequence[AnnotatedSlice], count: int, evidence: Evidence, steps: Sequence[int]
+) -> list[Suggestion]:
+    """Suggest slices of a large volume by the voxels in the middle of blocks, whose sides are the steps."""
+    middles = tuple(slice((step - 1) // 2, None, step) for step in steps)
+    annotation, labels, entropy = (
+        np.ascontiguousarray(voxels[middles]) for voxels in (evidence.annotation, evidence.labels, evidence.entropy)
+    )
+    shape = annotation.shape
+    near = {AnnotatedSlice(axis, min(index // steps[axis], shape[axis] - 1)) for axis, index in annotated}
+    coarse = suggest_slices(shape, sorted(near), count, Evidence(evidence.scheme, annotation, labels, entropy))
+    return [
+        replace(one, place=AnnotatedSlice(axis, index * steps[axis] + (steps[axis] - 1) // 2))
+        for one in coarse
+        for axis, index in [one.place]
     ]
 
 

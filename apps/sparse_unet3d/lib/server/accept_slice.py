@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from ..core.errors import InputError
-from ..core.volumes import read_volume
+from ..core.volumes import read_geometry
 from .conf import Conf
 from .datastore import AnnotationStore
 from .infer import Segmentation, result_ending, write_result
@@ -28,7 +27,7 @@ class AcceptSlice(InferTask):
     is a model to predict with, on images of a local datastore.
     """
 
-    def __init__(self, conf: Conf, datastore: Datastore, segmentation: Segmentation) -> None:
+    def __init__(self, conf: Conf, datastore: AnnotationStore, segmentation: Segmentation) -> None:
         # Without labels, as the plugin runs the first model that has one of the app's on every image that it loads.
         super().__init__(type=InferType.DEEPGROW, labels=None, dimension=2, description=DESCRIPTION)
         self.scheme = conf.scheme
@@ -36,7 +35,7 @@ class AcceptSlice(InferTask):
         self.segmentation = segmentation
 
     def is_valid(self) -> bool:
-        return isinstance(self.datastore, AnnotationStore) and self.segmentation.is_valid()
+        return self.segmentation.is_valid()
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Cut a slice out of the stored prediction of an image.
@@ -60,31 +59,31 @@ class AcceptSlice(InferTask):
                 f"label {label!r}: slices are accepted into painted classes; choose one of "
                 f"{', '.join(self.scheme.classes)} as label, then click"
             )
-        volume = read_volume(request["image"])
         image_id = request.get("image_id")
-        if image_id is None or not isinstance(self.datastore, AnnotationStore):
+        if image_id is None:
             raise InputError(
                 "slices can be accepted in images of the studies folder only, since of others no prediction is "
                 "kept; put the image there and load it by Next Sample"
             )
+        image = read_geometry(request["image"])
         try:
-            prediction = stored_prediction(self.datastore, image_id, volume, self.scheme)
+            prediction = stored_prediction(self.datastore, image_id, image, self.scheme)
         except InputError as error:
             raise InputError(f"{error}; press Run first, then click again") from error
-        if type(k) is not int or not 0 <= k < volume.shape[2]:
+        if type(k) is not int or not 0 <= k < image.shape[2]:
             raise InputError(
-                f"slice {k!r}: the image has slices 0 … {volume.shape[2] - 1}; click inside of it, in the view across "
+                f"slice {k!r}: the image has slices 0 … {image.shape[2] - 1}; click inside of it, in the view across "
                 "its third axis"
             )
         # Where no class is predicted, background is.
-        is_class = prediction == (self.scheme.background, *self.scheme.foreground).index(label)
-        accepted = np.zeros(volume.shape, dtype=np.uint8)
-        index = volume.slice_from_slicer(k)
-        accepted[:, :, index] = is_class[:, :, index]
-        count = int(accepted.sum())
+        value = (self.scheme.background, *self.scheme.foreground).index(label)
+        accepted = np.zeros(image.shape, dtype=np.uint8)
+        index = image.slice_from_slicer(k)
+        accepted[:, :, index] = prediction[:, :, index] == value
+        count = np.count_nonzero(accepted[:, :, index])
         if not count:
             raise InputError(
                 f"the model predicts no {label} in slice {k} across the image's third axis, so nothing is changed; "
                 "paint it, or click in another slice"
             )
-        return write_result(accepted, volume, ending), {"label_names": {label: 1}, "slice": k, "voxels": count}
+        return write_result(accepted, image, ending), {"label_names": {label: 1}, "slice": k, "voxels": int(count)}

@@ -7,6 +7,7 @@ several processes may change it, and an index that is lost or damaged is made an
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,10 +24,10 @@ from watchdog.observers import Observer
 from watchdog.observers.polling import PollingObserver
 
 from ..core.errors import InputError
-from ..core.files import write_json
+from ..core.files import replacing, write_json
 from ..core.formats import ENDINGS, split_ending
 from ..core.image_files import ImageFiles, files_of, images_in, is_listed
-from ..core.volumes import read_volume, write_label_map
+from ..core.volumes import Volume, checksum, read_volume, write_label_map
 from .replies import not_found
 from .studies import describe_unused
 
@@ -50,6 +51,7 @@ class FolderStore(LocalDatastore):
         self._orphans: dict[str, list[str]] = {}
         self._readable: dict[str, object] = {}
         self._unreadable: dict[str, object] = {}
+        self._checksums: dict[str, tuple[object, int]] = {}
         super().__init__(studies, extensions=[f"*{ending}" for ending in ENDINGS], auto_reload=False, read_only=True)
         # One lock object: it can be taken again by the thread that holds it.
         self._lock = FileLock(self._lock_file)
@@ -153,7 +155,35 @@ class FolderStore(LocalDatastore):
         Raises:
             InputError: what is painted on it couldn't be used.
         """
-        read_volume(self.get_image_uri(image_id))
+        self.checksum(image_id)
+
+    def read_image(self, image_id: str) -> tuple[Volume, int]:
+        """Read an image; return its checksum, too.
+
+        Raises:
+            InputError: it can't be read.
+        """
+        stamp = self._stamp(image_id)
+        volume = read_volume(self.get_image_uri(image_id))
+        self._checksums[image_id] = stamp, checksum(volume)
+        return volume, self._checksums[image_id][1]
+
+    def has_read(self, image_id: str) -> bool:
+        """Tell whether an image was read as it is now, so that its checksum is known."""
+        return image_id in self._checksums and self._checksums[image_id][0] == self._stamp(image_id)
+
+    def checksum(self, image_id: str) -> int:
+        """Return ``volumes.checksum`` of an image, which is read only if it has changed since.
+
+        Raises:
+            InputError: it can't be read.
+        """
+        return self._checksums[image_id][1] if self.has_read(image_id) else self.read_image(image_id)[1]
+
+    def _stamp(self, image_id: str) -> object:
+        """Return what changes when a file of an image is written."""
+        states = [(path, path.stat()) for path in self.image_files(image_id)]
+        return [(path, state.st_mtime_ns, state.st_size) for path, state in states]
 
     def labels_without_image(self) -> dict[str, list[str]]:
         """Return the tags of the labels under names that no image of the folder has, by that name."""
@@ -184,11 +214,19 @@ class FolderStore(LocalDatastore):
     def _store(
         self, image_id: str, tag: str, array: NDArray[np.uint8], affine: NDArray[np.float64], info: dict[str, Any]
     ) -> None:
-        path = self._label_path(image_id, tag)
-        info = {**info, "ts": int(time.time()), "name": path.name}
         # The label first: if the server is killed between the two, the label's info is too old, and ``_settle``
         # sees that. The other way round an old label would pass for the new one.
-        write_label_map(path, array, affine)
+        write_label_map(self._label_path(image_id, tag), array, affine)
+        self._store_info(image_id, tag, info)
+
+    def _store_copy(self, image_id: str, tag: str, of: str, info: dict[str, Any]) -> None:
+        """Store the file of another tag under this one too; no link, as who edits one would change the other."""
+        with replacing(self._label_path(image_id, tag)) as beside:
+            shutil.copyfile(self._label_path(image_id, of), beside)
+        self._store_info(image_id, tag, info)
+
+    def _store_info(self, image_id: str, tag: str, info: dict[str, Any]) -> None:
+        info = {**info, "ts": int(time.time()), "name": self._label_path(image_id, tag).name}
         write_json(self._info_path(image_id, tag), info)
         self._datastore.objects[image_id].labels[tag] = DataModel(info=info, ext=".nii.gz")
 

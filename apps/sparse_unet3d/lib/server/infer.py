@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from numpy.typing import NDArray
 
@@ -18,11 +17,12 @@ from ..core.errors import InputError
 from ..core.model import Model, ModelFolder, check_fit
 from ..core.segmentation import Segmenter
 from ..core.suggestion import mean_by_class
-from ..core.volumes import Volume, read_volume, write_label_map
+from ..core.volumes import Placed, Volume, checksum, read_volume, write_label_map
 from .conf import Conf
 from .datastore import AnnotationStore
 from .machine import this_machine
-from .predictions import checksum, facts
+from .predictions import facts
+from .stopping import go_on
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Segmentation(InferTask):
     Not offered as long as no model is published that fits the server's label scheme.
     """
 
-    def __init__(self, conf: Conf, datastore: Datastore) -> None:
+    def __init__(self, conf: Conf, datastore: AnnotationStore) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
             labels={name: value for value, name in enumerate(conf.scheme.predicted, start=1)},
@@ -121,12 +121,15 @@ class Segmentation(InferTask):
         """
         began = time.monotonic()
         model = self.model()
-        volume = read_volume(image)
+        if image_id:
+            volume, content = self.datastore.read_image(image_id)
+        else:
+            volume = read_volume(image)
+            content = checksum(volume)
         try:
             check_fit(self.folder.published, model.plan, self.conf.scheme, volume.channels)
         except InputError as error:
             raise InputError(f"{volume.name}: {error}") from error
-        content = checksum(volume)
         with self._one_at_a_time:
             prediction, entropy = self._segment(model, volume, content, image)
         info = {
@@ -135,7 +138,7 @@ class Segmentation(InferTask):
             "uncertainty": round(mean_by_class(prediction, entropy), 4),
             "seconds": round(time.monotonic() - began, 1),
         }
-        if image_id and isinstance(self.datastore, AnnotationStore):
+        if image_id:
             self.datastore.save_prediction(image_id, prediction, entropy, volume.affine, info)
         return volume, prediction, {"label_names": self.labels, **info}
 
@@ -167,7 +170,7 @@ def result_ending(request: Mapping[str, Any]) -> str:
     return str(ending)
 
 
-def write_result(array: NDArray[np.uint8], volume: Volume, ending: str) -> str:
+def write_result(array: NDArray[np.uint8], volume: Placed, ending: str) -> str:
     """Write a map (X, Y, Z) over a volume to a temporary file, placed where 3D Slicer shows the volume.
 
     The server removes the file once it is sent.
@@ -179,12 +182,13 @@ def write_result(array: NDArray[np.uint8], volume: Volume, ending: str) -> str:
 
 
 class _LogProgress:
-    """Logs every tenth of the work."""
+    """Logs every tenth of the work, and ends it where the server is being stopped."""
 
     def __init__(self, image: str) -> None:
         self.image, self.logged = image, 0
 
     def __call__(self, done: float) -> None:
+        go_on()
         tenths = int(done * 10)
         if tenths > self.logged:
             self.logged = tenths

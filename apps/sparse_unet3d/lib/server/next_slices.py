@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from ..core.errors import InputError
 from ..core.labels import ANNOTATE_HERE
 from ..core.marks import mark_slices
 from ..core.slice_names import SliceNames
-from .datastore import AnnotationStore
 from .infer import result_ending, write_result
 from .suggestions import NOTHING_LEFT, Suggestions, described
 
@@ -27,7 +25,7 @@ class NextSlices(InferTask):
     Offered as soon as there is a model: before, it would be the one that the plugin's Run button runs.
     """
 
-    def __init__(self, datastore: Datastore, suggestions: Suggestions) -> None:
+    def __init__(self, suggestions: Suggestions) -> None:
         # Without labels, as the plugin runs the first model that has one of the app's on every image that it loads.
         super().__init__(
             type=InferType.SEGMENTATION,
@@ -36,11 +34,10 @@ class NextSlices(InferTask):
             description=f"Marks the slices that are worth painting next, in the segment '{ANNOTATE_HERE}'",
             config={"slices": COUNT},
         )
-        self.datastore = datastore
         self.suggestions = suggestions
 
     def is_valid(self) -> bool:
-        return isinstance(self.datastore, AnnotationStore) and self.suggestions.segmentation.is_valid()
+        return self.suggestions.segmentation.is_valid()
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Mark slices of an image of the datastore.

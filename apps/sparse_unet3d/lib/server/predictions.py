@@ -1,18 +1,16 @@
 """What is kept with a prediction, so that it is known whether it can still be gone by."""
 
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from monailabel.interfaces.datastore import Datastore
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
 from ..core.labels import LabelScheme
 from ..core.model import Model
-from ..core.volumes import Volume, onto_grid, read_label_map
-from .datastore import PREDICTION
+from ..core.volumes import Placed, onto_grid, read_label_map
+from .datastore import PREDICTION, AnnotationStore
 
 
 def facts(model: Model) -> dict[str, Any]:
@@ -32,22 +30,17 @@ def is_by(model: Model, info: Mapping[str, Any]) -> bool:
     return isinstance(kept, Mapping) and {**known, **kept} == known
 
 
-def checksum(volume: Volume) -> int:
-    """Return a number that tells an image from another one that came in its place."""
-    return zlib.crc32(np.ascontiguousarray(volume.array).data, zlib.crc32(volume.affine.tobytes()))
-
-
-def stored_prediction(store: Datastore, image_id: str, volume: Volume, scheme: LabelScheme) -> NDArray[np.uint8]:
+def stored_prediction(store: AnnotationStore, image_id: str, image: Placed, scheme: LabelScheme) -> NDArray[np.uint8]:
     """Return the prediction that is stored of an image, by whichever model.
 
     Args:
         store: the datastore.
         image_id: the image's name.
-        volume: the image.
+        image: its grid.
         scheme: the label scheme.
 
     Returns:
-        (X, Y, Z) on the volume's grid, 0 background, 1 … K foreground.
+        (X, Y, Z) on the image's grid, 0 background, 1 … K foreground.
 
     Raises:
         InputError: it isn't there, can't be read, or is of another image or other classes.
@@ -62,6 +55,6 @@ def stored_prediction(store: Datastore, image_id: str, volume: Volume, scheme: L
             f"{', '.join(scheme.predicted)}"
         )
     # Earlier versions of this software didn't keep it.
-    if info.get("image") not in (None, checksum(volume)):
+    if info.get("image") is not None and info["image"] != store.checksum(image_id):
         raise InputError(f"image {image_id!r}: the stored prediction is of another image that was there before")
-    return onto_grid(read_label_map(store.get_label_uri(image_id, PREDICTION)), volume).astype(np.uint8)
+    return onto_grid(read_label_map(store.get_label_uri(image_id, PREDICTION)), image).astype(np.uint8, copy=False)

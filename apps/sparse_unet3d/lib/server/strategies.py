@@ -7,7 +7,6 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import HTTPException
-from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from ..core.errors import InputError
@@ -34,7 +33,7 @@ class Sparse(Strategy):
     def __init__(self) -> None:
         super().__init__("Image with the fewest annotated slices")
 
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+    def __call__(self, request: Mapping[str, Any], datastore: AnnotationStore) -> dict[str, Any] | None:
         images = _ordered(datastore, lambda image_id: _annotated_slices(image_id, datastore))
         return {"id": images[0]} if images else None
 
@@ -51,9 +50,7 @@ class NextSlice(Strategy):
         super().__init__("Image of which the latest prediction was least sure, and the slice to paint next")
         self.suggestions = suggestions
 
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        if not isinstance(datastore, AnnotationStore):
-            raise InputError("next_slice works on a local studies folder only; choose another strategy")
+    def __call__(self, request: Mapping[str, Any], datastore: AnnotationStore) -> dict[str, Any] | None:
         values = {image_id: _uncertainty(image_id, datastore) for image_id in datastore.list_images()}
         known = {image_id: value for image_id, value in values.items() if value is not None}
         mean = sum(known.values()) / len(known) if known else 0.0
@@ -93,7 +90,7 @@ class NextSlice(Strategy):
         return None
 
 
-def _ordered(datastore: Datastore, merit: Callable[[str], Any]) -> list[str]:
+def _ordered(datastore: AnnotationStore, merit: Callable[[str], Any]) -> list[str]:
     """Return all images: those of the least merit first, that weren't just offered and that can be read."""
     recently = time.time() - PASSED_OVER
 
@@ -101,18 +98,18 @@ def _ordered(datastore: Datastore, merit: Callable[[str], Any]) -> list[str]:
         annotation = datastore.get_label_info(image_id, FINAL)
         offered = _offered(datastore.get_image_info(image_id))
         passed_over = offered > max(recently, annotation.get("ts", 0))
-        unreadable = isinstance(datastore, AnnotationStore) and datastore.is_unreadable(image_id)
+        unreadable = datastore.is_unreadable(image_id)
         return unreadable, offered if passed_over else 0, merit(image_id), offered, image_id
 
     return sorted(datastore.list_images(), key=rank)
 
 
-def _annotated_slices(image_id: str, datastore: Datastore) -> int:
+def _annotated_slices(image_id: str, datastore: AnnotationStore) -> int:
     statistics = datastore.get_label_info(image_id, FINAL).get("statistics", {})
     return sum(map(len, statistics.get("annotated_slices", [])))
 
 
-def _uncertainty(image_id: str, datastore: Datastore) -> float | None:
+def _uncertainty(image_id: str, datastore: AnnotationStore) -> float | None:
     """Return how unsure the latest prediction was, None if unknown; clients may have written anything there."""
     value = datastore.get_label_info(image_id, PREDICTION).get("uncertainty")
     return value if isinstance(value, int | float) and 0 <= value <= 1 else None

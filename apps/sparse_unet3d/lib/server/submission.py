@@ -14,7 +14,7 @@ from ..core.file_contents import is_slicer_segmentation
 from ..core.labels import RESERVED, UNLABELLED, LabelScheme
 from ..core.slice_names import SliceNames
 from ..core.slicer_segmentation import SlicerSegmentation, read_slicer_segmentation
-from ..core.volumes import LabelMap, box_onto_grid, onto_grid, read_label_map, read_volume
+from ..core.volumes import LabelMap, box_onto_grid, onto_grid, read_geometry, read_label_map
 
 ZeroMeans = Literal["0", "none"]
 """Which voxels of a ready-made mask are unlabelled: those of value 0, or none, as 0 is the background class."""
@@ -71,12 +71,12 @@ def read_submission(
             segment that the scheme doesn't know, or nothing painted.
     """
     if is_slicer_segmentation(label_file):
-        paint, warnings = _paint_of_segments(read_slicer_segmentation(label_file), scheme)
+        box, warnings = _paint_of_segments(read_slicer_segmentation(label_file), scheme)
         # One without any paint has no place in space.
-        _require_paint(paint.array, scheme)
-        volume = read_volume(image_file)
-        annotation = box_onto_grid(paint, volume).astype(np.uint8)
-        left_out = np.count_nonzero(paint.array) - np.count_nonzero(annotation)
+        _require_paint(box.array, scheme)
+        image = read_geometry(image_file)
+        annotation = box_onto_grid(box, image).astype(np.uint8, copy=False)
+        left_out = np.count_nonzero(box.array) - np.count_nonzero(annotation)
         if left_out:
             warnings.append(f"{left_out} painted voxels lie outside the image and were left out")
     else:
@@ -87,11 +87,16 @@ def read_submission(
                 f'{{"label_info": [{{"name": "{scheme.classes[0]}"}}, {{"name": "{scheme.background}"}}]}}'
             )
         names = scheme.classes if label_info is None else _segment_names(label_info)
-        table, warnings = _table(np.unique(label.array), names, scheme, named=label_info is not None)
-        volume = read_volume(image_file)
-        annotation = table[onto_grid(label, volume)]
+        # Paint is a small part of most volumes, and whatever is done to every voxel of a large one takes seconds.
+        painted = np.flatnonzero(label.array)
+        values = label.array.ravel()[painted]
+        table, warnings = _table(np.unique(values), names, scheme, named=label_info is not None)
+        paint = np.zeros(label.array.shape, dtype=np.uint8)
+        paint.ravel()[painted] = table[values]
+        image = read_geometry(image_file)
+        annotation = onto_grid(replace(label, array=paint), image).astype(np.uint8, copy=False)
     _require_paint(annotation, scheme)
-    return Submission(annotation, volume.affine, volume.slicer_affine, SliceNames.of(volume), warnings)
+    return Submission(annotation, image.affine, image.slicer_affine, SliceNames.of(image), warnings)
 
 
 def read_ready_made(
@@ -187,12 +192,12 @@ def _segment_names(label_info: object) -> list[str]:
 def _table(
     values: NDArray[np.integer[Any]], names: Sequence[str], scheme: LabelScheme, named: bool
 ) -> tuple[NDArray[np.uint8], list[str]]:
-    """Return the annotation value of each value of the label, and warnings.
+    """Return the annotation value of each value of the label, which has those of ``values`` and 0, and warnings.
 
     Voxel value v belongs to the v-th name. The ``idx`` that the plugin sends besides counts segments that it
     doesn't export, so it can't be used.
     """
-    if values[-1] > len(names):
+    if values.size and values[-1] > len(names):
         raise InputError(
             f"the label has voxels of value {values[-1]}, but "
             + (
@@ -202,7 +207,7 @@ def _table(
                 + ", ".join(f"{value} {name}" for value, name in enumerate(names, start=1))
             )
         )
-    painted = set(values.tolist()) - {0}
+    painted = set(values.tolist())
     table = np.zeros(len(names) + 1, dtype=np.uint8)
     warnings = []
     for value, name in enumerate(names, start=1):

@@ -1,17 +1,17 @@
 """Which slices of an image of the datastore are worth annotating next, by the latest prediction."""
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..core.annotations import AnnotatedSlice, fill_unpainted
 from ..core.errors import InputError
 from ..core.slice_names import SliceNames
 from ..core.suggestion import Evidence, Suggestion, expected_gain, suggest_slices
-from ..core.volumes import Volume, onto_grid, read_label_map, read_volume
+from ..core.volumes import Geometry, Placed, onto_grid, read_geometry, read_label_map
 from .conf import Conf
 from .datastore import PREDICTION, UNCERTAINTY, AnnotationStore
 from .infer import Segmentation
@@ -30,7 +30,7 @@ class Suggestions:
         self.scheme, self.unpainted = conf.scheme, conf.plan.unpainted
         self.store, self.segmentation = store, segmentation
 
-    def of(self, image_id: str, count: int, at_once: bool = False) -> tuple[Volume, list[Suggestion], str]:
+    def of(self, image_id: str, count: int, at_once: bool = False) -> tuple[Geometry, list[Suggestion], str]:
         """Suggest slices of an image.
 
         Args:
@@ -39,28 +39,25 @@ class Suggestions:
             at_once: go by what was predicted last, by whichever model, rather than predict anew.
 
         Returns:
-            The image; the suggestions in the order to paint them, none if every slice is annotated, or every voxel
-            labelled; and a note for people, empty if there is nothing to say.
+            The image's grid; the suggestions in the order to paint them, none if every slice is annotated, or every
+            voxel labelled; and a note for people, empty if there is nothing to say.
 
         Raises:
             InputError: the image or its annotation can't be read.
         """
-        volume = read_volume(self.store.get_image_uri(image_id))
-        annotation = np.zeros(volume.shape, dtype=np.uint8)
-        if FINAL in self.store.get_labels_by_image_id(image_id):
-            annotation = self._map(image_id, FINAL, volume)
+        image = read_geometry(self.store.get_image_uri(image_id))
         statistics = self.store.get_label_info(image_id, FINAL).get("statistics", {})
-        annotated = _places(statistics.get("annotated_slices", []))
-        if self.unpainted == "background":
-            annotation = fill_unpainted(annotation, annotated, self.scheme)
-        else:
+        painted = annotated = _places(statistics.get("annotated_slices", []))
+        if self.unpainted == "unlabelled":
             # Nobody may have meant these dabs as slices.
             dabs = _places(statistics.get("mostly_unpainted", []))
             annotated = [place for place in annotated if place not in dabs]
-        if annotation.all() or len(annotated) == sum(volume.shape):
-            return volume, [], ""
-        evidence, note = self._evidence(image_id, volume, annotation, at_once)
-        return volume, suggest_slices(volume.shape, annotated, count, evidence), note
+        if statistics.get("labelled_voxels") == math.prod(image.shape) or len(annotated) == sum(image.shape):
+            return image, [], ""
+        evidence, note = self._evidence(image_id, image, painted, at_once)
+        if evidence is not None and evidence.annotation.all():
+            return image, [], ""
+        return image, suggest_slices(image.shape, annotated, count, evidence), note
 
     def paint_next(self, image_id: str) -> str | None:
         """Return in a line, for the annotator, which slice of an image to paint next; None if that can't be told.
@@ -68,7 +65,7 @@ class Suggestions:
         Nothing is predicted for it, so that the reply to a submission comes soon.
         """
         try:
-            volume, suggestions, note = self.of(image_id, 1, at_once=True)
+            image, suggestions, note = self.of(image_id, 1, at_once=True)
             gain = self.gain()
         except Exception:
             # What was submitted is stored, and isn't to look as if it weren't, whatever goes wrong here.
@@ -79,7 +76,7 @@ class Suggestions:
         (suggestion,) = suggestions
         brings = "" if gain is None else f"; going by the slices so far it brings about {gain:.3f} IoU"
         older = f" ({note})" if note and suggestion.score is not None else ""
-        return f"{_named(suggestion, SliceNames.of(volume))}: {suggestion.why}{older}{brings}"
+        return f"{_named(suggestion, SliceNames.of(image))}: {suggestion.why}{older}{brings}"
 
     def gain(self) -> float | None:
         """Return how much validation IoU the next slice is expected to bring; None if there is too little to go by."""
@@ -88,17 +85,19 @@ class Suggestions:
         return None if gain is None else round(gain, 4)
 
     def _evidence(
-        self, image_id: str, volume: Volume, annotation: NDArray[np.uint8], at_once: bool
+        self, image_id: str, image: Geometry, painted: Sequence[AnnotatedSlice], at_once: bool
     ) -> tuple[Evidence | None, str]:
         """Return what the model says, and a note; None where it says nothing, so that slices are spread evenly."""
         try:
             model = self.segmentation.model()
         except InputError as error:
             return None, f"the slices are spread evenly: {error}"
+        if at_once and not self.store.has_read(image_id):
+            return None, "the slices are spread evenly: the image wasn't read since the server started"
         is_latest = is_by(model, self.store.get_label_info(image_id, PREDICTION))
         if at_once or is_latest:
             try:
-                evidence = self._stored(image_id, volume, annotation)
+                evidence = self._stored(image_id, image, painted)
                 return evidence, "" if is_latest else "by an earlier model's prediction"
             except InputError as error:
                 if at_once:
@@ -106,24 +105,26 @@ class Suggestions:
                 logger.warning("The prediction of %s is made anew: %s", image_id, error)
         self.segmentation.predict(self.store.get_image_uri(image_id), image_id)
         return (
-            self._stored(image_id, volume, annotation),
+            self._stored(image_id, image, painted),
             "the image was segmented anew, as there was no prediction by the model in use",
         )
 
-    def _stored(self, image_id: str, volume: Volume, annotation: NDArray[np.uint8]) -> Evidence:
+    def _stored(self, image_id: str, image: Geometry, painted: Sequence[AnnotatedSlice]) -> Evidence:
         """Return the evidence of the stored prediction.
 
         Raises:
             InputError: it isn't there, can't be read, or is of another image or other classes.
         """
-        labels = stored_prediction(self.store, image_id, volume, self.scheme)
-        return Evidence(self.scheme, annotation, labels, self._map(image_id, UNCERTAINTY, volume))
-
-    def _map(self, image_id: str, tag: str, volume: Volume) -> NDArray[np.uint8]:
-        if tag not in self.store.get_labels_by_image_id(image_id):
-            raise InputError(f"image {image_id!r}: no {tag} is stored")
-        stored = read_label_map(self.store.get_label_uri(image_id, tag))
-        return onto_grid(stored, volume).astype(np.uint8)
+        labels = stored_prediction(self.store, image_id, image, self.scheme)
+        if UNCERTAINTY not in self.store.get_labels_by_image_id(image_id):
+            raise InputError(f"image {image_id!r}: no {UNCERTAINTY} is stored")
+        entropy = onto_grid(read_label_map(self.store.get_label_uri(image_id, UNCERTAINTY)), image)
+        annotation = np.zeros(image.shape, dtype=np.uint8)
+        if image_id in self.store.get_labeled_images():
+            annotation = self.store.annotation(image_id, image, self.scheme)
+        if self.unpainted == "background":
+            annotation = fill_unpainted(annotation, painted, self.scheme)
+        return Evidence(self.scheme, annotation, labels, entropy.astype(np.uint8, copy=False))
 
 
 def _places(by_axis: Sequence[Sequence[int]]) -> list[AnnotatedSlice]:
@@ -131,7 +132,7 @@ def _places(by_axis: Sequence[Sequence[int]]) -> list[AnnotatedSlice]:
     return [AnnotatedSlice(axis, index) for axis, indices in enumerate(by_axis) for index in indices]
 
 
-def described(suggestion: Suggestion, volume: Volume, names: SliceNames) -> dict[str, Any]:
+def described(suggestion: Suggestion, volume: Placed, names: SliceNames) -> dict[str, Any]:
     """Return a suggestion as JSON values.
 
     Returns:

@@ -299,9 +299,10 @@ class VersionStore(FolderStore):
             "earlier": _what_is_gone(before, facts["statistics"]) if "version" in before else None,
             "warnings": submission.warnings,
         }
-        self._store(image_id, f"{VERSION}{version}", submission.annotation, submission.affine, info)
+        tag = f"{VERSION}{version}"
+        self._store(image_id, tag, submission.annotation, submission.affine, info)
         entry.image.info = {**entry.image.info, "versions": version}
-        self._make_current(image_id, submission.annotation, submission.affine, submission.slicer_affine, info)
+        self._make_current(image_id, submission.annotation, submission.affine, submission.slicer_affine, info, tag)
         return info
 
     def _make_current(
@@ -311,13 +312,18 @@ class VersionStore(FolderStore):
         affine: NDArray[np.float64],
         slicer_affine: NDArray[np.float64] | None,
         info: dict[str, Any],
+        same: str | None = None,
     ) -> None:
-        """Store an annotation under the tags ``final`` and ``original``."""
+        """Store an annotation under the tags ``final`` and ``original``; ``same`` is one that has the same file."""
         self._keep_ready_made(image_id)
-        self._store(image_id, FINAL, annotation, affine, info)
+        if same:
+            self._store_copy(image_id, FINAL, same, info)
+        else:
+            self._store(image_id, FINAL, annotation, affine, info)
         # In the list that Slicer makes its segments from, the server's stand first: later ones overwrite earlier
         # ones on submit. All that one label has of names are contiguous values from 1, so paint moves up.
-        shifted = np.where(annotation > 0, annotation + np.uint8(len(self.scheme.not_paint)), 0).astype(np.uint8)
+        shifted = np.zeros_like(annotation)
+        np.add(annotation, np.uint8(len(self.scheme.not_paint)), out=shifted, where=annotation > 0)
         names = {name: value for value, name in enumerate(self.scheme.segments, start=1)}
         shown = affine if slicer_affine is None else slicer_affine
         self._store(
@@ -368,9 +374,9 @@ class VersionStore(FolderStore):
         info = {"version": newest, "label_names": self._label_names(), **self.get_label_info(image_id, tag)}
         stored = read_label_map(path)
         annotation = remap(stored.array.astype(np.uint8), info["label_names"], self.scheme, path)
-        volume = read_volume(self.get_image_uri(image_id))
+        image = read_geometry(self.get_image_uri(image_id))
         self._make_current(
-            image_id, annotation, stored.affine, volume.slicer_affine, {**info, **self._facts(annotation)}
+            image_id, annotation, stored.affine, image.slicer_affine, {**info, **self._facts(annotation)}
         )
         return True
 
