@@ -88,11 +88,12 @@ def read_submission(
             )
         names = scheme.classes if label_info is None else _segment_names(label_info)
         # Paint is a small part of most volumes, and whatever is done to every voxel of a large one takes seconds.
-        painted = np.flatnonzero(label.array)
-        values = label.array.ravel()[painted]
+        stored = label.array.ravel(order="K")
+        painted = np.flatnonzero(stored)
+        values = stored[painted]
         table, warnings = _table(np.unique(values), names, scheme, named=label_info is not None)
-        paint = np.zeros(label.array.shape, dtype=np.uint8)
-        paint.ravel()[painted] = table[values]
+        paint = np.zeros_like(label.array, dtype=np.uint8)
+        paint.ravel(order="K")[painted] = table[values]
         image = read_geometry(image_file)
         annotation = onto_grid(replace(label, array=paint), image).astype(np.uint8, copy=False)
     _require_paint(annotation, scheme)
