@@ -160,7 +160,7 @@ def spoil(what: str, studies: Path) -> None:
         image.write_bytes(image.read_bytes()[:800])
     elif what == "removed":
         image.rename(studies / "gone")
-    elif what == "NaN":
+    elif what == "infinite":
         array = np.ones(SHAPE, np.float32)
         array[1, 2, 3] = np.inf
         write_label(image, array)
@@ -175,7 +175,7 @@ SPOILT = {
     "shape": r"b\.nii\.gz has the shape \(20, 18, 13\), version 1 of its annotation \(20, 18, 12\)",
     "damaged": r"b\.nii\.gz: cannot be read",
     "removed": r"b\.nii\.gz: no such file",
-    "NaN": r"b\.nii\.gz: 1 values are NaN or infinite",
+    "infinite": r"b\.nii\.gz: 1 values are infinite",
     "channels": r"'b' has 2 channel\(s\), most annotated images have 1",
     "values": r"final/b\.nii\.gz: has voxels of value 4",
 }

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,7 +53,11 @@ class Suggestions:
             # Nobody may have meant these dabs as slices.
             dabs = _places(statistics.get("mostly_unpainted", []))
             annotated = [place for place in annotated if place not in dabs]
-        if statistics.get("labelled_voxels") == math.prod(image.shape) or len(annotated) == sum(image.shape):
+        # Where unpainted voxels count, all are labelled once every slice across one axis is annotated.
+        across = Counter(place.axis for place in painted)
+        filled = self.unpainted == "background" and any(across[axis] == n for axis, n in enumerate(image.shape))
+        whole = statistics.get("labelled_voxels") == math.prod(image.shape)
+        if filled or whole or len(annotated) == sum(image.shape):
             return image, [], ""
         evidence, note = self._evidence(image_id, image, painted, at_once)
         if evidence is not None and evidence.annotation.all():
