@@ -47,8 +47,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_numbered(folder / "numbered.nii.gz", np.diag([0.5, 0.5, 1.25, 1.0]), (*SHAPE, 2))
     write_label(folder / "flat.nii.gz", np.ones((20, 20), np.uint8))
     array = np.ones(SHAPE, np.float32)
-    array[1, 2, 3] = np.nan
-    write_label(folder / "nan.nii.gz", array)
+    array[1, 2, 3] = np.inf
+    write_label(folder / "infinite.nii.gz", array)
     (folder / "truncated.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes()[:800])
     return folder
 
@@ -210,7 +210,7 @@ def test_bad_labels(server: Server, tmp_path: Path, case: str, status: int, word
 
 @pytest.mark.usefixtures("unchanged")
 def test_bad_uploads_of_images(server: Server, served: Path, tmp_path: Path) -> None:
-    for name, words in (("nan", "NaN"), ("flat", "2-D"), ("truncated", "damaged")):
+    for name, words in (("infinite", "1 values are infinite"), ("flat", "2-D"), ("truncated", "damaged")):
         reply = server.put_image("new", shutil.copy(served / f"{name}.nii.gz", tmp_path / "new.nii.gz"))
         assert reply.status_code == 400
         assert words in reply.json()["detail"]
@@ -319,7 +319,7 @@ def test_an_uploaded_image_is_segmented_and_not_kept(with_model: Server, served:
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        ("nan", ["nan.nii.gz", "NaN"]),
+        ("infinite", ["infinite.nii.gz", "1 values are infinite"]),
         ("flat", ["flat.nii.gz", "2-D"]),
         ("truncated", ["truncated.nii.gz", "damaged"]),
         ("two channels", ["two channels.nii.gz", "1 channel", "has 2"]),
