@@ -244,13 +244,18 @@ STRUCTURES = {
     "tubes": tubes(),
     "many": np.where(structures((64, 64, 32), seed=2, size=20) < 3, 1, 0).astype(np.uint8),
     "most of the volume": (np.hypot(*(np.indices((64, 64, 32))[:2] - 32)) <= 30).astype(np.uint8),
+    "all of the volume": np.ones((64, 64, 32), np.uint8),
     "a box": np.pad(np.ones((50, 50, 28), np.uint8), ((7, 7), (7, 7), (2, 2))),
 }
 
 
 @pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize("name", STRUCTURES)
-@pytest.mark.parametrize("crossing", [[], [(0, 32), (1, 30)]], ids=["alone", "crossed"])
+@pytest.mark.parametrize(
+    "crossing",
+    [[], [(0, 32), (1, 30)], [(axis, i) for axis in (0, 1) for i in (9, 24, 40, 55)]],
+    ids=["alone", "crossed", "crossed often"],
+)
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
 def test_nothing_is_filled_beside_the_planes_that_were_painted(stack, name, crossing, axes):
     places = [AnnotatedSlice(2, i) for i in STACKS[stack]] + [AnnotatedSlice(*place) for place in crossing]

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from lib.core.annotations import AnnotatedSlice, keep_slices
-from lib.core.split import SliceSplit, apply_split, split_slices
+from lib.core.holding_out import split_slices
+from lib.core.split import SliceSplit, apply_split
 from painted import structures
 
 

@@ -240,6 +240,18 @@ def test_too_few_slices_to_hold_any_out_are_reported_as_training_iou(tmp_path: P
 
 
 @pytest.mark.usefixtures("short_epochs")
+def test_a_dense_annotation_is_judged_by_a_block_that_stays_held_out(tmp_path: Path) -> None:
+    dense = case(slices=[(0, index) for index in range(12)])
+    final = run(tmp_path, [dense], max_epochs=1)
+    assert final["metric"] == "validation IoU"
+    first = ModelFolder(tmp_path).load(SCHEME).split
+    assert len(first.blocks["a"]) == 1
+    run(tmp_path, [case("b", (7, 6, 5)), dense], max_epochs=1)
+    second = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["split"]
+    assert [tuple(block) for block in second["blocks"]["a"]] == first.blocks["a"]
+
+
+@pytest.mark.usefixtures("short_epochs")
 def test_only_human_paint_reaches_the_loss(tmp_path: Path) -> None:
     """What lies at unlabelled voxels of the truth has no influence: two truths with the same paint train alike."""
     painted = case()

@@ -21,6 +21,11 @@ MIN_SLICE_FRACTION = 0.002
 THINNESS = 2
 """Paint lies in a plane where it reaches at least this many times farther along the plane than across."""
 
+MUCH_PAINT = 4
+MOST_BEYOND = 0.4
+"""Paint ends on a plane that has one in so many of the voxels on the plane with most paint, if the next one has less
+than that part of it: rounded structures end more slowly, and slices that cross seldom label more."""
+
 LITTLE_PAINT = 0.05
 """An annotated slice with less than this part painted may be a dab that nobody meant as a slice."""
 
@@ -35,18 +40,20 @@ class AnnotatedSlice(NamedTuple):
     index: int  # type: ignore[assignment]  # hides the tuple method of that name, which nobody calls on a place
 
 
-class _Detected(NamedTuple):
+class Detected(NamedTuple):
     """What is found in an annotation.
 
     Attributes:
         slices: the annotated slices, sorted by axis and index.
         whole: those of them that were painted as planes.
+        stacked: axes across which neighbouring planes were painted, as far as that can be told.
         labelled: the labelled voxels on the planes across each axis.
         voxels: labelled voxels by value, 0 for the unlabelled ones.
     """
 
     slices: list[AnnotatedSlice]
     whole: list[AnnotatedSlice]
+    stacked: list[int]
     labelled: list[NDArray[np.int64]]
     voxels: NDArray[np.int64]
 
@@ -67,7 +74,7 @@ def annotated_slices(annotation: NDArray[np.uint8]) -> list[AnnotatedSlice]:
     Args:
         annotation: (X, Y, Z), 0 where unlabelled.
     """
-    return _detect(annotation).slices
+    return detect(annotation).slices
 
 
 def whole_slices(annotation: NDArray[np.uint8]) -> list[AnnotatedSlice]:
@@ -85,10 +92,11 @@ def whole_slices(annotation: NDArray[np.uint8]) -> list[AnnotatedSlice]:
     Args:
         annotation: (X, Y, Z), 0 where unlabelled.
     """
-    return _detect(annotation).whole
+    return detect(annotation).whole
 
 
-def _detect(annotation: NDArray[np.uint8]) -> _Detected:
+def detect(annotation: NDArray[np.uint8]) -> Detected:
+    """Find the annotated slices of an annotation (X, Y, Z), and those painted as planes; see the functions above."""
     paint, axes = Paint(annotation), range(3)
     shape, size = paint.shape, annotation.size
     marks = [_mark(runs, shape) for runs in paint.run_lengths()]
@@ -117,12 +125,20 @@ def _detect(annotation: NDArray[np.uint8]) -> _Detected:
     across = [sum(ends) == 1 if ends[axis] else not any(ends) and dense[axis].all() for axis in axes]
     whole = [(whole[axis] | (dense[axis] & across[axis])) & annotated[axis] for axis in axes]
 
+    stacked = [ends[axis] if sum(ends) == 1 else bool(np.any(whole[axis][1:] & whole[axis][:-1])) for axis in axes]
+
     voxels = np.zeros(256, dtype=np.int64)
     for plane in paint.planes():
         voxels += np.bincount(plane.values, minlength=256)
     voxels[UNLABELLED] = size - voxels.sum()
     by_axis = dict(zip(paint.axes, labelled, strict=True))
-    return _Detected(_places(paint, annotated), _places(paint, whole), [by_axis[axis] for axis in axes], voxels)
+    return Detected(
+        _places(paint, annotated),
+        _places(paint, whole),
+        sorted(axis for axis, is_stacked in zip(paint.axes, stacked, strict=True) if is_stacked),
+        [by_axis[axis] for axis in axes],
+        voxels,
+    )
 
 
 # A labelled voxel's mark: bit ``axis`` if it lies in the plane across the axis, bit 3 + ``axis`` if the paint reaches
@@ -160,9 +176,9 @@ def _half_labelled(labelled: Sequence[NDArray[np.int64]], beside: Flags) -> list
 
 
 def _ends_on_plane(labelled: NDArray[np.int64]) -> bool:
-    """Tell whether a plane with a good deal of paint is next to one that has next to none."""
-    much, little = 4 * labelled >= labelled.max(), labelled < LITTLE_PAINT * labelled.max()
-    return bool(np.any(much[1:] & little[:-1]) or np.any(much[:-1] & little[1:]))
+    """Tell whether a plane with a good deal of paint is next to one with far less, as where slices cross."""
+    more, less = np.maximum(labelled[1:], labelled[:-1]), np.minimum(labelled[1:], labelled[:-1])
+    return bool(np.any((MUCH_PAINT * more >= labelled.max()) & (less < MOST_BEYOND * more)))
 
 
 def _places(paint: Paint, flags: Flags) -> list[AnnotatedSlice]:
@@ -201,7 +217,7 @@ def statistics(annotation: NDArray[np.uint8], scheme: LabelScheme) -> dict[str, 
         each of the axes 0, 1, 2 the list of indices; ``whole_slices``: likewise, those of them that were painted as
         planes; ``mostly_unpainted``: likewise, those of which less than ``LITTLE_PAINT`` is painted.
     """
-    detected = _detect(annotation)
+    detected = detect(annotation)
     labelled = annotation.size - int(detected.voxels[UNLABELLED])
     areas = [annotation.size // length for length in annotation.shape]
     little = [

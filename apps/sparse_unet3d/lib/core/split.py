@@ -1,126 +1,110 @@
-"""Which annotated slices are trained on, and which of them are held out of training."""
+"""What of the annotations is trained on, and what is held out of training to judge by."""
 
-import hashlib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .annotations import AnnotatedSlice
 from .labels import UNLABELLED
+from .paint import Flags
+from .working_grid import WorkingGrid
 
-MIN_SPLIT_SLICES = 6
-"""With fewer annotated slices than this none is held out."""
+MARGIN = 3
+"""Working voxels across neighbouring planes within which a judged voxel has none that is learnt from."""
 
-MAX_HELD_OUT_SHARE = 3
-"""One in so many slices of an axis is held out at most, as long as another axis can give one."""
+
+class Block(NamedTuple):
+    """Successive planes of an image that are held out: those across ``axis`` from ``first`` to ``last``, included."""
+
+    axis: int
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
 class SliceSplit:
-    """Annotated slices that are trained on and those held out, by image id; an id without any may be missing."""
+    """What is trained on and what is held out, by image id; an id without any may be missing.
+
+    Attributes:
+        training: annotated slices that are trained on. In an image with blocks, the planes across their axis that are
+            trained on, whether or not they are annotated slices, and what an earlier training learnt from.
+        validation: annotated slices that are held out. In an image with blocks they are never learnt from, but only
+            blocks are judged.
+        blocks: what is held out of images in which neighbouring planes are labelled; all across one axis of an image.
+    """
 
     training: dict[str, list[AnnotatedSlice]]
     validation: dict[str, list[AnnotatedSlice]]
+    blocks: dict[str, list[Block]] = field(default_factory=dict)
 
     @property
     def has_validation(self) -> bool:
-        """Whether any slice is held out."""
-        return any(self.validation.values())
+        """Whether anything is held out."""
+        return any(self.validation.values()) or any(self.blocks.values())
 
     def to_json(self) -> dict[str, dict[str, list[list[int]]]]:
-        """Give the split as ``{"training": {id: [[axis, index], …]}, "validation": {…}}``."""
-        return {
-            part: {image: [list(place) for place in slices] for image, slices in by_image.items()}
-            for part, by_image in (("training", self.training), ("validation", self.validation))
-        }
+        """Give the split as ``{"training": {id: [[axis, index], …]}, "validation": {…}, "blocks": {…}}``.
+
+        A block is ``[axis, first, last]``.
+        """
+        parts = (("training", self.training), ("validation", self.validation), ("blocks", self.blocks))
+        return {part: {image: [list(place) for place in held] for image, held in of.items()} for part, of in parts}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Mapping[str, Iterable[Sequence[int]]]]) -> "SliceSplit":
-        """Rebuild a split from ``to_json``."""
+        """Rebuild a split from ``to_json``; earlier versions had no blocks."""
         training, validation = (
             {image: [AnnotatedSlice(*place) for place in slices] for image, slices in content[part].items()}
             for part in ("training", "validation")
         )
-        return cls(training, validation)
+        blocks = {image: [Block(*block) for block in held] for image, held in content.get("blocks", {}).items()}
+        return cls(training, validation, blocks)
 
+    def part(
+        self, image: str, annotation: NDArray[np.uint8], grid: WorkingGrid
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Part an image's annotation into what is trained on and what is judged by; no voxel is in both.
 
-def split_slices(
-    slices: Mapping[str, Sequence[AnnotatedSlice]],
-    seed: int,
-    earlier: SliceSplit | None = None,
-    fraction: float = 0.15,
-) -> SliceSplit:
-    """Hold out some annotated slices for validation, spread over images and axes.
+        Voxels near what is trained on are in neither, where neighbouring planes are labelled.
 
-    Each slice has a rank of its own, drawn from the seed, the image, the axis and the index, so that the choice does
-    not depend on the order of slices, and new ones change little of it. An axis of an image never loses its last
-    training slice. With fewer than ``MIN_SPLIT_SLICES`` slices, or none to spare, nothing is held out.
+        Args:
+            image: its id.
+            annotation: (X, Y, Z).
+            grid: of the image.
 
-    Args:
-        slices: annotated slices by image id.
-        seed: draws the ranks.
-        earlier: the split of the model that training goes on from, or whose score the new one is compared with. What
-            it trained on stays in training and what it held out stays held out, as long as it is still annotated.
-        fraction: part of all slices to hold out; at least one.
-    """
-    total = sum(len(set(places)) for places in slices.values())
-    trained, kept = (earlier.training, earlier.validation) if earlier else ({}, {})
-    size, held = Counter[_Line](), Counter[str | int | _Line]()
-    free: dict[_Line, list[AnnotatedSlice]] = {}
-    validation: dict[str, list[AnnotatedSlice]] = {}
-
-    def hold_out(line: _Line, place: AnnotatedSlice) -> None:
-        validation.setdefault(line[0], []).append(place)
-        held.update((line, *line))
-
-    for image, places in slices.items():
-        for place in sorted(set(places), key=lambda place: _rank(seed, image, place)):
-            line = (image, place.axis)
-            size[line] += 1
-            if place not in trained.get(image, ()):
-                free.setdefault(line, []).append(place)
-    if total >= MIN_SPLIT_SLICES:
-        for line, places in free.items():
-            for place in [place for place in places if place in kept.get(line[0], ())][: size[line] - 1]:
-                hold_out(line, place)
-                places.remove(place)
-        while sum(map(len, validation.values())) < max(1, round(fraction * total)):
-            able = [line for line, places in free.items() if places and held[line] < size[line] - 1]
-            if not able:
-                break
-            # Where enough is left, then where least was taken from the image and the axis, then by rank.
-            line = min(
-                able,
-                key=lambda line: (
-                    MAX_HELD_OUT_SHARE * (held[line] + 1) > size[line],
-                    held[line[0]] + held[line[1]],
-                    _rank(seed, line[0], free[line][0]),
-                ),
-            )
-            hold_out(line, free[line].pop(0))
-
-    training = {
-        image: sorted(set(places) - set(validation.get(image, ()))) for image, places in slices.items() if places
-    }
-    return SliceSplit(training, {image: sorted(places) for image, places in validation.items()})
-
-
-_Line = tuple[str, int]
-"""The annotated slices across one axis of one image: its id and the axis."""
-
-
-def _rank(seed: int, image: str, place: AnnotatedSlice) -> int:
-    text = f"{seed}\n{image}\n{place.axis}\n{place.index}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        Returns:
+            The training annotation and the validation annotation, both (X, Y, Z).
+        """
+        training, validation = self.training.get(image, []), self.validation.get(image, [])
+        trained = plane_flags(annotation.shape, training)
+        blocks = self.blocks.get(image)
+        if not blocks:
+            learnt, judged = apply_split(annotation, training, validation)
+            annotated = plane_flags(annotation.shape, [*training, *validation])
+            for axis in range(3):
+                crowded = trained[axis] & neighbouring(annotated[axis], axis, grid)
+                copy_planes(None, judged, axis, grid.near(axis, crowded, MARGIN))
+            return learnt, judged
+        learnt, judged = annotation.copy(), np.zeros_like(annotation)
+        held = block_flags(annotation.shape, blocks)
+        for axis in range(3):
+            copy_planes(None, learnt, axis, grid.near(axis, held[axis], MARGIN))
+            copy_planes(annotation, judged, axis, held[axis])
+        for axis in range(3):
+            copy_planes(annotation, learnt, axis, trained[axis])
+            copy_planes(None, judged, axis, grid.near(axis, trained[axis], MARGIN))
+        for axis, flags in enumerate(plane_flags(annotation.shape, validation)):
+            copy_planes(None, learnt, axis, flags)
+        return learnt, judged
 
 
 def apply_split(
     annotation: NDArray[np.uint8], training: Iterable[AnnotatedSlice], validation: Iterable[AnnotatedSlice]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Part an annotation (X, Y, Z) into what is trained on and what is held out; no voxel is in both.
+    """Part an annotation (X, Y, Z) into what is trained on and what is held out as planes; no voxel is in both.
 
     Voxels of a held-out slice are held out except where a training slice crosses it. All other paint, also
     such as lies on no annotated slice, is trained on.
@@ -128,14 +112,46 @@ def apply_split(
     Returns:
         The training annotation and the validation annotation, both (X, Y, Z).
     """
-    held_out = _on_any(annotation.shape, validation) & ~_on_any(annotation.shape, training)
-    unlabelled = np.uint8(UNLABELLED)
-    return np.where(held_out, unlabelled, annotation), np.where(held_out, annotation, unlabelled)
+    learnt, judged = annotation.copy(), np.zeros_like(annotation)
+    for axis, flags in enumerate(plane_flags(annotation.shape, validation)):
+        copy_planes(None, learnt, axis, flags)
+        copy_planes(annotation, judged, axis, flags)
+    for axis, flags in enumerate(plane_flags(annotation.shape, training)):
+        copy_planes(annotation, learnt, axis, flags)
+        copy_planes(None, judged, axis, flags)
+    return learnt, judged
 
 
-def _on_any(shape: tuple[int, ...], slices: Iterable[AnnotatedSlice]) -> NDArray[np.bool_]:
-    """Mark the voxels that lie on one of the slices."""
-    mask = np.zeros(shape, dtype=bool)
-    for axis, index in slices:
-        np.moveaxis(mask, axis, 0)[index] = True
-    return mask
+def plane_flags(shape: Sequence[int], planes: Iterable[AnnotatedSlice]) -> Flags:
+    """Flag planes; those that lie outside are left out."""
+    flags = [np.zeros(length, dtype=bool) for length in shape]
+    for axis, index in planes:
+        flags[axis][index : index + 1] = True
+    return flags
+
+
+def block_flags(shape: Sequence[int], blocks: Iterable[Block]) -> Flags:
+    """Flag the planes of blocks."""
+    flags = [np.zeros(length, dtype=bool) for length in shape]
+    for axis, first, last in blocks:
+        flags[axis][first : last + 1] = True
+    return flags
+
+
+def neighbouring(flags: NDArray[np.bool_], axis: int, grid: WorkingGrid) -> NDArray[np.bool_]:
+    """Flag those of the flagged planes that have another one in the same or the next working plane."""
+    first, last = grid.reach(axis)
+    planes = np.flatnonzero(flags)
+    close = first[planes[1:]] - last[planes[:-1]] <= 1
+    found = np.zeros_like(flags)
+    found[planes[1:][close]] = found[planes[:-1][close]] = True
+    return found
+
+
+def copy_planes(
+    source: NDArray[np.uint8] | None, target: NDArray[np.uint8], axis: int, flags: NDArray[np.bool_]
+) -> None:
+    """Copy the flagged planes from one annotation to another; None makes them unlabelled."""
+    for index in np.flatnonzero(flags):
+        place = (*[slice(None)] * axis, index)
+        target[place] = UNLABELLED if source is None else source[place]

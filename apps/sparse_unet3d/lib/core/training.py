@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .annotations import AnnotatedSlice, annotated_slices, fill_unpainted
+from .annotations import Detected, detect, fill_unpainted
 from .errors import InputError
 from .evaluation import Judged, judge
 from .files import replacing
+from .holding_out import Painted, hold_out
 from .labels import UNLABELLED, LabelScheme
 from .learner import Course, Learner
 from .machine import Machine
@@ -23,7 +24,7 @@ from .network import UNet
 from .plan import Plan, PlanOptions, make_plan
 from .preparation import PreparedImage, prepare_training
 from .sampling import TrainingVolume
-from .split import SliceSplit, apply_split, split_slices
+from .split import SliceSplit
 from .volumes import Volume
 from .working_grid import WorkingGrid
 
@@ -177,17 +178,20 @@ def train(
         InputError: nothing can be learnt from the cases.
     """
     cases = [case for case in cases if np.any(case.annotation)]
-    slices = {case.id: annotated_slices(case.annotation) for case in cases}
+    detected = {case.id: detect(case.annotation) for case in cases}
     if plan_options.unpainted == "background":
-        cases = [replace(case, annotation=fill_unpainted(case.annotation, slices[case.id], scheme)) for case in cases]
+        cases = [
+            replace(case, annotation=fill_unpainted(case.annotation, detected[case.id].slices, scheme))
+            for case in cases
+        ]
     check_cases(cases, scheme)
-    run = _start_run(cases, slices, scheme, folder, options, plan_options, machine)
+    run = _start_run(cases, detected, scheme, folder, options, plan_options, machine)
     return run.go(report)
 
 
 def _start_run(
     cases: Sequence[TrainingCase],
-    slices: Mapping[str, list[AnnotatedSlice]],
+    detected: Mapping[str, Detected],
     scheme: LabelScheme,
     folder: ModelFolder,
     options: TrainingOptions,
@@ -201,33 +205,23 @@ def _start_run(
         checkpoint, note = _fitting_checkpoint(folder, scheme, channels, plan_options)
     rival = _fitting_published(folder, scheme, channels)
     earlier = SliceSplit.from_json(checkpoint["split"]) if checkpoint else rival.split if rival else None
-    split = split_slices(slices, options.seed, earlier)
-    if not _spares_all_classes(cases, split, scheme):
-        split = SliceSplit(dict(slices), {})
     if checkpoint:
         plan = Plan.from_json(checkpoint["plan"]).continued(plan_options)
     else:
         plan = make_plan([case.volume for case in cases], scheme, plan_options, machine.device)
+    painted = {
+        case.id: Painted(case.annotation, detected[case.id].slices, detected[case.id].stacked, _grid(case, plan))
+        for case in cases
+    }
+    split = hold_out(painted, scheme, options.seed, earlier)
     run = _Run(cases, folder, options, machine, plan, split, rival, note)
     if checkpoint:
         run.continue_from(checkpoint)
     return run
 
 
-def _spares_all_classes(cases: Sequence[TrainingCase], split: SliceSplit, scheme: LabelScheme) -> bool:
-    """Tell whether training keeps all painted classes, and the held-out slices have something to be judged by."""
-    learnt, held_out = set[int](), set[int]()
-    for case in cases:
-        for values, part in zip((learnt, held_out), _parts(case, split), strict=True):
-            values.update(np.unique(part).tolist())
-    foreground = set(range(1, len(scheme.foreground) + 1))
-    return not split.has_validation or (held_out <= learnt | {UNLABELLED} and bool(held_out & foreground))
-
-
-def _parts(case: TrainingCase, split: SliceSplit) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return what is trained on of a case's annotation, and what is held out."""
-    nothing = list[AnnotatedSlice]()
-    return apply_split(case.annotation, split.training.get(case.id, nothing), split.validation.get(case.id, nothing))
+def _grid(case: TrainingCase, plan: Plan) -> WorkingGrid:
+    return WorkingGrid.of(case.volume.shape, case.volume.spacing, plan.spacing)
 
 
 def _fitting_checkpoint(
@@ -282,14 +276,14 @@ class _Run:
         """Split the annotations into what is learnt from and what is judged by."""
         volumes: list[TrainingVolume] = []
         for case in cases:
-            learnt, _ = _parts(case, self.split)
+            learnt, _ = self.split.part(case.id, case.annotation, _grid(case, self.plan))
             volumes.append(prepare_training(case.volume, learnt, self.plan))
         self.learner = Learner(self.plan, volumes, self.machine.device, self.options.seed)
         images = [
             PreparedImage(
                 case.volume.name,
                 sampler.image,
-                WorkingGrid.of(case.volume.shape, case.volume.spacing, self.plan.spacing),
+                _grid(case, self.plan),
                 case.volume.outside,
             )
             for case, sampler in zip(cases, self.learner.sampler.images, strict=True)
@@ -311,7 +305,7 @@ class _Run:
         is_held_out = self.split.has_validation
         slices = self.split.validation if is_held_out else self.split.training
         for case, image in zip(cases, images, strict=True):
-            learnt, held_out = _parts(case, self.split)
+            learnt, held_out = self.split.part(case.id, case.annotation, _grid(case, self.plan))
             judged.append(Judged.of(image, held_out if is_held_out else learnt, slices.get(case.id, [])))
         return [one for one in judged if one.parts]
 
@@ -407,7 +401,10 @@ class _Run:
         else:
             message = f"the published model keeps its place until one scores at least {best:.3f} ({self.metric})"
         if not self.split.has_validation:
-            message += "; too few annotated slices to hold any out, so the IoU is that of the slices trained on"
+            message += (
+                "; too few annotated slices to hold any out, or none far enough from the others, so the IoU is that of "
+                "what was trained on"
+            )
         if self.note:
             message += f"; {self.note}"
         return {

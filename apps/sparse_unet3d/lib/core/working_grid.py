@@ -59,6 +59,33 @@ class WorkingGrid:
         low = at.astype(np.int64)
         return low, np.minimum(low + 1, last), at - low
 
+    def reach(self, axis: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first and the last working plane that may take labels from each plane of the volume."""
+        planes = np.arange(self.native[axis])
+        inside, nearest = self.working_index(axis, planes), self._nearest(axis)
+        first = np.minimum(inside, np.searchsorted(nearest, planes, side="left"))
+        return first, np.maximum(inside, np.searchsorted(nearest, planes, side="right") - 1)
+
+    def near(self, axis: int, flags: NDArray[np.bool_], margin: int) -> NDArray[np.bool_]:
+        """Flag the planes of the volume within a distance of flagged ones, measured between working planes.
+
+        Args:
+            axis: across which the planes lie.
+            flags: of the volume's planes.
+            margin: the distance, in working planes.
+        """
+        first, last = self.reach(axis)
+        starts, stops = first[flags] - margin, last[flags] + margin
+        # The intervals are sorted: a plane is near if one that ends at or after its start begins at or before its end.
+        ended = np.searchsorted(stops, first, side="left")
+        begun = np.searchsorted(starts, last, side="right")
+        return begun > ended
+
+    def _nearest(self, axis: int) -> NDArray[np.int64]:
+        """Return the volume's planes that the centres of the working planes lie in."""
+        native, working = self.native[axis], self.working[axis]
+        return (2 * np.arange(working) + 1) * native // (2 * working)
+
     def voxel_size(self, native: Sequence[float]) -> tuple[float, ...]:
         """Return the working voxel size, given the volume's own."""
         sizes = zip(native, self.native, self.working, strict=True)
