@@ -1,3 +1,8 @@
+import math
+import tracemalloc
+from collections import Counter
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +54,60 @@ def test_working_voxel_takes_the_most_frequent_label_in_it() -> None:
     annotation[2:, 0, 0] = 3
     grid = WorkingGrid.of((4, 2, 2), (1, 1, 1), (2, 2, 2))
     assert grid.annotation(annotation).ravel().tolist() == [2, 3]
+
+
+def plain_annotation(annotation: np.ndarray, grid: WorkingGrid) -> np.ndarray:
+    """The rule, voxel by voxel in exact fractions."""
+    result = np.zeros(grid.working, np.uint8)
+    scale = [Fraction(working, native) for native, working in zip(grid.native, grid.working, strict=True)]
+    inside: dict[tuple[int, ...], list[tuple[Fraction, int]]] = {}
+    for voxel in zip(*np.nonzero(annotation), strict=True):
+        position = [(int(at) + Fraction(1, 2)) * factor for at, factor in zip(voxel, scale, strict=True)]
+        working = tuple(math.floor(at) for at in position)
+        distance = sum((at - place - Fraction(1, 2)) ** 2 for at, place in zip(position, working, strict=True))
+        inside.setdefault(working, []).append((Fraction(distance), int(annotation[voxel])))
+    for place in np.ndindex(*grid.working):
+        found = inside.get(place)
+        if found is None:
+            centre = [(at + Fraction(1, 2)) / factor for at, factor in zip(place, scale, strict=True)]
+            result[place] = annotation[tuple(math.floor(at) for at in centre)]
+            continue
+        counts = Counter(value for _, value in found)
+        tied = [(distance, value) for distance, value in found if counts[value] == max(counts.values())]
+        result[place] = [value for distance, value in tied if distance == min(tied)[0]][-1]
+    return result
+
+
+@pytest.mark.parametrize("spacing", [(2, 2, 2), (3, 2, 1), (1.7, 1.3, 2.2), (0.5, 2, 1), (0.7, 0.6, 0.9)])
+@pytest.mark.parametrize("share", [0.05, 0.6, 1.0])
+def test_labels_are_those_of_a_plain_loop(spacing: tuple[float, ...], share: float) -> None:
+    random = np.random.default_rng(3)
+    annotation = random.integers(1, 4, (13, 12, 10)).astype(np.uint8)
+    annotation[random.random(annotation.shape) > share] = 0
+    grid = WorkingGrid.of(annotation.shape, (1, 1, 1), spacing)
+    for memory in (annotation, np.asfortranarray(annotation)):
+        np.testing.assert_array_equal(grid.annotation(memory), plain_annotation(annotation, grid))
+
+
+def test_no_class_gains_by_ties() -> None:
+    """Two classes mirrored in each other: after halving each has as many voxels, and each is the other's mirror."""
+    random = np.random.default_rng(0)
+    annotation = random.integers(1, 3, (60, 60, 60)).astype(np.uint8)
+    grid = WorkingGrid.of(annotation.shape, (1, 1, 1), (2, 2, 2))
+    halved = grid.annotation(annotation)
+    assert abs(np.count_nonzero(halved == 1) / halved.size - 0.5) < 0.01
+    np.testing.assert_array_equal(grid.annotation(3 - annotation), 3 - halved)
+
+
+def test_resampling_an_annotation_takes_little_more_memory_than_the_annotation() -> None:
+    annotation = np.ones((120, 100, 80), np.uint8)
+    annotation[::2] = 9
+    grid = WorkingGrid.of(annotation.shape, (1, 1, 1), (2, 2, 2))
+    tracemalloc.start()
+    grid.annotation(annotation)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3.5 * annotation.nbytes
 
 
 def test_prediction_comes_back_onto_the_volumes_grid() -> None:

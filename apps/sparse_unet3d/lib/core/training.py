@@ -16,7 +16,7 @@ from .errors import InputError
 from .evaluation import Judged, judge
 from .files import replacing
 from .holding_out import Painted, hold_out
-from .labels import UNLABELLED, LabelScheme
+from .labels import LabelScheme
 from .learner import Course, Learner
 from .machine import Machine
 from .model import FORMAT, Model, ModelFolder, build_network, check_fit, load_content

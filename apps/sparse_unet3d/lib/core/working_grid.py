@@ -101,21 +101,51 @@ class WorkingGrid:
     def annotation(self, annotation: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resample an annotation (*native) to (*working) such that no painted plane falls between the voxels.
 
-        A working voxel takes the most frequent class among the labelled voxels in it; where none lies in it, as on a
-        finer grid, the value of the nearest voxel.
+        A working voxel takes the most frequent class among the labelled voxels in it; of classes that are equally
+        frequent, that of the voxel nearest to its centre, and of voxels equally near, of the last one. Where none lies
+        in it, as on a finer grid, it takes the value of the nearest voxel.
         """
         if self.is_native:
             return annotation
-        nearest = annotation
-        for axis, (native, working) in enumerate(zip(self.native, self.working, strict=True)):
-            centres = (np.arange(working) + 0.5) * native / working
-            nearest = np.take(nearest, centres.astype(np.int64), axis=axis)
+        result = np.empty(self.working, dtype=np.uint8)
+        inside = self.working_index(0, np.arange(self.native[0]))
+        nearest = [self._nearest(axis) for axis in range(3)]
+        # One working plane after the other, since votes take many times the memory of labels.
+        for index, plane in enumerate(result):
+            start, stop = np.searchsorted(inside, [index, index + 1])
+            plane[...] = annotation[nearest[0][index]][np.ix_(nearest[1], nearest[2])]
+            self._vote(plane, annotation[start:stop], start)
+        return result
+
+    def _vote(self, plane: NDArray[np.uint8], annotation: NDArray[np.uint8], start: int) -> None:
+        """Fill in the working voxels that labelled voxels lie in.
+
+        Args:
+            plane: of the working grid.
+            annotation: the voxels of the volume that lie in it.
+            start: the index of the first of them.
+        """
         labelled = np.nonzero(annotation)
-        inside: Any = tuple(self.working_index(axis, index) for axis, index in enumerate(labelled))
-        values = annotation[labelled]
-        votes = np.zeros((int(values.max(initial=0)) + 1, *self.working), dtype=np.int32)
-        np.add.at(votes, (values, *inside), 1)
-        return np.where(votes.any(axis=0), votes.argmax(axis=0), nearest).astype(np.uint8)
+        if len(labelled[0]) == 0:
+            return
+        values = annotation[labelled].astype(np.int64)
+        rows, columns = (self.working_index(axis, labelled[axis]) for axis in (1, 2))
+        flat, number = rows * plane.shape[1] + columns, int(values.max()) + 1
+        votes = np.bincount(flat * number + values, minlength=plane.size * number).reshape(-1, number)
+        most = votes.max(axis=1)
+        winners = votes == most[:, None]
+        plane.ravel()[most > 0] = winners.argmax(axis=1)[most > 0]
+        tied = winners[flat, values] & (np.count_nonzero(winners, axis=1) > 1)[flat]
+        places = (labelled[0] + start, *labelled[1:])
+        distance = sum(self._from_centre(axis, place[tied]) ** 2 for axis, place in enumerate(places))
+        # The nearest one comes last, and stays.
+        order = np.argsort(-np.asarray(distance), kind="stable")
+        plane.ravel()[flat[tied][order]] = values[tied][order]
+
+    def _from_centre(self, axis: int, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return how far voxels are from the centres of the working voxels that they lie in, in working voxels."""
+        position = (2 * index + 1) * self.working[axis] / (2 * self.native[axis])
+        return np.round(position - self.working_index(axis, index) - 0.5, 9)
 
     def back(self, probabilities: Tensor) -> Tensor:
         """Resample class probabilities (classes, *working) to (classes, *native), linearly."""
