@@ -68,6 +68,22 @@ def test_other_files_and_files_being_written_dont_count() -> None:
     }
 
 
+def test_segmentations_of_slicer_are_no_images(tmp_path: Path) -> None:
+    """By their names, and by what is in them."""
+    names = ("Segmentation.seg.nrrd", "b.SEG.NRRD", "a.seg.nii.gz", "a_0000.seg.nrrd", "a.seg.nhdr", "a.seg.mha")
+    assert found("a.nii.gz", *names) == {"a": ["a.nii.gz"]}
+    save(tmp_path / "a.nrrd", 1)
+    header = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n"
+    (tmp_path / "b.nrrd").write_text(f"{header}Segment0_ID:=Segment_1\n\n")
+    (tmp_path / "c.nrrd").write_text(f"{header}Segmentation_ContainedRepresentationNames:=Binary labelmap|\n\n")
+    # The same text among the voxels makes none.
+    (tmp_path / "d.nrrd").write_text(f"{header}\nSegment0_ID:=Segment_1\n\n")
+    assert list(images_in(tmp_path)) == ["a", "d"]
+    # It counts as soon as another file is in its place.
+    save(tmp_path / "b.nrrd", 2)
+    assert list(images_in(tmp_path)) == ["a", "b", "d"]
+
+
 def test_of_two_endings_the_known_one_counts() -> None:
     names = ["a.nii.gz", "a.nrrd"]
     assert images_among(Path("f"), names)["a"].files == (Path("f/a.nii.gz"),)

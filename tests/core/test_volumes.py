@@ -2,6 +2,9 @@
 
 import gzip
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import nibabel
 import nrrd
@@ -16,6 +19,7 @@ from lib.core.volumes import (
     LabelMap,
     Volume,
     onto_grid,
+    read_geometry,
     read_label_map,
     read_volume,
     write_label_map,
@@ -347,6 +351,176 @@ def test_bad_volumes_are_refused_by_name(tmp_path, name):
     assert str(path) in str(refusal.value)
 
 
+def test_voxels_of_nan_are_outside(tmp_path):
+    """In both formats: ITK makes 0 of NaN in NIfTI files."""
+    masked = numbers((*SHAPE, 2)).astype(np.float32) - 50
+    masked[:2, ..., :] = np.nan
+    masked[3, 3, 3, 1] = np.nan
+    save_nifti(tmp_path / "image.nii.gz", masked)
+    save_nrrd(tmp_path / "image.nrrd", masked, {"kinds": [*["domain"] * 3, "vector"]})
+    for name in ("image.nii.gz", "image.nrrd"):
+        volume = read_volume(tmp_path / name)
+        assert np.isfinite(volume.array).all()
+        np.testing.assert_array_equal(volume.outside, np.isnan(masked).all(axis=3))
+        assert volume.notes == (f"{tmp_path / name}: {2 * 6 * 7} voxels are NaN and count as outside",)
+        for channel in range(2):
+            known = ~np.isnan(masked[..., channel])
+            np.testing.assert_array_equal(volume.array[channel][known], masked[known, channel])
+            assert (volume.array[channel][~known] == np.nanmin(masked[..., channel])).all()
+    whole = read_volume(save_nifti(tmp_path / "whole.nii", numbers().astype(np.float32)))
+    assert (whole.outside, whole.notes) == (None, ())
+
+
+def test_voxels_of_nan_in_some_channels_are_told(tmp_path):
+    masked = numbers((*SHAPE, 2)).astype(np.float64)
+    masked[0, ..., 1] = np.nan
+    volume = read_volume(save_nifti(tmp_path / "image.nii", masked))
+    assert volume.outside is None
+    assert "some of the channels" in volume.notes[0]
+    assert (volume.array[1, 0] == np.nanmin(masked[..., 1])).all()
+
+
+def test_channels_in_files_of_their_own_are_outside_where_all_are(tmp_path):
+    for number in range(2):
+        array = numbers().astype(np.float32)
+        array[: number + 1] = np.nan
+        save_nifti(tmp_path / f"a_000{number}.nii", array)
+    volume = read_volume(tmp_path / "a_0000.nii")
+    assert volume.outside is not None
+    np.testing.assert_array_equal(volume.outside.nonzero()[0], 0)
+    assert volume.outside[0].all()
+
+
+@pytest.mark.parametrize("make", [save_nifti, save_nrrd], ids=["nifti", "nrrd"])
+def test_geometry_is_that_of_the_volume(tmp_path, make):
+    path = make(tmp_path / ("image.nii.gz" if make is save_nifti else "image.nrrd"), numbers((*SHAPE, 2)))
+    geometry, volume = read_geometry(path), read_volume(path)
+    assert geometry.channels == 2
+    for name in ("shape", "channels", "dtype", "name", "slicer_reverses", "spacing"):
+        assert getattr(geometry, name) == getattr(volume.geometry, name)
+    np.testing.assert_array_equal(geometry.affine, volume.affine)
+    np.testing.assert_array_equal(geometry.slicer_affine, volume.slicer_affine)
+    np.testing.assert_array_equal(onto_grid(LabelMap(numbers(), geometry.affine), geometry), numbers())
+
+
+def declared(path, shape, content=b"\0" * 1000):
+    """Write a file whose header declares a shape, whatever is in it."""
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape(shape)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    path.write_bytes(
+        {
+            ".nii": lambda: header.binaryblock + bytes(4) + content,
+            ".gz": lambda: gzip.compress(header.binaryblock + bytes(4) + content),
+            ".nrrd": lambda: (
+                b"NRRD0004\ntype: int16\ndimension: 3\nendian: little\nencoding: raw\nsizes: %d %d %d\n\n" % shape
+                + content
+            ),
+            ".mha": lambda: (
+                b"ObjectType = Image\nNDims = 3\nDimSize = %d %d %d\nElementType = MET_SHORT\n" % shape
+                + b"ElementDataFile = LOCAL\n"
+                + content
+            ),
+        }[path.suffix]()
+    )
+    return path
+
+
+@pytest.mark.parametrize("shape", [(30000, 30000, 30000), (2000, 2000, 2000)])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_a_header_that_declares_more_than_the_file_holds_is_damaged(tmp_path, ending, shape):
+    path = declared(tmp_path / f"image{ending}", shape)
+    for read in (read_geometry, read_volume):
+        with pytest.raises(InputError, match="damaged"):
+            read(path)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_a_volume_too_large_for_the_memory_is_not_called_damaged(tmp_path, ending, monkeypatch):
+    path = declared(tmp_path / f"image{ending}", (100, 100, 100), bytes(2_000_000))
+    assert read_volume(path).shape == (100, 100, 100)
+    monkeypatch.setattr("lib.core.volumes.free_memory", lambda: 3_900_000)
+    assert read_geometry(path).shape == (100, 100, 100)
+    with pytest.raises(InputError, match=r"needs 0\.0 GB of memory to be read, and 0\.0 GB are free; close") as refusal:
+        read_volume(path)
+    assert "damaged" not in str(refusal.value)
+    monkeypatch.setattr("lib.core.volumes.free_memory", lambda: 4_000_000)
+    assert read_volume(path).shape == (100, 100, 100)
+
+
+def test_memory_that_is_missing_after_all_is_not_called_damage(tmp_path):
+    """In a process that may have so little memory, whatever the computer has."""
+    path = declared(tmp_path / "image.nii.gz", (1000, 1000, 500), bytes(1_000_000_000))
+    code = (
+        "import resource, sys; from lib.core.volumes import read_volume; from lib.core.errors import InputError\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 1_200_000_000,) * 2)\n"
+        "try: read_volume(sys.argv[1])\n"
+        "except InputError as error: print(error)"
+    )
+    app = Path(__file__).parents[2] / "apps" / "sparse_unet3d"
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(path)], cwd=app, capture_output=True, text=True, check=True
+    ).stdout
+    assert "GB of memory" in told
+    assert "damaged" not in told
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda d: nibabel.save(nibabel.Nifti2Image(numbers(), np.eye(4)), d / "image.nii.gz"), "NIfTI-2.*NIfTI-1"),
+        (lambda d: save_nrrd(d / "image.nrrd", numbers(), {"encoding": "bzip2"}), "bzip2.*gzip"),
+        (lambda d: save_nifti(d / "image.nii.gz", numbers()).rename(d / "image.Nii.gz"), "rename it to .nii.gz"),
+        (lambda d: sitk.WriteImage(sitk.GetImageFromArray(numbers()), str(d / "image.hdr")), "unknown file ending"),
+        (
+            lambda d: save_nrrd(d / "image.nrrd", numbers(), {"space": "RAS", "spacings": [1, 2, 3]}),
+            "can't open it either",
+        ),
+        (
+            lambda d: save_nrrd(
+                d / "image.nrrd",
+                numbers(),
+                {"space": "RAS", "space directions": np.eye(3) + np.eye(3, k=1) / 9, "space origin": [0] * 3},
+            ),
+            "aren't perpendicular",
+        ),
+    ],
+)
+def test_what_slicer_cannot_open_is_refused_with_a_way_out(tmp_path, make, words):
+    make(tmp_path)
+    (path,) = [path for path in tmp_path.iterdir() if path.suffix != ".img"]
+    with pytest.raises(InputError, match=words) as refusal:
+        read_geometry(path)
+    assert str(path) in str(refusal.value)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path):
+    (tmp_path / "image.nii.gz").symlink_to("/proc/self/mem")
+    with pytest.raises(InputError, match="check the permissions") as refusal:
+        read_volume(tmp_path / "image.nii.gz")
+    assert "damaged" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "make", [save_nrrd, lambda path, array: write_label_map(path.with_suffix(".mha"), array, np.eye(4))]
+)
+def test_a_wrong_bit_in_compressed_voxels_is_found(tmp_path, make):
+    make(tmp_path / "image.nrrd", (RANDOM % 256).astype(np.uint8))
+    (path,) = tmp_path.iterdir()
+    assert read_volume(path).shape == RANDOM.shape
+    with pytest.raises(InputError, match="damaged"):
+        read_volume(with_flipped_bit(path))
+
+
+def test_a_meta_image_does_not_reach_for_other_files(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(numbers()), str(tmp_path / "image.mhd"))
+    (tmp_path / "image.mhd").rename(tmp_path / "image.mha")
+    with pytest.raises(InputError, match="another file"):
+        read_volume(tmp_path / "image.mha")
+
+
 def test_nrrd_does_not_reach_for_other_files(tmp_path):
     (tmp_path / "secret").write_bytes(bytes(8))
     header = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nencoding: raw\ndata file: secret\n\n"
@@ -368,7 +542,7 @@ def test_label_maps_of_whole_floats(tmp_path):
         (np.full(SHAPE, 1e20), "not a whole number"),
         (numbers() - 3, "value -3 is negative"),
         (numbers((*SHAPE, 2)), "2 channels"),
-        (NAN, "NaN"),
+        (NAN, "1 values are NaN"),
     ],
 )
 def test_bad_label_maps_are_refused_by_name(tmp_path, array, message):
@@ -452,35 +626,6 @@ def test_other_grids_are_refused_with_both_described(shape, turn, slicer_affine)
     message = str(refusal.value)
     for text in ("label.nii.gz", "image.nii.gz", str(shape), str(SHAPE), "0.5 × 1.25 × 3", "-12.5, 40.25, 7", "export"):
         assert text in message
-
-
-def test_scale_intensity_per_channel():
-    random = np.random.default_rng(0)
-    array = np.stack([random.integers(0, 4000, (20, 21, 22)), random.normal(5e8, 10, (20, 21, 22)).astype(int)])
-    for dtype in (np.uint32, np.int64, np.float64):
-        scaled = scale_intensity(array.astype(dtype))
-        assert scaled.dtype == np.float32
-        for channel, result in zip(array, scaled, strict=True):
-            in_order = np.sort(channel.ravel())
-            # The percentile of n sorted values is the linear interpolation at (n - 1) · percentage.
-            low, high = (np.interp(p * (in_order.size - 1), range(in_order.size), in_order) for p in (0.005, 0.995))
-            np.testing.assert_allclose(result, ((channel - low) / (high - low)).clip(0, 1), atol=1e-6)
-
-
-def test_scale_intensity_of_channels_with_little_in_them():
-    array = np.zeros((2, 20, 20, 20), np.uint16)
-    array[1, 3, 4, 5:7] = 100, 200
-    scaled = scale_intensity(array)
-    assert not scaled[0].any()
-    np.testing.assert_allclose(scaled[1, 3, 4, 4:8], [0, 0.5, 1, 0])
-
-
-def test_scale_intensity_ignores_gain_offset_and_a_hot_pixel():
-    array = np.random.default_rng(1).integers(0, 1000, (1, 20, 20, 20)).astype(np.float32)
-    other = array * 7 + 300
-    np.testing.assert_allclose(scale_intensity(other), scale_intensity(array), atol=1e-5)
-    other[0, 0, 0, 0] = 1e9
-    np.testing.assert_allclose(scale_intensity(other)[0, 1:], scale_intensity(array)[0, 1:], atol=1e-3)
 
 
 def test_uppercase_endings(tmp_path):

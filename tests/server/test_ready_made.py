@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from lib.core.errors import InputError
@@ -14,7 +15,7 @@ from lib.server.conf import Conf
 from lib.server.datastore import AnnotationStore
 from lib.server.trainer import Trainer, read_cases
 from lib.server.versions import VersionStore
-from serving import NAMED, SHAPE, paint, stored, write_label
+from serving import NAMED, SHAPE, SPACING, paint, stored, write_label
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
 
@@ -168,3 +169,29 @@ def test_an_image_of_another_shape_can_be_painted_anew(studies: Path, tmp_path: 
     store.check_image("a")
     with pytest.raises(InputError, match="another image has come in its place"):
         store.restore("a", 1)
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        *((ending, "segmentation") for ending in (".seg.nrrd", ".nrrd")),
+        *((ending, "label map") for ending in (".seg.nrrd", ".nrrd", ".mha", ".nii", ".seg.nii.gz", ".seg.mha")),
+    ],
+)
+def test_a_label_is_found_by_whatever_ending(studies: Path, ending: str, kind: str) -> None:
+    """Written by ITK, as Slicer writes them."""
+    image = sitk.GetImageFromArray(paint().T.copy())
+    image.SetSpacing(SPACING)
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    image.SetOrigin((7, -11, 3))
+    if kind == "segmentation":
+        for number, name in enumerate(("inside", "tubule", "outside")):
+            for key, value in {"Name": name, "LabelValue": str(number + 1), "Layer": "0"}.items():
+                image.SetMetaData(f"Segment{number}_{key}", value)
+    (studies / "labels/final").mkdir(parents=True)
+    sitk.WriteImage(image, str(studies / f"labels/final/a{ending}"))
+    store = serve(studies)
+    assert store.list_images() == ["a", "b"]
+    assert store.labels_without_image() == {}
+    assert (stored(studies, "final") == paint()).all()
+    assert serve(studies).get_label_info("a", "final")["version"] == 1

@@ -100,7 +100,10 @@ def nifti_voxels(path: Path) -> tuple[NDArray[Any], float, float]:
         if at < len(content):
             raise EOFError(f"{at} bytes, expected {len(content)}")
         array: NDArray[Any] = np.ndarray(shape, dtype, content.data, offset=start, order="F")
-        return array, float(header["scl_slope"]), float(header["scl_inter"])
+        # As ITK takes what can't be meant.
+        slope, intercept = (float(header[name]) for name in ("scl_slope", "scl_inter"))
+        is_meant = math.isfinite(slope) and abs(slope) > np.finfo(np.float64).eps
+        return array, slope if is_meant else 1.0, intercept if math.isfinite(intercept) else 0.0
 
 
 def nrrd_fields(path: Path) -> dict[str, str]:

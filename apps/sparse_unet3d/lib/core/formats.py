@@ -41,8 +41,8 @@ _NAMED_SPACES = (
 )
 """The NRRD spaces that Slicer knows in files with several channels; it takes all others for RAS, and ITK for LPS."""
 
-_MAX_SHEAR = 1e-4
-"""By how much the cosine of two axes' angle may differ from 0; ITK keeps no larger one in NIfTI files."""
+_MAX_SHEAR = 2e-4
+"""By how much the cosine of two axes' angle may differ from 0; ITK opens no NIfTI file with a larger one."""
 
 # What ITK warns of goes to the terminal of the server, where it tells nobody anything.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -165,13 +165,13 @@ def read_voxels(path: Path, header: Header, to: NDArray[Any], ending: str | None
 
 
 def _read_nifti(path: Path, header: Header, to: NDArray[Any]) -> None:
-    """Read the voxels of a NIfTI file into (C, X, Y, Z), rescaled where ITK gives them another type for that."""
+    """Read the voxels of a NIfTI file into (C, X, Y, Z), rescaled as by ITK, which makes floats of them then."""
     stored, slope, intercept = nifti_voxels(path)
     colours = [stored[name] for name in stored.dtype.names or ()]
     channels = colours or np.moveaxis(stored.reshape(*header.shape, -1, order="F"), 3, 0)
     for channel, of_file in zip(to, channels, strict=True):
         channel[...] = of_file.reshape(header.shape, order="F")
-        if of_file.dtype.newbyteorder("=") != header.dtype:
+        if header.dtype.kind == "f" and (slope, intercept) != (1, 0):
             channel *= slope
             channel += intercept
 
@@ -272,12 +272,17 @@ def _as_in_slicer(
 def _as_in_slicer_by_channels(fields: dict[str, str], shape: tuple[int, int, int], affine: Affine) -> Affine | None:
     """Give Slicer's affine of an NRRD file with several channels, or None where it is ITK's."""
     is_named = fields.get("space", "").lower() in _NAMED_SPACES
+    is_turned = "space directions" in fields
     has_origin = "nan" not in fields.get("space origin", "nan").lower()
-    if is_named and has_origin:
+    if is_named and is_turned and has_origin:
         return None
-    misread = (affine if is_named else LPS_TO_RAS @ affine).copy()
+    misread: Affine = LPS_TO_RAS @ affine
+    if is_named and is_turned:
+        misread[:3, :3] = affine[:3, :3]
     if not has_origin:
         misread[:3, 3] = -misread[:3, :3] @ (np.array(shape) - 1) / 2
+    elif is_named:
+        misread[:3, 3] = affine[:3, 3]
     return misread
 
 
