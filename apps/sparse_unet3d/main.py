@@ -13,6 +13,7 @@ from monailabel.tasks.activelearning.random import Random
 
 from lib.core.errors import InputError
 from lib.core.machine import default_device, describe_device
+from lib.core.model import ModelFolder
 from lib.core.plan import CPU_WIDTH, PAPER_WIDTH
 from lib.server.accept_slice import AcceptSlice
 from lib.server.conf import Conf
@@ -75,7 +76,8 @@ class SparseUNet3D(MONAILabelApp):
         return {"random": Random(), "first": First(), "sparse": Sparse(), "next_slice": NextSlice(self._suggestions)}
 
     def init_scoring_methods(self) -> dict[str, IouScoring]:
-        return {"iou": IouScoring(self.settings.scheme, self.settings.plan.unpainted)}
+        conf = self.settings
+        return {"iou": IouScoring(conf.scheme, conf.plan.unpainted, ModelFolder(conf.models))}
 
     def on_init_complete(self) -> None:
         """Begin to serve. Only the server calls this; the processes it starts have the app, too, but only read."""

@@ -172,6 +172,20 @@ def test_slices_held_out_before_are_not_learnt_from_when_their_neighbours_are_pa
             assert not np.moveaxis(learnt, axis, 0)[index].any()
 
 
+def test_what_is_painted_beside_a_block_later_was_neither_learnt_from_nor_held_out():
+    whole = KINDS["stack"]
+    first = whole.copy()
+    first[:, :, 20:] = 0
+    split = hold_out({"a": painted(first)}, SCHEME, 0)
+    parts = split.part("a", first, grid_of(None))
+    later = split.part_known("a", whole, painted(whole).slices, grid_of(None))
+    assert split.blocks["a"][0].axis == 2
+    for now, then in zip(later, parts, strict=True):
+        assert (now == then).all()
+    unknown = split.part_known("b", whole, painted(whole).slices, grid_of(None))
+    assert not any(part.any() for part in unknown)
+
+
 def test_few_crossing_slices_are_held_out_as_planes():
     places = [AnnotatedSlice(axis, index) for axis in range(3) for index in (5, 14, 23)]
     annotation = keep_slices(structures(SHAPE), places)

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 from lib.core.labels import LabelScheme
+from lib.core.model import Model, ModelFolder
+from lib.server.conf import Conf
 from lib.server.datastore import AnnotationStore
+from lib.server.predictions import facts
 from lib.server.scoring import IouScoring
+from lib.server.trainer import Trainer
 from serving import NAMED, SHAPE, SPACING, paint, scaled, stored, write_label
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
@@ -72,3 +76,64 @@ def test_nothing_to_score(studies: Path, tmp_path: Path) -> None:
     assert scoring({}, store) == nothing
     (studies / "labels/prediction/a.nii.gz").write_bytes(b"x")
     assert scoring({}, store) == nothing
+
+
+def trained(studies: Path) -> tuple[ModelFolder, Model]:
+    """A model that the trainer trained on the annotations, as in the server."""
+    conf = Conf.parse({"width": "2"}, "/app", str(studies))
+    Trainer(conf)({"max_epochs": 1, "max_minutes": 0.001}, AnnotationStore(str(studies), SCHEME))
+    folder = ModelFolder(conf.models)
+    return folder, folder.load(SCHEME)
+
+
+def plain_iou(prediction: np.ndarray, truth: np.ndarray, voxels: np.ndarray) -> dict[str, float]:
+    found = {}
+    for value, name in ((1, "inside"), (2, "tubule")):
+        said, true = (prediction == value) & voxels, (truth == value) & voxels
+        found[name] = np.count_nonzero(said & true) / np.count_nonzero(said | true)
+    return found
+
+
+def test_what_the_published_model_learnt_from_and_what_was_held_out_are_told_apart(
+    studies: Path, tmp_path: Path
+) -> None:
+    store = AnnotationStore(str(studies), SCHEME)
+    annotation = paint()
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", annotation)), "final", NAMED)
+    folder, model = trained(studies)
+    (held,) = model.split.validation["a"]
+    learnt_planes = model.split.training["a"]
+    prediction = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
+    store.save_prediction("a", prediction, prediction, scaled(*SPACING), {"model": facts(model)})
+
+    on_held, on_learnt = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+    np.moveaxis(on_held, held.axis, 0)[held.index] = True
+    for axis, index in learnt_planes:
+        np.moveaxis(on_learnt, axis, 0)[index] = True
+    painted = annotation > 0
+    result = IouScoring(SCHEME, "unlabelled", folder)({}, store)
+    scores = result["images"]["a"]
+    assert scores["by_published_model"] is True
+    assert scores["iou"] == pytest.approx(plain_iou(prediction, annotation, painted))
+    assert result["held_out"] == scores["held_out"]
+    assert result["held_out"]["iou"] == pytest.approx(plain_iou(prediction, annotation, painted & on_held & ~on_learnt))
+    assert result["learnt"]["iou"] == pytest.approx(plain_iou(prediction, annotation, painted & on_learnt))
+    assert "note" not in result
+
+    # What is painted since was neither learnt from nor held out: of the old slices the scores are the same.
+    newer = annotation.copy()
+    newer[13] = np.where(newer[13] == 0, 1, newer[13])
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", newer)), "final", NAMED)
+    since = IouScoring(SCHEME, "unlabelled", folder)({}, store)
+    assert since["learnt"] == result["learnt"]
+    assert since["all"] != result["all"]
+
+    # By another model: nobody knows what that learnt from.
+    store.save_prediction(
+        "a", prediction, prediction, scaled(*SPACING), {"model": {**facts(model), "run": "an earlier one"}}
+    )
+    result = IouScoring(SCHEME, "unlabelled", folder)({}, store)
+    assert result["images"]["a"]["by_published_model"] is False
+    assert "learnt" not in result["images"]["a"]
+    assert result["held_out"] == {"iou": {"inside": None, "tubule": None}, "mean_iou": None}
+    assert "not by the published model: the predictions of a;" in result["note"]

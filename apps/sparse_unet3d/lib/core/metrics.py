@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .labels import IGNORED, LabelScheme
+from .labels import UNLABELLED, LabelScheme
 
 
 def confusion(prediction: NDArray[np.uint8], annotation: NDArray[np.uint8], scheme: LabelScheme) -> NDArray[np.int64]:
@@ -21,9 +21,8 @@ def confusion(prediction: NDArray[np.uint8], annotation: NDArray[np.uint8], sche
         may be added before IoU is taken of them.
     """
     classes = len(scheme.classes)
-    targets = scheme.targets(annotation)
-    labelled = targets != IGNORED
-    joint = targets[labelled] * classes + prediction[labelled]
+    labelled = annotation != UNLABELLED
+    joint = scheme.targets(annotation[labelled]) * classes + prediction[labelled]
     return np.bincount(joint, minlength=classes * classes).reshape(classes, classes)
 
 

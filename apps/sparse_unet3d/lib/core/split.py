@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .annotations import AnnotatedSlice
+from .annotations import AnnotatedSlice, keep_slices
 from .labels import UNLABELLED
 from .paint import Flags
 from .working_grid import WorkingGrid
@@ -98,6 +98,31 @@ class SliceSplit:
             copy_planes(None, judged, axis, grid.near(axis, trained[axis], MARGIN))
         for axis, flags in enumerate(plane_flags(annotation.shape, validation)):
             copy_planes(None, learnt, axis, flags)
+        return learnt, judged
+
+    def part_known(
+        self, image: str, annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice], grid: WorkingGrid
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Part an annotation that may have changed since, as ``part`` does; what was painted since is in neither.
+
+        Args:
+            image: its id.
+            annotation: (X, Y, Z).
+            slices: its annotated slices.
+            grid: of the image.
+        """
+        learnt, judged = self.part(image, annotation, grid)
+        training, validation = self.training.get(image, []), self.validation.get(image, [])
+        if self.blocks.get(image):
+            learnt = keep_slices(learnt, training)
+        elif not training and not validation:
+            learnt = np.zeros_like(annotation)
+        else:
+            since = set(slices).difference(training, validation)
+            for axis, flags in enumerate(plane_flags(annotation.shape, since)):
+                copy_planes(None, learnt, axis, flags)
+            for axis, flags in enumerate(plane_flags(annotation.shape, training)):
+                copy_planes(annotation, learnt, axis, flags)
         return learnt, judged
 
 

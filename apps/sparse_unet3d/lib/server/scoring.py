@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
+from numpy.typing import NDArray
 
 from ..core.annotations import Unpainted, annotated_slices, fill_unpainted
 from ..core.errors import InputError
 from ..core.labels import LabelScheme
 from ..core.metrics import confusion, iou_per_class, mean_iou
+from ..core.model import Model, ModelFolder
 from ..core.volumes import onto_grid, read_label_map, read_volume
+from ..core.working_grid import WorkingGrid
 from .datastore import PREDICTION
 from .predictions import stored_prediction
 from .versions import FINAL
@@ -23,20 +26,25 @@ logger = logging.getLogger(__name__)
 class IouScoring(ScoringMethod):
     """IoU by class of the latest prediction against the annotation, on annotated voxels (section 4.1)."""
 
-    def __init__(self, scheme: LabelScheme, unpainted: Unpainted) -> None:
-        super().__init__("IoU of prediction and annotation on annotated voxels")
+    def __init__(self, scheme: LabelScheme, unpainted: Unpainted, folder: ModelFolder | None = None) -> None:
+        super().__init__("IoU of prediction and annotation on annotated voxels; learnt and held out are told apart")
         self.scheme = scheme
         self.unpainted = unpainted
+        self.folder = folder
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Score all images that have both; the scores are kept in the predictions' label info too.
 
         Returns:
-            ``images``: by image ``iou`` by class and ``mean_iou``; ``all``: the same over all voxels together.
+            ``images``: by image ``iou`` by class and ``mean_iou``; ``all``: the same over all voxels together. Where a
+            model is published, also ``by_published_model`` for each image, and where that is true ``learnt`` and
+            ``held_out``, with the same scores on what that model learnt from and on what was held out; both likewise
+            beside ``all``. Voxels painted since, and those near learnt ones that aren't judged, are in neither.
+            ``note`` says which predictions are by another model.
         """
-        classes = len(self.scheme.classes)
-        total = np.zeros((classes, classes), dtype=np.int64)
-        images = {}
+        model = self._published()
+        total = _Counts(self.scheme)
+        images: dict[str, dict[str, Any]] = {}
         for image_id in sorted(datastore.get_labeled_images()):
             if PREDICTION not in datastore.get_labels_by_image_id(image_id):
                 continue
@@ -48,14 +56,66 @@ class IouScoring(ScoringMethod):
             except InputError as error:
                 logger.error(error)
                 continue
+            slices = annotated_slices(annotation)
             if self.unpainted == "background":
-                annotation = fill_unpainted(annotation, annotated_slices(annotation), self.scheme)
-            counts = confusion(prediction, annotation, self.scheme)
-            total += counts
-            images[image_id] = self._scores(counts)
-            datastore.update_label_info(image_id, PREDICTION, images[image_id])
-        return {"images": images, "all": self._scores(total)}
+                annotation = fill_unpainted(annotation, slices, self.scheme)
+            counts = _Counts(self.scheme)
+            counts.add("all", prediction, annotation)
+            scores = counts.scores("all")
+            if model:
+                scores["by_published_model"] = _is_by(model, datastore.get_label_info(image_id, PREDICTION))
+                if scores["by_published_model"]:
+                    grid = WorkingGrid.of(volume.shape, volume.spacing, model.plan.spacing)
+                    learnt, held_out = model.split.part_known(image_id, annotation, slices, grid)
+                    counts.add("learnt", prediction, learnt)
+                    counts.add("held_out", prediction, held_out)
+                    scores |= {part: counts.scores(part) for part in ("learnt", "held_out")}
+            total.add_all(counts)
+            images[image_id] = scores
+            datastore.update_label_info(image_id, PREDICTION, scores)
+        result: dict[str, Any] = {"images": images, "all": total.scores("all")}
+        if model:
+            result |= {part: total.scores(part) for part in ("learnt", "held_out")}
+            others = [image_id for image_id, scores in images.items() if not scores["by_published_model"]]
+            if others:
+                result["note"] = (
+                    f"not by the published model: the predictions of {', '.join(others)}; what their model learnt from "
+                    "isn't known, so they count in 'all' only. Run the model on these images and score again"
+                )
+        return result
 
-    def _scores(self, counts: np.ndarray) -> dict[str, Any]:
-        iou = iou_per_class(counts, self.scheme)
+    def _published(self) -> Model | None:
+        """Return the published model; None if there is none that fits."""
+        if self.folder is None or not self.folder.is_published():
+            return None
+        try:
+            return self.folder.load(self.scheme)
+        except InputError as error:
+            logger.error(error)
+            return None
+
+
+def _is_by(model: Model, info: Mapping[str, Any]) -> bool:
+    """Tell whether a model made a prediction, by whichever statistics."""
+    made_by = info.get("model")
+    return isinstance(made_by, Mapping) and (made_by.get("run"), made_by.get("epoch")) == (model.run, model.epoch)
+
+
+class _Counts:
+    """Counts of true and predicted classes, by what voxels they are of."""
+
+    def __init__(self, scheme: LabelScheme) -> None:
+        classes = len(scheme.classes)
+        self.scheme = scheme
+        self.of = {part: np.zeros((classes, classes), dtype=np.int64) for part in ("all", "learnt", "held_out")}
+
+    def add(self, part: str, prediction: NDArray[np.uint8], annotation: NDArray[np.uint8]) -> None:
+        self.of[part] += confusion(prediction, annotation, self.scheme)
+
+    def add_all(self, others: "_Counts") -> None:
+        for part, counts in others.of.items():
+            self.of[part] += counts
+
+    def scores(self, part: str) -> dict[str, Any]:
+        iou = iou_per_class(self.of[part], self.scheme)
         return {"iou": iou, "mean_iou": mean_iou(iou)}
