@@ -3,6 +3,7 @@
 import math
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,11 +11,15 @@ import torch
 from torch import nn
 
 from devices import on_each_device
+from lib.core.errors import InputError
 from lib.core.labels import IGNORED, LabelScheme
 from lib.core.learner import Learner
+from lib.core.machine import Machine
 from lib.core.network import UNet
+from lib.core.normalisation import Statistics
 from lib.core.plan import PlanOptions, make_plan
-from lib.core.preparation import prepare_training
+from lib.core.preparation import PreparedImage, prepare_training
+from lib.core.segmentation import Segmenter
 from lib.core.volumes import Volume
 
 SCHEME = LabelScheme(("ball",), "outside")
@@ -108,3 +113,90 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with() -> None:
     assert second.precision == torch.float32
     second.load(first.state(), with_momentum=True)
     assert second.precision == torch.bfloat16
+
+
+def test_drawing_weights_leaves_others_random_numbers_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with learner():
+        assert torch.equal(torch.rand(3), expected)
+
+
+def test_short_of_memory_it_goes_on_with_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    with learner() as ours:
+        most = ours.sampler.given_voxels - 1
+        forward = ours.network.forward
+
+        def limited(image: torch.Tensor, tile: list[int] | None = None) -> torch.Tensor:
+            if image[0, 0].numel() > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return forward(image, tile)
+
+        monkeypatch.setattr(ours.network, "forward", limited)
+        before = ours.plan.tile
+        course = ours.train(range(2), lambda: 0.0)
+        assert math.isfinite(course.loss)
+        assert course.labelled > 0
+        assert math.prod(ours.plan.tile) < math.prod(before)
+        assert ours.sampler.given_voxels <= most
+        most = 1
+        with pytest.raises(InputError, match="memory on cpu doesn't suffice even for the smallest tile"):
+            ours.train(range(2, 3), lambda: 0.0)
+
+
+def test_a_step_without_a_finite_gradient_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with learner(averaging=0.5) as ours:
+        ours.train(range(1), lambda: 0.0)
+        before = {name: value.clone() for name, value in ours.network.named_parameters()}
+        averaged = ours.averaged.module.classify.weight.clone()
+        hook = ours.network.classify.register_forward_hook(lambda _, __, logits: logits * math.inf)
+        course = ours.train(range(1, 3), lambda: 0.0)
+        hook.remove()
+        assert (course.left_out, course.labelled) == (2, 0)
+        assert math.isnan(course.loss)
+        for name, value in ours.network.named_parameters():
+            assert torch.equal(value, before[name])
+        assert torch.equal(ours.averaged.module.classify.weight, averaged)
+        assert math.isfinite(ours.train(range(3, 4), lambda: 0.0).loss)
+
+
+def strange_images() -> dict[str, np.ndarray]:
+    """Images (channels, *SHAPE) that are hard on batch normalisation: constant wholly, mostly or in a channel."""
+    generator = np.random.default_rng(1)
+    noise = generator.random((1, *SHAPE))
+    masked = noise.copy()
+    masked[:, 12:] = 0
+    bright = np.zeros((1, *SHAPE))
+    bright[0, 20, 10, 5] = 1e6
+    return {
+        "all equal": np.full((1, *SHAPE), 7.0),
+        "mostly constant": masked,
+        "constant but for a corner": np.where(np.indices(SHAPE).sum(axis=0) < 6, noise, -1000),
+        "one bright voxel": bright,
+        "two values": (noise > 0.5).astype(float),
+        "tiny": noise * 1e-30,
+        "huge": noise * 1e30,
+        "one channel constant": np.concatenate([noise, np.full((1, *SHAPE), 3.0)]),
+    }
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("kind", strange_images())
+def test_no_finite_image_ends_a_training(kind: str, half: bool) -> None:
+    """All weights stay finite, and so does what comes of them, by whichever statistics."""
+    volume = Volume(strange_images()[kind].astype(np.float32), np.eye(4))
+    annotation = np.zeros(SHAPE, np.uint8)
+    annotation[:, :, 5] = annotation[30] = 2
+    annotation[10:14, 5:12, 5] = 1
+    options = PlanOptions(width=2)
+    plan = replace(make_plan([volume], SCHEME, options, "cpu"), half_precision=half, learning_rate=0.2)
+    with Learner(plan, [prepare_training(volume, annotation, plan)], "cpu", seed=3) as ours:
+        ours.train(range(12), lambda: 0.0)
+        result = ours.result()
+        assert all(torch.isfinite(value).all() for value in ours.network.state_dict().values())
+    for statistics in get_args(Statistics):
+        segmenter = Segmenter(result, replace(plan, statistics=statistics))
+        image = PreparedImage.of(volume, plan).image
+        evaluation = segmenter._settled(image, Machine("cpu", 10**9))
+        assert torch.isfinite(evaluation.probabilities(None)).all()

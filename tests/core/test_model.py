@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,41 @@ def test_scores_of_published_models_are_kept(tmp_path: Path) -> None:
         folder.history_path.write_text(damaged)
         folder.publish(model("first", 0.5))
         assert folder.history() == [first]
+
+
+def test_the_precision_of_the_score_comes_back_with_the_model(tmp_path: Path) -> None:
+    folder = ModelFolder(tmp_path)
+    folder.publish(replace(model(), precision=torch.bfloat16))
+    assert folder.load(SCHEME).precision == torch.bfloat16
+    content = torch.load(folder.published, weights_only=True)
+    del content["precision"]
+    torch.save(content, folder.published)
+    assert folder.load(SCHEME).precision == torch.float32
+
+
+@pytest.mark.parametrize("name", ["model_0001 (copy).pt", "model_.pt", "model_x.pt", "backup.pt", "model_0007.pt.part"])
+def test_other_files_in_the_archive_are_left_alone(tmp_path: Path, name: str) -> None:
+    folder = ModelFolder(tmp_path)
+    folder.publish(model("first"))
+    folder.archive.mkdir()
+    (folder.archive / name).write_bytes(b"mine")
+    folder.publish(model("second"))
+    folder.publish(model("third"))
+    assert (folder.archive / name).read_bytes() == b"mine"
+    assert Model.load(folder.archive / "model_0002.pt").run == "second"
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(5, "Input/output error"), RuntimeError("can't allocate memory")]
+)
+def test_a_sound_file_is_not_called_broken(tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short of memory, or the disk out of reach: whoever removed the model then would lose it."""
+    folder = ModelFolder(tmp_path)
+    folder.publish(model())
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)):
+        folder.load(SCHEME)

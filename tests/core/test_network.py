@@ -46,3 +46,19 @@ def test_features_keep_their_variance_without_normalisation() -> None:
     with torch.no_grad():
         logits = network(torch.randn(1, 3, 100, 100, 100))
     assert 0.1 < float(logits.std()) < 10
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_an_untrained_up_convolution_is_nearest_neighbour_up_sampling(dims: int) -> None:
+    """Otherwise each voxel of eight begins with weights of its own, and regions like none in training show dots."""
+    torch.manual_seed(0)
+    network = UNet(1, 2, width=2, dims=dims)
+    for up in network.up:
+        features = torch.randn(1, up.in_channels, *(4,) * dims)
+        with torch.no_grad():
+            found = up(features)
+            coarse = found[(..., *[slice(None, None, 2)] * dims)]
+            expected = nn.functional.interpolate(coarse, scale_factor=2, mode="nearest")
+        torch.testing.assert_close(found, expected)
+        # As much as comes in, goes on.
+        assert 0.7 < float(found.std()) < 1.4

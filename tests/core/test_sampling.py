@@ -6,7 +6,7 @@ from lib.core.deformation import DeformationSettings
 from lib.core.errors import InputError
 from lib.core.grey_values import GreyValueSettings
 from lib.core.labels import IGNORED, LabelScheme
-from lib.core.sampling import AugmentationSettings, TileSampler, TrainingVolume
+from lib.core.sampling import AugmentationSettings, Centres, TileSampler, TrainingVolume
 from lib.core.tiles import CONTEXT, output_shape
 from mirrored import mirrored
 
@@ -136,3 +136,40 @@ def test_volumes_without_any_label_are_refused() -> None:
     volume.annotation.zero_()
     with pytest.raises(InputError, match="no voxel is labelled"):
         TileSampler([volume], SCHEME, TILE, AugmentationSettings())
+
+
+def test_tiles_without_any_contrast_are_drawn_again() -> None:
+    """Half of the volume is constant, and most labels lie there."""
+    generator = np.random.default_rng(0)
+    image, annotation = np.zeros((1, 200, 12, 12), np.float32), np.zeros((200, 12, 12), np.uint8)
+    image[:, :60] = generator.random((1, 60, 12, 12))
+    annotation[150], annotation[30] = 3, 1
+    volume = TrainingVolume(torch.tensor(image), torch.tensor(annotation), (1.0, 1.0, 1.0))
+    sampler = TileSampler([volume], SCHEME, (92, 100, 100), AugmentationSettings(), context=14)
+    for seed in range(10):
+        drawn, targets = sampler.draw(np.random.default_rng(seed))
+        assert drawn.std() > 0.01
+        assert (targets == 1).any()
+    # Where there is nothing else, a constant is drawn after all.
+    constant = TrainingVolume(torch.ones_like(volume.image), volume.annotation, volume.voxel_size)
+    drawn, _ = TileSampler([constant], SCHEME, (92, 100, 100), AugmentationSettings(), 14).draw(generator)
+    assert drawn.std() < 1e-6
+
+
+@pytest.mark.parametrize(("centres", "expected"), [("classes", 1 / 3), ("voxels", 1 / 1200)])
+def test_tiles_are_centred_on_each_class_or_each_voxel_equally_often(centres: Centres, expected: float) -> None:
+    """One voxel of 1200 is ``inside``, 12 are ``tubule``: found by the voxel that tiles are centred on."""
+    volume = sparse_volume(0)
+    sampler = TileSampler([volume], SCHEME, (92, 92, 92), NO_AUGMENTATION, centres=centres)
+    generator = np.random.default_rng(0)
+    draws = 3000
+    hits = sum(sampler._draw_place(generator)[1] == [11, 6, 12] for _ in range(draws))
+    assert abs(hits / draws - expected) < 4 * np.sqrt(expected / draws)
+
+
+def test_volumes_that_are_moved_to_the_host_give_the_same_tiles() -> None:
+    sampler = TileSampler([sparse_volume(0)], SCHEME, TILE, AugmentationSettings())
+    before = sampler.draw(np.random.default_rng(5))
+    sampler.keep_on_host()
+    for one, other in zip(before, sampler.draw(np.random.default_rng(5)), strict=True):
+        assert torch.equal(one, other)

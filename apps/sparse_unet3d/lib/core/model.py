@@ -1,7 +1,6 @@
 """A trained network with the plan it was trained by, and the folder that keeps models."""
 
 import json
-import pickle
 import re
 import shutil
 from collections.abc import Mapping
@@ -104,7 +103,11 @@ def load_content(path: Path) -> Mapping[str, Any]:
         raise InputError(f"{path}: there is no such model file; train a model first")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except OSError:
+        # The disk is at fault, not the file.
+        raise
+    # A broken file makes torch raise errors of many unrelated kinds.
+    except Exception as error:
         if is_out_of_memory(error):
             raise
         raise InputError(f"{path}: cannot be read as a model file ({error}); remove it and train again") from error
