@@ -203,7 +203,8 @@ class Learner:
             logits = self.network(*_input(image, targets))
         loss = weighted_cross_entropy(logits.float(), targets.unsqueeze(0), self.weights)
         loss.backward()  # type: ignore[no-untyped-call]
-        length = clip_grad_norm_(self.network.parameters(), LONGEST_GRADIENT)
+        longest = LONGEST_GRADIENT if self.plan.batch_norm else math.inf
+        length = clip_grad_norm_(self.network.parameters(), longest)
         if not torch.isfinite(length):
             return None
         self.optimiser.step()
