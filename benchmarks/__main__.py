@@ -8,12 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import PROJECT, inference, step, tiles, time_to_iou
+from . import PROJECT, inference, large, step, tiles, time_to_iou
 from .picture import draw_curves, draw_picture
 from .results import machine, merge_result, read_results
 from .timing import Settings, SideError, select
 
-PARTS: tuple[ModuleType, ...] = (tiles, inference, step, time_to_iou)
+PARTS: tuple[ModuleType, ...] = (tiles, inference, step, time_to_iou, large)
 """Each has ``KEYS``, what it can measure, and ``measure(keys, settings, report)``, which yields keys and entries."""
 
 

@@ -44,8 +44,8 @@ LARGE = 3
 """A volume with so many times the voxels that fit at once is sampled at several places rather than at one."""
 
 LONGEST_GRADIENT = 5.0
-"""Longest gradient that is stepped along with batch normalisation. Most are about 2 long; that of a nearly constant tile
-is far longer, since batch normalisation then divides by next to nothing."""
+"""Longest gradient that is stepped along with batch normalisation. Most are about 2 long; that of a nearly constant
+tile is far longer, since batch normalisation then divides by next to nothing."""
 
 MOST_ELONGATED = 2.0
 """Largest ratio between the sides of a working voxel; the paper's are nearly cubes (1.76 × 1.76 × 2.04 µm)."""
@@ -216,8 +216,8 @@ class Plan:
             "weights begin as in He et al. 2015; an up-convolution begins as nearest-neighbour up-sampling does, with "
             "the same weight for all voxels that come of a feature",
             "the loss is divided by the sum of the weights",
-            f"gradients longer than {LONGEST_GRADIENT:g} are shortened to that with batch normalisation; without a finite "
-            "one no step is made",
+            f"with batch normalisation, gradients longer than {LONGEST_GRADIENT:g} are shortened to that; along one that "
+            "isn't finite no step is made",
         ]
 
     def agrees_with(self, options: PlanOptions) -> bool:
