@@ -24,9 +24,10 @@ def convolutions(network: torch.nn.Module) -> list[tuple[int, int]]:
     ]
 
 
-def test_the_papers_tiling_and_ours_segment_alike() -> None:
+def test_the_papers_tiling_and_ours_segment_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the literal tiles lie on the lattice of 8 voxels: the first one, and the third, 88 voxels on. In the second
     one, 44 voxels on, the poolings see other pairs. The volume is mirrored alike where its sizes are 1 (mod 4)."""
+    monkeypatch.setattr(ours, "half_precision_of", lambda _: torch.float32)
     image = smooth_volume((100, 41, 21))
     labels, part = run_paper_tiling(image, width=WIDTH)(quiet)
     expected = run_ours(image, memory=1e9, width=WIDTH)(quiet)

@@ -216,8 +216,8 @@ class Plan:
             "weights begin as in He et al. 2015; an up-convolution begins as nearest-neighbour up-sampling does, with "
             "the same weight for all voxels that come of a feature",
             "the loss is divided by the sum of the weights",
-            f"with batch normalisation, gradients longer than {LONGEST_GRADIENT:g} are shortened to that; along one that "
-            "isn't finite no step is made",
+            f"with batch normalisation, gradients longer than {LONGEST_GRADIENT:g} are shortened to that",
+            "no step is made along a gradient that isn't finite",
         ]
 
     def agrees_with(self, options: PlanOptions) -> bool:
