@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Iterator
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from lib.core.inference import _sample, settle_statistics
 from lib.core.network import UNet
 from lib.core.normalisation import (
+    Statistics,
     by_average_statistics,
     by_running_statistics,
     by_tile_statistics,
@@ -154,3 +156,13 @@ def test_frozen_statistics_do_not_depend_on_the_tile() -> None:
     by_tile = by_tile_statistics(network)
     with torch.no_grad():
         assert not torch.allclose(by_tile(tile)[..., 0], by_tile(brighter)[..., 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("statistics", get_args(Statistics))
+def test_a_network_without_batch_normalisation_has_no_statistics(statistics: Statistics) -> None:
+    torch.manual_seed(0)
+    network, image = UNet(1, 2, width=2, batch_norm=False), smooth_image((20, 12, 12))
+    settled = settle_statistics(network, image, (108, 100, 100), statistics, "cpu")
+    tile = torch.rand(1, 1, 92, 92, 92)
+    with torch.no_grad():
+        torch.testing.assert_close(settled(tile), network(tile))

@@ -108,6 +108,10 @@ class Learner:
         with half_precision(self.device, self.precision):
             return by_average_statistics(network, (_input(*tile) for tile in self._first_tiles))
 
+    def is_finite(self) -> bool:
+        """Tell whether all weights are finite; no step makes them otherwise."""
+        return all(bool(torch.isfinite(weights).all()) for weights in self.network.parameters())
+
     def state(self) -> dict[str, Any]:
         """Return what ``load`` needs to go on from here."""
         return {

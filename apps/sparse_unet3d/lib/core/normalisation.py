@@ -123,11 +123,16 @@ def _settled(network: UNet, sample: Sample, combine: Callable[[Moments, Moments]
     So the features of each layer have, when the network is used, the statistics that they are normalised by.
     """
     settled = by_running_statistics(network)
-    for layer, lattice in zip(_normalisations(settled), network.feature_lattices, strict=True):
+    layers = _normalisations(settled)
+    if not layers:
+        return settled
+    hooks = [
         layer.register_forward_pre_hook(_Settle(lattice, sample, combine))
+        for layer, lattice in zip(layers, network.feature_lattices, strict=True)
+    ]
     settled(sample.given, sample.tile)
-    for layer in _normalisations(settled):
-        layer._forward_pre_hooks.clear()
+    for hook in hooks:
+        hook.remove()
     return settled
 
 

@@ -360,6 +360,10 @@ class _Run:
 
     def go(self, report: Callable[[Report], None]) -> Report:
         """Train until the options say stop."""
+        with self.learner:
+            return self._go(report)
+
+    def _go(self, report: Callable[[Report], None]) -> Report:
         published = self.rival is not None and self.rival.run == self.id
         score: float | None = None
         iou: dict[str, float | None] | None = None
@@ -405,6 +409,8 @@ class _Run:
                 "; too few annotated slices to hold any out, or none far enough from the others, so the IoU is that of "
                 "what was trained on"
             )
+        if course.left_out:
+            message += f"; {course.left_out} steps of this epoch were left out, since they had no finite gradient"
         if self.note:
             message += f"; {self.note}"
         return {
@@ -434,10 +440,12 @@ class _Run:
 
         course = self.learner.train(steps, progress)
         self.steps = steps.stop
-        if not math.isfinite(course.loss):
+        # Short of memory, it goes on with smaller tiles.
+        self.plan = self.learner.plan
+        if course.left_out and not self.learner.is_finite():
             raise InputError(
-                f"training: it diverged in epoch {self.epoch + 1} (loss {course.loss}); nothing of that epoch was "
-                "kept. Train with start 'afresh'; if it happens again, look for outliers in the images"
+                f"training: the network's weights aren't finite in epoch {self.epoch + 1}, so {self.folder.checkpoint} "
+                "holds nothing to continue from; train with start 'afresh'"
             )
         return course
 
