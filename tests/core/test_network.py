@@ -79,7 +79,7 @@ def test_an_untrained_up_convolution_is_nearest_neighbour_up_sampling(dims: int)
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_young_network_shows_no_lattice_of_dots_where_an_image_is_constant(seed: int) -> None:
-    """Voxels that no neighbour agrees with, by their place modulo two: an up-convolution writes each by other weights."""
+    """Voxels that no neighbour agrees with, by their place modulo two: an up-convolution has weights for each place."""
     shape, scheme = (56, 40, 40), LabelScheme(("ball",), "outside")
     image = ndimage.gaussian_filter(np.random.default_rng(0).random(shape), 1.5)
     dense = np.where(image > np.quantile(image, 0.8), 1, 2).astype(np.uint8)
