@@ -131,6 +131,8 @@ class SparseUNet3D(MONAILabelApp):
                 raise InputError(self._datastore.describe_emptiness())
             if sample:
                 self._datastore.check_image(sample["id"])
+                if notes := self._datastore.notes(sample["id"]):
+                    sample["notes"] = notes
                 if left_out := self._datastore.describe_left_out():
                     sample["left_out"] = left_out
         return sample
@@ -157,9 +159,10 @@ class SparseUNet3D(MONAILabelApp):
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """Tell the annotator what was understood."""
+        info = self._datastore.submitted(label_id)
         return submission_reply(
             image_id,
-            self._datastore.submitted(label_id),
+            {**info, "warnings": [*info["warnings"], *self._datastore.notes(image_id)]},
             self.settings.scheme,
             self.settings.plan.unpainted,
             classes_taught(self._datastore, self.settings, self._datastore.get_labeled_images()),

@@ -52,6 +52,7 @@ class FolderStore(LocalDatastore):
         self._readable: dict[str, object] = {}
         self._unreadable: dict[str, object] = {}
         self._checksums: dict[str, tuple[object, int]] = {}
+        self._notes: dict[str, tuple[str, ...]] = {}
         super().__init__(studies, extensions=[f"*{ending}" for ending in ENDINGS], auto_reload=False, read_only=True)
         # One lock object: it can be taken again by the thread that holds it.
         self._lock = FileLock(self._lock_file)
@@ -166,7 +167,14 @@ class FolderStore(LocalDatastore):
         stamp = self._stamp(image_id)
         volume = read_volume(self.get_image_uri(image_id))
         self._checksums[image_id] = stamp, checksum(volume)
+        if volume.notes and self._notes.get(image_id) != volume.notes:
+            logger.warning("; ".join(volume.notes))
+        self._notes[image_id] = volume.notes
         return volume, self._checksums[image_id][1]
+
+    def notes(self, image_id: str) -> list[str]:
+        """Return what a person should know of an image, as of when it was read last; nothing if it wasn't."""
+        return list(self._notes.get(image_id, ()))
 
     def has_read(self, image_id: str) -> bool:
         """Tell whether an image was read as it is now, so that its checksum is known."""
