@@ -93,8 +93,8 @@ class SparseUNet3D(MONAILabelApp):
         end_on_signals()
 
     def info(self) -> dict[str, Any]:
-        device = default_device()
-        width = self.settings.plan.width or (CPU_WIDTH if device == "cpu" else PAPER_WIDTH)
+        is_narrow = default_device() == "cpu" and self.settings.plan.recipe != "paper"
+        width = self.settings.plan.width or (CPU_WIDTH if is_narrow else PAPER_WIDTH)
         notes = [
             self.description,
             describe_device(),

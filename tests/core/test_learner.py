@@ -145,6 +145,20 @@ def test_short_of_memory_it_goes_on_with_smaller_tiles(monkeypatch: pytest.Monke
             ours.train(range(2, 3), lambda: 0.0)
 
 
+def test_short_of_memory_while_a_tile_is_drawn_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with learner() as ours:
+        draw, before = ours.sampler.draw, ours.plan.tile
+
+        def limited(generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            if ours.plan.tile == before:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return draw(generator)
+
+        monkeypatch.setattr(ours.sampler, "draw", limited)
+        assert math.isfinite(ours.train(range(2), lambda: 0.0).loss)
+        assert math.prod(ours.plan.tile) < math.prod(before)
+
+
 def test_a_step_without_a_finite_gradient_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with learner(averaging=0.5) as ours:
         ours.train(range(1), lambda: 0.0)

@@ -655,3 +655,21 @@ def test_real_data(file):
     if volume.channels > 1:
         assert volume.slicer_affine is not None
         np.testing.assert_array_equal(onto_grid(LabelMap(label.array, volume.slicer_affine), volume), label.array)
+
+
+@pytest.mark.parametrize("offset", [0, 300, 348, 352, 400])
+def test_voxels_of_nifti_begin_where_itk_says(tmp_path, offset):
+    """It never takes the header for voxels, whatever the header says."""
+    path = tmp_path / "a.nii"
+    header = nibabel.Nifti1Image(numbers(), np.eye(4)).header
+    header["magic"], header["vox_offset"], header["scl_slope"], header["scl_inter"] = b"n+1", offset, 1, 0
+    path.write_bytes(header.binaryblock + np.random.default_rng(0).bytes(2 * numbers().size + 100))
+    np.testing.assert_array_equal(read_volume(path).array[0], sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T)
+
+
+@pytest.mark.parametrize("flag", ["True", "T", "true"])
+def test_compressed_metaimages_are_read_as_by_itk(tmp_path, flag):
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(numbers().T.copy()), str(path), useCompression=True)
+    path.write_bytes(path.read_bytes().replace(b"CompressedData = True", b"CompressedData = " + flag.encode()))
+    np.testing.assert_array_equal(read_volume(path).array[0], numbers())

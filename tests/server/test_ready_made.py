@@ -162,6 +162,20 @@ def test_a_header_corrected_after_painting_is_told_and_mended(studies: Path, tmp
         store.restore("a", 2)
 
 
+def test_by_voxel_keeps_the_voxels_where_only_directions_were_corrected(studies: Path, tmp_path: Path) -> None:
+    """A mirrored header fills the same box, so that paint could be placed in space too, but on the wrong side."""
+    store = serve(studies)
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
+    image = nibabel.load(studies / "a.nii.gz")
+    mirrored = image.affine @ np.diag([-1, 1, 1, 1])
+    mirrored[:3, 3] = image.affine[:3] @ [image.shape[0] - 1, 0, 0, 1]
+    write_label(studies / "a.nii.gz", np.asarray(image.dataobj), mirrored)
+    store.refresh()
+    store.restore("a", 1, by_voxel=True)
+    assert (stored(studies, "final") == paint()).all()
+    assert not (paint() == paint()[::-1]).all()
+
+
 def test_an_image_of_another_shape_can_be_painted_anew(studies: Path, tmp_path: Path) -> None:
     store = serve(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)

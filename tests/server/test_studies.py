@@ -107,3 +107,27 @@ def test_each_kind_of_file_comes_with_what_to_do(tmp_path: Path) -> None:
         "1 volume in subfolders (p/y.nii)",
     ]
     assert all(line.split(": ", 1)[1] for line in lines)
+
+
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path: Path) -> None:
+    write_image(tmp_path / "patient.nii.gz")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "scan.dcm").touch()
+    (tmp_path / "inner" / "again").symlink_to(tmp_path, target_is_directory=True)
+    (said,) = describe_unused(tmp_path, {"patient.nii.gz"})
+    assert said.startswith("1 .dcm file in subfolders (inner/scan.dcm)")
+
+
+def test_a_folder_that_may_not_be_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``lost+found`` on a disk of its own."""
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "scan.dcm").touch()
+    listed = Path.iterdir
+
+    def refuse(folder: Path) -> object:
+        if folder.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert len(describe_unused(tmp_path, ())) == 1

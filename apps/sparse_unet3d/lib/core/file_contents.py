@@ -28,6 +28,9 @@ _TEXT_RATIO = 8
 
 _BLOCK = 1 << 16
 
+_NIFTI_HEADER = 348
+"""Bytes of a NIfTI-1 header."""
+
 _LONGEST_HEADER = 1 << 22
 """Bytes of an NRRD or MetaImage header that are read at most; Slicer's segmentations have long ones."""
 
@@ -71,7 +74,7 @@ def verify(path: Path, ending: str) -> None:
             # After a line skip the compressed part begins elsewhere.
             is_compressed = fields.get("encoding", "").lower() in ("gzip", "gz") and "line skip" not in fields
         else:
-            is_compressed = _meta_fields(_meta_lines(file)).get("compresseddata", "").lower() == "true"
+            is_compressed = _is_true(_meta_fields(_meta_lines(file)).get("compresseddata", ""))
         if is_compressed:
             for _ in _inflated(file):
                 pass
@@ -90,7 +93,9 @@ def nifti_voxels(path: Path) -> tuple[NDArray[Any], float, float]:
     """
     with _reading(path), path.open("rb") as file:
         header = nibabel.Nifti1Header(_nifti_header(path)[0], check=False)
-        dtype, shape, start = header.get_data_dtype(), header.get_data_shape(), int(header["vox_offset"])
+        dtype, shape = header.get_data_dtype(), header.get_data_shape()
+        # As ITK, which never takes the header itself for voxels.
+        start = max(_NIFTI_HEADER, int(header["vox_offset"]))
         content = np.empty(start + math.prod(shape) * dtype.itemsize, np.uint8)
         at = 0
         for block in _inflated(file) if _is_gzip(path) else iter(partial(file.read, _BLOCK), b""):
@@ -154,10 +159,15 @@ def _is_gzip(path: Path) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
+def _is_true(value: str) -> bool:
+    """Read a MetaImage flag, of which ITK looks at the first letter."""
+    return value[:1] in ("T", "t", "1")
+
+
 def _nifti_header(path: Path) -> tuple[bytes, str]:
     """Return the first 348 bytes, and the byte order of the numbers in them."""
     with gzip.open(path) if _is_gzip(path) else path.open("rb") as file:
-        header = file.read(348)
+        header = file.read(_NIFTI_HEADER)
     for order in "<>":
         length = struct.unpack_from(order + "i", header)[0]
         if length == 540:
@@ -165,7 +175,7 @@ def _nifti_header(path: Path) -> tuple[bytes, str]:
                 f"{path}: a NIfTI-2 file, which 3D Slicer can't open; save it as NIfTI-1, e.g. in Python: image = "
                 "nibabel.load(old); nibabel.save(nibabel.Nifti1Image.from_image(image), new)"
             )
-        if length == 348 and len(header) == 348:
+        if length == len(header) == _NIFTI_HEADER:
             return header, order
     raise ValueError("no NIfTI header")
 
@@ -179,7 +189,7 @@ def _nifti_bytes(path: Path) -> int:
     (bits,), (start,) = struct.unpack_from(order + "h", header, 72), struct.unpack_from(order + "f", header, 108)
     if bits < 1 or start < 0:
         raise ValueError(f"{bits} bits per voxel from byte {start} on")
-    needed: int = int(start) + math.prod(sizes[:rank]) * bits // 8
+    needed: int = max(_NIFTI_HEADER, int(start)) + math.prod(sizes[:rank]) * bits // 8
     return needed
 
 
@@ -264,9 +274,9 @@ def _inspect_mha(path: Path) -> int:
         raise ValueError("no MetaImage header")
     if fields["elementdatafile"].upper() != "LOCAL":
         raise InputError(f"{path}: the voxels are in another file; save header and voxels in one .mha file")
-    if fields.get("binarydata", "true").lower() != "true":
+    if not _is_true(fields.get("binarydata", "True")):
         return left * _TEXT_RATIO
-    return left * (_MAX_RATIO if fields.get("compresseddata", "").lower() == "true" else 1)
+    return left * (_MAX_RATIO if _is_true(fields.get("compresseddata", "")) else 1)
 
 
 def _inflated(file: IO[bytes]) -> Iterator[bytes]:

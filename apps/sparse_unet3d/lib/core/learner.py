@@ -142,12 +142,10 @@ class Learner:
         losses: list[float] = []
         left_out = 0
         for step in steps:
-            asked = time.monotonic()
-            image, targets = self._tiles(step)
+            image, targets, loss, seconds = self._step_in_memory(step, progress())
             if step == len(self._first_tiles) < STATISTICS_TILES:
                 self._first_tiles.append((image, targets))
-            waited += time.monotonic() - asked
-            loss = self._step_in_memory(step, image, targets, progress())
+            waited += seconds
             if loss is None:
                 left_out += 1
             else:
@@ -163,18 +161,26 @@ class Learner:
         image, targets = self.sampler.draw(np.random.default_rng((self.seed, step)))
         return image.to(self.device), targets.to(self.device)
 
-    def _step_in_memory(self, step: int, image: Tensor, targets: Tensor, progress: float) -> float | None:
-        """Make a step; where memory is short, with the volumes elsewhere, and then with ever smaller tiles."""
+    def _step_in_memory(self, step: int, progress: float) -> tuple[Tensor, Tensor, float | None, float]:
+        """Make a step; where memory is short, with the volumes elsewhere, and then with ever smaller tiles.
+
+        Returns:
+            The tile's image and targets, the step's loss as of ``_step``, and the seconds waited for the tile.
+        """
+        draw: Callable[[int], tuple[Tensor, Tensor]] = self._tiles
         while True:
             try:
-                return self._step(image, targets, progress)
+                asked = time.monotonic()
+                image, targets = draw(step)
+                waited = time.monotonic() - asked
+                return image, targets, self._step(image, targets, progress), waited
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 logger.warning("Out of memory on %s with training tiles %s", self.device, self.plan.tile)
             self.optimiser.zero_grad(set_to_none=True)
             self._save_memory()
-            image, targets = self._draw(step)
+            draw = self._draw
 
     def _save_memory(self) -> None:
         """Take less memory from now on.

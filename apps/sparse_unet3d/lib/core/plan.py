@@ -212,6 +212,7 @@ class Plan:
             f"grey values: a smooth rising curve, its slope changed by a factor of e^±{grey_values.slope_sd:g}, its "
             f"offset by {grey_values.offset_sd:g} (standard deviations; the image's range is 0 … 1)",
             "a deformed label is that of the nearest voxel",
+            "tiles in which the image is constant are drawn again",
             "intensities: each channel's percentiles 0.5 and 99.5 become 0 and 1; large constant parts don't count",
             "weights begin as in He et al. 2015; an up-convolution begins as nearest-neighbour up-sampling does, with "
             "the same weight for all voxels that come of a feature",

@@ -22,6 +22,10 @@ ATTEMPTS = 100
 """Draws before giving up on a tile with labelled voxels: a deformation moves its centre only slightly."""
 
 
+CONSTANT_ATTEMPTS = 20
+"""Draws before a tile is taken in which the image is constant: perhaps all of it is."""
+
+
 @dataclass(frozen=True)
 class AugmentationSettings:
     """All that is random in a training tile but for its place."""
@@ -156,7 +160,7 @@ class TileSampler:
             least one of them labelled.
         """
         drawn = None
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             index, centre = self._draw_place(generator)
             frame, volume, annotation = self._frames[index], self.images[index], self._annotations[index]
             deformation = draw_deformation(
@@ -170,7 +174,7 @@ class TileSampler:
             drawn = frame, volume(positions), labels
             # Of a constant, batch normalisation makes noise, and its gradients are as large as its input is small.
             # A network that never sees one learns as much.
-            if not is_constant(drawn[1]):
+            if attempt >= CONSTANT_ATTEMPTS or not is_constant(drawn[1]):
                 break
         if drawn is None:
             raise InputError(f"training: no labelled voxel came into a tile in {ATTEMPTS} draws; annotate more of it")

@@ -203,7 +203,7 @@ def _start_run(
     checkpoint, note = None, ""
     if options.start == "continue" and folder.checkpoint.is_file():
         checkpoint, note = _fitting_checkpoint(folder, scheme, channels, plan_options)
-    rival = _fitting_published(folder, scheme, channels)
+    rival = _fitting_published(folder, scheme, channels, plan_options)
     earlier = SliceSplit.from_json(checkpoint["split"]) if checkpoint else rival.split if rival else None
     if checkpoint:
         plan = Plan.from_json(checkpoint["plan"]).continued(plan_options)
@@ -239,12 +239,15 @@ def _fitting_checkpoint(
     return content, ""
 
 
-def _fitting_published(folder: ModelFolder, scheme: LabelScheme, channels: int) -> Model | None:
-    """Return the published model if there is one that does the same task: a new one has to score as well."""
+def _fitting_published(
+    folder: ModelFolder, scheme: LabelScheme, channels: int, plan_options: PlanOptions
+) -> Model | None:
+    """Return the published model, as *Run* uses it, if it does the same task: a new one has to score as well."""
     if not folder.is_published():
         return None
     try:
-        return folder.load(scheme, channels)
+        model = folder.load(scheme, channels)
+        return replace(model, plan=model.plan.with_statistics(plan_options))
     except InputError:
         return None
 
@@ -282,7 +285,8 @@ class _Run:
         images = [
             PreparedImage(
                 case.volume.name,
-                sampler.image,
+                # A view on the CPU; a copy of what may be taken off a GPU that is short of memory.
+                sampler.image.cpu(),
                 _grid(case, self.plan),
                 case.volume.outside,
             )

@@ -62,5 +62,5 @@ def _kill_children() -> None:
     for child in psutil.Process().children(recursive=True):
         try:
             child.kill()
-        except psutil.NoSuchProcess:
+        except psutil.Error:
             continue

@@ -91,7 +91,7 @@ def describe_unused(folder: Path, taken: Collection[str]) -> list[str]:
         A line for each kind: how many files, names of some, what to do.
     """
     found: dict[tuple[str, bool], list[str]] = defaultdict(list)
-    for path in sorted(folder.iterdir()):
+    for path in _entries(folder):
         if path.name.startswith(".") or path.name in (*OWN, *taken):
             continue
         if kind := _kind(path):
@@ -105,13 +105,22 @@ def describe_unused(folder: Path, taken: Collection[str]) -> list[str]:
 
 def _below(folder: Path) -> Iterator[Path]:
     """Give the files in subfolders, and the folders that stand for images, in the order of their names."""
-    for path in sorted(folder.iterdir()):
+    for path in _entries(folder):
         if path.name.startswith("."):
             continue
-        if path.is_dir() and not _kind(path):
+        # A link may lead back to a folder above.
+        if path.is_dir() and not path.is_symlink() and not _kind(path):
             yield from _below(path)
         else:
             yield path
+
+
+def _entries(folder: Path) -> list[Path]:
+    """List a folder in the order of names; nothing where it may not be read, as the system's own on a disk."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _kind(path: Path) -> str:
@@ -131,8 +140,11 @@ def _is_dicom(path: Path) -> bool:
     """Tell whether a file is DICOM by its content; scanners give such files names without an ending, or numbers."""
     if path.suffix.strip(".").isalpha() or not path.is_file():
         return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _line(kind: str, is_below: bool, names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from ..core.file_contents import is_slicer_segmentation
 from ..core.labels import RESERVED, UNLABELLED, LabelScheme
 from ..core.slice_names import SliceNames
 from ..core.slicer_segmentation import SlicerSegmentation, read_slicer_segmentation
+from ..core.split import plane_flags
 from ..core.volumes import LabelMap, box_onto_grid, onto_grid, read_geometry, read_label_map
 
 ZeroMeans = Literal["0", "none"]
@@ -144,16 +145,14 @@ DECIDE = (
 
 def _is_on_slices(annotation: NDArray[np.uint8]) -> bool:
     """Tell whether the paint of an annotation (X, Y, Z) lies on single slices or a few neighbouring ones."""
-    slices = annotated_slices(annotation)
-    on_any = np.zeros(np.count_nonzero(annotation), dtype=bool)
-    for axis, places in enumerate(np.nonzero(annotation)):
-        flags = np.zeros(annotation.shape[axis], dtype=bool)
-        flags[[place.index for place in slices if place.axis == axis]] = True
-        stack = NEIGHBOURS + 1
+    x, y, z = planes = plane_flags(annotation.shape, annotated_slices(annotation))
+    stack = NEIGHBOURS + 1
+    for flags in planes:
         if len(flags) >= stack and np.lib.stride_tricks.sliding_window_view(flags, stack).all(axis=1).any():
             return False
-        on_any |= flags[places]
-    return float(np.mean(on_any)) >= ON_SLICES
+    painted = annotation > 0
+    on_any = painted & (x[:, None, None] | y[:, None] | z)
+    return bool(np.count_nonzero(on_any) >= ON_SLICES * np.count_nonzero(painted))
 
 
 def remap(

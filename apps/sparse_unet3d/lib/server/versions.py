@@ -19,7 +19,9 @@ in the studies folder          what
 import glob
 import itertools
 import logging
+import os
 import shlex
+import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -151,13 +153,15 @@ class VersionStore(FolderStore):
         stored = read_label_map(path)
         values = remap(stored.array.astype(np.uint8), self.version_names(image_id, version), self.scheme, str(path))
         warnings = []
-        try:
-            annotation = onto_grid(replace(stored, array=values), image).astype(np.uint8)
-        except InputError as error:
-            if not by_voxel or values.shape != image.shape:
-                raise InputError(self._misfit(image_id, version, read_geometry(path), image)) from error
+        # Also where the two grids are one but for directions: a header that was mirrored by mistake is corrected so.
+        if by_voxel and values.shape == image.shape and not np.allclose(stored.affine, image.affine, atol=1e-3):
             annotation = values
             warnings.append(f"version {version} was painted in another geometry and was taken over voxel by voxel")
+        else:
+            try:
+                annotation = onto_grid(replace(stored, array=values), image).astype(np.uint8)
+            except InputError as error:
+                raise InputError(self._misfit(image_id, version, read_geometry(path), image)) from error
         submission = Submission(annotation, image.affine, image.slicer_affine, SliceNames.of(image), warnings)
         with self._changing():
             if not warnings and version == self._current(image_id).get("version") == self._last_version(image_id):
@@ -244,8 +248,8 @@ class VersionStore(FolderStore):
         return (
             f"image {image_id!r}: {image.name} has the same voxels as version {version} of its annotation in another "
             f"geometry ({how}). If its header was corrected, the paint still fits voxel by voxel: python "
-            f"apps/sparse_unet3d annotations restore {shlex.quote(image_id)} {version} --by-voxel --studies "
-            f"{shlex.quote(self._datastore_path)}. If another image has come in its place, put the former file back"
+            f"apps/sparse_unet3d annotations restore {_quoted(image_id)} {version} --by-voxel --studies "
+            f"{_quoted(self._datastore_path)}. If another image has come in its place, put the former file back"
         )
 
     def _state(self, image_id: str) -> object:
@@ -345,6 +349,9 @@ class VersionStore(FolderStore):
                 if starting and isinstance(error, SchemeError):
                     raise
                 logger.error(error)
+            except (MemoryError, OSError) as error:
+                # The others can be annotated all the same.
+                logger.error("The annotation of %s can't be used now: %r", image_id, error)
         for line in self.describe_left_out():
             if line not in known:
                 logger.error(line)
@@ -440,7 +447,9 @@ class VersionStore(FolderStore):
             folder = Path(self._datastore.label_path(READY_MADE))
             folder.mkdir(exist_ok=True)
             there = (folder / f"{n}.{path.name}" if n else folder / path.name for n in itertools.count())
-            path.rename(next(kept for kept in there if not kept.exists()))
+            kept = next(place for place in there if not place.exists())
+            path.rename(kept)
+            logger.warning("%s: an annotation takes its place; it is kept as %s", path, kept)
 
     def _last_version(self, image_id: str) -> int:
         """Return the highest number ever given, also where its files are gone."""
@@ -473,6 +482,11 @@ def _what_is_gone(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str
         **{key: before.get(key) for key in ("version", "time", "client_id", "restored_version")},
         "gone_slices": gone,
     }
+
+
+def _quoted(text: str) -> str:
+    """Quote a word of a command for the shell that the person has."""
+    return subprocess.list2cmdline([text]) if os.name == "nt" else shlex.quote(text)
 
 
 def now() -> str:
