@@ -183,8 +183,8 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
 
 
 def test_needs_nothing_that_a_rented_machine_lacks(balls: Path, tmp_path: Path) -> None:
-    """Only torch, numpy, scipy, nibabel and monai are there; the report is left for later."""
-    lacking = ("monailabel", "joblib", "PIL", "matplotlib", "skimage", "itk", "fastapi", "psutil")
+    """Only torch, numpy, scipy, nibabel, SimpleITK, psutil and monai are there; the report is left for later."""
+    lacking = ("monailabel", "joblib", "PIL", "matplotlib", "skimage", "itk", "fastapi")
     code = (
         f"import runpy, sys; sys.modules.update(dict.fromkeys({lacking})); "
         f"sys.argv[1:] = {['reproduce', 'table3', '--data', str(balls), '--methods', '3d_bn,default']!r}; "
