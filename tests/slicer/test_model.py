@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from annotator import Annotator
 from images import AFFINES
@@ -66,6 +67,7 @@ def test_predictions_appear_and_paint_stays(
 def test_predictions_lie_right_on_an_image_that_slicer_misreads(
     open_slicer: Callable[..., Annotator], serve: Callable[..., None], studies: Path, models: Path, tmp_path: Path
 ) -> None:
+    torch.manual_seed(3)
     publish(models, LabelScheme(("inside", "tubule"), "outside"), channels=3)
     serve(write_image(tmp_path / "image.nii.gz", (*SHAPE, 3), AFFINES["oblique"], seed=1))
     annotator = open_slicer(autoRunSegmentationOnNextSample=False)
