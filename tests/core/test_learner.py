@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from devices import on_each_device
+from lib.core import precision
 from lib.core.errors import InputError
 from lib.core.labels import IGNORED, LabelScheme
 from lib.core.learner import Learner
@@ -105,7 +106,9 @@ def test_waiting_is_what_drawing_takes_longer_than_a_step(monkeypatch: pytest.Mo
     assert (course.waited, course.seconds) == (3 * 2, 3 * (2 + 5))
 
 
-def test_a_run_goes_on_in_the_precision_that_it_began_with() -> None:
+def test_a_run_goes_on_in_the_precision_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor that has it."""
+    monkeypatch.setattr(precision, "half_precision_of", lambda _: torch.bfloat16)
     first = learner()
     first.precision = torch.bfloat16
     second = learner()
