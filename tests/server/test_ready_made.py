@@ -1,6 +1,8 @@
 """Masks that somebody puts into labels/final."""
 
+import json
 import logging
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -15,7 +17,7 @@ from lib.server.conf import Conf
 from lib.server.datastore import AnnotationStore
 from lib.server.trainer import Trainer, read_cases
 from lib.server.versions import VersionStore
-from serving import NAMED, SHAPE, SPACING, paint, stored, write_label
+from serving import NAMED, SHAPE, SPACING, paint, stored, wait_until, write_label
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
 
@@ -209,3 +211,131 @@ def test_a_label_is_found_by_whatever_ending(studies: Path, ending: str, kind: s
     assert store.labels_without_image() == {}
     assert (stored(studies, "final") == paint()).all()
     assert serve(studies).get_label_info("a", "final")["version"] == 1
+
+
+def corrected() -> NDArray[np.uint8]:
+    """The paint with a voxel of another class."""
+    other = paint()
+    other[10, 9, 6] = 2
+    assert not (other == paint()).all()
+    return other
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_label_that_is_put_over_an_annotation_is_its_next_version(
+    running: bool, studies: Path, tmp_path: Path
+) -> None:
+    """As when somebody opens it in another program and saves it in place."""
+    store = serve(studies)
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
+    content = put(studies, corrected()).read_bytes()
+    if running:
+        store.refresh()
+    else:
+        store = serve(studies)
+    assert (stored(studies, "version_1") == paint()).all()
+    for tag in ("version_2", "final"):
+        assert (stored(studies, tag) == corrected()).all()
+        assert store.get_label_info("a", tag)["version"] == 2
+    assert (studies / "labels/ready_made/a.nii.gz").read_bytes() == content
+    # What a server writes is no news to the next one.
+    assert sorted(serve(studies).versions("a")) == [1, 2]
+
+
+def test_an_earlier_version_that_is_copied_over_the_newest_is_the_next(studies: Path, tmp_path: Path) -> None:
+    store = serve(studies)
+    for array in (paint(), corrected()):
+        store.save_label("a", str(write_label(tmp_path / "label.nii.gz", array)), "final", NAMED)
+    shutil.copyfile(studies / "labels/version_1/a.nii.gz", studies / "labels/final/a.nii.gz")
+    store.refresh()
+    assert sorted(store.versions("a")) == [1, 2, 3]
+    assert (stored(studies, "final") == paint()).all()
+
+
+def test_a_label_beside_an_annotation_is_its_next_version(studies: Path, tmp_path: Path) -> None:
+    store = serve(studies)
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
+    write_label(studies / "labels/final/a.nii", corrected())
+    store.refresh()
+    assert (stored(studies, "version_2") == corrected()).all()
+    assert (stored(studies, "final") == corrected()).all()
+    assert [path.name for path in (studies / "labels/final").glob("a.nii*")] == ["a.nii.gz"]
+    assert (studies / "labels/ready_made/a.nii").exists()
+
+
+def test_a_label_that_is_put_over_an_annotation_is_kept_when_somebody_submits_first(
+    studies: Path, tmp_path: Path
+) -> None:
+    store = serve(studies)
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
+    content = put(studies, corrected()).read_bytes()
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
+    assert (stored(studies, "final") == paint()).all()
+    assert (studies / "labels/ready_made/a.nii.gz").read_bytes() == content
+
+
+@pytest.mark.parametrize("content", ["other values", "undecided", "damaged"])
+def test_a_useless_label_over_an_annotation_changes_nothing(
+    content: str, studies: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = serve(studies)
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
+    file = put(studies, mask() if content == "undecided" else mask() + 100)
+    if content == "damaged":
+        file.write_bytes(file.read_bytes()[:-40])
+    put_there = file.read_bytes()
+    store.refresh()
+    assert store.get_label_info("a", "final")["version"] == 1
+    assert (stored(studies, "final") == paint()).all()
+    assert sorted(store.versions("a")) == [1]
+    assert (studies / "labels/ready_made/a.nii.gz").read_bytes() == put_there
+    assert any("version 1 of 'a' stays the current one" in message for message in caplog.messages)
+    assert store.describe_left_out() == []
+
+
+def test_a_useless_label_beside_an_annotation_is_named(studies: Path, tmp_path: Path) -> None:
+    store = serve(studies)
+    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
+    write_label(studies / "labels/final/a.nii", mask() + 100)
+    store.refresh()
+    assert (stored(studies, "final") == paint()).all()
+    (line,) = store.describe_left_out()
+    assert "(a.nii)" in line
+    assert sorted(serve(studies).versions("a")) == [1]
+
+
+def test_what_a_server_without_checksums_stored_is_trusted(studies: Path, tmp_path: Path) -> None:
+    """Also where the values were brought to another scheme, so that it isn't the file of its version."""
+    serve(studies).save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
+    put(studies, corrected())
+    for path in (studies / "labels").glob("*/a.json"):
+        info = json.loads(path.read_text())
+        del info["crc32"]
+        path.write_text(json.dumps(info))
+    (studies / "datastore_v2.json").unlink()
+    assert sorted(serve(studies).versions("a")) == [1]
+
+
+def test_a_label_that_is_still_being_copied_is_taken_at_its_end(studies: Path) -> None:
+    content = put(studies, paint()).read_bytes()
+    (studies / "labels/final/a.nii.gz").unlink()
+    store = AnnotationStore(str(studies), SCHEME)
+    store.serve(watch=True)
+    with (studies / "labels/final/a.nii.gz").open("wb") as file:
+        file.write(content[:200])
+        file.flush()
+        wait_until(store.describe_left_out)
+        file.write(content[200:])
+    wait_until(store.get_labeled_images)
+    assert (stored(studies, "final") == paint()).all()
+    assert store.describe_left_out() == []
+
+
+def test_a_label_is_told_from_one_of_a_longer_name(studies: Path) -> None:
+    """Image ids may have dots: the ending is what is known as one."""
+    (studies / "a.nii.gz").rename(studies / "b.x.nii.gz")
+    put(studies, paint(), "b.x")
+    put(studies, mask(), "b")
+    store = serve(studies)
+    assert store.get_labeled_images() == ["b.x"]
+    assert "(b)" in store.describe_left_out()[0]

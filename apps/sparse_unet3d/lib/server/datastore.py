@@ -42,6 +42,7 @@ KEPT_BY_SERVER = (
     "label_names",
     "params",
     "statistics",
+    "crc32",
     "name",
     "ts",
 )
@@ -190,7 +191,7 @@ class AnnotationStore(VersionStore):
         """
         with self._changing():
             entry = self._require(image_id)
-            if self._ready_made(image_id) or any(tag not in MADE for tag in entry.labels):
+            if image_id in self._ready_made() or any(tag not in MADE for tag in entry.labels):
                 raise InputError(
                     f"image {image_id!r} is annotated, and annotations are never deleted; to leave it out, "
                     "move its file out of the studies folder (its labels stay)"

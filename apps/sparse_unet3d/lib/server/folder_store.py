@@ -8,7 +8,9 @@ import json
 import logging
 import os
 import shutil
+import sys
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -208,8 +210,7 @@ class FolderStore(LocalDatastore):
 
     def _state(self, image_id: str) -> object:
         """Return what changes when a person repairs an image: what it lacks, and when its files were written."""
-        image = self._images().get(image_id)
-        return image and (image.fault, [path.stat().st_mtime_ns for path in image.files if path.exists()])
+        return state_of(self._images().get(image_id))
 
     # Files
 
@@ -234,7 +235,8 @@ class FolderStore(LocalDatastore):
         self._store_info(image_id, tag, info)
 
     def _store_info(self, image_id: str, tag: str, info: dict[str, Any]) -> None:
-        info = {**info, "ts": int(time.time()), "name": self._label_path(image_id, tag).name}
+        path = self._label_path(image_id, tag)
+        info = {**info, "ts": int(time.time()), "name": path.name, "crc32": crc32_of(path)}
         write_json(self._info_path(image_id, tag), info)
         self._datastore.objects[image_id].labels[tag] = DataModel(info=info, ext=".nii.gz")
 
@@ -364,7 +366,8 @@ class FolderStore(LocalDatastore):
         on_mount = self._is_on_mount(self._datastore.image_path())
         # Changes on a mounted folder may come from another machine, and the system doesn't tell of those.
         self._observer = PollingObserver() if on_mount else Observer()
-        self._observer.schedule(_Watcher(self, self._datastore_config_path), recursive=True, path=self._datastore_path)
+        watcher = _Watcher(self, self._datastore_config_path, sys.platform == "linux" and not on_mount)
+        self._observer.schedule(watcher, recursive=True, path=self._datastore_path)
         try:
             self._observer.start()
         except OSError as error:
@@ -374,9 +377,11 @@ class FolderStore(LocalDatastore):
 class _Watcher(FileSystemEventHandler):
     """Tells the datastore of changed files; whatever goes wrong, it goes on watching."""
 
-    def __init__(self, store: FolderStore, index: str) -> None:
+    def __init__(self, store: FolderStore, index: str, tells_of_end: bool) -> None:
+        """``tells_of_end``: whether the end of writing is an event of its own; elsewhere each write counts."""
         self.store = store
         self.index = os.path.basename(index)
+        self.told_by = ("created", "deleted", "moved", "closed" if tells_of_end else "modified")
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         names = [os.path.basename(str(path)) for path in (event.src_path, event.dest_path) if path]
@@ -384,12 +389,20 @@ class _Watcher(FileSystemEventHandler):
             if self.index in names and event.event_type in ("created", "modified", "moved"):
                 self.store.reload()
             # What this software writes is renamed into place, and the index, written after it, tells of it.
-            elif event.event_type in ("created", "deleted", "moved") and (
-                not names[0].startswith(".") and any(map(is_listed, names))
-            ):
+            elif event.event_type in self.told_by and (not names[0].startswith(".") and any(map(is_listed, names))):
                 self.store.refresh()
         except Exception:
             logger.exception("Could not take note of a changed file: %s", event)
+
+
+def state_of(image: ImageFiles | None) -> object:
+    """Return what changes when a person repairs an image: what it lacks, and when its files were written."""
+    return image and (image.fault, [path.stat().st_mtime_ns for path in image.files if path.exists()])
+
+
+def crc32_of(path: Path) -> int:
+    """Return the CRC-32 of a file."""
+    return zlib.crc32(path.read_bytes())
 
 
 def read_info(path: Path) -> dict[str, Any]:

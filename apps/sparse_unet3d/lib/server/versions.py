@@ -11,7 +11,8 @@ in the studies folder          what
 ``labels/uncertainty/``        how unsure it was, 0 … 255
 ``labels/ready_made/``         what somebody put into ``labels/final/``, as it was
 ``labels/TAG/ID.json``         what is known of a label: version, time, client, which version it brings back, what of
-                               the version before is gone, names of its values and slices, statistics
+                               the version before is gone, names of its values and slices, statistics, CRC-32 of its
+                               file
 ``datastore_v2.json``          MONAI Label's index; made anew from the above where it is lost or damaged
 =============================  ======================================================================================
 """
@@ -23,7 +24,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ from ..core.volumes import (
     read_label_map,
     read_volume,
 )
-from .folder_store import FolderStore, read_info
+from .folder_store import FolderStore, crc32_of, read_info, state_of
 from .replies import annotation_warnings
 from .studies import MOST_NAMED
 from .submission import DECIDE, SchemeError, Submission, UndecidedMask, ZeroMeans, read_ready_made, remap
@@ -56,6 +57,21 @@ logger = logging.getLogger(__name__)
 
 FINAL, ORIGINAL, READY_MADE = "final", "original", "ready_made"
 VERSION = "version_"
+
+
+@dataclass(frozen=True)
+class ReadyMade:
+    """What somebody put into ``labels/final`` for an image.
+
+    Attributes:
+        files: there, by name.
+        written: when, of each, in ns.
+        image: ``state_of`` the image.
+    """
+
+    files: tuple[Path, ...]
+    written: tuple[int, ...]
+    image: object
 
 
 class VersionStore(FolderStore):
@@ -77,7 +93,8 @@ class VersionStore(FolderStore):
             unlabelled: what value 0 means in ready-made masks; None: not said.
         """
         self.scheme, self.unpainted, self.unlabelled = scheme, unpainted, unlabelled
-        self._left_out: dict[str, tuple[object, InputError]] = {}
+        self._left_out: dict[str, tuple[ReadyMade, InputError]] = {}
+        self._crcs: dict[Path, tuple[object, int]] = {}
         super().__init__(studies)
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
@@ -86,11 +103,12 @@ class VersionStore(FolderStore):
 
     def describe_left_out(self) -> list[str]:
         """Say which labels in ``labels/final`` aren't used, and what to do."""
-        known = {image_id: error for image_id, (_, error) in self._left_out.items() if self._is_left_out(image_id)}
-        undecided = [image_id for image_id, error in known.items() if isinstance(error, UndecidedMask)]
+        known = self._still_left_out()
+        undecided = [image_id for image_id, (_, error) in known.items() if isinstance(error, UndecidedMask)]
         lines = [
-            f"the label of {image_id!r} in labels/final can't be used as annotation and is left out: {error}"
-            for image_id, error in known.items()
+            f"the label of {image_id!r} in labels/final ({', '.join(path.name for path in found.files)}) can't be used as "
+            f"annotation and is left out: {error}"
+            for image_id, (found, error) in known.items()
             if image_id not in undecided
         ]
         if undecided:
@@ -342,9 +360,10 @@ class VersionStore(FolderStore):
         """
         changed = False
         known = self.describe_left_out()
+        ready_made, left_out = self._ready_made(), self._still_left_out()
         for image_id in self.list_images():
             try:
-                changed |= self._settle(image_id)
+                changed |= self._settle(image_id, None if image_id in left_out else ready_made.get(image_id))
             except InputError as error:
                 if starting and isinstance(error, SchemeError):
                     raise
@@ -357,22 +376,33 @@ class VersionStore(FolderStore):
                 logger.error(line)
         return changed
 
-    def _settle(self, image_id: str) -> bool:
+    def _settle(self, image_id: str, ready_made: ReadyMade | None) -> bool:
         """Make the newest version the current one, with the scheme's values, where it isn't; tell whether it wasn't.
 
         That happens where the server was killed in the midst of a submission, ``final`` was removed or put there by
         hand, or the scheme changed.
 
+        Args:
+            image_id: the image.
+            ready_made: what to make a version of, if anything.
+
         Raises:
             SchemeError: the annotation has voxels of a class that the scheme doesn't have.
             InputError: the image or the annotation can't be read.
         """
+        if ready_made and self._adopt(image_id, ready_made):
+            return True
         labels = self._datastore.objects[image_id].labels
-        current = self._current(image_id)
-        newest = max(map(_version_number, labels), default=0)
-        behind = newest > current.get("version", 0)
-        if FINAL in labels and "version" not in current and not behind:
-            return self._adopt(image_id)
+        newest = self._newest_version(image_id)
+        is_strange = FINAL in labels and not self._is_own(image_id, Path(self.get_label_uri(image_id, FINAL)))
+        if is_strange and not newest:
+            # It can't be used, so it is no annotation.
+            del labels[FINAL]
+            return True
+        if is_strange:
+            _, error = self._left_out.pop(image_id)
+            logger.error("It can't be used, and version %s of %r stays the current one: %s", newest, image_id, error)
+        behind = is_strange or newest > self._current(image_id).get("version", 0)
         if not behind and (FINAL not in labels or self._is_whole(image_id)):
             return False
         tag = f"{VERSION}{newest}" if behind else FINAL
@@ -401,18 +431,16 @@ class VersionStore(FolderStore):
     def _facts(self, annotation: NDArray[np.uint8]) -> dict[str, Any]:
         return {"label_names": self._label_names(), "statistics": statistics(annotation, self.scheme)}
 
-    def _adopt(self, image_id: str) -> bool:
-        """Make a label that somebody put into ``labels/final`` a version, as if it had been submitted."""
-        if self._is_left_out(image_id):
-            del self._datastore.objects[image_id].labels[FINAL]
-            return True
-        path = Path(self.get_label_uri(image_id, FINAL))
-        try:
-            submission = read_ready_made(path, self.get_image_uri(image_id), self.scheme, self.unlabelled)
-        except InputError as error:
-            self._left_out[image_id] = self._state_of_ready_made(image_id), error
-            del self._datastore.objects[image_id].labels[FINAL]
-            return True
+    def _adopt(self, image_id: str, ready_made: ReadyMade) -> bool:
+        """Make what somebody put into ``labels/final`` a version, as if submitted; tell whether that can be done."""
+        for path in ready_made.files:
+            try:
+                submission = read_ready_made(path, self.get_image_uri(image_id), self.scheme, self.unlabelled)
+                break
+            except InputError as error:
+                self._left_out[image_id] = ready_made, error
+        else:
+            return False
         known = statistics(submission.annotation, self.scheme)
         counts = ", ".join(f"{count} {name}" for name, count in known["voxels"].items())
         logger.info("Taking %s for an annotation of %s; voxels: %s", path, image_id, counts)
@@ -425,31 +453,66 @@ class VersionStore(FolderStore):
         self._add_version(image_id, replace(submission, warnings=warnings), None)
         return True
 
-    def _is_left_out(self, image_id: str) -> bool:
-        """Tell whether the label in ``labels/final`` was found useless, and neither it nor the image has changed."""
-        state, _ = self._left_out.get(image_id, (None, None))
-        return state is not None and state == self._state_of_ready_made(image_id)
+    def _still_left_out(self) -> dict[str, tuple[ReadyMade, InputError]]:
+        """Return by image which label in ``labels/final`` is useless and why, if nothing has changed since."""
+        ready_made = self._ready_made() if self._left_out else {}
+        return {
+            image_id: (found, why)
+            for image_id, (found, why) in self._left_out.items()
+            if found == ready_made.get(image_id)
+        }
 
-    def _state_of_ready_made(self, image_id: str) -> object:
-        files = [(path, path.stat().st_mtime_ns) for path in self._ready_made(image_id)]
-        return (files, self._state(image_id)) if files else None
+    def _ready_made(self) -> dict[str, ReadyMade]:
+        """Return by image what somebody put into ``labels/final`` and no version was made of yet."""
+        files: dict[str, list[Path]] = {}
+        for path in sorted(Path(self._datastore.label_path(FINAL)).iterdir()):
+            image_id, _ = split_ending(path.name)
+            if is_listed(path.name) and image_id in self._datastore.objects and not self._is_own(image_id, path):
+                files.setdefault(image_id, []).append(path)
+        images = self._images() if files else {}
+        return {
+            image_id: ReadyMade(
+                tuple(paths), tuple(path.stat().st_mtime_ns for path in paths), state_of(images.get(image_id))
+            )
+            for image_id, paths in files.items()
+        }
 
-    def _ready_made(self, image_id: str) -> list[Path]:
-        """Return the files in ``labels/final`` of an image that no version was made of yet."""
-        if "version" in self._current(image_id):
-            return []
-        files = sorted(Path(self._datastore.label_path(FINAL)).glob(f"{glob.escape(image_id)}.*"))
-        return [path for path in files if is_listed(path.name) and split_ending(path.name)[0] == image_id]
+    def _is_own(self, image_id: str, path: Path) -> bool:
+        """Tell whether a label in ``labels/final`` is as a server wrote it; one that kept no checksum is trusted."""
+        known = self._current(image_id)
+        if path.name != self._label_path(image_id, FINAL).name:
+            return False
+        if "version" in known and "crc32" not in known:
+            return True
+        written = self._crc32(path)
+        newest = self._newest_version(image_id)
+        # A server that was killed in the midst of a submission may have written the newest and not noted it yet.
+        return written == known.get("crc32") or (
+            newest > 0 and written == self._crc32(Path(self.get_label_uri(image_id, f"{VERSION}{newest}")))
+        )
+
+    def _crc32(self, path: Path) -> int:
+        """Return the checksum of a label's file, which is read only if it has changed since."""
+        state = path.stat()
+        stamp = state.st_mtime_ns, state.st_size
+        if path not in self._crcs or self._crcs[path][0] != stamp:
+            self._crcs[path] = stamp, crc32_of(path)
+        return self._crcs[path][1]
 
     def _keep_ready_made(self, image_id: str) -> None:
         """Move what somebody put into ``labels/final`` aside before an annotation takes its place."""
-        for path in self._ready_made(image_id):
+        ready_made = self._ready_made().get(image_id)
+        for path in ready_made.files if ready_made else ():
             folder = Path(self._datastore.label_path(READY_MADE))
             folder.mkdir(exist_ok=True)
             there = (folder / f"{n}.{path.name}" if n else folder / path.name for n in itertools.count())
             kept = next(place for place in there if not place.exists())
             path.rename(kept)
             logger.warning("%s: an annotation takes its place; it is kept as %s", path, kept)
+
+    def _newest_version(self, image_id: str) -> int:
+        """Return the highest number of a version whose file is there; 0 for none."""
+        return max(map(_version_number, self._datastore.objects[image_id].labels), default=0)
 
     def _last_version(self, image_id: str) -> int:
         """Return the highest number ever given, also where its files are gone."""
