@@ -37,7 +37,6 @@ def learner(device: str = "cpu", **changes: object) -> Learner:
     return Learner(plan, [prepare_training(volume, annotation, plan)], device, seed=3)
 
 
-@pytest.mark.slow
 @on_each_device
 def test_steps_are_those_of_plain_torch(device: str) -> None:
     """Weighted cross-entropy on labelled voxels, short gradients, Nesterov momentum, a falling rate, no averaging."""
@@ -64,8 +63,9 @@ def test_steps_are_those_of_plain_torch(device: str) -> None:
         assert course.labelled == int(labelled.sum())
     for name, value in network.state_dict().items():
         torch.testing.assert_close(ours.network.state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    result = ours.result()
     for name, value in network.named_parameters():
-        torch.testing.assert_close(ours.result().get_parameter(name), value, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(result.get_parameter(name), value, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_the_result_averages_the_weights_of_the_last_steps() -> None:
@@ -198,7 +198,8 @@ def strange_images() -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.slow
+@pytest.mark.parametrize("half", sorted({False, precision.half_precision_of("cpu") == torch.bfloat16}))
 @pytest.mark.parametrize("kind", strange_images())
 def test_no_finite_image_ends_a_training(kind: str, half: bool) -> None:
     """All weights stay finite, and so does what comes of them, by whichever statistics."""

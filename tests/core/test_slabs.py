@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.core.network import UNet
+from lib.core.precision import half_precision_of
 from lib.core.slabs import SlabNetwork
 
 APP = Path(__file__).parents[2] / "apps/sparse_unet3d"
@@ -89,7 +90,7 @@ print(peak() - before, network.peak_memory((rows, 220, 156)))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux tells it")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", dict.fromkeys(["float32", str(half_precision_of("cpu")).removeprefix("torch.")]))
 def test_memory_is_bounded_whatever_the_length(dtype: str) -> None:
     """Measured in processes of their own, against the estimate that tiles are chosen by."""
 

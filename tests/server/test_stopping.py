@@ -14,6 +14,7 @@ from lib.core.labels import LabelScheme
 from serving import NAMED, Server, paint, publish, wait_until, write_image, write_label
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("received", [signal.SIGINT, signal.SIGTERM])
 def test_a_running_segmentation_and_training_end_with_the_server(
     received: signal.Signals, tmp_path: Path, start_server: Callable[..., Server]
@@ -22,7 +23,7 @@ def test_a_running_segmentation_and_training_end_with_the_server(
     studies.mkdir()
     write_image(studies / "small.nii.gz")
     # Segmenting this takes many minutes: if the signal waited for it, the test would hang.
-    write_image(studies / "large.nii.gz", (700, 700, 120))
+    write_image(studies / "large.nii.gz", (400, 400, 120))
     publish(studies / "models", LabelScheme(("inside", "tubule"), "outside"), width=32)
     server = start_server(studies, memory="0.5").wait()
     label = write_label(tmp_path / "label.nii.gz", paint())
@@ -42,7 +43,7 @@ def test_a_running_segmentation_and_training_end_with_the_server(
     wait_until(lambda: "Infer Request" in server.log.read_text(), server.process)
     begun = process.cpu_times().user
     # Well beyond reading the image.
-    wait_until(lambda: process.cpu_times().user > begun + 10, server.process)
+    wait_until(lambda: process.cpu_times().user > begun + 5, server.process)
     assert not ended.is_set()
     server.process.send_signal(received)
     wait_until(lambda: server.process.poll() is not None)

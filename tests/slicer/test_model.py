@@ -192,13 +192,13 @@ def test_train_stop_and_train_again(
     assert ui.trainingProgressBar.toolTip == "Training: STOPPED"
 
     done = server.client.info()["train_stats"][MODEL]["epoch"]
-    annotator.set_option("train", MODEL, "max_epochs", str(done + 20))
+    annotator.set_option("train", MODEL, "max_epochs", str(done + 4))
     annotator.train()
     watch_training(server, annotator, lambda: not ui.trainingProgressBar.toolTip.endswith(("STOPPED", "STARTED")))
     watch_training(server, annotator, lambda: ui.trainingProgressBar.toolTip == "Training: DONE")
     assert ui.trainingProgressBar.value == 100
     stats = server.client.info()["train_stats"][MODEL]
-    assert (stats["run"], stats["epoch"], stats["finished"]) == (run, done + 20, True)
+    assert (stats["run"], stats["epoch"], stats["finished"]) == (run, done + 4, True)
     assert ui.accuracyProgressBar.value == int(100 * stats["best_metric"]) > 0
     assert ui.accuracyProgressBar.toolTip == f"Accuracy: {stats['best_metric']:.4f}"
 
