@@ -11,6 +11,8 @@ WHAT ?= all
 APP := apps/sparse_unet3d
 ADDRESS := http://127.0.0.1:$(PORT)
 BIN := .venv/bin
+# Tests in processes beside each other, one for each core and thread.
+BESIDE := --numprocesses logical --maxprocesses 4 --dist worksteal
 
 .PHONY: help serve samples demo test test-quick format benchmark reproduce
 .DEFAULT_GOAL := help
@@ -82,7 +84,7 @@ test test-quick: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(APP)
-	$(BIN)/python -m pytest $(if $(filter test-quick,$@),-m "not slow")
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BESIDE) $(if $(filter test-quick,$@),-m "not slow")
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

@@ -316,7 +316,9 @@ def test_what_a_server_without_checksums_stored_is_trusted(studies: Path, tmp_pa
     assert sorted(serve(studies).versions("a")) == [1]
 
 
-def test_a_label_that_is_still_being_copied_is_taken_at_its_end(studies: Path) -> None:
+def test_a_label_that_is_still_being_copied_is_taken_at_its_end(
+    studies: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     content = put(studies, paint()).read_bytes()
     (studies / "labels/final/a.nii.gz").unlink()
     store = AnnotationStore(str(studies), SCHEME)
@@ -324,7 +326,7 @@ def test_a_label_that_is_still_being_copied_is_taken_at_its_end(studies: Path) -
     with (studies / "labels/final/a.nii.gz").open("wb") as file:
         file.write(content[:200])
         file.flush()
-        wait_until(store.describe_left_out)
+        wait_until(lambda: "is left out" in caplog.text)
         file.write(content[200:])
     wait_until(store.get_labeled_images)
     assert (stored(studies, "final") == paint()).all()

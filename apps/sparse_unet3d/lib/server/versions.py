@@ -106,8 +106,8 @@ class VersionStore(FolderStore):
         known = self._still_left_out()
         undecided = [image_id for image_id, (_, error) in known.items() if isinstance(error, UndecidedMask)]
         lines = [
-            f"the label of {image_id!r} in labels/final ({', '.join(path.name for path in found.files)}) can't be used as "
-            f"annotation and is left out: {error}"
+            f"the label of {image_id!r} in labels/final ({', '.join(path.name for path in found.files)}) can't be used "
+            f"as annotation and is left out: {error}"
             for image_id, (found, error) in known.items()
             if image_id not in undecided
         ]
