@@ -24,7 +24,7 @@ help:
 	@echo "make demo                  annotate, train, segment and measure without a person; see demo/report.html"
 	@echo "make demo STUDIES=FOLDER   the same on a folder with images/ and dense labels/"
 	@echo "make samples               make the sample volumes in datastore/"
-	@echo "make test                  lint, types and tests (about 12 minutes)"
+	@echo "make test                  lint, types and tests (about 11 minutes on two cores)"
 	@echo "make test-quick            the same without the slow tests (2 minutes)"
 	@echo "make benchmark             time it against the alternatives (hours); PARTS=\"tiles inference\" for some of it"
 	@echo "make reproduce             the paper's tables and figure 3 at small size (over an hour); WHAT=table1 for one of them"

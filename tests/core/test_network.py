@@ -77,6 +77,7 @@ def test_an_untrained_up_convolution_is_nearest_neighbour_up_sampling(dims: int)
         assert 0.7 < float(found.std()) < 1.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_young_network_shows_no_lattice_of_dots_where_an_image_is_constant(seed: int) -> None:
     """Voxels that no neighbour agrees with, by their place modulo two: an up-convolution has weights for each place."""

@@ -38,6 +38,7 @@ def on_processor(isa: str) -> list[str]:
     return subprocess.check_output([sys.executable, "-c", SEGMENT], cwd=APP, text=True, env=environment).split()
 
 
+@pytest.mark.slow
 def test_without_bfloat16_a_model_that_was_trained_in_it_segments_in_float32() -> None:
     """As most laptops are: there oneDNN can't convolve in bfloat16."""
     chosen, convolves, classes, different = on_processor("AVX2")

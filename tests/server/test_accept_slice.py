@@ -17,6 +17,8 @@ from lib.server.datastore import AnnotationStore
 from serving import PATIENCE, SHAPE, Server, parts, publish, snapshot, stored, write_image
 from slicer_volumes import in_slicer
 
+pytestmark = pytest.mark.slow
+
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
 SMALL = (5, 4, 6)
 NUMBERS = np.arange(np.prod(SMALL), dtype=np.int16).reshape(SMALL)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pytest
 
 from lib.core.labels import LabelScheme
 from serving import NAMED, SHAPE, SPACING, Server, paint, parts, publish, scaled, write_label
 
 
+@pytest.mark.slow
 def test_what_was_not_recorded_is_said_and_never_predicted(tmp_path: Path, start_server: Callable[..., Server]) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()

@@ -21,6 +21,7 @@ def refused(server: Server) -> str:
     return log
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_there_is_refused_and_not_made(
     tmp_path: Path, start_server: Callable[..., Server]
 ) -> None:
@@ -31,12 +32,14 @@ def test_a_folder_that_is_not_there_is_refused_and_not_made(
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_server_of_images_is_refused(start_server: Callable[..., Server]) -> None:
     assert "images of a server (DICOMweb) can't be served yet; copy them into a folder" in refused(
         start_server("http://127.0.0.1:1/dicom-web")
     )
 
 
+@pytest.mark.slow
 def test_what_can_not_be_used_is_told_at_start_with_the_info_and_with_next_sample(
     tmp_path: Path, start_server: Callable[..., Server]
 ) -> None:

@@ -11,7 +11,7 @@ from images import AFFINES
 from serving import SHAPE, paint, stored, write_image
 
 MODEL = "accept_slice"
-pytestmark = pytest.mark.usefixtures("published")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("published")]
 
 
 @pytest.fixture(params=["RAS", "left-handed", "oblique, left-handed"])
