@@ -36,7 +36,7 @@ def test_slices_that_are_asked_for_make_the_segmentation_better(
         reply = server.client.save_label(
             "kidney_1", str(write_label(tmp_path / "label.nii.gz", label, affine)), params=params
         )
-        server.client.train_start(MODEL, {"max_epochs": 3 * number})
+        server.client.train_start(MODEL, {"max_epochs": 2 * number})
         server.wait_for_training(lambda _, status: status == "DONE")
         found, _ = server.client.infer(MODEL, "kidney_1", {"result_extension": ".nii.gz"})
         prediction = np.asarray(nibabel.load(found).dataobj)
