@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .file_contents import inspect, nifti_voxels, nrrd_fields, verify
+from .voxel_order import copy_voxels, in_order_of_files
 
 Affine = NDArray[np.float64]
 
@@ -156,12 +157,10 @@ def read_voxels(path: Path, header: Header, to: NDArray[Any], ending: str | None
             raise MemoryError(str(error)) from error
         raise _unreadable(path, error) from error
     voxels = sitk.GetArrayViewFromImage(image)
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        to[...] = voxels.transpose(3, 2, 1, 0)
-        return
-    by_channel = voxels.reshape(-1, *voxels.shape[-3:])
+    interleaved = image.GetNumberOfComponentsPerPixel() > 1
+    by_channel = np.moveaxis(voxels, 3, 0) if interleaved else voxels.reshape(-1, *voxels.shape[-3:])
     for channel, of_file in zip(to, by_channel, strict=True):
-        channel[...] = of_file.T
+        copy_voxels(of_file.T, channel)
 
 
 def _read_nifti(path: Path, header: Header, to: NDArray[Any]) -> None:
@@ -170,7 +169,7 @@ def _read_nifti(path: Path, header: Header, to: NDArray[Any]) -> None:
     colours = [stored[name] for name in stored.dtype.names or ()]
     channels = colours or np.moveaxis(stored.reshape(*header.shape, -1, order="F"), 3, 0)
     for channel, of_file in zip(to, channels, strict=True):
-        channel[...] = of_file.reshape(header.shape, order="F")
+        copy_voxels(of_file.reshape(header.shape, order="F"), channel)
         if header.dtype.kind == "f" and (slope, intercept) != (1, 0):
             channel *= slope
             channel += intercept
@@ -184,8 +183,8 @@ def write(path: Path, array: NDArray[np.uint8], affine: Affine) -> None:
     """
     lps = LPS_TO_RAS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    # SimpleITK brings voxels into the order of files, too, but takes ten times as long.
-    image = sitk.GetImageFromArray(np.asfortranarray(array).T)
+    # SimpleITK brings voxels into the order of files, too, but takes much longer.
+    image = sitk.GetImageFromArray(in_order_of_files(array).T)
     image.SetSpacing(spacing.tolist())
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
     image.SetOrigin(lps[:3, 3].tolist())

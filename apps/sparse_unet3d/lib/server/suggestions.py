@@ -4,9 +4,11 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.annotations import AnnotatedSlice, fill_unpainted
 from ..core.errors import InputError
@@ -120,16 +122,24 @@ class Suggestions:
         Raises:
             InputError: it isn't there, can't be read, or is of another image or other classes.
         """
-        labels = stored_prediction(self.store, image_id, image, self.scheme)
+        # A person waits for it, and reading large maps takes seconds.
+        with ThreadPoolExecutor() as pool:
+            labels = pool.submit(stored_prediction, self.store, image_id, image, self.scheme)
+            entropy = pool.submit(self._uncertainty, image_id, image)
+            annotation = pool.submit(self._annotation, image_id, image, painted)
+        return Evidence(self.scheme, annotation.result(), labels.result(), entropy.result())
+
+    def _uncertainty(self, image_id: str, image: Geometry) -> NDArray[np.uint8]:
         if UNCERTAINTY not in self.store.get_labels_by_image_id(image_id):
             raise InputError(f"image {image_id!r}: no {UNCERTAINTY} is stored")
         entropy = onto_grid(read_label_map(self.store.get_label_uri(image_id, UNCERTAINTY)), image)
-        annotation = np.zeros(image.shape, dtype=np.uint8)
-        if image_id in self.store.get_labeled_images():
-            annotation = self.store.annotation(image_id, image, self.scheme)
-        if self.unpainted == "background":
-            annotation = fill_unpainted(annotation, painted, self.scheme)
-        return Evidence(self.scheme, annotation, labels, entropy.astype(np.uint8, copy=False))
+        return entropy.astype(np.uint8, copy=False)
+
+    def _annotation(self, image_id: str, image: Geometry, painted: Sequence[AnnotatedSlice]) -> NDArray[np.uint8]:
+        if image_id not in self.store.get_labeled_images():
+            return np.zeros(image.shape, dtype=np.uint8)
+        annotation = self.store.annotation(image_id, image, self.scheme)
+        return fill_unpainted(annotation, painted, self.scheme) if self.unpainted == "background" else annotation
 
 
 def _places(by_axis: Sequence[Sequence[int]]) -> list[AnnotatedSlice]:
