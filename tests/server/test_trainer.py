@@ -177,7 +177,7 @@ SPOILT = {
     "removed": r"b\.nii\.gz: no such file",
     "infinite": r"b\.nii\.gz: 1 values are infinite",
     "channels": r"'b' has 2 channel\(s\), most annotated images have 1",
-    "values": r"final/b\.nii\.gz: has voxels of value 4",
+    "values": r"final/b\.nii\.gz: somebody put this file there",
 }
 TOLD_BY_HEADERS = ("voxel size", "shape", "removed", "channels")
 

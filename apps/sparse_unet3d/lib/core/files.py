@@ -14,6 +14,10 @@ UMASK = os.umask(0o077)
 os.umask(UMASK)
 
 
+WRITING = ".writing-"
+"""How the names of files begin that are not complete yet."""
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a path to write to, in the same folder and with the same ending; rename it to ``path`` on success.
@@ -23,7 +27,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     ending = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=ending, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=WRITING, suffix=ending, dir=path.parent)
     os.close(handle)
     beside = Path(name)
     # mkstemp makes files that only their owner can read; these are to be shared like any other file.

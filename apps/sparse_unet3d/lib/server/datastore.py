@@ -191,7 +191,7 @@ class AnnotationStore(VersionStore):
         """
         with self._changing():
             entry = self._require(image_id)
-            if image_id in self._ready_made() or any(tag not in MADE for tag in entry.labels):
+            if any(of == image_id for of, _ in self._files_in_final()) or any(tag not in MADE for tag in entry.labels):
                 raise InputError(
                     f"image {image_id!r} is annotated, and annotations are never deleted; to leave it out, "
                     "move its file out of the studies folder (its labels stay)"

@@ -7,7 +7,6 @@ several processes may change it, and an index that is lost or damaged is made an
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 import zlib
@@ -26,7 +25,7 @@ from watchdog.observers import Observer
 from watchdog.observers.polling import PollingObserver
 
 from ..core.errors import InputError
-from ..core.files import replacing, write_json
+from ..core.files import WRITING, write_json
 from ..core.formats import ENDINGS, split_ending
 from ..core.image_files import ImageFiles, files_of, images_in, is_listed
 from ..core.volumes import Volume, checksum, read_volume, write_label_map
@@ -228,12 +227,6 @@ class FolderStore(LocalDatastore):
         write_label_map(self._label_path(image_id, tag), array, affine)
         self._store_info(image_id, tag, info)
 
-    def _store_copy(self, image_id: str, tag: str, of: str, info: dict[str, Any]) -> None:
-        """Store the file of another tag under this one too; no link, as who edits one would change the other."""
-        with replacing(self._label_path(image_id, tag)) as beside:
-            shutil.copyfile(self._label_path(image_id, of), beside)
-        self._store_info(image_id, tag, info)
-
     def _store_info(self, image_id: str, tag: str, info: dict[str, Any]) -> None:
         path = self._label_path(image_id, tag)
         info = {**info, "ts": int(time.time()), "name": path.name, "crc32": crc32_of(path)}
@@ -389,7 +382,7 @@ class _Watcher(FileSystemEventHandler):
             if self.index in names and event.event_type in ("created", "modified", "moved"):
                 self.store.reload()
             # What this software writes is renamed into place, and the index, written after it, tells of it.
-            elif event.event_type in self.told_by and (not names[0].startswith(".") and any(map(is_listed, names))):
+            elif event.event_type in self.told_by and (not names[0].startswith(WRITING) and any(map(is_listed, names))):
                 self.store.refresh()
         except Exception:
             logger.exception("Could not take note of a changed file: %s", event)

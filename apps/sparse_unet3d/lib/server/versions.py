@@ -22,8 +22,9 @@ import itertools
 import logging
 import os
 import shlex
+import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 
 from ..core.annotations import Unpainted, statistics
 from ..core.errors import InputError
+from ..core.files import replacing, write_json
 from ..core.formats import split_ending
 from ..core.image_files import is_listed
 from ..core.labels import LabelScheme
@@ -47,6 +49,7 @@ from ..core.volumes import (
     read_geometry,
     read_label_map,
     read_volume,
+    write_label_map,
 )
 from .folder_store import FolderStore, crc32_of, read_info, state_of
 from .replies import annotation_warnings
@@ -65,12 +68,12 @@ class ReadyMade:
 
     Attributes:
         files: there, by name.
-        written: when, of each, in ns.
+        written: when, of each, in ns, and its size.
         image: ``state_of`` the image.
     """
 
     files: tuple[Path, ...]
-    written: tuple[int, ...]
+    written: tuple[tuple[int, int], ...]
     image: object
 
 
@@ -107,7 +110,7 @@ class VersionStore(FolderStore):
         undecided = [image_id for image_id, (_, error) in known.items() if isinstance(error, UndecidedMask)]
         lines = [
             f"the label of {image_id!r} in labels/final ({', '.join(path.name for path in found.files)}) can't be used "
-            f"as annotation and is left out: {error}"
+            f"as annotation and is left out: {error}{self._what_counts_without(image_id)}"
             for image_id, (found, error) in known.items()
             if image_id not in undecided
         ]
@@ -119,6 +122,10 @@ class VersionStore(FolderStore):
                 f"{self.scheme.background} or not labelled. {DECIDE}",
             )
         return lines
+
+    def _what_counts_without(self, image_id: str) -> str:
+        newest = self._newest_version(image_id)
+        return f". Move the file away to go on with version {newest} of the annotation" if newest else ""
 
     @classmethod
     def existing(cls, studies: Path) -> "VersionStore":
@@ -166,6 +173,17 @@ class VersionStore(FolderStore):
                 read, it isn't on the image's grid, or it has a class that the scheme doesn't have.
         """
         self.reload()
+        submission = self._read_version(image_id, version, by_voxel)
+        with self._changing():
+            is_current = version == self._current(image_id).get("version") == self._last_version(image_id)
+            if is_current and not submission.warnings:
+                raise InputError(f"image {image_id!r}: version {version} is the current one already")
+            info = self._add_version(image_id, submission, None, restored_version=version)
+            self._update_datastore_file()
+        return info
+
+    def _read_version(self, image_id: str, version: int, by_voxel: bool) -> Submission:
+        """Read a version with the scheme's values; arguments and errors as of ``restore``."""
         path = self.version_file(image_id, version)
         image = read_geometry(self.get_image_uri(image_id))
         stored = read_label_map(path)
@@ -180,13 +198,7 @@ class VersionStore(FolderStore):
                 annotation = onto_grid(replace(stored, array=values), image).astype(np.uint8)
             except InputError as error:
                 raise InputError(self._misfit(image_id, version, read_geometry(path), image)) from error
-        submission = Submission(annotation, image.affine, image.slicer_affine, SliceNames.of(image), warnings)
-        with self._changing():
-            if not warnings and version == self._current(image_id).get("version") == self._last_version(image_id):
-                raise InputError(f"image {image_id!r}: version {version} is the current one already")
-            info = self._add_version(image_id, submission, None, restored_version=version)
-            self._update_datastore_file()
-        return info
+        return Submission(annotation, image.affine, image.slicer_affine, SliceNames.of(image), warnings)
 
     def _require_usable(self, image_id: str) -> None:
         """Read an image.
@@ -209,6 +221,7 @@ class VersionStore(FolderStore):
             InputError: the image or its annotation isn't there or isn't readable, or they don't fit; says what to do.
         """
         self.image_files(image_id)
+        self._require_own(image_id)
         image = read_geometry(self.get_image_uri(image_id))
         self._require_fit(image_id, read_geometry(self.get_label_uri(image_id, FINAL)), image)
         return image
@@ -229,6 +242,7 @@ class VersionStore(FolderStore):
         Raises:
             InputError: it can't be read, has other values, or doesn't fit the image; says what to do.
         """
+        self._require_own(image_id)
         label = read_label_map(self.get_label_uri(image_id, FINAL))
         if label.array.max() > scheme.background_value:
             raise InputError(
@@ -238,6 +252,19 @@ class VersionStore(FolderStore):
         x, y, z = label.array.shape
         self._require_fit(image_id, Geometry((x, y, z), label.affine, 1, label.array.dtype, name=label.name), image)
         return onto_grid(label, image).astype(np.uint8)
+
+    def _require_own(self, image_id: str) -> None:
+        """Refuse an annotation that somebody changed by hand, until a server has made a version of it.
+
+        Raises:
+            InputError: says what to do.
+        """
+        path = self._final_path(image_id)
+        if not self._is_own(image_id, path):
+            raise InputError(
+                f"{path}: somebody put this file there, and the server hasn't taken it over as a version yet; restart "
+                "the server, which takes it or says why it can't"
+            )
 
     def _require_fit(self, image_id: str, stored: Geometry, image: Placed) -> None:
         """Refuse an annotation that doesn't lie on its image.
@@ -337,11 +364,15 @@ class VersionStore(FolderStore):
         same: str | None = None,
     ) -> None:
         """Store an annotation under the tags ``final`` and ``original``; ``same`` is one that has the same file."""
-        self._keep_ready_made(image_id)
-        if same:
-            self._store_copy(image_id, FINAL, same, info)
-        else:
-            self._store(image_id, FINAL, annotation, affine, info)
+        with replacing(self._label_path(image_id, FINAL)) as beside:
+            if same:
+                # No link, as who edits one would change the other.
+                shutil.copyfile(self._label_path(image_id, same), beside)
+            else:
+                write_label_map(beside, annotation, affine)
+            # Last, as somebody may put a file there meanwhile.
+            self._keep_ready_made(image_id)
+        self._store_info(image_id, FINAL, info)
         # In the list that Slicer makes its segments from, the server's stand first: later ones overwrite earlier
         # ones on submit. All that one label has of names are contiguous values from 1, so paint moves up.
         shifted = np.zeros_like(annotation)
@@ -393,29 +424,42 @@ class VersionStore(FolderStore):
         if ready_made and self._adopt(image_id, ready_made):
             return True
         labels = self._datastore.objects[image_id].labels
-        newest = self._newest_version(image_id)
-        is_strange = FINAL in labels and not self._is_own(image_id, Path(self.get_label_uri(image_id, FINAL)))
-        if is_strange and not newest:
+        if FINAL in labels and not self._is_own(image_id, self._final_path(image_id)):
             # It can't be used, so it is no annotation.
             del labels[FINAL]
             return True
-        if is_strange:
-            _, error = self._left_out.pop(image_id)
-            logger.error("It can't be used, and version %s of %r stays the current one: %s", newest, image_id, error)
-        behind = is_strange or newest > self._current(image_id).get("version", 0)
-        if not behind and (FINAL not in labels or self._is_whole(image_id)):
-            return False
-        tag = f"{VERSION}{newest}" if behind else FINAL
+        newest, current = self._newest_version(image_id), self._current(image_id)
+        is_noted = "crc32" not in current or current["crc32"] == self._crc32(self._final_path(image_id))
+        if newest <= current.get("version", 0) and is_noted and (FINAL not in labels or self._is_whole(image_id)):
+            if FINAL not in labels or "crc32" in current:
+                return False
+            # An older server stored it.
+            self._store_info(image_id, FINAL, current)
+            return True
+        self._make_newest_current(image_id)
+        return True
+
+    def _make_newest_current(self, image_id: str) -> None:
+        """Make ``final`` and ``original`` of the newest version; of ``final`` itself where that version's file is gone.
+
+        Raises:
+            SchemeError, InputError: as ``_settle``.
+        """
+        newest = self._newest_version(image_id)
+        from_version = newest > 0 and newest >= self._current(image_id).get("version", 0)
+        tag = f"{VERSION}{newest}" if from_version else FINAL
         path = self.get_label_uri(image_id, tag)
         logger.info("Making %s the current annotation of %s", path, image_id)
         info = {"version": newest, "label_names": self._label_names(), **self.get_label_info(image_id, tag)}
         stored = read_label_map(path)
         annotation = remap(stored.array.astype(np.uint8), info["label_names"], self.scheme, path)
         image = read_geometry(self.get_image_uri(image_id))
+        if from_version:
+            # If this is cut short, it isn't known which scheme the values of ``final`` are of: it is made again.
+            write_json(self._info_path(image_id, FINAL), {"version": 0})
         self._make_current(
             image_id, annotation, stored.affine, image.slicer_affine, {**info, **self._facts(annotation)}
         )
-        return True
 
     def _is_whole(self, image_id: str) -> bool:
         """Tell whether ``final`` and ``original`` hold the same version in the scheme's values."""
@@ -435,12 +479,17 @@ class VersionStore(FolderStore):
         """Make what somebody put into ``labels/final`` a version, as if submitted; tell whether that can be done."""
         for path in ready_made.files:
             try:
-                submission = read_ready_made(path, self.get_image_uri(image_id), self.scheme, self.unlabelled)
+                submission, restored = self._read_ready_made(image_id, path)
                 break
             except InputError as error:
                 self._left_out[image_id] = ready_made, error
         else:
             return False
+        newest = self._newest_version(image_id)
+        if newest and np.array_equal(self._read_version(image_id, newest, True).annotation, submission.annotation):
+            # As when a server was killed after it stored the version and before it moved the file away.
+            self._make_newest_current(image_id)
+            return True
         known = statistics(submission.annotation, self.scheme)
         counts = ", ".join(f"{count} {name}" for name, count in known["voxels"].items())
         logger.info("Taking %s for an annotation of %s; voxels: %s", path, image_id, counts)
@@ -450,8 +499,20 @@ class VersionStore(FolderStore):
         ]
         for warning in warnings:
             logger.warning("%s: %s", path, warning)
-        self._add_version(image_id, replace(submission, warnings=warnings), None)
+        self._add_version(image_id, replace(submission, warnings=warnings), None, restored)
         return True
+
+    def _read_ready_made(self, image_id: str, path: Path) -> tuple[Submission, int | None]:
+        """Read what somebody put into ``labels/final``; also return of which version it is a copy, if of one.
+
+        Raises:
+            InputError: it can't be used.
+        """
+        same = [number for number, info in self.versions(image_id).items() if info.get("crc32") == self._crc32(path)]
+        if same:
+            # Its values may be those of another scheme.
+            return self._read_version(image_id, same[-1], False), same[-1]
+        return read_ready_made(path, self.get_image_uri(image_id), self.scheme, self.unlabelled), None
 
     def _still_left_out(self) -> dict[str, tuple[ReadyMade, InputError]]:
         """Return by image which label in ``labels/final`` is useless and why, if nothing has changed since."""
@@ -465,44 +526,59 @@ class VersionStore(FolderStore):
     def _ready_made(self) -> dict[str, ReadyMade]:
         """Return by image what somebody put into ``labels/final`` and no version was made of yet."""
         files: dict[str, list[Path]] = {}
-        for path in sorted(Path(self._datastore.label_path(FINAL)).iterdir()):
-            image_id, _ = split_ending(path.name)
-            if is_listed(path.name) and image_id in self._datastore.objects and not self._is_own(image_id, path):
+        for image_id, path in self._files_in_final():
+            if image_id in self._datastore.objects and not self._is_own(image_id, path):
                 files.setdefault(image_id, []).append(path)
         images = self._images() if files else {}
         return {
-            image_id: ReadyMade(
-                tuple(paths), tuple(path.stat().st_mtime_ns for path in paths), state_of(images.get(image_id))
-            )
+            image_id: ReadyMade(tuple(paths), tuple(map(_stamp, paths)), state_of(images.get(image_id)))
             for image_id, paths in files.items()
         }
 
+    def _files_in_final(self) -> Iterator[tuple[str, Path]]:
+        """Give the labels in ``labels/final``, by name, each with its image's id."""
+        folder = Path(self._datastore.label_path(FINAL))
+        for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+            if is_listed(name):
+                yield split_ending(name)[0], folder / name
+
+    def _final_path(self, image_id: str) -> Path:
+        """Return the current annotation's file; a link isn't followed."""
+        return Path(self._datastore.label_path(FINAL), image_id + self._datastore.objects[image_id].labels[FINAL].ext)
+
     def _is_own(self, image_id: str, path: Path) -> bool:
-        """Tell whether a label in ``labels/final`` is as a server wrote it; one that kept no checksum is trusted."""
-        known = self._current(image_id)
-        if path.name != self._label_path(image_id, FINAL).name:
+        """Tell whether a label in ``labels/final`` is as a server wrote it.
+
+        One that an older server stored, without a checksum, is trusted, and so is one that can't be read now.
+        """
+        known, newest = self._current(image_id), self._newest_version(image_id)
+        if path.name != self._label_path(image_id, FINAL).name or not (newest or "version" in known):
             return False
         if "version" in known and "crc32" not in known:
             return True
-        written = self._crc32(path)
-        newest = self._newest_version(image_id)
+        try:
+            written = self._crc32(path)
+        except OSError:
+            return True
         # A server that was killed in the midst of a submission may have written the newest and not noted it yet.
         return written == known.get("crc32") or (
             newest > 0 and written == self._crc32(Path(self.get_label_uri(image_id, f"{VERSION}{newest}")))
         )
 
     def _crc32(self, path: Path) -> int:
-        """Return the checksum of a label's file, which is read only if it has changed since."""
-        state = path.stat()
-        stamp = state.st_mtime_ns, state.st_size
+        """Return the checksum of a label's file, which is read only if it has changed since.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        stamp = _stamp(path)
         if path not in self._crcs or self._crcs[path][0] != stamp:
             self._crcs[path] = stamp, crc32_of(path)
         return self._crcs[path][1]
 
     def _keep_ready_made(self, image_id: str) -> None:
         """Move what somebody put into ``labels/final`` aside before an annotation takes its place."""
-        ready_made = self._ready_made().get(image_id)
-        for path in ready_made.files if ready_made else ():
+        for path in [path for of, path in self._files_in_final() if of == image_id and not self._is_own(of, path)]:
             folder = Path(self._datastore.label_path(READY_MADE))
             folder.mkdir(exist_ok=True)
             there = (folder / f"{n}.{path.name}" if n else folder / path.name for n in itertools.count())
@@ -529,6 +605,15 @@ class VersionStore(FolderStore):
 
     def _label_names(self) -> dict[str, int]:
         return {name: value for value, name in enumerate(self.scheme.classes, start=1)}
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return what changes when a file is written; nothing of one that is gone, or of a link to nowhere."""
+    try:
+        state = path.stat()
+        return state.st_mtime_ns, state.st_size
+    except OSError:
+        return 0, 0
 
 
 def _version_number(tag: str) -> int:
