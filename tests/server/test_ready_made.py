@@ -326,7 +326,7 @@ def test_what_a_server_without_checksums_stored_is_trusted(studies: Path, tmp_pa
     (studies / "datastore_v2.json").unlink()
     assert sorted(serve(studies).versions("a")) == [1]
     # From now on it is known.
-    put(studies, paint())
+    put(studies, paint()[::-1])
     assert sorted(serve(studies).versions("a")) == [1, 2]
 
 
