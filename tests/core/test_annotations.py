@@ -256,12 +256,12 @@ STRUCTURES = {
     [[], [(0, 32), (1, 30)], [(axis, i) for axis in (0, 1) for i in (9, 24, 40, 55)]],
     ids=["alone", "crossed", "crossed often"],
 )
-def test_nothing_is_filled_beside_the_planes_that_were_painted(stack, name, crossing):
+@pytest.mark.parametrize("axes", [pytest.param((0, 1, 2), marks=pytest.mark.slow), (2, 0, 1)])
+def test_nothing_is_filled_beside_the_planes_that_were_painted(stack, name, crossing, axes):
     places = [AnnotatedSlice(2, i) for i in STACKS[stack]] + [AnnotatedSlice(*place) for place in crossing]
     painted = keep_slices(STRUCTURES[name], places)
     looked_at = keep_slices(np.ones_like(painted), places) == 1
-    # The axes mean the same, so their order is to change nothing.
-    painted, looked_at = painted.transpose(2, 0, 1), looked_at.transpose(2, 0, 1)
+    painted, looked_at = painted.transpose(axes), looked_at.transpose(axes)
     filled = fill_unpainted(painted, annotated_slices(painted), SCHEME) != painted
     assert not np.any(filled & ~looked_at)
     assert set(whole_slices(painted)) <= set(annotated_slices(painted))
