@@ -106,7 +106,7 @@ class VersionStore(FolderStore):
 
     def describe_left_out(self) -> list[str]:
         """Say which labels in ``labels/final`` aren't used, and what to do."""
-        known = self._still_left_out()
+        known = self._still_left_out(self._ready_made() if self._left_out else {})
         undecided = [image_id for image_id, (_, error) in known.items() if isinstance(error, UndecidedMask)]
         lines = [
             f"the label of {image_id!r} in labels/final ({', '.join(path.name for path in found.files)}) can't be used "
@@ -391,7 +391,8 @@ class VersionStore(FolderStore):
         """
         changed = False
         known = self.describe_left_out()
-        ready_made, left_out = self._ready_made(), self._still_left_out()
+        ready_made = self._ready_made()
+        left_out = self._still_left_out(ready_made)
         for image_id in self.list_images():
             try:
                 changed |= self._settle(image_id, None if image_id in left_out else ready_made.get(image_id))
@@ -514,9 +515,8 @@ class VersionStore(FolderStore):
             return self._read_version(image_id, same[-1], False), same[-1]
         return read_ready_made(path, self.get_image_uri(image_id), self.scheme, self.unlabelled), None
 
-    def _still_left_out(self) -> dict[str, tuple[ReadyMade, InputError]]:
-        """Return by image which label in ``labels/final`` is useless and why, if nothing has changed since."""
-        ready_made = self._ready_made() if self._left_out else {}
+    def _still_left_out(self, ready_made: Mapping[str, ReadyMade]) -> dict[str, tuple[ReadyMade, InputError]]:
+        """Return by image which label in ``labels/final`` is useless and why, if it is ready-made as it was then."""
         return {
             image_id: (found, why)
             for image_id, (found, why) in self._left_out.items()
