@@ -84,6 +84,7 @@ test test-quick: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(APP)
+	PYTHONPATH=$(APP):. $(BIN)/lint-imports --no-cache >/dev/null || PYTHONPATH=$(APP):. $(BIN)/lint-imports --no-cache
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BESIDE) $(if $(filter test-quick,$@),-m "not slow")
 
 format: .venv/installed-dev
@@ -94,4 +95,4 @@ benchmark: .venv/installed-benchmarks
 	@$(BIN)/python -m benchmarks $(PARTS)
 
 reproduce: .venv/installed
-	@$(BIN)/python $(APP) reproduce $(WHAT)
+	@$(BIN)/python -m experiments reproduce $(WHAT)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.commands.annotator import paint_slices, truth_as_annotation
-from lib.commands.cases import BACKGROUND, read_cases
 from lib.core.labels import UNLABELLED, LabelScheme
 from lib.core.metrics import confusion, iou_per_class, mean_iou
-from lib.core.training import TrainingCase
+from lib.core.training.run import TrainingCase
+from lib.simulation.annotator import paint_slices, truth_as_annotation
+from lib.simulation.cases import BACKGROUND, read_cases
 
 from . import PROJECT
 

@@ -7,15 +7,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lib.core.deformation import DeformationSettings
-from lib.core.grey_values import GreyValueSettings
-from lib.core.inference import predict_labels
+from lib.core.augmentation.deformation import DeformationSettings
+from lib.core.augmentation.grey_values import GreyValueSettings
+from lib.core.augmentation.settings import AugmentationSettings
+from lib.core.data.sampling import TileSampler, TrainingVolume
+from lib.core.device.precision import half_precision_of
+from lib.core.inference.tiling import predict_labels
 from lib.core.labels import LabelScheme
-from lib.core.network import UNet
-from lib.core.precision import half_precision_of
-from lib.core.sampling import AugmentationSettings, TileSampler, TrainingVolume
-from lib.core.slabs import SlabNetwork
-from lib.core.tiles import choose_tile
+from lib.core.network.slabs import SlabNetwork
+from lib.core.network.tiles import choose_tile
+from lib.core.network.unet import UNet
 
 from .data import CHANNELS, CLASSES, PAPER_TILE, PAPER_WIDTH
 

@@ -14,21 +14,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib.commands.annotator import paint_slices
-from lib.core.allocation import keep_freed_memory
+from lib.core.data.preparation import prepare_training
+from lib.core.data.sampling import TrainingVolume
+from lib.core.device.allocation import keep_freed_memory
+from lib.core.device.machine import Machine
+from lib.core.inference.segmenter import Segmenter
 from lib.core.labels import LabelScheme
-from lib.core.learner import Learner
-from lib.core.loss import weighted_cross_entropy
-from lib.core.machine import Machine
 from lib.core.metrics import mean_iou
-from lib.core.phantom import SAMPLE_SPECIMENS, make_phantom
-from lib.core.plan import Plan, PlanOptions, make_plan
-from lib.core.preparation import prepare_training
-from lib.core.sampling import TrainingVolume
-from lib.core.segmentation import Segmenter
-from lib.core.tiles import CONTEXT
-from lib.core.training import TrainingCase
-from lib.core.volumes import Volume
+from lib.core.network.tiles import CONTEXT
+from lib.core.plan.options import PlanOptions
+from lib.core.plan.plan import Plan
+from lib.core.plan.planning import make_plan
+from lib.core.training.learner import Learner
+from lib.core.training.loss import weighted_cross_entropy
+from lib.core.training.run import TrainingCase
+from lib.core.volumes.volume import Volume
+from lib.phantom.specimen import SAMPLE_SPECIMENS, make_phantom
+from lib.simulation.annotator import paint_slices
 
 from .data import PAPER_TILE, PAPER_WIDTH, smooth_volume, sparse_annotation
 from .learning import Task, score, unseen_truth

@@ -183,7 +183,7 @@ def draw_elasticdeform(job: Job) -> Draw:
     """Prepare elasticdeform: ``deform_grid``, all in one resampling, of the tile only; grey values as ours."""
     import elasticdeform
 
-    from lib.core.grey_values import GreyValueSettings, apply_grey_mapping, draw_grey_mapping
+    from lib.core.augmentation.grey_values import GreyValueSettings, apply_grey_mapping, draw_grey_mapping
 
     places, generator = _Places(job, CONTEXT), np.random.default_rng(0)
     # Its control points span the whole volume.

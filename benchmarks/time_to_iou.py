@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib.core.phantom import write_samples
+from lib.phantom.specimen import write_samples
 
 from . import PROJECT
 from .learners import LEARNERS

@@ -22,13 +22,14 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT / path) for path in ("apps/sparse_unet3d", "tests", "tests/slicer")]
 
 from annotator import CLASSES, PREDICTED, Annotator  # noqa: E402
-from lib.commands.annotator import choose_slices, paint_slices, truth_as_annotation  # noqa: E402
-from lib.commands.report import composite, view  # noqa: E402
-from lib.commands.samples import make_samples  # noqa: E402
-from lib.core.annotations import AnnotatedSlice, keep_slices  # noqa: E402
-from lib.core.intensity import scale_intensity  # noqa: E402
+from lib.core.annotation.slices import AnnotatedSlice, keep_slices  # noqa: E402
 from lib.core.labels import ANNOTATE_HERE, LabelScheme  # noqa: E402
-from lib.core.volumes import Volume, read_label_map, read_volume  # noqa: E402
+from lib.core.volumes.intensity import scale_intensity  # noqa: E402
+from lib.core.volumes.reading import read_label_map, read_volume  # noqa: E402
+from lib.core.volumes.volume import Volume  # noqa: E402
+from lib.phantom.samples import make_samples  # noqa: E402
+from lib.report.demo_report import composite, view  # noqa: E402
+from lib.simulation.annotator import choose_slices, paint_slices, truth_as_annotation  # noqa: E402
 from serving import Server  # noqa: E402
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")

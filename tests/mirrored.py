@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.core.tiles import CONTEXT, LATTICE, SMALLEST
+from lib.core.network.tiles import CONTEXT, LATTICE, SMALLEST
 
 
 def mirrored(image: Tensor, border: int) -> Tensor:

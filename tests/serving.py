@@ -17,12 +17,13 @@ import requests
 from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
 
+from lib.core.annotation.split import SliceSplit
 from lib.core.labels import LabelScheme
-from lib.core.model import Model, ModelFolder, build_network
-from lib.core.plan import Plan
-from lib.core.split import SliceSplit
+from lib.core.model.folder import ModelFolder
+from lib.core.model.model import Model, build_network
+from lib.core.plan.plan import Plan
+from project import APP
 
-APP = Path(__file__).parents[1] / "apps" / "sparse_unet3d"
 PATIENCE = 600
 """Seconds after which whatever is waited for counts as hanging. Nothing else takes as long, even on a slow machine."""
 SHAPE = (20, 18, 12)

@@ -11,23 +11,24 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
+from lib.core.device.machine import default_device, describe_device
 from lib.core.errors import InputError
-from lib.core.machine import default_device, describe_device
-from lib.core.model import ModelFolder
-from lib.core.plan import CPU_WIDTH, PAPER_WIDTH
-from lib.server.accept_slice import AcceptSlice
+from lib.core.model.folder import ModelFolder
+from lib.core.plan.plan import PAPER_WIDTH
+from lib.core.plan.planning import CPU_WIDTH
 from lib.server.conf import Conf
-from lib.server.datastore import AnnotationStore
-from lib.server.infer import Segmentation
-from lib.server.next_slices import NextSlices
-from lib.server.replies import errors_for_clients, not_found, submission_reply
-from lib.server.scoring import IouScoring
-from lib.server.stopping import end_on_signals
-from lib.server.strategies import NextSlice, Sparse
-from lib.server.studies import require_folder
-from lib.server.suggestions import Suggestions
-from lib.server.tasks import check_requests
-from lib.server.trainer import Trainer, classes_taught
+from lib.server.slicer.replies import errors_for_clients, not_found, submission_reply
+from lib.server.store.datastore import AnnotationStore
+from lib.server.store.studies import require_folder
+from lib.server.tasks.accept_slice import AcceptSlice
+from lib.server.tasks.infer import Segmentation
+from lib.server.tasks.next_slices import NextSlices
+from lib.server.tasks.requests import check_requests
+from lib.server.tasks.scoring import IouScoring
+from lib.server.tasks.stopping import end_on_signals
+from lib.server.tasks.strategies import NextSlice, Sparse
+from lib.server.tasks.suggestions import Suggestions
+from lib.server.tasks.trainer import Trainer, classes_taught
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,7 @@
 """Geometric interpolation between the painted slices."""
 
-from lib.experiments.interpolation import interpolate
-
-from ..learning import Trial
+from benchmarks.learning import Trial
+from experiments.interpolation import interpolate
 
 
 def learn(trial: Trial, seed: int) -> None:

@@ -24,10 +24,9 @@ from monai.transforms import (
 )
 from numpy.typing import NDArray
 
+from benchmarks.learning import Task, Trial
 from lib.core.labels import UNLABELLED
-from lib.core.training import TrainingCase
-
-from ..learning import Task, Trial
+from lib.core.training.run import TrainingCase
 
 LARGEST_PATCH = (64, 64, 48)
 LARGEST_WINDOW = (192, 192, 64)

@@ -16,10 +16,9 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from numpy.typing import NDArray
 
+from benchmarks.learning import Task, Trial
 from lib.core.labels import IGNORED
-from lib.core.training import TrainingCase
-
-from ..learning import Task, Trial
+from lib.core.training.run import TrainingCase
 
 NUMBER, NAME = 1, "Dataset001_task"
 CONFIGURATION = "3d_fullres"

@@ -5,16 +5,15 @@ import tempfile
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.allocation import keep_freed_memory
-from lib.core.machine import Machine
-from lib.core.memory import free_memory
-from lib.core.model import ModelFolder
-from lib.core.plan import PlanOptions
-from lib.core.segmentation import Segmenter
-from lib.core.training import Report, TrainingCase, TrainingOptions, train
+from benchmarks.learning import Trial
+from lib.core.device.allocation import keep_freed_memory
+from lib.core.device.machine import Machine
+from lib.core.device.memory import free_memory
+from lib.core.inference.segmenter import Segmenter
+from lib.core.model.folder import ModelFolder
+from lib.core.plan.options import PlanOptions
+from lib.core.training.run import Report, TrainingCase, TrainingOptions, train
 from lib.server.machine import SHARE
-
-from ..learning import Trial
 
 ENDING = 0.03
 """Part of the time that is left for planning and for the last validation, which the training's own limit leaves out."""

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from pytorch3dunet.unet3d.config import TorchDevice
 from pytorch3dunet.unet3d.trainer import create_trainer
 
+from benchmarks.learning import Task, Trial
 from lib.core.labels import IGNORED
-from lib.core.training import TrainingCase
-
-from ..learning import Task, Trial
+from lib.core.training.run import TrainingCase
 
 LARGEST_PATCH = (64, 64, 64)
 """Z, Y, X. The smallest in Y and X that its slice builder takes without asking: the examples' 80×170×170 allow a few

@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from benchmarks.data import CHANNELS, smooth_volume
-from benchmarks.inference import SamePaddedUNet, run_monai, run_ours, run_paper_tiling, run_pytorch3dunet
 
 from benchmarks import inference, ours
-from lib.core.network import UNet
+from benchmarks.data import CHANNELS, smooth_volume
+from benchmarks.inference import SamePaddedUNet, run_monai, run_ours, run_paper_tiling, run_pytorch3dunet
+from lib.core.network.unet import UNet
 
 WIDTH = 2
 

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks.picture import draw_picture
 from benchmarks.results import merge_result, read_results
 from benchmarks.timing import Runs, Side, SideError, compare, measure, select

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from benchmarks.data import smooth_volume
-from benchmarks.timing import Runs, Settings
 
 from benchmarks import step
-from lib.core.plan import PlanOptions, make_plan
-from lib.core.volumes import Volume
+from benchmarks.data import smooth_volume
+from benchmarks.timing import Runs, Settings
+from lib.core.plan.options import PlanOptions
+from lib.core.plan.planning import make_plan
+from lib.core.volumes.volume import Volume
 
 
 def quiet(_: float) -> None:

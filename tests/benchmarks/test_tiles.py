@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+
 from benchmarks.data import smooth_volume, sparse_annotation
 from benchmarks.tiles import DRAWS, Job
 

@@ -8,17 +8,17 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+
+from benchmarks import learning
 from benchmarks.__main__ import _describe
 from benchmarks.learners import LEARNERS
 from benchmarks.learning import Clock, Task, Trial, read_task, score, time_to_level
 from benchmarks.picture import draw_curves, draw_picture
 from benchmarks.time_to_iou import KEYS, comparison, curve_entry
 from benchmarks.timing import Side, measure, select
-
-from benchmarks import learning
 from lib.core.labels import LabelScheme
-from lib.core.training import TrainingCase
-from lib.core.volumes import Volume
+from lib.core.training.run import TrainingCase
+from lib.core.volumes.volume import Volume
 
 CLASSES = ("inside", "wall")
 SHAPE = (40, 36, 32)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lib.commands.annotations import describe_differences, list_versions, restore_version, show_version
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
-from lib.server.datastore import AnnotationStore
+from lib.server.store.datastore import AnnotationStore
 from serving import APP, as_slicer_sends, paint, snapshot, stored, write_image, write_label
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")

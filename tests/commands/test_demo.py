@@ -5,18 +5,17 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
 
 from lib.commands.errors import ServerError
 from lib.commands.server_process import running_server
+from project import PROJECT
 from serving import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slow
 
-PROJECT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(PROJECT / "apps" / "sparse_unet3d"), "demo"]
 
 

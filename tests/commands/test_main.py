@@ -2,9 +2,8 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
-APP = Path(__file__).resolve().parents[2] / "apps" / "sparse_unet3d"
+from project import APP
 
 FORK_AFTER_A_COMMAND = """
 import os, runpy, signal, sys

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from experiments.annotators import DENSE
+from experiments.comparison import _corrected, compare_over_volumes, summarise
 from game_records import record
-from lib.experiments.annotators import DENSE
-from lib.experiments.comparison import _corrected, compare_over_volumes, summarise
 
 
 def test_curves_are_compared_seed_by_seed() -> None:

@@ -10,12 +10,11 @@ import pytest
 from distributed import LocalCluster
 
 from dense_volumes import write_balls
+from experiments.engine import outcomes
+from experiments.reproduce import Options, reproduce
 from lib.core.errors import InputError
-from lib.experiments.engine import outcomes
-from lib.experiments.reproduce import Options, reproduce
+from project import APP, PROJECT
 from serving import PATIENCE
-
-APP = Path(__file__).parents[2] / "apps" / "sparse_unet3d"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -24,7 +23,7 @@ def patience() -> Iterator[None]:
         pytest.MonkeyPatch.context() as patch,
         dask_config.set({"distributed.comm.timeouts.connect": f"{PATIENCE}s"}),
     ):
-        patch.setattr("lib.experiments.engine.TIMEOUT", PATIENCE)
+        patch.setattr("experiments.engine.TIMEOUT", PATIENCE)
         yield
 
 
@@ -34,7 +33,7 @@ def start(workers: int, threads: int = 1) -> LocalCluster:
         threads_per_worker=threads,
         host="127.0.0.1",
         dashboard_address=None,
-        env={"PYTHONPATH": str(APP)},
+        env={"PYTHONPATH": os.pathsep.join(map(str, (PROJECT, APP)))},
     )
 
 
@@ -78,6 +77,6 @@ def test_a_scheduler_without_workers_is_refused() -> None:
 
 
 def test_an_address_at_which_no_scheduler_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.experiments.engine.TIMEOUT", 0.5)
+    monkeypatch.setattr("experiments.engine.TIMEOUT", 0.5)
     with pytest.raises(InputError, match=r"--dask: tcp://127\.0\.0\.1:9: .*start `dask scheduler`"):
         list(outcomes(os.path.basename, ["a"], None, "tcp://127.0.0.1:9"))

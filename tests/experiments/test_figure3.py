@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from lib.experiments.figure3 import draw_surfaces
+from experiments.figure3 import draw_surfaces
 
 
 def seen(labels: np.ndarray, spacing: tuple[float, ...] = (1.0, 1.0, 1.0)) -> np.ndarray:

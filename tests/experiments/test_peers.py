@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from dense_volumes import write_balls
-from lib.core.machine import Machine
-from lib.experiments.methods import METHODS, SIZES, Task
-from lib.experiments.study import Source, load_study
+from experiments.methods import METHODS, SIZES, Task
+from experiments.study import Source, load_study
+from lib.core.device.machine import Machine
 
 PEERS = ("interpolation", "pytorch3dunet", "nnunetv2")
 

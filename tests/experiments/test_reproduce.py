@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from dense_volumes import write_balls
+from experiments.methods import METHODS, Segment, Task, cut_slices
+from experiments.reproduce import Options
+from experiments.reproduce import reproduce as make
 from lib.core.errors import InputError
-from lib.experiments.methods import METHODS, Segment, Task, cut_slices
-from lib.experiments.reproduce import Options
-from lib.experiments.reproduce import reproduce as make
+from project import PROJECT
 
-PROJECT = Path(__file__).parents[2]
-COMMAND = [sys.executable, str(PROJECT / "apps" / "sparse_unet3d"), "reproduce"]
+COMMAND = [sys.executable, "-m", "experiments", "reproduce"]
 
 
 def reproduce(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False)
+    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=PROJECT, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_all_is_made_in_pieces_by_processes_beside_each_other(balls: Path, tmp_p
             assert record["settings"]["steps"] == 2
     assert all("paper" not in row for table in tables.values() for row in table["rows"])
     assert tables["table3"]["command"] == (
-        f"python apps/sparse_unet3d reproduce table3 --size small --data {balls} --methods 2d_bn,3d_bn --steps 2"
+        f"python -m experiments reproduce table3 --size small --data {balls} --methods 2d_bn,3d_bn --steps 2"
     )
     report = (results / "report.html").read_text()
     assert (results / "figure3.png").stat().st_size > 1000
@@ -172,7 +172,7 @@ def test_commands_ask_for_the_methods_and_seeds_that_there_are(tmp_path: Path) -
     # Those that a table is made of needn't be named.
     of_table = [{"method": method, "seed": 0} for method in ("2d_bn", "3d_no_bn", "3d_bn", "default")]
     phantom = replace(options, folder=None, labels="")
-    assert phantom.command("table1", of_table) == "python apps/sparse_unet3d reproduce table1 --size small"
+    assert phantom.command("table1", of_table) == "python -m experiments reproduce table1 --size small"
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

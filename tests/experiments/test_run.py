@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from dense_volumes import write_balls
-from lib.core.annotations import AnnotatedSlice
+from experiments import methods
+from experiments import run as module
+from experiments.methods import METHODS, SIZES, Method, OutOfTimeError, cut_slices
+from experiments.run import Run, Setting, check_runs, finished, perform, shown_labels
+from experiments.study import Source, Study, load_study
+from lib.core.annotation.slices import AnnotatedSlice
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
-from lib.core.plan import PlanOptions
-from lib.experiments import methods
-from lib.experiments import run as module
-from lib.experiments.methods import METHODS, SIZES, Method, OutOfTimeError, cut_slices
-from lib.experiments.run import Run, Setting, check_runs, finished, perform, shown_labels
-from lib.experiments.study import Source, Study, load_study
+from lib.core.plan.options import PlanOptions
 
 TRAINING = {"ball_1": (AnnotatedSlice(0, 9), AnnotatedSlice(1, 10), AnnotatedSlice(2, 6))}
 TEST = {"ball_1": (AnnotatedSlice(0, 12), AnnotatedSlice(2, 4)), "ball_2": (AnnotatedSlice(1, 9),)}

@@ -13,20 +13,11 @@ from scipy import stats
 
 from dense_volumes import write_balls
 from devices import on_each_device
-from game_records import record
-from lib.core import learner
-from lib.core.annotations import AnnotatedSlice, keep_slices
-from lib.core.errors import InputError
-from lib.core.labels import LabelScheme
-from lib.core.model import build_network
-from lib.core.plan import Plan
-from lib.core.suggestion import Evidence, newly_reached, worth_by_class
-from lib.core.volumes import Volume
-from lib.experiments.annotators import DENSE, Course, Game, first_slices, iou_elsewhere, play
-from lib.experiments.comparison import summarise
-from lib.experiments.features import slice_features
-from lib.experiments.simulate import Options, simulate
-from lib.experiments.strategies import (
+from experiments.annotators import DENSE, Course, Game, first_slices, iou_elsewhere, play
+from experiments.comparison import summarise
+from experiments.features import slice_features
+from experiments.simulate import Options, simulate
+from experiments.strategies import (
     FEW_IN_SLICE,
     STRATEGIES,
     Sight,
@@ -36,7 +27,16 @@ from lib.experiments.strategies import (
     mean_entropy,
     with_noise,
 )
-from lib.experiments.study import Source, load_study
+from experiments.study import Source, load_study
+from game_records import record
+from lib.core.annotation.slices import AnnotatedSlice, keep_slices
+from lib.core.annotation.suggestion import Evidence, newly_reached, worth_by_class
+from lib.core.errors import InputError
+from lib.core.labels import LabelScheme
+from lib.core.model.model import build_network
+from lib.core.plan.plan import Plan
+from lib.core.training import learner
+from lib.core.volumes.volume import Volume
 
 SHORT = Course(first_steps=2, steps=1, most_slices=6)
 SHAPE = (24, 20, 12)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from dense_volumes import save, write_balls
+from experiments import study as module
+from experiments.study import Source, Subject, checksum_of_code, evenly, load_study
 from lib.core.errors import InputError
-from lib.core.phantom import PAPER_SPECIMENS, make_phantom
-from lib.core.volumes import Volume
-from lib.experiments import study as module
-from lib.experiments.study import Source, Subject, checksum_of_code, evenly, load_study
+from lib.core.volumes.volume import Volume
+from lib.phantom.specimen import PAPER_SPECIMENS, make_phantom
 
 
 def source(folder: Path | None, cache: Path, labels: str = "", halved: bool = False) -> Source:

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib.core.annotations import AnnotatedSlice, keep_slices
+from experiments import printed
+from experiments.methods import SIZES
+from experiments.study import Places, Study, Subject, choose_annotated, evenly
+from experiments.tables import DEFAULT_METHODS, PLATEAU, assemble, figure_3, runs_of, table_1, table_2, table_3
+from lib.core.annotation.slices import AnnotatedSlice, keep_slices
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
-from lib.core.volumes import Volume
-from lib.experiments import printed
-from lib.experiments.methods import SIZES
-from lib.experiments.study import Places, Study, Subject, choose_annotated, evenly
-from lib.experiments.tables import DEFAULT_METHODS, PLATEAU, assemble, figure_3, runs_of, table_1, table_2, table_3
+from lib.core.volumes.volume import Volume
 
 SHAPES = ((248, 244, 64), (245, 244, 56), (246, 244, 59))
 

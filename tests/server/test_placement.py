@@ -10,8 +10,8 @@ import SimpleITK as sitk
 
 from lib.core.errors import InputError
 from lib.server.conf import Conf
-from lib.server.datastore import AnnotationStore
-from lib.server.infer import Segmentation
+from lib.server.store.datastore import AnnotationStore
+from lib.server.tasks.infer import Segmentation
 from serving import SHAPE, publish
 
 UNIT_SFORM = ([1, 0, 0, -55], [0, 1, 0, -55], [0, 0, 1, -37])

@@ -7,10 +7,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from lib.commands.annotator import truth_as_annotation
-from lib.core.annotations import AnnotatedSlice, keep_slices
+from lib.core.annotation.slices import AnnotatedSlice, keep_slices
 from lib.core.labels import LabelScheme
-from lib.core.phantom import Specimen, write_samples
+from lib.phantom.specimen import Specimen, write_samples
+from lib.simulation.annotator import truth_as_annotation
 from serving import Server, as_slicer_sends, write_label
 
 pytestmark = pytest.mark.slow

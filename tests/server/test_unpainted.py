@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import requests
 
-from lib.core.annotations import statistics
+from lib.core.annotation.slices import statistics
 from lib.core.labels import LabelScheme
-from lib.core.slice_names import SliceNames
-from lib.server.replies import submission_reply
+from lib.server.slicer.replies import submission_reply
+from lib.server.slicer.slice_names import SliceNames
 from serving import PATIENCE, Server, as_slicer_sends, paint, stored, write_image, write_label
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ import pytest
 
 from annotator import Annotator
 from images import AFFINES
-from lib.core.annotations import AnnotatedSlice
-from lib.core.marks import mark_slices
+from lib.core.annotation.slices import AnnotatedSlice
+from lib.server.slicer.marks import mark_slices
 from serving import SHAPE, paint, stored, write_image
 
 pytestmark = pytest.mark.usefixtures("published")

@@ -1,0 +1,1 @@
+"""The software: the method (``core``), the server around it, the commands. No experiments and no benchmarks."""

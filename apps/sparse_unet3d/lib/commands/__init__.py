@@ -1,1 +1,1 @@
-"""What can be done from a shell: ``python apps/sparse_unet3d COMMAND``."""
+"""What can be done from a shell: ``python apps/sparse_unet3d COMMAND``; thin."""

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.annotations import statistics
-from ..core.errors import InputError
-from ..core.labels import LabelScheme
-from ..core.slice_names import SliceNames
-from ..core.volumes import read_label_map
-from ..server.replies import time_text
-from ..server.submission import remap
-from ..server.usable import read_all, unlike_channels
-from ..server.versions import FINAL, VersionStore
+from lib.core.annotation.slices import statistics
+from lib.core.errors import InputError
+from lib.core.labels import LabelScheme
+from lib.core.volumes.reading import read_label_map
+from lib.server.slicer.replies import time_text
+from lib.server.slicer.slice_names import SliceNames
+from lib.server.store.submission import remap
+from lib.server.store.usable import read_all, unlike_channels
+from lib.server.store.versions import FINAL, VersionStore
 
 
 def list_versions(studies: Path) -> str:

@@ -17,14 +17,17 @@ import numpy as np
 from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
 
-from ..core.files import write_json
-from ..core.labels import UNLABELLED, LabelScheme
-from ..core.metrics import confusion, iou_per_class, mean_iou
-from ..core.volumes import Volume, onto_grid, read_label_map
-from .annotator import export_like_slicer, paint_slices, truth_as_annotation
-from .cases import Case, label_scheme, read_cases
+from lib.core.files import write_json
+from lib.core.labels import UNLABELLED, LabelScheme
+from lib.core.metrics import confusion, iou_per_class, mean_iou
+from lib.core.volumes.grids import onto_grid
+from lib.core.volumes.reading import read_label_map
+from lib.core.volumes.volume import Volume
+from lib.report.demo_report import Segmented, show, write_report
+from lib.simulation.annotator import export_like_slicer, paint_slices, truth_as_annotation
+from lib.simulation.cases import Case, label_scheme, read_cases
+
 from .errors import ServerError
-from .report import Segmented, show, write_report
 from .server_process import running_server
 
 MODEL = "sparse_unet3d"

@@ -1,1 +1,1 @@
-"""The method of Çiçek et al. 2016: 3-D U-Net learning from sparse annotation. Knows nothing of any server."""
+"""The method of Çiçek et al. 2016, learning a 3-D U-Net from sparse annotation; it knows of no server."""

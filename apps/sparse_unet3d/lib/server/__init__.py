@@ -1,1 +1,1 @@
-"""The MONAI Label tasks: datastore, trainer, infer task, strategies, scoring. Thin: each calls ``core``."""
+"""What MONAI Label and 3D Slicer need; thin, each part calls ``core``."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from ..core.annotations import Unpainted
-from ..core.errors import InputError
-from ..core.labels import LabelScheme
-from ..core.normalisation import Statistics
-from ..core.plan import PlanOptions, Recipe
-from .submission import ZeroMeans
+from lib.core.annotation.slices import Unpainted
+from lib.core.errors import InputError
+from lib.core.labels import LabelScheme
+from lib.core.network.batch_norm import Statistics
+from lib.core.plan.options import PlanOptions, Recipe
+from lib.server.store.submission import ZeroMeans
 
 KEYS = {
     "labels": "foreground classes in order, separated by commas (inside,tubule)",

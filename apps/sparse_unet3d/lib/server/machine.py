@@ -2,8 +2,8 @@
 
 import torch
 
-from ..core.machine import Machine, default_device
-from ..core.memory import free_memory
+from lib.core.device.machine import Machine, default_device
+from lib.core.device.memory import free_memory
 
 SHARE = 0.6
 """Of the free memory, what is used: other programs need some, and estimates are rough."""

@@ -1,0 +1,1 @@
+"""Sparse annotation: which slices are annotated, which are held out, which to annotate next; no network."""

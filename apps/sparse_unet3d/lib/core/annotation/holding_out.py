@@ -1,0 +1,291 @@
+"""Deciding what is held out of training, so that a score on it means something.
+
+Isolated annotated slices are held out as planes. Where neighbouring planes are annotated, as in a stack of slices, a
+box or a dense annotation, one plane looks like the next: there a block of successive planes is held out, and beside it
+a margin that is neither learnt from nor judged. Strokes and blobs that make no slice are held out in blocks, too.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.core.labels import LabelScheme
+from lib.core.volumes.working_grid import WorkingGrid
+
+from .paint import Paint
+from .slices import MIN_SLICE_VOXELS, AnnotatedSlice
+from .split import MARGIN, Block, SliceSplit, block_flags, copy_planes, neighbouring, plane_flags
+
+MIN_SPLIT_SLICES = 6
+"""With fewer annotated slices than this none is held out as a plane."""
+
+MAX_HELD_OUT_SHARE = 3
+"""One in so many slices of an axis is held out at most, as long as another axis can give one."""
+
+HELD_OUT_SHARE = 0.15
+"""Part of the annotated slices, or of an image's labelled voxels, that is to be held out."""
+
+MIN_HELD_OUT_SHARE = 0.05
+"""Least part of the labelled voxels that a score may be taken of."""
+
+MIN_LEARNT_SHARE = 0.5
+"""Least part of an image's labelled voxels that a block and its margins leave to learn from."""
+
+
+class Painted(NamedTuple):
+    """An annotation to part.
+
+    Attributes:
+        annotation: (X, Y, Z).
+        slices: its annotated slices.
+        stacked: axes across which neighbouring planes were painted; blocks are held out across these, if there are any.
+        grid: of the image.
+    """
+
+    annotation: NDArray[np.uint8]
+    slices: Sequence[AnnotatedSlice]
+    stacked: Sequence[int]
+    grid: WorkingGrid
+
+
+def hold_out(
+    painted: Mapping[str, Painted], scheme: LabelScheme, seed: int, earlier: SliceSplit | None = None
+) -> SliceSplit:
+    """Decide what is held out, such that a score on it means something.
+
+    At least ``MIN_HELD_OUT_SHARE`` of all labelled voxels are judged, some of them of a structure, and every class that
+    is judged is also learnt; otherwise nothing is held out.
+
+    Args:
+        painted: by image id.
+        scheme: the label scheme.
+        seed: draws the slices that are held out as planes; blocks follow from the annotation alone.
+        earlier: the split of the model that training goes on from, or whose score the new one is compared with. What
+            it trained on stays in training, and nothing that it held out is learnt from, as long as it is labelled.
+    """
+    before = earlier or SliceSplit({}, {})
+    solid = {image for image, one in painted.items() if image in before.blocks or _is_solid(one)}
+    found = {image: _find_blocks(painted[image], image, scheme, before) for image in solid}
+    blocks = {image: held for image, held in found.items() if held}
+    flat = {image: one for image, one in painted.items() if image not in blocks}
+    known = _with_crowded_slices(flat, before)
+    for fraction in (HELD_OUT_SHARE, 2 * HELD_OUT_SHARE):
+        planes = split_slices({image: one.slices for image, one in flat.items()}, seed, known, fraction)
+        split = SliceSplit(dict(planes.training), dict(planes.validation), blocks)
+        for image, held in blocks.items():
+            one = painted[image]
+            split.training[image] = _learnt_planes(one, held, before.training.get(image, []))
+            split.validation[image] = _labelled_ones(one.annotation, before.validation.get(image, []))
+        if _means_something(split, painted, scheme):
+            return split
+    return SliceSplit({image: _all_planes(one, image in solid) for image, one in painted.items()}, {})
+
+
+def _means_something(split: SliceSplit, painted: Mapping[str, Painted], scheme: LabelScheme) -> bool:
+    """Tell whether enough is judged, some of it foreground, and training keeps all classes that are judged."""
+    learnt, judged, labelled = np.zeros(_values(scheme)), np.zeros(_values(scheme)), 0
+    for image, one in painted.items():
+        labelled += int(np.count_nonzero(one.annotation))
+        for counts, values in zip((learnt, judged), split.part(image, one.annotation, one.grid), strict=True):
+            counts += _class_counts(values, scheme)[0].sum(axis=0)
+    enough = judged.sum() >= MIN_HELD_OUT_SHARE * labelled
+    return bool(enough and _foreground(judged, scheme) and not np.any(judged[learnt == 0]))
+
+
+def _is_solid(one: Painted) -> bool:
+    """Tell whether most labelled voxels are on no isolated slice."""
+    isolated = sorted(set(one.slices) - _crowded(one.slices, one.grid))
+    rest = one.annotation.copy()
+    for axis, flags in enumerate(plane_flags(rest.shape, isolated)):
+        copy_planes(None, rest, axis, flags)
+    return 2 * int(np.count_nonzero(rest)) > int(np.count_nonzero(one.annotation))
+
+
+def _crowded(slices: Iterable[AnnotatedSlice], grid: WorkingGrid) -> set[AnnotatedSlice]:
+    """Return the slices that have a neighbour, and those within the margin of such ones."""
+    flags = plane_flags(grid.native, slices)
+    return {
+        AnnotatedSlice(axis, int(index))
+        for axis in range(3)
+        for index in np.flatnonzero(flags[axis] & grid.near(axis, neighbouring(flags[axis], axis, grid), MARGIN))
+    }
+
+
+def _with_crowded_slices(painted: Mapping[str, Painted], before: SliceSplit) -> SliceSplit:
+    """Count slices that can't be judged among those trained on before, so that none of them is held out."""
+    training = dict(before.training)
+    for image, one in painted.items():
+        crowded = _crowded(one.slices, one.grid) - set(before.validation.get(image, ()))
+        training[image] = sorted(crowded.union(before.training.get(image, ())))
+    return SliceSplit(training, before.validation)
+
+
+def _find_blocks(one: Painted, image: str, scheme: LabelScheme, before: SliceSplit) -> list[Block]:
+    """Return the blocks to hold out of an image: those held out before, and another one where they are too little.
+
+    Of all blocks that leave enough to learn from, the one is taken that holds the classes most evenly and leaves most.
+    """
+    annotation, grid = one.annotation, one.grid
+    labelled = _class_counts(annotation, scheme)
+    judgeable = annotation.copy()
+    for axis, flags in enumerate(plane_flags(annotation.shape, before.training.get(image, ()))):
+        copy_planes(None, judgeable, axis, grid.near(axis, flags, MARGIN))
+    scored = _class_counts(judgeable, scheme)
+    totals = labelled[0].sum(axis=0)
+    kept = [block for block in before.blocks.get(image, []) if labelled[block.axis][block.first : block.last + 1].any()]
+
+    def judged(axis: int, blocks: Sequence[Block]) -> NDArray[np.int64]:
+        counts: NDArray[np.int64] = scored[axis][block_flags(annotation.shape, blocks)[axis]].sum(axis=0)
+        return counts
+
+    if kept and judged(kept[0].axis, kept).sum() >= MIN_HELD_OUT_SHARE * totals.sum():
+        return kept
+    best, best_worth = kept, 0.0
+    present = totals > 0
+    for axis in [kept[0].axis] if kept else one.stacked or range(3):
+        for block in _candidates(scored[axis].sum(axis=1), axis, int(totals.sum())):
+            blocks = [*kept, block]
+            held = block_flags(annotation.shape, blocks)[axis]
+            counts = judged(axis, blocks)
+            learnt = labelled[axis][~grid.near(axis, held, MARGIN)].sum(axis=0)
+            if (
+                counts.sum() < MIN_HELD_OUT_SHARE * totals.sum()
+                or learnt.sum() < MIN_LEARNT_SHARE * totals.sum()
+                or _foreground(counts, scheme) < MIN_SLICE_VOXELS
+                or np.any(counts[learnt == 0])
+            ):
+                continue
+            evenness = np.minimum(counts[present] / totals[present] / HELD_OUT_SHARE, 1).mean()
+            worth = float(evenness + learnt.sum() / totals.sum())
+            if worth > best_worth:
+                best, best_worth = blocks, worth
+    return sorted(best)
+
+
+def _candidates(counts: NDArray[np.int64], axis: int, total: int) -> Iterable[Block]:
+    """Yield, from each plane on, the blocks that just hold the wanted and the least part of the labelled voxels."""
+    before = np.concatenate([[0], np.cumsum(counts)])
+    for first in np.flatnonzero(counts).tolist():
+        for share in (HELD_OUT_SHARE, MIN_HELD_OUT_SHARE):
+            last = int(np.searchsorted(before, before[first] + share * total)) - 1
+            if last < len(counts):
+                yield Block(axis, first, last)
+
+
+def _learnt_planes(one: Painted, blocks: Sequence[Block], before: Iterable[AnnotatedSlice]) -> list[AnnotatedSlice]:
+    """List the planes across the blocks' axis that are learnt from, and the labelled ones that were before."""
+    axis = blocks[0].axis
+    near = one.grid.near(axis, block_flags(one.annotation.shape, blocks)[axis], MARGIN)
+    planes = [plane for plane in _labelled_planes(one.annotation, axis) if not near[plane.index]]
+    return sorted({*planes, *_labelled_ones(one.annotation, before)})
+
+
+def _all_planes(one: Painted, solid: bool) -> list[AnnotatedSlice]:
+    """List the annotated slices; of solid paint, which may lie on none, all planes across the longest axis."""
+    longest = int(np.argmax(one.annotation.shape))
+    return sorted({*one.slices, *(_labelled_planes(one.annotation, longest) if solid else ())})
+
+
+def _labelled_planes(annotation: NDArray[np.uint8], axis: int) -> list[AnnotatedSlice]:
+    labelled = np.any(annotation, axis=tuple(other for other in range(3) if other != axis))
+    return [AnnotatedSlice(axis, int(index)) for index in np.flatnonzero(labelled)]
+
+
+def _labelled_ones(annotation: NDArray[np.uint8], planes: Iterable[AnnotatedSlice]) -> list[AnnotatedSlice]:
+    """Return the planes that have paint on them; those of another image that was here before may lie outside."""
+    inside = [plane for plane in planes if plane.index < annotation.shape[plane.axis]]
+    return [plane for plane in inside if np.any(np.moveaxis(annotation, plane.axis, 0)[plane.index])]
+
+
+def _values(scheme: LabelScheme) -> int:
+    """Return how many values an annotation has, with that of unlabelled voxels."""
+    return scheme.background_value + 1
+
+
+def _foreground(counts: NDArray[Any], scheme: LabelScheme) -> int:
+    return int(counts[1 : scheme.background_value].sum())
+
+
+def _class_counts(annotation: NDArray[np.uint8], scheme: LabelScheme) -> list[NDArray[np.int64]]:
+    """Count the labelled voxels of each value on the planes across each axis: three arrays (planes, values)."""
+    paint, classes = Paint(annotation), _values(scheme)
+    counts = [np.zeros((length, classes), dtype=np.int64) for length in paint.shape]
+    for index, plane in enumerate(paint.planes()):
+        counts[0][index] = np.bincount(plane.values, minlength=classes)
+        for along, places in zip(counts[1:], (plane.rows, plane.columns), strict=True):
+            along += np.bincount(classes * places + plane.values, minlength=along.size).reshape(along.shape)
+    return [counts[paint.axes.index(axis)] for axis in range(3)]
+
+
+def split_slices(
+    slices: Mapping[str, Sequence[AnnotatedSlice]],
+    seed: int,
+    earlier: SliceSplit | None = None,
+    fraction: float = HELD_OUT_SHARE,
+) -> SliceSplit:
+    """Hold out some annotated slices for validation, spread over images and axes.
+
+    Each slice has a rank of its own, drawn from the seed, the image, the axis and the index, so that the choice does
+    not depend on the order of slices, and new ones change little of it. An axis of an image never loses its last
+    training slice. With fewer than ``MIN_SPLIT_SLICES`` slices, or none to spare, nothing is held out.
+
+    Args:
+        slices: annotated slices by image id.
+        seed: draws the ranks.
+        earlier: the split of the model that training goes on from, or whose score the new one is compared with. What
+            it trained on stays in training and what it held out stays held out, as long as it is still annotated.
+        fraction: part of all slices to hold out; at least one.
+    """
+    total = sum(len(set(places)) for places in slices.values())
+    trained, kept = (earlier.training, earlier.validation) if earlier else ({}, {})
+    size, held = Counter[_Line](), Counter[str | int | _Line]()
+    free: dict[_Line, list[AnnotatedSlice]] = {}
+    validation: dict[str, list[AnnotatedSlice]] = {}
+
+    def hold_out(line: _Line, place: AnnotatedSlice) -> None:
+        validation.setdefault(line[0], []).append(place)
+        held.update((line, *line))
+
+    for image, places in slices.items():
+        for place in sorted(set(places), key=lambda place: _rank(seed, image, place)):
+            line = (image, place.axis)
+            size[line] += 1
+            if place not in trained.get(image, ()):
+                free.setdefault(line, []).append(place)
+    if total >= MIN_SPLIT_SLICES:
+        for line, places in free.items():
+            for place in [place for place in places if place in kept.get(line[0], ())][: size[line] - 1]:
+                hold_out(line, place)
+                places.remove(place)
+        while sum(map(len, validation.values())) < max(1, round(fraction * total)):
+            able = [line for line, places in free.items() if places and held[line] < size[line] - 1]
+            if not able:
+                break
+            # Where enough is left, then where least was taken from the image and the axis, then by rank.
+            line = min(
+                able,
+                key=lambda line: (
+                    MAX_HELD_OUT_SHARE * (held[line] + 1) > size[line],
+                    held[line[0]] + held[line[1]],
+                    _rank(seed, line[0], free[line][0]),
+                ),
+            )
+            hold_out(line, free[line].pop(0))
+
+    training = {
+        image: sorted(set(places) - set(validation.get(image, ()))) for image, places in slices.items() if places
+    }
+    return SliceSplit(training, {image: sorted(places) for image, places in validation.items()})
+
+
+_Line = tuple[str, int]
+"""The annotated slices across one axis of one image: its id and the axis."""
+
+
+def _rank(seed: int, image: str, place: AnnotatedSlice) -> int:
+    text = f"{seed}\n{image}\n{place.axis}\n{place.index}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -1,0 +1,1 @@
+"""From volumes and annotations to what the network takes: prepared images and training tiles."""

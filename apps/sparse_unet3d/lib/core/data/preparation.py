@@ -1,0 +1,71 @@
+"""From a volume to what the network takes: the same for training, validation and inference."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lib.core.errors import InputError
+from lib.core.plan.plan import Plan
+from lib.core.volumes.intensity import scale_intensity
+from lib.core.volumes.volume import Volume
+from lib.core.volumes.working_grid import WorkingGrid
+
+from .sampling import TrainingVolume
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image as the network takes it.
+
+    Attributes:
+        name: what messages call it.
+        image: (C, *working) float32 in 0 … 1.
+        grid: the volume's own grid and the working grid.
+        outside: (*native) marks voxels that were not recorded and are background; None: there are none.
+    """
+
+    name: str
+    image: Tensor
+    grid: WorkingGrid
+    outside: NDArray[np.bool_] | None
+
+    @classmethod
+    def of(cls, volume: Volume, plan: Plan) -> "PreparedImage":
+        """Prepare a volume.
+
+        Raises:
+            InputError: as ``prepare_image``.
+        """
+        return cls(volume.name, *prepare_image(volume, plan), volume.outside)
+
+
+def prepare_image(volume: Volume, plan: Plan) -> tuple[Tensor, WorkingGrid]:
+    """Turn a volume into the network's input.
+
+    Returns:
+        (C, *working) float32 in 0 … 1, and the working grid.
+
+    Raises:
+        InputError: the volume has another number of channels than the plan.
+    """
+    if volume.channels != plan.channels:
+        raise InputError(
+            f"the image has {volume.channels} channel(s), the model was trained on {plan.channels}; "
+            "choose images recorded in the same way, or train a model on these"
+        )
+    grid = WorkingGrid.of(volume.shape, volume.spacing, plan.spacing)
+    return torch.as_tensor(grid.image(scale_intensity(volume.array))), grid
+
+
+def prepare_training(volume: Volume, annotation: NDArray[np.uint8], plan: Plan) -> TrainingVolume:
+    """Turn a volume and its annotation (X, Y, Z) into what training tiles are drawn from.
+
+    Raises:
+        InputError: the volume has another number of channels than the plan.
+    """
+    image, grid = prepare_image(volume, plan)
+    painted = torch.as_tensor(grid.annotation(annotation))
+    return TrainingVolume(image, painted, grid.voxel_size(volume.spacing))

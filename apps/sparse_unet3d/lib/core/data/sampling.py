@@ -1,0 +1,210 @@
+"""Training tiles: centred on labelled voxels, classes balanced, augmented on the fly (section 3.2)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lib.core.augmentation.deformation import (
+    LinearSampler,
+    draw_deformation,
+    sample_annotation,
+    source_positions,
+)
+from lib.core.augmentation.grey_values import apply_grey_mapping, draw_grey_mapping
+from lib.core.augmentation.settings import AugmentationSettings
+from lib.core.errors import InputError
+from lib.core.labels import IGNORED, UNLABELLED, LabelScheme
+from lib.core.network.tiles import CONTEXT, cut, given_shape, input_size, output_shape
+from lib.core.plan.plan import Centres
+
+ATTEMPTS = 100
+"""Draws before giving up on a tile with labelled voxels: a deformation moves its centre only slightly."""
+
+
+CONSTANT_ATTEMPTS = 20
+"""Draws before a tile is taken in which the image is constant: perhaps all of it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingVolume:
+    """A prepared volume on the working grid.
+
+    Attributes:
+        image: (C, *spatial) float32 in 0 … 1.
+        annotation: (*spatial) uint8, values 0 … K+1.
+        voxel_size: along each axis.
+    """
+
+    image: Tensor
+    annotation: Tensor
+    voxel_size: tuple[float, ...]
+
+
+class _Frame:
+    """The tile for volumes of one shape, and the part of it that is drawn.
+
+    Along an axis that the tile covers, the volume alone is deformed and then mirrored, as a whole volume is mirrored
+    for inference. Along the others, the tile's context is deformed with it.
+    """
+
+    def __init__(self, shape: Sequence[int], tile: Sequence[int], context: int) -> None:
+        self.tile = tuple(min(size, input_size(length)) for size, length in zip(tile, shape, strict=True))
+        self.output = output_shape(self.tile)
+        self.given = given_shape(shape, self.tile, context)
+        covered = [output >= length for output, length in zip(self.output, shape, strict=True)]
+        self.drawn = tuple(
+            length if covers else given for covers, length, given in zip(covered, shape, self.given, strict=True)
+        )
+        # Where the context ends before a period does, as much is given on each side of the output.
+        self._before = tuple(
+            context if given == output + 2 * context else CONTEXT
+            for given, output in zip(self.given, self.output, strict=True)
+        )
+        self._starts = tuple(-before if covers else 0 for covers, before in zip(covered, self._before, strict=True))
+        self.judged = tuple(
+            slice(0, length) if covers else slice(context, context + output)
+            for covers, length, output in zip(covered, shape, self.output, strict=True)
+        )
+
+    def give(self, drawn: Tensor) -> Tensor:
+        """Turn what is drawn (C, *drawn) into what is given to the network (C, *given)."""
+        given = cut(drawn, self._starts, self.given)[0]
+        # The network takes the first voxel for the one that lies all of its context before the output.
+        shifts = [CONTEXT - before for before in self._before]
+        return given.roll(shifts, dims=list(range(1, given.ndim))) if any(shifts) else given
+
+
+class TileSampler:
+    """Draws augmented training tiles.
+
+    Args:
+        volumes: annotated volumes; not needed any more once the sampler is made.
+        scheme: the label scheme.
+        tile: input sizes; less is drawn of volumes that need less.
+        augmentation: strengths.
+        context: voxels around the tile's output that are drawn; beyond that the input wraps around.
+        centres: what tiles are centred on with equal probability, see ``Plan``.
+        device: where the volumes are kept and tiles are drawn.
+
+    Raises:
+        InputError: none of the volumes has a labelled voxel.
+    """
+
+    def __init__(
+        self,
+        volumes: Sequence[TrainingVolume],
+        scheme: LabelScheme,
+        tile: Sequence[int],
+        augmentation: AugmentationSettings,
+        context: int = CONTEXT,
+        centres: Centres = "classes",
+        device: str = "cpu",
+    ) -> None:
+        self.device = device
+        self.images = [LinearSampler(volume.image.to(device)) for volume in volumes]
+        self._annotations = [volume.annotation.to(device) for volume in volumes]
+        self._voxel_sizes = [volume.voxel_size for volume in volumes]
+        self.augmentation, self.context, self.centres = augmentation, context, centres
+        self._targets = torch.as_tensor(scheme.targets(np.arange(len(scheme.classes) + 1)))
+        self.set_tile(tile)
+        # For each class, the volumes that have it with the positions of its voxels.
+        self._voxels: list[list[tuple[int, NDArray[np.int64]]]] = []
+        for value in range(1, len(scheme.classes) + 1):
+            found = [
+                (index, np.flatnonzero(volume.annotation.cpu().numpy() == value))
+                for index, volume in enumerate(volumes)
+            ]
+            found = [(index, voxels) for index, voxels in found if len(voxels)]
+            if found:
+                self._voxels.append(found)
+        if not self._voxels:
+            raise InputError("training: no voxel is labelled in any annotation; paint a slice and submit it first")
+
+    def set_tile(self, tile: Sequence[int]) -> None:
+        """Draw tiles of other input sizes from now on."""
+        self._frames = [_Frame(annotation.shape, tile, self.context) for annotation in self._annotations]
+
+    @property
+    def largest(self) -> tuple[int, ...]:
+        """Voxels along each axis of the largest volume, axis by axis."""
+        return tuple(max(lengths) for lengths in zip(*(a.shape for a in self._annotations), strict=True))
+
+    def keep_on_host(self) -> None:
+        """Free the device's memory: keep the volumes in the computer's, and draw tiles there."""
+        self.device = "cpu"
+        self.images = [image.to("cpu") for image in self.images]
+        self._annotations = [annotation.to("cpu") for annotation in self._annotations]
+
+    @property
+    def given_voxels(self) -> int:
+        """The most voxels that are given of a tile."""
+        return max(math.prod(frame.given) for frame in self._frames)
+
+    def draw(self, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Draw one tile.
+
+        Args:
+            generator: the only source of randomness.
+
+        Returns:
+            Image (C, *given) float32, see ``tiles.given_shape``, and targets (*output) int64 of the tile's output, at
+            least one of them labelled.
+        """
+        drawn = None
+        for attempt in range(ATTEMPTS):
+            index, centre = self._draw_place(generator)
+            frame, volume, annotation = self._frames[index], self.images[index], self._annotations[index]
+            deformation = draw_deformation(
+                generator, centre, frame.drawn, self.augmentation.deformation, self._voxel_sizes[index]
+            )
+            positions = source_positions(deformation, frame.drawn, annotation.device)
+            judged = (slice(None), *frame.judged)
+            labels = sample_annotation(annotation, positions[judged])
+            if not torch.any(labels != UNLABELLED):
+                continue
+            drawn = frame, volume(positions), labels
+            # Of a constant, batch normalisation makes noise, and its gradients are as large as its input is small.
+            # A network that never sees one learns as much.
+            if attempt >= CONSTANT_ATTEMPTS or not is_constant(drawn[1]):
+                break
+        if drawn is None:
+            raise InputError(f"training: no labelled voxel came into a tile in {ATTEMPTS} draws; annotate more of it")
+        frame, image, labels = drawn
+        mapping = draw_grey_mapping(generator, len(image), self.augmentation.grey_values)
+        image = apply_grey_mapping(image, mapping)
+        targets = torch.full(frame.output, IGNORED, device=labels.device)
+        inside = tuple(slice(0, size) for size in labels.shape)
+        targets[inside] = self._targets.to(labels.device)[labels.long()]
+        return frame.give(image), targets
+
+    def _draw_place(self, generator: np.random.Generator) -> tuple[int, list[int]]:
+        """Draw class, volume and labelled voxel, and centre the tile there.
+
+        Where the tile's output would reach beyond the volume it is moved inside: outside nothing is labelled.
+        """
+        if self.centres == "classes":
+            found = self._voxels[generator.integers(len(self._voxels))]
+            index, voxels = found[generator.integers(len(found))]
+        else:
+            every = [pair for found in self._voxels for pair in found]
+            counts = np.array([len(voxels) for _, voxels in every])
+            index, voxels = every[generator.choice(len(every), p=counts / counts.sum())]
+        shape = self._annotations[index].shape
+        voxel = np.unravel_index(voxels[generator.integers(len(voxels))], shape)
+        centre = []
+        for position, length, output in zip(voxel, shape, self._frames[index].output, strict=True):
+            before = output // 2
+            after = length - (output - before)
+            centre.append(int(np.clip(position, before, after)) if after >= before else length // 2)
+        return index, centre
+
+
+def is_constant(image: Tensor) -> bool:
+    """Tell whether each channel of an image (C, *spatial) has one value throughout."""
+    flat = image.flatten(1)
+    return bool(torch.all(flat.amin(dim=1) == flat.amax(dim=1)))

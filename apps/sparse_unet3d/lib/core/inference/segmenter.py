@@ -1,0 +1,251 @@
+"""From a volume to its dense segmentation on the volume's own grid (both use cases of section 1)."""
+
+import itertools
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lib.core.data.preparation import PreparedImage
+from lib.core.device.machine import Machine, is_out_of_memory
+from lib.core.device.precision import half_precision, precision_on
+from lib.core.errors import InputError
+from lib.core.network.slabs import SlabNetwork
+from lib.core.network.tiles import LATTICE, choose_tile, given_shape, input_size
+from lib.core.network.unet import UNet
+from lib.core.plan.plan import Plan
+from lib.core.volumes.volume import Volume
+from lib.core.volumes.working_grid import WorkingGrid
+
+from .statistics import settle_statistics
+from .tiling import (
+    Box,
+    Progress,
+    entropy,
+    predict_labels,
+    predict_labels_and_entropy,
+    predict_probabilities,
+    tile_origins,
+)
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+Place = tuple[NDArray[np.int64], ...]
+"""Indices of some voxels along each axis of a volume's own grid."""
+
+SMALLEST_SHARE = 16
+"""Out of memory, half of it is tried, a quarter, … down to this part."""
+
+
+class Segmenter:
+    """Segments volumes by one network."""
+
+    def __init__(self, network: UNet, plan: Plan, precision: torch.dtype = torch.float32) -> None:
+        """Prepare to segment.
+
+        Args:
+            network: the U-Net; neither changed nor copied before it is used.
+            plan: what it was trained by.
+            precision: floating point format to compute in; float32 on a device that doesn't do so natively.
+        """
+        self.network = network
+        self.plan = plan
+        self.precision = precision
+
+    def segment(self, volume: Volume, machine: Machine, progress: Progress | None = None) -> NDArray[np.uint8]:
+        """Segment a volume densely.
+
+        Where memory is short, smaller tiles are tried, and then the CPU.
+
+        Args:
+            volume: of any size, with the plan's number of channels.
+            machine: what to compute on.
+            progress: called with the fraction done.
+
+        Returns:
+            (X, Y, Z) uint8 on the volume's own grid: 0 background, 1 … K foreground.
+
+        Raises:
+            InputError: the volume has another number of channels than the plan, or memory is too short for the
+                smallest tile.
+        """
+        image = PreparedImage.of(volume, self.plan)
+        return self._predict(image, machine, lambda evaluate: _labels(image, evaluate, progress))
+
+    def segment_with_entropy(
+        self, volume: Volume, machine: Machine, progress: Progress | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """As ``segment``, and in the same pass say how unsure the network is, see ``inference.entropy``.
+
+        Returns:
+            Labels and entropy, both (X, Y, Z) uint8 on the volume's own grid.
+        """
+        image = PreparedImage.of(volume, self.plan)
+        return self._predict(image, machine, lambda evaluate: _labels_and_entropy(image, evaluate, progress))
+
+    def segment_at(self, image: PreparedImage, places: Sequence[Place], machine: Machine) -> list[NDArray[np.uint8]]:
+        """Segment groups of voxels and no more around them than that takes; of a whole volume where that is less work.
+
+        Args:
+            image: prepared by the plan of this network.
+            places: groups of voxels, such as those of a slice.
+            machine: what to compute on.
+
+        Returns:
+            For each group its voxels' labels (n,), those that ``segment`` gives them.
+
+        Raises:
+            InputError: memory is too short for the smallest tile.
+        """
+
+        def labels(evaluation: Evaluation) -> list[NDArray[np.uint8]]:
+            parts = [around(image.grid, place) for place in places]
+            whole = tuple(slice(0, length) for length in image.grid.working)
+            if sum(map(evaluation.work, parts)) >= evaluation.work(whole):
+                every = _labels(image, evaluation, None)
+                return [every[place] for place in places]
+            return [_labels_at(image, evaluation, *pair) for pair in zip(places, parts, strict=True)]
+
+        return self._predict(image, machine, labels)
+
+    def _predict(self, image: PreparedImage, machine: Machine, predict: Callable[["Evaluation"], Result]) -> Result:
+        least = machine.memory // SMALLEST_SHARE
+        while True:
+            try:
+                return predict(self._settled(image.image, machine))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.warning(
+                    "%s: out of memory on %s with tiles for %.1f GB", image.name, machine.device, machine.memory / 1e9
+                )
+            if machine.device == "cuda":
+                torch.cuda.empty_cache()
+            # By statistics of each tile, memory has no say in the tile.
+            if machine.memory > least and self.plan.statistics != "tile":
+                machine = machine.with_half()
+            elif machine.fallback:
+                machine = machine.fallback
+                least = machine.memory // SMALLEST_SHARE
+            else:
+                raise InputError(
+                    f"{image.name}: memory doesn't suffice to segment it, even in small tiles; close other programs, "
+                    "or train with a smaller --conf width"
+                )
+
+    def _settled(self, image: Tensor, machine: Machine) -> "Evaluation":
+        """Make the network ready for an image (C, *working)."""
+        plan, device = self.plan, machine.device
+        precision = precision_on(device, self.precision)
+        with half_precision(device, precision):
+            settled = settle_statistics(self.network, image, plan.test_tile, plan.statistics, device)
+        if plan.statistics == "tile":
+            return Evaluation(image, settled, plan.test_tile, machine)
+        return Evaluation(image, SlabNetwork(settled, precision), None, machine)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A network that is ready for an image.
+
+    Attributes:
+        image: (C, *working) float32 in 0 … 1.
+        network: with its statistics settled, on the machine's device.
+        test_tile: input sizes of the tiles that are normalised by their own statistics; None: memory chooses.
+        machine: what to compute on.
+    """
+
+    image: Tensor
+    network: SlabNetwork | nn.Module
+    test_tile: tuple[int, ...] | None
+    machine: Machine
+
+    def labels(self, progress: Progress | None, part: Box | None = None) -> NDArray[np.uint8]:
+        """As ``inference.predict_labels``."""
+        return predict_labels(self.network, self.image, self._tile(part), self.machine.device, progress, part)
+
+    def labels_and_entropy(self, progress: Progress | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """As ``inference.predict_labels_and_entropy``."""
+        return predict_labels_and_entropy(self.network, self.image, self._tile(None), self.machine.device, progress)
+
+    def probabilities(self, progress: Progress | None, part: Box | None = None) -> Tensor:
+        """As ``inference.predict_probabilities``."""
+        return predict_probabilities(self.network, self.image, self._tile(part), self.machine.device, progress, part)
+
+    def work(self, part: Box) -> int:
+        """Return the input voxels that a part takes."""
+        shape, tile = self.image.shape[1:], self._tile(part)
+        return math.prod(given_shape(shape, tile)) * math.prod(
+            len(tile_origins(*axis, is_frozen=self.test_tile is None)) for axis in zip(shape, tile, part, strict=True)
+        )
+
+    def _tile(self, part: Box | None) -> tuple[int, ...]:
+        shape = self.image.shape[1:]
+        if self.test_tile:
+            return tuple(min(size, input_size(length)) for size, length in zip(self.test_tile, shape, strict=True))
+        assert isinstance(self.network, SlabNetwork)
+        lengths = [side.stop - side.start // LATTICE * LATTICE for side in part] if part else None
+        return choose_tile(shape, self.network.peak_memory, self.machine.memory, lengths)
+
+
+def _labels(image: PreparedImage, evaluation: Evaluation, progress: Progress | None) -> NDArray[np.uint8]:
+    if image.grid.is_native:
+        labels = evaluation.labels(progress)
+    else:
+        probabilities = evaluation.probabilities(progress)
+        labels = image.grid.back(probabilities).argmax(dim=0).to(torch.uint8).numpy()
+    if image.outside is not None:
+        labels[image.outside] = 0
+    return labels
+
+
+def _labels_and_entropy(
+    image: PreparedImage, evaluation: Evaluation, progress: Progress | None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    if image.grid.is_native:
+        labels, uncertainty = evaluation.labels_and_entropy(progress)
+    else:
+        probabilities = image.grid.back(evaluation.probabilities(progress))
+        labels = probabilities.argmax(dim=0).to(torch.uint8).numpy()
+        # Row by row: at once it would take as much memory again.
+        uncertainty = np.stack([entropy(rows).numpy() for rows in probabilities.unbind(dim=1)])
+    if image.outside is not None:
+        labels[image.outside] = uncertainty[image.outside] = 0
+    return labels, uncertainty
+
+
+def around(grid: WorkingGrid, place: Place) -> Box:
+    """Return the smallest box of working voxels that the labels of some voxels of the volume depend on."""
+    sides = []
+    for axis, index in enumerate(place):
+        low, high, _ = grid.neighbours(axis, np.array([index.min(), index.max()]))
+        sides.append(slice(int(low[0]), int(high[1]) + 1))
+    return tuple(sides)
+
+
+def _labels_at(image: PreparedImage, evaluation: Evaluation, place: Place, part: Box) -> NDArray[np.uint8]:
+    starts = [side.start for side in part]
+    if image.grid.is_native:
+        labels = evaluation.labels(None, part)
+        found = np.asarray(labels[tuple(index - start for index, start in zip(place, starts, strict=True))])
+    else:
+        probabilities = evaluation.probabilities(None, part).numpy()
+        along = [image.grid.neighbours(axis, index) for axis, index in enumerate(place)]
+        mean = np.zeros((len(probabilities), len(place[0])), dtype=np.float32)
+        for corner in itertools.product((0, 1), repeat=len(place)):
+            voxel = [pair[side] - start for pair, side, start in zip(along, corner, starts, strict=True)]
+            weights = [share if side else 1 - share for (_, _, share), side in zip(along, corner, strict=True)]
+            here = (slice(None), *voxel)
+            mean += probabilities[here] * np.prod(weights, axis=0, dtype=np.float32)
+        found = np.asarray(mean.argmax(axis=0), dtype=np.uint8)
+    if image.outside is not None:
+        found[image.outside[place]] = 0
+    return found

@@ -1,0 +1,82 @@
+"""The 2-D counterpart of the network: it treats all annotated slices as independent images (section 4.1)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lib.core.annotation.slices import AnnotatedSlice, keep_slices
+from lib.core.data.preparation import prepare_image
+from lib.core.data.sampling import TrainingVolume
+from lib.core.network.tiles import input_size
+from lib.core.network.unet import UNet
+from lib.core.plan.plan import Plan
+from lib.core.volumes.volume import Volume
+from lib.core.volumes.working_grid import WorkingGrid
+
+from .statistics import settle_statistics
+from .tiling import predict_probabilities
+
+
+def prepare_training_slices(
+    volume: Volume, annotation: NDArray[np.uint8], slices: Sequence[AnnotatedSlice], plan: Plan
+) -> list[TrainingVolume]:
+    """Turn the annotated slices of a volume into images that training tiles of two axes are drawn from.
+
+    Args:
+        volume: the image.
+        annotation: (X, Y, Z) on its grid.
+        slices: the annotated slices, across any axis.
+        plan: of the 2-D network.
+
+    Raises:
+        InputError: the volume has another number of channels than the plan.
+    """
+    image, grid = prepare_image(volume, plan)
+    voxel_size = grid.voxel_size(volume.spacing)
+    prepared = []
+    for place in slices:
+        index = _working_index(grid, place)
+        painted = grid.annotation(keep_slices(annotation, [place]))
+        prepared.append(
+            TrainingVolume(
+                image.select(1 + place.axis, index).contiguous(),
+                torch.as_tensor(np.take(painted, index, axis=place.axis)),
+                tuple(size for axis, size in enumerate(voxel_size) if axis != place.axis),
+            )
+        )
+    return prepared
+
+
+def segment_slices(
+    network: UNet, volume: Volume, slices: Sequence[AnnotatedSlice], plan: Plan, device: str
+) -> dict[AnnotatedSlice, NDArray[np.uint8]]:
+    """Segment single slices of a volume, each as an image of its own.
+
+    Args:
+        network: the 2-D network.
+        volume: the image.
+        slices: across any axis.
+        plan: what the network was trained by.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        By slice, the two other axes of (X, Y, Z) on the volume's own grid: 0 background, 1 … K foreground.
+
+    Raises:
+        InputError: the volume has another number of channels than the plan.
+    """
+    image, grid = prepare_image(volume, plan)
+    segmented = {}
+    for place in slices:
+        plane = image.select(1 + place.axis, _working_index(grid, place)).contiguous()
+        tile = tuple(input_size(length) for length in plane.shape[1:])
+        settled = settle_statistics(network, plane, tile, plan.statistics, device)
+        probabilities = grid.slice_back(predict_probabilities(settled, plane, tile, device), place.axis)
+        segmented[place] = probabilities.argmax(dim=0).to(torch.uint8).numpy()
+    return segmented
+
+
+def _working_index(grid: WorkingGrid, place: AnnotatedSlice) -> int:
+    return int(grid.working_index(place.axis, np.array(place.index)))

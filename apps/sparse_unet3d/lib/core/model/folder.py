@@ -1,0 +1,87 @@
+"""The folder that keeps the models of one project."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lib.core.errors import InputError
+from lib.core.files import replacing, write_json
+from lib.core.labels import LabelScheme
+from lib.core.plan.paper import choices, differences
+
+from .model import Model, check_fit, load_content
+
+
+class ModelFolder:
+    """Where the models of one project are kept.
+
+    =================  ===============================================================
+    ``model.pt``       the published model, which inference uses
+    ``plan.json``      its plan, for people
+    ``archive/``       earlier published models
+    ``history.json``   scores and annotated slices of models: those published, and the last one of each run
+    ``checkpoint.pt``  where training stands, to continue from
+    ``stats.json``     the last report of training
+    ``events/``        TensorBoard events
+    =================  ===============================================================
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.published = self.path / "model.pt"
+        self.plan_path = self.path / "plan.json"
+        self.archive = self.path / "archive"
+        self.history_path = self.path / "history.json"
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.stats_path = self.path / "stats.json"
+        self.events = self.path / "events"
+
+    def is_published(self) -> bool:
+        return self.published.is_file()
+
+    def load(self, scheme: LabelScheme, channels: int | None = None) -> Model:
+        """Read the published model.
+
+        Raises:
+            InputError: there is none, or it doesn't fit the scheme or the number of channels.
+        """
+        model = Model.load(self.published)
+        check_fit(self.published, model.plan, scheme, channels)
+        return model
+
+    def publish(self, model: Model) -> None:
+        """Make ``model`` the published one; keep the last one of an earlier run in the archive."""
+        if self.is_published() and self._published_run() != model.run:
+            names = (re.fullmatch(r"model_(\d+)\.pt", path.name) for path in self.archive.glob("*.pt"))
+            numbers = [int(name[1]) for name in names if name]
+            with replacing(self.archive / f"model_{1 + max(numbers, default=0):04d}.pt") as beside:
+                shutil.copyfile(self.published, beside)
+        model.save(self.published)
+        self.remember(model)
+        explained = {"differs_from_paper": differences(model.plan), "left_open_by_paper": choices(model.plan)}
+        write_json(self.plan_path, {**model.plan.to_json(), **explained})
+
+    def remember(self, model: Model) -> None:
+        """Add a model's score to the history, published or not."""
+        slices = sum(map(len, (*model.split.training.values(), *model.split.validation.values())))
+        entry = {"run": model.run, "epoch": model.epoch, "slices": slices, "metric": model.metric, "score": model.score}
+        write_json(self.history_path, [*self.history(), entry])
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return ``run``, ``epoch``, annotated ``slices``, ``metric`` and ``score`` of what was remembered so far."""
+        fields = {"run", "epoch", "slices", "metric", "score"}
+        try:
+            known = json.loads(self.history_path.read_text(encoding="utf-8"))
+            return [entry for entry in known if isinstance(entry, dict) and entry.keys() >= fields]
+        except (FileNotFoundError, TypeError, ValueError):
+            # A damaged file is begun anew: it only serves estimates.
+            return []
+
+    def _published_run(self) -> str | None:
+        """Return the run of the published model; None if it can't be read: then it is archived as it is."""
+        try:
+            return str(load_content(self.published)["run"])
+        except InputError:
+            return None

@@ -1,0 +1,139 @@
+"""A trained network with the plan it was trained by, and the folder that keeps models."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib.core.annotation.split import SliceSplit
+from lib.core.device.machine import is_out_of_memory
+from lib.core.errors import InputError
+from lib.core.files import replacing
+from lib.core.labels import LabelScheme
+from lib.core.network.unet import UNet
+from lib.core.plan.plan import Plan
+
+FORMAT = 1
+"""Version of the model file's content."""
+
+
+def build_network(plan: Plan) -> UNet:
+    """Return the untrained network that a plan describes."""
+    return UNet(plan.channels, len(plan.scheme.classes), plan.width, plan.dims, plan.batch_norm)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained network and what is known of it.
+
+    Attributes:
+        network: the U-Net, on the CPU.
+        plan: what it was trained by.
+        split: annotated slices it was trained on, and those held out.
+        score: mean foreground IoU in 0 … 1 on ``metric``'s slices when it was published.
+        metric: ``validation IoU``, or ``training IoU`` where there were too few slices to hold any out.
+        run: identifies the training run, by the time it started.
+        epoch: at which it was taken.
+        precision: floating point format that the score is of, and that it segments in where the device can.
+    """
+
+    network: UNet
+    plan: Plan
+    split: SliceSplit
+    score: float
+    metric: str
+    run: str
+    epoch: int
+    precision: torch.dtype = torch.float32
+
+    def save(self, path: Path) -> None:
+        """Write the model file, renamed into place."""
+        content = {
+            "format": FORMAT,
+            "network": self.network.state_dict(),
+            "plan": self.plan.to_json(),
+            "split": self.split.to_json(),
+            "score": self.score,
+            "metric": self.metric,
+            "run": self.run,
+            "epoch": self.epoch,
+            "precision": self.precision,
+        }
+        with replacing(path) as beside:
+            torch.save(content, beside)
+
+    @classmethod
+    def load(cls, path: Path) -> "Model":
+        """Read a model file.
+
+        Raises:
+            InputError: the file is missing, unreadable or of another format.
+        """
+        content = load_content(path)
+        try:
+            plan = Plan.from_json(content["plan"])
+            network = build_network(plan)
+            network.load_state_dict(content["network"])
+            return cls(
+                network=network.eval(),
+                plan=plan,
+                split=SliceSplit.from_json(content["split"]),
+                score=content["score"],
+                metric=content["metric"],
+                run=content["run"],
+                epoch=content["epoch"],
+                precision=content.get("precision", torch.float32),
+            )
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: is no whole model file ({error}); remove it and train again") from error
+
+
+def load_content(path: Path) -> Mapping[str, Any]:
+    """Read a file that ``torch.save`` wrote, tensors on the CPU.
+
+    Raises:
+        InputError: the file is missing, unreadable or of another format.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such model file; train a model first")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        # The disk is at fault, not the file.
+        raise
+    # A broken file makes torch raise errors of many unrelated kinds.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(f"{path}: cannot be read as a model file ({error}); remove it and train again") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise InputError(f"{path}: model file format {found}, expected {FORMAT}; train again with this version")
+    result: Mapping[str, Any] = content
+    return result
+
+
+def check_fit(path: Path, plan: Plan, scheme: LabelScheme, channels: int | None = None) -> None:
+    """Refuse a model that doesn't fit what is asked of it.
+
+    Args:
+        path: of the model file, for the message.
+        plan: the model's.
+        scheme: the server's.
+        channels: of the image, if there is one.
+
+    Raises:
+        InputError: another label scheme or number of channels; names the file and both values.
+    """
+    if plan.scheme != scheme:
+        raise InputError(
+            f"{path}: the model knows {plan.scheme.describe()}, the server is configured for {scheme.describe()}; "
+            "start the server with the model's classes (--conf labels, --conf background) or another --conf models"
+        )
+    if channels is not None and plan.channels != channels:
+        raise InputError(
+            f"{path}: the model takes images of {plan.channels} channel(s), this one has {channels}; "
+            "choose images recorded in the same way, or train a model on these"
+        )

@@ -1,0 +1,45 @@
+"""What a person may decide about the plan."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from lib.core.annotation.slices import Unpainted
+from lib.core.errors import InputError
+from lib.core.network.batch_norm import Statistics
+
+Recipe = Literal["quick", "paper"]
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What a person may decide; None leaves it to ``make_plan``.
+
+    Attributes:
+        width: feature maps of the first convolution.
+        spacing: working voxel size along each axis, in the image's unit.
+        statistics: which statistics batch normalisation uses outside training.
+        unpainted: what unpainted voxels in annotated slices count as; the paper's by default.
+        recipe: how to train: ``quick``, or as in the ``paper`` wherever nothing else is decided.
+
+    Raises:
+        InputError: a value outside what is possible.
+    """
+
+    width: int | None = None
+    spacing: tuple[float, ...] | None = None
+    statistics: Statistics | None = None
+    unpainted: Unpainted = "unlabelled"
+    recipe: Recipe = "quick"
+
+    def __post_init__(self) -> None:
+        if self.width is not None and self.width < 1:
+            raise InputError(f"width: {self.width} feature maps; give a whole number of at least 1, the paper's is 32")
+        if self.spacing is not None and (len(self.spacing) != 3 or not all(0 < s < math.inf for s in self.spacing)):
+            raise InputError(f"spacing: {self.spacing}; give three positive numbers, e.g. 1.76,1.76,2.04")
+        if self.statistics is not None and self.statistics not in get_args(Statistics):
+            raise InputError(f"statistics: {self.statistics!r}; give one of {', '.join(get_args(Statistics))}")
+        if self.unpainted not in get_args(Unpainted):
+            raise InputError(f"unpainted: {self.unpainted!r}; give one of {', '.join(get_args(Unpainted))}")
+        if self.recipe not in get_args(Recipe):
+            raise InputError(f"recipe: {self.recipe!r}; give one of {', '.join(get_args(Recipe))}")

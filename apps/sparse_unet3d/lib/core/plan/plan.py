@@ -1,0 +1,137 @@
+"""The plan: all that is decided from data and machine before training, saved with the model as readable JSON."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lib.core.annotation.slices import Unpainted
+from lib.core.augmentation.deformation import DeformationSettings
+from lib.core.augmentation.grey_values import GreyValueSettings
+from lib.core.augmentation.settings import AugmentationSettings
+from lib.core.errors import InputError
+from lib.core.labels import LabelScheme
+from lib.core.network.batch_norm import OF_TRAINING, Statistics
+from lib.core.network.tiles import CONTEXT, is_valid, next_valid
+
+from .options import PlanOptions, Recipe
+
+Centres = Literal["classes", "voxels"]
+
+PAPER_WIDTH = 32
+PAPER_TILE = (132, 132, 116)
+
+LONGEST_GRADIENT = 5.0
+"""Longest gradient that is stepped along with batch normalisation. Most are about 2 long; that of a nearly constant
+tile is far longer, since batch normalisation then divides by next to nothing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided before training.
+
+    Attributes:
+        scheme: the label scheme.
+        channels: of the images.
+        spacing: working voxel size along each axis; None: each volume's own.
+        width: feature maps of the first convolution.
+        dims: 3, or 2 for the network of slices.
+        batch_norm: whether the network normalises before each ReLU.
+        statistics: which ones it uses outside training.
+        test_tile: input sizes of the tiles over which these are taken.
+        unpainted: what unpainted voxels in annotated slices counted as in training.
+        tile: input sizes of training tiles.
+        context: voxels around a training tile's output that are given; beyond, the tile repeats itself.
+        centres: what training tiles are centred on with equal probability: each of the ``classes``, or each labelled
+            voxel (``voxels``).
+        class_balance: exponent of the class weights, 0 (each voxel has the same weight) … 1 (each class has).
+        learning_rate: at the start; it falls as (1 - progress)^decay.
+        decay: 0 keeps the learning rate as it is.
+        momentum: of the stochastic gradient descent.
+        nesterov: whether the momentum is Nesterov's.
+        averaging: share of the running average of the weights that stays in each step, 0 (no averaging) … 1; the
+            average is what is scored and published.
+        half_precision: whether to compute in half precision where the device does so natively.
+        steps_per_epoch: training steps between two reports.
+        augmentation: strengths.
+        recipe: what all this was decided by.
+    """
+
+    scheme: LabelScheme
+    channels: int
+    spacing: tuple[float, ...] | None
+    width: int
+    tile: tuple[int, ...]
+    dims: int = 3
+    batch_norm: bool = True
+    context: int = CONTEXT
+    statistics: Statistics = "mixed"
+    test_tile: tuple[int, ...] = PAPER_TILE
+    unpainted: Unpainted = "unlabelled"
+    centres: Centres = "classes"
+    class_balance: float = 1 / 3
+    learning_rate: float = 0.05
+    decay: float = 0.9
+    momentum: float = 0.9
+    nesterov: bool = True
+    averaging: float = 0.95
+    half_precision: bool = True
+    steps_per_epoch: int = 10
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    recipe: Recipe = "quick"
+
+    def __post_init__(self) -> None:
+        for tile in (self.tile, self.test_tile):
+            invalid = [size for size in tile if not is_valid(size)]
+            if invalid:
+                raise InputError(f"plan: tile {tile}: {invalid[0]} is no valid size; take {next_valid(invalid[0])}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values that ``from_json`` reads back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Plan":
+        """Read what ``to_json`` wrote."""
+        scheme, augmentation = values["scheme"], values["augmentation"]
+        # Plans of earlier versions don't name it.
+        recipe = "paper" if values["averaging"] == 0 else "quick"
+        return cls(
+            **{
+                "recipe": recipe,
+                **values,
+                "scheme": LabelScheme(tuple(scheme["foreground"]), scheme["background"]),
+                "spacing": None if values["spacing"] is None else tuple(values["spacing"]),
+                "tile": tuple(values["tile"]),
+                "test_tile": tuple(values.get("test_tile", PAPER_TILE)),
+                "augmentation": AugmentationSettings(
+                    DeformationSettings(**augmentation["deformation"]),
+                    GreyValueSettings(**augmentation["grey_values"]),
+                ),
+            }
+        )
+
+    def agrees_with(self, options: PlanOptions) -> bool:
+        """Tell whether nothing that a person decided about the network contradicts the plan."""
+        return (
+            options.width in (None, self.width)
+            and options.spacing in (None, self.spacing)
+            and options.recipe == self.recipe
+        )
+
+    def with_statistics(self, options: PlanOptions) -> "Plan":
+        """Return the plan for segmenting by the statistics that a person chose.
+
+        Raises:
+            InputError: these are averages that weren't kept in training.
+        """
+        wanted = options.statistics or self.statistics
+        if wanted in OF_TRAINING and self.statistics not in OF_TRAINING:
+            raise InputError(
+                f"--conf statistics {wanted}: the model was trained without averages; train on with this, or start the "
+                f"server by --conf statistics {self.statistics}"
+            )
+        return dataclasses.replace(self, statistics=wanted)
+
+    def continued(self, options: PlanOptions) -> "Plan":
+        """Return the plan for going on with training, with all that a person may choose anew then."""
+        return dataclasses.replace(self, statistics=options.statistics or self.statistics, unpainted=options.unpainted)

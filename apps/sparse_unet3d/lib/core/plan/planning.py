@@ -1,0 +1,99 @@
+"""How the plan is made from the volumes, the device and what a person decided."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from lib.core.labels import LabelScheme
+from lib.core.network.tiles import CONTEXT, choose_training_tile
+from lib.core.volumes.volume import Volume
+from lib.core.volumes.working_grid import WorkingGrid
+
+from .options import PlanOptions
+from .paper import as_in_paper
+from .plan import PAPER_WIDTH, Plan
+
+TILE_VOXELS = 2_250_000
+"""Most voxels that are given of a training tile on a GPU; of the paper's there are two millions."""
+
+CPU_TILE_VOXELS = 350_000
+"""The same on a CPU: in the same time, many steps on small tiles were measured to teach a network more than few on
+large ones, down to about this size."""
+
+CPU_CONTEXT = 14
+"""Voxels around the output that are given of a training tile on a CPU. With all 44 that the network sees, a step with
+as much output takes several times as long, and in the minutes that there are it was not seen to teach more."""
+
+CPU_WIDTH = 8
+"""Default width without a GPU: on the paper's tile, a step of its width takes about 15 s on two cores, of this 2 s."""
+
+LARGE = 3
+"""A volume with so many times the voxels that fit at once is sampled at several places rather than at one."""
+
+MOST_ELONGATED = 2.0
+"""Largest ratio between the sides of a working voxel; the paper's are nearly cubes (1.76 × 1.76 × 2.04 µm)."""
+
+SAMPLED = 5
+"""Most tiles of which the statistics of a large volume are taken."""
+
+STATISTICS_WORK = 64_000_000
+"""Most voxels of these tiles together, times the network's width: at once in memory, about 2 GB in float32."""
+
+
+def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptions, device: str) -> Plan:
+    """Decide on the plan for a set of annotated volumes.
+
+    On a GPU the network is the paper's, and about as much is given of a training tile; on a CPU it is narrower, and
+    the tile smaller, with less context. The tile has the shape with the most output for what is given of it.
+
+    Args:
+        volumes: at least one, all of the same number of channels.
+        scheme: the label scheme.
+        options: what a person decided.
+        device: ``cpu`` or ``cuda``.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    spacing = options.spacing or _nearly_cubic(np.median([volume.spacing for volume in volumes], axis=0).tolist())
+    largest = np.max([WorkingGrid.of(volume.shape, volume.spacing, spacing).working for volume in volumes], axis=0)
+    context = CPU_CONTEXT if on_cpu else CONTEXT
+    tile = choose_training_tile(largest.tolist(), CPU_TILE_VOXELS if on_cpu else TILE_VOXELS, context)
+    plan = Plan(
+        scheme=scheme,
+        channels=volumes[0].channels,
+        spacing=spacing,
+        width=options.width or (CPU_WIDTH if on_cpu else PAPER_WIDTH),
+        unpainted=options.unpainted,
+        tile=tile,
+        context=context,
+    )
+    if options.recipe == "paper":
+        plan = as_in_paper(dataclasses.replace(plan, width=options.width or PAPER_WIDTH))
+    else:
+        plan = dataclasses.replace(plan, test_tile=_choose_test_tile(largest.tolist(), plan.width))
+    return dataclasses.replace(plan, statistics=options.statistics or plan.statistics)
+
+
+def _choose_test_tile(shape: Sequence[int], width: int) -> tuple[int, ...]:
+    """Choose the tile that statistics are taken of: a whole volume where memory allows that on any computer.
+
+    Otherwise one tile that has a good part of it, or of a large volume one of several.
+    """
+    most = STATISTICS_WORK // width
+    if math.prod(shape) > LARGE * most:
+        most //= SAMPLED
+    return choose_training_tile(shape, most, CONTEXT)
+
+
+def _nearly_cubic(voxel_size: Sequence[float]) -> tuple[float, ...] | None:
+    """Return a working voxel size for volumes whose voxels are far from cubes; None where their own will do.
+
+    The network's context is 88 voxels along each axis. Where the voxels of one axis are over twice as large as those
+    of another, the finer axes are coarsened to half the largest size, so that it sees about as far along all of them.
+    """
+    largest = max(voxel_size)
+    if largest <= MOST_ELONGATED * min(voxel_size):
+        return None
+    return tuple(max(float(size), float(largest) / MOST_ELONGATED) for size in voxel_size)

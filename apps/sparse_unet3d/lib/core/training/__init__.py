@@ -1,0 +1,1 @@
+"""Training: loss, steps, runs, scores on held-out slices, checkpoints."""

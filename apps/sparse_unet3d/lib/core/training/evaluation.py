@@ -1,0 +1,84 @@
+"""How well a network agrees with paint: IoU on judged voxels, of which only the surroundings are segmented."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lib.core.annotation.slices import AnnotatedSlice
+from lib.core.data.preparation import PreparedImage
+from lib.core.device.machine import Machine
+from lib.core.inference.segmenter import Place, Segmenter, around
+from lib.core.labels import UNLABELLED
+from lib.core.metrics import confusion, iou_per_class, mean_iou
+from lib.core.network.tiles import input_size, one_pass_voxels
+from lib.core.network.unet import UNet
+from lib.core.plan.plan import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """The voxels of an image that a network is judged by.
+
+    Attributes:
+        image: the image.
+        parts: groups of voxels, each with its annotation values (n,) uint8; each voxel is in one group.
+    """
+
+    image: PreparedImage
+    parts: Sequence[tuple[Place, NDArray[np.uint8]]]
+
+    @property
+    def work(self) -> int:
+        """Input voxels that a network takes to segment these voxels with their context, statistics not counted."""
+        boxes = [around(self.image.grid, place) for place, _ in self.parts]
+        apart = sum(math.prod(input_size(side.stop - side.start) for side in box) for box in boxes)
+        return min(apart, one_pass_voxels(self.image.grid.working))
+
+    @classmethod
+    def of(cls, image: PreparedImage, annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice]) -> "Judged":
+        """Group the labelled voxels of an annotation such that little beside them has to be segmented.
+
+        Args:
+            image: the image.
+            annotation: (X, Y, Z) on its grid.
+            slices: planes in which most of the voxels lie; all others make one group more.
+        """
+        left = annotation.copy()
+        parts = []
+        for axis, index in slices:
+            plane = np.moveaxis(left, axis, 0)[index]
+            across = np.nonzero(plane)
+            if len(across[0]):
+                parts.append((tuple(np.insert(np.array(across), axis, index, axis=0)), plane[across]))
+                plane[...] = UNLABELLED
+        rest = np.nonzero(left)
+        if len(rest[0]):
+            parts.append((rest, left[rest]))
+        return cls(image, parts)
+
+
+def judge(
+    network: UNet, plan: Plan, precision: torch.dtype, judged: Iterable[Judged], machine: Machine
+) -> tuple[float, dict[str, float | None]]:
+    """Return mean and per class foreground IoU, over the voxels of all images together.
+
+    Args:
+        network: the network.
+        plan: what it was trained by.
+        precision: that *Run* uses with it.
+        judged: what it is judged by.
+        machine: what to compute on.
+    """
+    scheme = plan.scheme
+    counts = np.zeros((len(scheme.classes),) * 2, dtype=np.int64)
+    segmenter = Segmenter(network, plan, precision)
+    for one in judged:
+        places = [place for place, _ in one.parts]
+        for labels, (_, values) in zip(segmenter.segment_at(one.image, places, machine), one.parts, strict=True):
+            counts += confusion(labels, values, scheme)
+    iou = iou_per_class(counts, scheme)
+    return mean_iou(iou) or 0.0, iou

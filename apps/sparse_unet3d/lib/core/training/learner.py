@@ -1,0 +1,279 @@
+"""The network in training: stochastic gradient descent on one augmented tile at a time (section 3.2)."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from lib.core.data.sampling import TileSampler, TrainingVolume
+from lib.core.device.machine import is_out_of_memory
+from lib.core.device.precision import half_precision, half_precision_of, precision_on
+from lib.core.errors import InputError
+from lib.core.model.model import build_network
+from lib.core.network.batch_norm import OF_TRAINING, by_average_statistics
+from lib.core.network.slabs import laid_out
+from lib.core.network.tiles import CONTEXT, choose_training_tile
+from lib.core.network.unet import UNet
+from lib.core.plan.plan import LONGEST_GRADIENT, Plan
+
+from .loss import class_weights, weighted_cross_entropy
+
+logger = logging.getLogger(__name__)
+
+STATISTICS_TILES = 16
+"""Tiles over which the statistics of the averaged weights are taken."""
+
+RESIDENT_SHARE = 0.25
+"""Of a GPU's free memory, what the training volumes may take."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """What happened in some steps.
+
+    Attributes:
+        loss: mean over the steps that were made.
+        labelled: labelled voxels learnt from.
+        seconds: duration of these steps.
+        waited: seconds of these in which training waited for a tile to be drawn.
+        left_out: steps that were not made, since their gradient was not finite.
+    """
+
+    loss: float
+    labelled: int
+    seconds: float
+    waited: float
+    left_out: int
+
+
+class Learner:
+    """A network, the running average of its weights, and what makes its steps. A context manager: it has a thread.
+
+    Args:
+        plan: how to train.
+        volumes: annotated and prepared; for the 2-D network, slices.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        seed: of the weights, and of the tiles: each depends on this and its step's number alone.
+
+    Raises:
+        InputError: nothing is annotated.
+    """
+
+    def __init__(self, plan: Plan, volumes: Sequence[TrainingVolume], device: str, seed: int) -> None:
+        self.plan, self.device, self.seed = plan, device, seed
+        counts = np.zeros(len(plan.scheme.classes), dtype=np.int64)
+        for volume in volumes:
+            targets = plan.scheme.targets(volume.annotation.numpy())
+            counts += np.bincount(targets[targets >= 0], minlength=len(counts))
+        self.sampler = TileSampler(
+            volumes, plan.scheme, plan.tile, plan.augmentation, plan.context, plan.centres, _home(volumes, device)
+        )
+        self.weights = torch.tensor(class_weights(counts.tolist(), plan.class_balance), device=device)
+        # Nobody else's random numbers change.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = build_network(plan).to(device)
+        if plan.dims == 3:
+            self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.precision = half_precision_of(device) if plan.half_precision else torch.float32
+        self.averaged = AveragedModel(self.network, multi_avg_fn=_average(plan.averaging))
+        self.optimiser = torch.optim.SGD(
+            self.network.parameters(), lr=plan.learning_rate, momentum=plan.momentum, nesterov=plan.nesterov
+        )
+        self._tiles = _DrawnAhead(self._draw)
+        self._first_tiles: list[tuple[Tensor, Tensor]] = []
+
+    def __enter__(self) -> "Learner":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tiles.close()
+
+    def result(self) -> UNet:
+        """Return the network that is scored and published: the average of the weights, with statistics of its own."""
+        network = cast(UNet, self.averaged.module)
+        if not (self.plan.batch_norm and self.plan.statistics in OF_TRAINING):
+            return network
+        # Always the same ones, so that a run can be repeated, and continued.
+        while len(self._first_tiles) < STATISTICS_TILES:
+            self._first_tiles.append(self._draw(len(self._first_tiles)))
+        with half_precision(self.device, self.precision):
+            return by_average_statistics(network, (_input(*tile) for tile in self._first_tiles))
+
+    def is_finite(self) -> bool:
+        """Tell whether all weights are finite; no step makes them otherwise."""
+        return all(bool(torch.isfinite(weights).all()) for weights in self.network.parameters())
+
+    def state(self) -> dict[str, Any]:
+        """Return what ``load`` needs to go on from here."""
+        return {
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "precision": self.precision,
+        }
+
+    def load(self, state: Mapping[str, Any], with_momentum: bool) -> None:
+        """Take over the weights that ``state`` returned; to go on with a run, its momentum and its precision too."""
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        if with_momentum:
+            self.optimiser.load_state_dict(state["optimiser"])
+            # The run may have begun on another machine.
+            self.precision = precision_on(self.device, state["precision"])
+
+    def train(self, steps: range, progress: Callable[[], float]) -> Course:
+        """Make some steps, fewer if the progress reaches 1 before; at least one.
+
+        Args:
+            steps: their numbers.
+            progress: the part of the whole training that is done, 0 … 1; the learning rate falls with it.
+        """
+        self.network.train()
+        began, waited, labelled = time.monotonic(), 0.0, 0
+        losses: list[float] = []
+        left_out = 0
+        for step in steps:
+            image, targets, loss, seconds = self._step_in_memory(step, progress())
+            if step == len(self._first_tiles) < STATISTICS_TILES:
+                self._first_tiles.append((image, targets))
+            waited += seconds
+            if loss is None:
+                left_out += 1
+            else:
+                losses.append(loss)
+                labelled += int((targets >= 0).sum())
+            if progress() >= 1:
+                break
+        loss = sum(losses) / len(losses) if losses else math.nan
+        return Course(loss, labelled, time.monotonic() - began, waited, left_out)
+
+    def _draw(self, step: int) -> tuple[Tensor, Tensor]:
+        # One generator per step: a continued run draws what an uninterrupted one would have drawn.
+        image, targets = self.sampler.draw(np.random.default_rng((self.seed, step)))
+        return image.to(self.device), targets.to(self.device)
+
+    def _step_in_memory(self, step: int, progress: float) -> tuple[Tensor, Tensor, float | None, float]:
+        """Make a step; where memory is short, with the volumes elsewhere, and then with ever smaller tiles.
+
+        Returns:
+            The tile's image and targets, the step's loss as of ``_step``, and the seconds waited for the tile.
+        """
+        draw: Callable[[int], tuple[Tensor, Tensor]] = self._tiles
+        while True:
+            try:
+                asked = time.monotonic()
+                image, targets = draw(step)
+                waited = time.monotonic() - asked
+                return image, targets, self._step(image, targets, progress), waited
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.warning("Out of memory on %s with training tiles %s", self.device, self.plan.tile)
+            self.optimiser.zero_grad(set_to_none=True)
+            self._save_memory()
+            draw = self._draw
+
+    def _save_memory(self) -> None:
+        """Take less memory from now on.
+
+        Raises:
+            InputError: there is nothing left to save.
+        """
+        if self.sampler.device != "cpu":
+            self.sampler.keep_on_host()
+        else:
+            smaller = choose_training_tile(self.sampler.largest, self.sampler.given_voxels // 2, self.plan.context)
+            if smaller == self.plan.tile:
+                raise InputError(
+                    f"training: memory on {self.device} doesn't suffice even for the smallest tile {self.plan.tile}; "
+                    "close other programs, or train with a smaller --conf width"
+                )
+            self.plan = replace(self.plan, tile=smaller)
+            self.sampler.set_tile(smaller)
+            self._first_tiles.clear()
+        self._tiles.forget()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def _step(self, image: Tensor, targets: Tensor, progress: float) -> float | None:
+        """Make a step; return its loss, None where there is no finite gradient to step along."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.plan.learning_rate * (1 - progress) ** self.plan.decay
+        self.optimiser.zero_grad(set_to_none=True)
+        with half_precision(self.device, self.precision):
+            logits = self.network(*_input(image, targets))
+        loss = weighted_cross_entropy(logits.float(), targets.unsqueeze(0), self.weights)
+        loss.backward()  # type: ignore[no-untyped-call]
+        longest = LONGEST_GRADIENT if self.plan.batch_norm else math.inf
+        length = clip_grad_norm_(self.network.parameters(), longest)
+        if not torch.isfinite(length):
+            return None
+        self.optimiser.step()
+        self.averaged.update_parameters(self.network)
+        return loss.item()
+
+
+def _home(volumes: Sequence[TrainingVolume], device: str) -> str:
+    """Return where training volumes are kept: on the device if they take a small part of its memory, else on the host.
+
+    Apple's GPU lacks what drawing tiles needs.
+    """
+    if device != "cuda":
+        return "cpu"
+    # Each voxel stands beside its neighbour in the sampler's table.
+    taken = sum(2 * volume.image.nbytes + volume.annotation.nbytes for volume in volumes)
+    return device if taken < RESIDENT_SHARE * torch.cuda.mem_get_info()[0] else "cpu"
+
+
+def _input(image: Tensor, targets: Tensor) -> tuple[Tensor, list[int]]:
+    """Return what the network takes for a tile: (1, C, *given), and the input sizes that this stands for."""
+    return laid_out(image.unsqueeze(0)), [size + 2 * CONTEXT for size in targets.shape]
+
+
+def _average(share: float) -> Callable[..., None]:
+    """Return how ``AveragedModel`` takes a step's weights into its running average.
+
+    Args:
+        share: of the average that stays in each step, 0 (the last step's weights alone) … 1; less in the first steps,
+            so that the untrained weights are soon forgotten.
+    """
+
+    def take(averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
+        kept = min(share, (int(steps) + 1) / (int(steps) + 10))
+        get_ema_multi_avg_fn(kept)(averaged, current, steps)  # type: ignore[no-untyped-call]
+
+    return take
+
+
+class _DrawnAhead:
+    """Draws the next step's tile beside each step."""
+
+    def __init__(self, draw: Callable[[int], tuple[Tensor, Tensor]]) -> None:
+        self.draw = draw
+        self._drawing = ThreadPoolExecutor(max_workers=1)
+        self._coming: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+
+    def close(self) -> None:
+        """End the thread."""
+        self._drawing.shutdown(cancel_futures=True)
+
+    def forget(self) -> None:
+        """Draw the next step's tile again."""
+        self._coming = None
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        if self._coming is None or self._coming[0] != step:
+            self._coming = step, self._drawing.submit(self.draw, step)
+        tile = self._coming[1].result()
+        self._coming = step + 1, self._drawing.submit(self.draw, step + 1)
+        return tile

@@ -1,0 +1,141 @@
+"""Which files make up an image: one, or one for each channel by nnU-Net's naming.
+
+``case_0000.nii.gz``, ``case_0001.nii.gz``, … are channels 0, 1, … of one image ``case``. A folder uses that naming as
+soon as the name of any file in it ends in ``_0000``; elsewhere ``mouse_0003.nii.gz`` is an image of its own. All images
+of a folder that are stored by channel have the same channels: what one of them lacks is missing.
+"""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.core.errors import InputError
+
+from .file_contents import is_slicer_segmentation
+from .formats import SEGMENTATION, split_ending
+
+_CHANNEL = re.compile(r"(.+)_([0-9]{4})")
+"""A file name without its ending: the image's id, and the number of the channel."""
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The files of one image.
+
+    Attributes:
+        path: the one that stands for the image: its only one, or that of channel 0, which may be missing.
+        files: those that are there, by channel.
+        fault: why they can't be read as one image, naming the files; empty where they can.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    fault: str = ""
+
+
+def is_listed(name: str) -> bool:
+    """Tell whether a file may be image or label: by its ending, and no leading dot (being written, or of macOS)."""
+    return not name.startswith(".") and bool(split_ending(name)[1])
+
+
+def is_image(path: Path) -> bool:
+    """Tell whether a file counts as image: it is listed, and no segmentation of 3D Slicer by its name or content."""
+    ending = split_ending(path.name)[1].lower()
+    if not is_listed(path.name) or ending.startswith(SEGMENTATION):
+        return False
+    return ending != ".nrrd" or not is_slicer_segmentation(path)
+
+
+def images_in(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, ImageFiles]:
+    """Find the images in a folder: ``images_among`` all its files."""
+    return images_among(folder, os.listdir(folder), known)
+
+
+def images_among(folder: Path, names: Iterable[str], known: Mapping[str, str] | None = None) -> dict[str, ImageFiles]:
+    """Find out which images a folder with these files has.
+
+    Args:
+        folder: where the files are.
+        names: of files; those that are no images (``is_image``) are left out.
+        known: endings by id, which decide between files that differ in their ending alone; else the first by name
+            counts.
+
+    Returns:
+        By id, sorted. The id is the file name without its ending and, where it is a channel's, without the number.
+    """
+    whole: dict[str, Path] = {}
+    by_channel: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    # By name is by channel, too.
+    names = sorted(name for name in names if is_image(folder / name))
+    numbers = {name: match for name in names if (match := _CHANNEL.fullmatch(split_ending(name)[0]))}
+    is_used = any(int(match[2]) == 0 for match in numbers.values())
+    for name in names:
+        if is_used and name in numbers:
+            image_id, number = numbers[name].groups()
+            by_channel[image_id][int(number)].append(folder / name)
+        else:
+            image_id, ending = split_ending(name)
+            if image_id not in whole or ending == (known or {}).get(image_id):
+                whole[image_id] = folder / name
+
+    images = {image_id: ImageFiles(path, (path,)) for image_id, path in whole.items()}
+    # Channels of images that lack channel 0 aren't expected of others: a name that merely ends in a year would put all
+    # of them at fault.
+    last, example = max(
+        (max(channels.items()) for channels in by_channel.values() if 0 in channels), default=(0, [folder])
+    )
+    for image_id, channels in by_channel.items():
+        files = [path for paths in channels.values() for path in paths]
+        ending = split_ending(files[0].name)[1]
+        expected = [folder / f"{image_id}_{number:04d}{ending}" for number in range(max(last, *channels) + 1)]
+        missing = [path for number, path in enumerate(expected) if number not in channels]
+        first = files[0] if 0 in channels else expected[0]
+        claims = [[whole[image_id], first]] if image_id in whole else [*channels.values()]
+        fault = _clash(image_id, claims) or _lack(image_id, missing, files, example[0])
+        images[image_id] = ImageFiles(first, (*files, *([whole[image_id]] if image_id in whole else [])), fault)
+    return dict(sorted(images.items()))
+
+
+def _clash(image_id: str, claims: Iterable[Sequence[Path]]) -> str:
+    """Say which files claim to be the same part of an image, if any."""
+    for paths in claims:
+        if len(paths) > 1:
+            return (
+                f"{' and '.join(map(str, paths))}: both are files of the image {image_id!r}; move one of them out of "
+                "the folder, or rename it"
+            )
+    return ""
+
+
+def _lack(image_id: str, missing: Sequence[Path], files: Sequence[Path], example: Path) -> str:
+    """Say which channels an image lacks, if any."""
+    if not missing:
+        return ""
+    others = "" if example in files else f", another image has {example.name}"
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return (
+        f"{missing[0]}{more}: no such file; expected channels 0 to {len(missing) + len(files) - 1} of the image "
+        f"{image_id!r} (it has {files[-1].name}{others}). Add what is missing, or move the image's other files out of "
+        "the folder; files that are no channels are not to end in _ and four digits, rename them"
+    )
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Return all files of the image that a file belongs to, by channel; the file alone where it is no image's.
+
+    Raises:
+        InputError: a channel is missing (also where it is ``path`` itself) or there twice; names the files.
+    """
+    images = images_in(path.parent) if path.parent.is_dir() else {}
+    stem = split_ending(path.name)[0]
+    channel = _CHANNEL.fullmatch(stem)
+    for image_id in [channel[1], stem] if channel else [stem]:
+        image = images.get(image_id)
+        if image and path in (image.path, *image.files):
+            if image.fault:
+                raise InputError(image.fault)
+            return image.files
+    return (path,)

@@ -1,0 +1,179 @@
+"""What the server answers to people: to a submission, and to a client that is at fault."""
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any, NoReturn
+
+from fastapi import HTTPException
+
+from lib.core.annotation.slices import Unpainted, filled_slices, taught_classes
+from lib.core.errors import InputError
+from lib.core.labels import LabelScheme
+
+from .slice_names import SliceNames
+
+UNNAMED = (None, "", "user-xyz")
+"""Names of clients that say nothing of who it is; the last is what 3D Slicer's plugin sends until one is set."""
+
+
+@contextmanager
+def errors_for_clients() -> Iterator[None]:
+    """Turn an ``InputError`` into HTTP 400 with its message, which 3D Slicer's plugin shows to the annotator.
+
+    Any other exception would reach the client as HTTP 500 without a word. Also a decorator.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise HTTPException(status_code=400, detail=str(error)) from error
+
+
+def not_found(what: str) -> NoReturn:
+    """Answer HTTP 404."""
+    raise HTTPException(status_code=404, detail=what)
+
+
+def submission_reply(
+    image_id: str,
+    info: Mapping[str, Any],
+    scheme: LabelScheme,
+    unpainted: Unpainted,
+    taught_by_all: Set[str],
+    paint_next: str | None,
+) -> dict[str, Any]:
+    """Tell the annotator what was understood of a submission.
+
+    3D Slicer shows it as indented JSON, the first lines at once and the rest after scrolling, and writes whatever isn't
+    ASCII as codes. So what matters comes first, and lists of slices are texts. Programs find them as numbers, in the
+    order of the file, in the label's info.
+
+    Args:
+        image_id: the image.
+        info: the label info of its new annotation.
+        scheme: the label scheme.
+        unpainted: what unpainted voxels in annotated slices count as.
+        taught_by_all: classes that the annotations of all images teach together.
+        paint_next: which slice of the image to paint next; None if there is none.
+    """
+    statistics, names = info["statistics"], SliceNames.from_json(info["slice_names"])
+    slices, voxels = statistics["annotated_slices"], statistics["voxels"]
+    count, filled = sum(map(len, slices)), filled_slices(statistics)
+    warnings = list(info["warnings"])
+    if info["earlier"]:
+        warnings += _what_became_of(info["earlier"], info["client_id"], names)
+    warnings += annotation_warnings(statistics, names, scheme, unpainted)
+    missing = _not_painted(statistics, scheme)
+    share = statistics["labelled_percent"] / statistics["labelled_voxels"]
+    return {
+        "message": f"Version {info['version']} of {image_id!r} is stored: {statistics['labelled_voxels']} labelled "
+        f"voxels ({statistics['labelled_percent']:.2f} % of all), {_counted(count, 'annotated slice')}.",
+        "warnings": warnings,
+        "next": _next_step(missing, taught_by_all, scheme),
+        **({"paint_next": paint_next} if paint_next else {}),
+        "annotated_slices": names.by_axis(slices),
+        **(
+            {"unpainted": _what_unpainted_voxels_count_as(slices, filled, names, scheme)}
+            if unpainted == "background" and count
+            else {}
+        ),
+        "labelled_voxels": voxels,
+        "labelled_percent": {name: round(share * number, 3) for name, number in voxels.items()},
+        "version": info["version"],
+    }
+
+
+def annotation_warnings(
+    statistics: Mapping[str, Any], names: SliceNames, scheme: LabelScheme, unpainted: Unpainted
+) -> list[str]:
+    """Say what an annotation lacks to learn from it.
+
+    Args:
+        statistics: of the annotation.
+        names: what to call its slices.
+        scheme: the label scheme.
+        unpainted: what unpainted voxels in annotated slices count as.
+    """
+    slices, dabs = statistics["annotated_slices"], statistics["mostly_unpainted"]
+    little = [sorted(set(own) & set(few)) for own, few in zip(filled_slices(statistics), dabs, strict=True)]
+    warnings = []
+    if missing := _not_painted(statistics, scheme):
+        warnings.append(f"{', '.join(missing)}: not painted in this image")
+    if scheme.background not in taught_classes(statistics, scheme, unpainted):
+        warnings.append(
+            f"no {scheme.background} is painted: only voxels painted as {scheme.background} teach the model what is "
+            "none of the structures"
+        )
+    if unpainted == "background" and any(little):
+        warnings.append(
+            f"{names.text(little)}: hardly anything is painted there, and all the rest of such a slice counts as "
+            f"{scheme.background}; finish it, or erase what you painted if it was only a dab"
+        )
+    if not any(slices):
+        warnings.append("no annotated slice was found, only single strokes or blobs; paint a whole slice")
+    elif sum(map(bool, slices)) == 1:
+        warnings.append("all annotated slices lie across one axis; slices across the other axes help most now")
+    return warnings
+
+
+def _not_painted(statistics: Mapping[str, Any], scheme: LabelScheme) -> list[str]:
+    return [name for name in scheme.foreground if not statistics["voxels"][name]]
+
+
+def time_text(time: str) -> str:
+    """Write a stored time for people, who may be anywhere: ``2026-11-24 03:14 UTC``."""
+    return f"{datetime.fromisoformat(time).astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
+
+
+def _what_became_of(earlier: Mapping[str, Any], client_id: str | None, names: SliceNames) -> Iterator[str]:
+    """Tell whose the version before was, if not this client's own, and what of it is gone."""
+    number, gone, client = earlier["version"], earlier["gone_slices"], earlier["client_id"]
+    still = f"{names.text(gone)}; version {number} still holds them, and who runs the server can bring it back"
+    when = time_text(earlier["time"]) if earlier["time"] else "at an unknown time"
+    if earlier["restored_version"]:
+        whose = f"version {number}, the one before, is version {earlier['restored_version']} brought back, {when}"
+    elif client != client_id:
+        name = f"another client, {client!r}" if client else "another client, without a name"
+        whose = f"version {number}, the one before, came from {name}, {when}"
+    elif client in UNNAMED:
+        whose = (
+            f"version {number}, the one before, came {when} from a client without a name of its own, as this one is; "
+            "if it wasn't you, see what it has by Next Sample (names: Edit > Application Settings > MONAI Label)"
+        )
+    elif any(gone):
+        yield f"annotated slices that are not in this version any more: {still}"
+        return
+    else:
+        return
+    yield f"{whose}; " + (
+        f"its annotated slices that are not in this version: {still}"
+        if any(gone)
+        else "all its annotated slices are annotated in this version too; where both differ, this version counts"
+    )
+
+
+def _what_unpainted_voxels_count_as(
+    slices: Sequence[Sequence[int]], filled: Sequence[Sequence[int]], names: SliceNames, scheme: LabelScheme
+) -> str:
+    if filled == slices:
+        return f"In these slices, voxels that you left unpainted count as {scheme.background}."
+    others = "paint that comes from slices across other axes, or is solid, doesn't tell what is beside it"
+    if not any(filled):
+        return f"Voxels that you left unpainted count as nothing in these slices: {others}."
+    return (
+        f"Voxels that you left unpainted count as {scheme.background} in these slices: {names.text(filled)}. In the "
+        f"others they count as nothing: {others}."
+    )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _next_step(missing: Sequence[str], taught: Set[str], scheme: LabelScheme) -> str:
+    if len(taught) < 2:
+        wanted = [name for name in scheme.classes if name not in taught]
+        return f"Paint some of {', '.join(wanted)} too, here or in another image; one class alone can't be learnt from."
+    if missing:
+        return f"Paint {', '.join(missing)} too where it is to be found, or press Train."
+    return "Press Train; then Run, look where the result is wrong, paint there, and submit again."

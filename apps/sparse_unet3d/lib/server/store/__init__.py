@@ -1,0 +1,1 @@
+"""The datastore: images, submissions, versions of annotations and predictions in a folder."""

@@ -1,0 +1,160 @@
+"""The folder that is served: whether it is there, and what in it can't be used as images."""
+
+import itertools
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from lib.core.errors import InputError
+from lib.core.volumes.image_files import is_image, is_listed
+
+MOST_ENTRIES = 20_000
+"""Files that are looked at in subfolders; with more, the numbers are those of the first ones."""
+
+MOST_NAMED = 3
+"""Files that a message names of each kind."""
+
+OWN = ("labels", "models")
+"""Folders in the studies folder that hold what this software writes."""
+
+VOLUME = "volume"
+"""What to call a file that could be an image."""
+
+FOLDERS = (".zarr", ".n5")
+"""Endings of folders that hold one image."""
+
+FROM_SLICER = "save each as .nrrd or .nii.gz from 3D Slicer"
+
+ADVICE = {
+    ".dcm .ima dicomdir": "DICOM: make one .nrrd or .nii.gz of each series, in 3D Slicer (module DICOM, then save the "
+    "volume) or with dcm2niix",
+    ".tif .tiff .lsm .czi .nd2 .lif .oib .oif .oir .ims .vsi .stk .ics": "save each as .nrrd from Fiji (File > Save As "
+    "> Nrrd) or 3D Slicer",
+    ".seg.nrrd .seg.nhdr": "segmentations, no images: put one into labels/final, named like its image",
+    ".mhd .nhdr .hdr .img .mgz .mgh .mnc .vtk .vti .gipl .nii.bz2": FROM_SLICER,
+    ".zarr .n5": "save the level to work on as .nrrd from Fiji",
+    ".zip .tar .gz .tgz .bz2 .xz .7z .rar": "unpack it",
+    ".png .jpg .jpeg .bmp .gif": "single pictures: make one .nrrd of each stack, in Fiji or 3D Slicer",
+    ".h5 .hdf5 .npy .npz .mat": "arrays without a place in space: write them as .nrrd or .nii.gz",
+}
+"""What to do with files that hold images, by their endings."""
+
+_ADVICE = {ending: advice for endings, advice in ADVICE.items() for ending in endings.split()}
+
+
+def require_folder(studies: str, create: bool) -> None:
+    """Refuse a studies folder that isn't there.
+
+    MONAI Label makes a missing one before it asks the app anything, so an empty one that is younger than this process
+    was none; it is removed again.
+
+    Raises:
+        InputError: the folder isn't there and isn't to be created, it is a file, or it can't be read.
+    """
+    folder = Path(studies)
+    try:
+        is_new = folder.is_dir() and folder.stat().st_mtime >= _start_of_process() and not os.listdir(folder)
+        if is_new and not create:
+            folder.rmdir()
+        if not folder.exists() and not create:
+            raise InputError(
+                f"--studies {folder}: there is no such folder; check the path, or have it made by --conf create yes"
+            )
+        if not folder.exists():
+            folder.mkdir(parents=True)
+        os.listdir(folder)
+    except OSError as error:
+        raise InputError(
+            f"--studies {folder}: can't be used as a folder ({error.strerror}); give a folder that you may read and "
+            "write"
+        ) from error
+
+
+def _start_of_process() -> float:
+    """Return when logging was imported, which is when the process began, by the clock that stamps files."""
+    record = logging.makeLogRecord({})
+    return record.created - record.relativeCreated / 1000
+
+
+def describe_unused(folder: Path, taken: Collection[str]) -> list[str]:
+    """Say what is in a folder that isn't taken for an image, and what to do with it.
+
+    Files that nobody would take for images (texts, tables) don't count.
+
+    Args:
+        folder: the studies folder.
+        taken: names of the files in it that belong to an image.
+
+    Returns:
+        A line for each kind: how many files, names of some, what to do.
+    """
+    found: dict[tuple[str, bool], list[str]] = defaultdict(list)
+    for path in _entries(folder):
+        if path.name.startswith(".") or path.name in (*OWN, *taken):
+            continue
+        if kind := _kind(path):
+            found[kind, False].append(path.name)
+        elif path.is_dir():
+            for inner in itertools.islice(_below(path), MOST_ENTRIES):
+                if kind := _kind(inner):
+                    found[kind, True].append(inner.relative_to(folder).as_posix())
+    return [_line(kind, is_below, names) for (kind, is_below), names in sorted(found.items())]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Give the files in subfolders, and the folders that stand for images, in the order of their names."""
+    for path in _entries(folder):
+        if path.name.startswith("."):
+            continue
+        # A link may lead back to a folder above.
+        if path.is_dir() and not path.is_symlink() and not _kind(path):
+            yield from _below(path)
+        else:
+            yield path
+
+
+def _entries(folder: Path) -> list[Path]:
+    """List a folder in the order of names; nothing where it may not be read, as the system's own on a disk."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _kind(path: Path) -> str:
+    """Return the ending that says what a file is, VOLUME where it could be an image, "" where it is none."""
+    if is_listed(path.name):
+        return VOLUME if is_image(path) else ".seg.nrrd"
+    double, single = "".join(path.suffixes[-2:]).lower(), path.suffix.lower()
+    if double in _ADVICE:
+        return double
+    for ending in (single, path.name.lower()):
+        if ending in _ADVICE:
+            return ending
+    return ".dcm" if _is_dicom(path) else ""
+
+
+def _is_dicom(path: Path) -> bool:
+    """Tell whether a file is DICOM by its content; scanners give such files names without an ending, or numbers."""
+    if path.suffix.strip(".").isalpha() or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _line(kind: str, is_below: bool, names: Sequence[str]) -> str:
+    what = {VOLUME: "volume", "dicomdir": "DICOMDIR"}.get(kind, f"{kind} {'folder' if kind in FOLDERS else 'file'}")
+    named = ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")
+    if kind != VOLUME:
+        advice = _ADVICE[kind] + (", in the served folder itself" if is_below else "")
+    elif is_below:
+        advice = "move them into the served folder itself; subfolders aren't searched"
+    else:
+        advice = "each has the same name as another image but for the ending; rename it, or move it away"
+    count = f"{len(names)} {what}{'' if len(names) == 1 else 's'}{' in subfolders' if is_below else ''}"
+    return f"{count} ({named}): {advice}"

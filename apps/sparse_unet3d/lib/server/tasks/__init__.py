@@ -1,0 +1,1 @@
+"""What the server does on request: train, segment, suggest slices, score."""

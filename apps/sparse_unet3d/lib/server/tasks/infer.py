@@ -1,0 +1,198 @@
+"""The infer task that 3D Slicer's Run button starts: the dense segmentation of an image."""
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from numpy.typing import NDArray
+
+from lib.core.annotation.suggestion import mean_by_class
+from lib.core.errors import InputError
+from lib.core.inference.segmenter import Segmenter
+from lib.core.model.folder import ModelFolder
+from lib.core.model.model import Model, check_fit
+from lib.core.volumes.reading import read_volume, write_label_map
+from lib.core.volumes.volume import Placed, Volume, checksum
+from lib.server.conf import Conf
+from lib.server.machine import this_machine
+from lib.server.store.datastore import AnnotationStore
+from lib.server.store.predictions import facts
+
+from .stopping import go_on
+
+logger = logging.getLogger(__name__)
+
+RESULT_ENDINGS = (".nii.gz", ".nii", ".nrrd")
+
+
+class Segmentation(InferTask):
+    """Segments with the published model, and keeps what it says as the image's prediction.
+
+    Not offered as long as no model is published that fits the server's label scheme.
+    """
+
+    def __init__(self, conf: Conf, datastore: AnnotationStore) -> None:
+        super().__init__(
+            type=InferType.SEGMENTATION,
+            labels={name: value for value, name in enumerate(conf.scheme.predicted, start=1)},
+            dimension=3,
+            description="Dense segmentation by the published model",
+        )
+        self.conf = conf
+        self.datastore = datastore
+        self.folder = ModelFolder(conf.models)
+        self._one_at_a_time = threading.Lock()
+        self._loaded: tuple[int, Model | InputError] | None = None
+        self._segmenter: Segmenter | None = None
+        self._latest: tuple[object, tuple[NDArray[np.uint8], NDArray[np.uint8]]] | None = None
+
+    def model(self) -> Model:
+        """Return the published model, read again whenever its file changed.
+
+        Raises:
+            InputError: there is none, or it doesn't fit the label scheme.
+        """
+        if not self.folder.is_published():
+            raise InputError("there is no model yet; paint some slices, submit them and train first")
+        changed = self.folder.published.stat().st_mtime_ns
+        if self._loaded is None or self._loaded[0] != changed:
+            try:
+                model = self.folder.load(self.conf.scheme)
+                self._loaded = changed, replace(model, plan=model.plan.with_statistics(self.conf.plan))
+            except InputError as error:
+                logger.error(error)
+                self._loaded = changed, error
+        loaded = self._loaded[1]
+        if isinstance(loaded, InputError):
+            raise loaded
+        return loaded
+
+    def is_valid(self) -> bool:
+        try:
+            self.model()
+        except InputError:
+            return False
+        return True
+
+    def info(self) -> dict[str, Any]:
+        model = self.model()
+        spacing = "the image's own spacing" if model.plan.spacing is None else f"spacing {model.plan.spacing}"
+        description = f"{self.description}: width {model.plan.width}, {spacing}, {model.metric} {model.score:.3f}"
+        return {**super().info(), "description": description}
+
+    def get_path(self, validate: bool = True) -> str | None:
+        """Return the model file for downloads; with ``validate`` False MONAI Label wants a place to upload one to."""
+        return str(self.folder.published) if validate and self.folder.is_published() else None
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Segment an image.
+
+        Args:
+            request: ``image`` is its file, ``image_id`` its name in the datastore (or None), ``result_extension``
+                the ending of the result file.
+
+        Returns:
+            A temporary label file over the image as 3D Slicer shows it, 0 background and values from 1 as in
+            ``label_names``, and what is known of it.
+
+        Raises:
+            InputError: no model, or an image that can't be read or has other channels than the model.
+        """
+        ending = result_ending(request)
+        volume, prediction, info = self.predict(request["image"], request.get("image_id"))
+        return write_result(prediction, volume, ending), info
+
+    def predict(self, image: str, image_id: str | None) -> tuple[Volume, NDArray[np.uint8], dict[str, Any]]:
+        """Segment an image, and keep the prediction of one of the datastore.
+
+        Args:
+            image: its file.
+            image_id: its name in the datastore; None for another image.
+
+        Returns:
+            The volume, (X, Y, Z) 0 background and 1 … K foreground, and what is known of it.
+
+        Raises:
+            InputError: no model, or an image that can't be read or has other channels than the model.
+        """
+        began = time.monotonic()
+        model = self.model()
+        if image_id:
+            volume, content = self.datastore.read_image(image_id)
+        else:
+            volume = read_volume(image)
+            content = checksum(volume)
+        try:
+            check_fit(self.folder.published, model.plan, self.conf.scheme, volume.channels)
+        except InputError as error:
+            raise InputError(f"{volume.name}: {error}") from error
+        with self._one_at_a_time:
+            prediction, entropy = self._segment(model, volume, content, image)
+        info = {
+            "model": facts(model),
+            "image": content,
+            "uncertainty": round(mean_by_class(prediction, entropy), 4),
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        if image_id:
+            self.datastore.save_prediction(image_id, prediction, entropy, volume.affine, info)
+        return volume, prediction, {"label_names": self.labels, **info}
+
+    def _segment(
+        self, model: Model, volume: Volume, content: int, image: str
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return labels and entropy, those of last time where neither the model nor the image is another one.
+
+        3D Slicer presses Run by itself after Next Sample, whose strategy may just have segmented the image.
+        """
+        if self._segmenter is None or self._segmenter.network is not model.network:
+            self._segmenter, self._latest = Segmenter(model.network, model.plan, model.precision), None
+        same = volume.array.shape, content
+        if self._latest is None or self._latest[0] != same:
+            machine = this_machine(self.conf.memory)
+            self._latest = same, self._segmenter.segment_with_entropy(volume, machine, _LogProgress(image))
+        return self._latest[1]
+
+
+def result_ending(request: Mapping[str, Any]) -> str:
+    """Return the ending of the result file that a request asks for.
+
+    Raises:
+        InputError: one that can't be written.
+    """
+    ending = request.get("result_extension") or RESULT_ENDINGS[0]
+    if ending not in RESULT_ENDINGS:
+        raise InputError(f"result_extension {ending!r}: choose one of {', '.join(RESULT_ENDINGS)}")
+    return str(ending)
+
+
+def write_result(array: NDArray[np.uint8], volume: Placed, ending: str) -> str:
+    """Write a map (X, Y, Z) over a volume to a temporary file, placed where 3D Slicer shows the volume.
+
+    The server removes the file once it is sent.
+    """
+    with tempfile.NamedTemporaryFile(prefix="prediction-", suffix=ending, delete=False) as file:
+        result = Path(file.name)
+    write_label_map(result, array, volume.affine if volume.slicer_affine is None else volume.slicer_affine)
+    return str(result)
+
+
+class _LogProgress:
+    """Logs every tenth of the work, and ends it where the server is being stopped."""
+
+    def __init__(self, image: str) -> None:
+        self.image, self.logged = image, 0
+
+    def __call__(self, done: float) -> None:
+        go_on()
+        tenths = int(done * 10)
+        if tenths > self.logged:
+            self.logged = tenths
+            logger.info("Segmenting %s: %d %%", self.image, 10 * tenths)

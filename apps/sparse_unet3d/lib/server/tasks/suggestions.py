@@ -1,0 +1,176 @@
+"""Which slices of an image of the datastore are worth annotating next, by the latest prediction."""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.core.annotation.slices import AnnotatedSlice, fill_unpainted
+from lib.core.annotation.suggestion import Evidence, Suggestion, expected_gain, suggest_slices
+from lib.core.errors import InputError
+from lib.core.volumes.grids import onto_grid
+from lib.core.volumes.reading import read_geometry, read_label_map
+from lib.core.volumes.volume import Geometry, Placed
+from lib.server.conf import Conf
+from lib.server.slicer.slice_names import SliceNames
+from lib.server.store.datastore import PREDICTION, UNCERTAINTY, AnnotationStore
+from lib.server.store.predictions import is_by, stored_prediction
+from lib.server.store.versions import FINAL
+
+from .infer import Segmentation
+
+logger = logging.getLogger(__name__)
+
+NOTHING_LEFT = "nothing is left to paint in this image: every slice is annotated; go on with another one"
+
+
+class Suggestions:
+    """Suggests slices; predicts anew where there is no prediction by the model in use."""
+
+    def __init__(self, conf: Conf, store: AnnotationStore, segmentation: Segmentation) -> None:
+        self.scheme, self.unpainted = conf.scheme, conf.plan.unpainted
+        self.store, self.segmentation = store, segmentation
+
+    def of(self, image_id: str, count: int, at_once: bool = False) -> tuple[Geometry, list[Suggestion], str]:
+        """Suggest slices of an image.
+
+        Args:
+            image_id: the image.
+            count: how many are wanted.
+            at_once: go by what was predicted last, by whichever model, rather than predict anew.
+
+        Returns:
+            The image's grid; the suggestions in the order to paint them, none if every slice is annotated, or every
+            voxel labelled; and a note for people, empty if there is nothing to say.
+
+        Raises:
+            InputError: the image or its annotation can't be read.
+        """
+        image = read_geometry(self.store.get_image_uri(image_id))
+        statistics = self.store.get_label_info(image_id, FINAL).get("statistics", {})
+        painted = annotated = _places(statistics.get("annotated_slices", []))
+        if self.unpainted == "unlabelled":
+            # Nobody may have meant these dabs as slices.
+            dabs = _places(statistics.get("mostly_unpainted", []))
+            annotated = [place for place in annotated if place not in dabs]
+        # Where unpainted voxels count, all are labelled once every slice across one axis is annotated.
+        across = Counter(place.axis for place in painted)
+        filled = self.unpainted == "background" and any(across[axis] == n for axis, n in enumerate(image.shape))
+        whole = statistics.get("labelled_voxels") == math.prod(image.shape)
+        if filled or whole or len(annotated) == sum(image.shape):
+            return image, [], ""
+        evidence, note = self._evidence(image_id, image, painted, at_once)
+        if evidence is not None and evidence.annotation.all():
+            return image, [], ""
+        return image, suggest_slices(image.shape, annotated, count, evidence), note
+
+    def paint_next(self, image_id: str) -> str | None:
+        """Return in a line, for the annotator, which slice of an image to paint next; None if that can't be told.
+
+        Nothing is predicted for it, so that the reply to a submission comes soon.
+        """
+        try:
+            image, suggestions, note = self.of(image_id, 1, at_once=True)
+            gain = self.gain()
+        except Exception:
+            # What was submitted is stored, and isn't to look as if it weren't, whatever goes wrong here.
+            logger.exception("No slice is suggested in %s", image_id)
+            return None
+        if not suggestions:
+            return NOTHING_LEFT
+        (suggestion,) = suggestions
+        brings = "" if gain is None else f"; going by the slices so far it brings about {gain:.3f} IoU"
+        older = f" ({note})" if note and suggestion.score is not None else ""
+        return f"{_named(suggestion, SliceNames.of(image))}: {suggestion.why}{older}{brings}"
+
+    def gain(self) -> float | None:
+        """Return how much validation IoU the next slice is expected to bring; None if there is too little to go by."""
+        scored = self.segmentation.folder.history()
+        gain = expected_gain([(one["slices"], one["score"]) for one in scored if one["metric"] == "validation IoU"])
+        return None if gain is None else round(gain, 4)
+
+    def _evidence(
+        self, image_id: str, image: Geometry, painted: Sequence[AnnotatedSlice], at_once: bool
+    ) -> tuple[Evidence | None, str]:
+        """Return what the model says, and a note; None where it says nothing, so that slices are spread evenly."""
+        try:
+            model = self.segmentation.model()
+        except InputError as error:
+            return None, f"the slices are spread evenly: {error}"
+        if at_once and not self.store.has_read(image_id):
+            return None, "the slices are spread evenly: the image wasn't read since the server started"
+        is_latest = is_by(model, self.store.get_label_info(image_id, PREDICTION))
+        if at_once or is_latest:
+            try:
+                evidence = self._stored(image_id, image, painted)
+                return evidence, "" if is_latest else "by an earlier model's prediction"
+            except InputError as error:
+                if at_once:
+                    return None, f"the slices are spread evenly: {error}"
+                logger.warning("The prediction of %s is made anew: %s", image_id, error)
+        self.segmentation.predict(self.store.get_image_uri(image_id), image_id)
+        return (
+            self._stored(image_id, image, painted),
+            "the image was segmented anew, as there was no prediction by the model in use",
+        )
+
+    def _stored(self, image_id: str, image: Geometry, painted: Sequence[AnnotatedSlice]) -> Evidence:
+        """Return the evidence of the stored prediction.
+
+        Raises:
+            InputError: it isn't there, can't be read, or is of another image or other classes.
+        """
+        # A person waits for it, and reading large maps takes seconds.
+        with ThreadPoolExecutor() as pool:
+            labels = pool.submit(stored_prediction, self.store, image_id, image, self.scheme)
+            entropy = pool.submit(self._uncertainty, image_id, image)
+            annotation = pool.submit(self._annotation, image_id, image, painted)
+        return Evidence(self.scheme, annotation.result(), labels.result(), entropy.result())
+
+    def _uncertainty(self, image_id: str, image: Geometry) -> NDArray[np.uint8]:
+        if UNCERTAINTY not in self.store.get_labels_by_image_id(image_id):
+            raise InputError(f"image {image_id!r}: no {UNCERTAINTY} is stored")
+        entropy = onto_grid(read_label_map(self.store.get_label_uri(image_id, UNCERTAINTY)), image)
+        return entropy.astype(np.uint8, copy=False)
+
+    def _annotation(self, image_id: str, image: Geometry, painted: Sequence[AnnotatedSlice]) -> NDArray[np.uint8]:
+        if image_id not in self.store.get_labeled_images():
+            return np.zeros(image.shape, dtype=np.uint8)
+        annotation = self.store.annotation(image_id, image, self.scheme)
+        return fill_unpainted(annotation, painted, self.scheme) if self.unpainted == "background" else annotation
+
+
+def _places(by_axis: Sequence[Sequence[int]]) -> list[AnnotatedSlice]:
+    """Return slices that ``statistics`` list by axis."""
+    return [AnnotatedSlice(axis, index) for axis, indices in enumerate(by_axis) for index in indices]
+
+
+def described(suggestion: Suggestion, volume: Placed, names: SliceNames) -> dict[str, Any]:
+    """Return a suggestion as JSON values.
+
+    Returns:
+        ``axis`` and ``index`` in the order of the file; ``name`` as 3D Slicer shows and counts it; ``position``, the
+        slice's middle in RAS mm; ``score`` 0 … 1 or None; ``why``.
+    """
+    axis, index = suggestion.place
+    middle = [(length - 1) / 2 for length in volume.shape]
+    middle[axis] = index
+    affine = volume.affine if volume.slicer_affine is None else volume.slicer_affine
+    return {
+        "axis": axis,
+        "index": index,
+        "name": _named(suggestion, names),
+        "position": [round(float(value), 3) for value in (affine @ [*middle, 1.0])[:3]],
+        "score": suggestion.score,
+        "why": suggestion.why,
+    }
+
+
+def _named(suggestion: Suggestion, names: SliceNames) -> str:
+    axis, index = suggestion.place
+    return names.text([[index] if other == axis else [] for other in range(3)])

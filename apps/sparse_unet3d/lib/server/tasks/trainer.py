@@ -1,0 +1,217 @@
+"""The trainer that 3D Slicer's Train button starts."""
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from monailabel.interfaces.tasks.train import TrainTask
+from torch.utils.tensorboard import SummaryWriter
+
+from lib.core.annotation.slices import taught_classes
+from lib.core.device.allocation import keep_freed_memory
+from lib.core.errors import InputError
+from lib.core.files import write_json
+from lib.core.labels import LabelScheme
+from lib.core.model.folder import ModelFolder
+from lib.core.training.run import Report, TrainingCase, TrainingOptions, check_painted, train
+from lib.server.conf import Conf
+from lib.server.machine import this_machine
+from lib.server.store.datastore import AnnotationStore
+from lib.server.store.studies import MOST_NAMED
+from lib.server.store.usable import read_all, unlike_channels
+from lib.server.store.versions import FINAL, VersionStore
+
+logger = logging.getLogger(__name__)
+
+NOT_TRAINED = {"epoch": 0, "total_epochs": 1, "total_time": "", "best_metric": 0.0, "message": "not trained yet"}
+"""What Slicer is told before the first training; it divides by ``total_epochs``."""
+
+
+class Trainer(TrainTask):
+    """Trains on all annotated images of the datastore, in a process of its own that may be killed at any time.
+
+    MONAI Label's BasicTrainTask isn't used: it replaces the published model whatever the new one scores.
+    """
+
+    def __init__(self, conf: Conf) -> None:
+        super().__init__("Learns from the annotated slices of all images")
+        self.conf = conf
+        self.folder = ModelFolder(conf.models)
+
+    def config(self) -> dict[str, Any]:
+        """The options that Slicer's table shows. Of a list the first item is the default."""
+        defaults = TrainingOptions()
+        return {
+            "max_epochs": defaults.max_epochs,
+            "max_minutes": defaults.max_minutes,
+            "start": ["continue", "afresh"],
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """What Slicer shows of the running training or the last one."""
+        try:
+            stats = json.loads(self.folder.stats_path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return dict(NOT_TRAINED)
+        return {**NOT_TRAINED, **stats}
+
+    def check(self, request: Mapping[str, Any], datastore: AnnotationStore) -> dict[str, Any]:
+        """Refuse a training that can't start; quick, as it is done before the process is started.
+
+        Returns:
+            ``left_out``: images that can't be trained on as far as their headers tell, and labels in ``labels/final``
+            that aren't used, each with what to do; empty where all are trained on.
+
+        Raises:
+            InputError: an option that isn't possible; nothing annotated that can be used, or not of the classes that
+                it takes.
+        """
+        read_options(request)
+        geometries, left_out = read_all(datastore, datastore.annotated_geometry)
+        left_out |= unlike_channels({image_id: geometry.channels for image_id, geometry in geometries.items()})
+        notes = [*left_out.values(), *datastore.describe_left_out()]
+        try:
+            check_painted(classes_taught(datastore, self.conf, set(geometries) - set(left_out)), self.conf.scheme)
+        except InputError as error:
+            raise InputError(_and_left_out(str(error), notes)) from error
+        return {"left_out": notes}
+
+    def __call__(self, request: Mapping[str, Any], datastore: AnnotationStore) -> dict[str, Any]:
+        """Train; what happens is told through the statistics file, TensorBoard events and the log.
+
+        Raises:
+            InputError: nothing can be learnt from the annotations, or an option isn't possible.
+        """
+        try:
+            options = read_options(request)
+            cases, left_out = read_cases(datastore, self.conf.scheme)
+            for reason in left_out:
+                logger.error("Left out: %s", reason)
+            if not cases and left_out:
+                raise InputError(_and_left_out("training: none of the annotated images can be used", left_out))
+            keep_freed_memory()
+            with _Progress(self.folder, left_out) as progress:
+                machine = this_machine(self.conf.memory)
+                latest = train(cases, self.conf.scheme, self.folder, options, self.conf.plan, machine, progress.report)
+        except Exception as error:
+            # Slicer shows nothing else of a process that has failed.
+            message = str(error)
+            if not isinstance(error, InputError):
+                logger.exception("Training has failed")
+                message = f"training has failed ({type(error).__name__}: {error}); the server's log says more"
+            write_json(self.folder.stats_path, {**self.stats(), "message": message})
+            raise
+        logger.info("Training has ended: %s", latest["message"])
+        return latest
+
+
+def classes_taught(datastore: AnnotationStore, conf: Conf, images: Iterable[str]) -> set[str]:
+    """Return the names of the classes that the annotations of some images together teach."""
+    taught = set[str]()
+    for image_id in images:
+        statistics = datastore.get_label_info(image_id, FINAL).get("statistics")
+        if statistics:
+            taught |= taught_classes(statistics, conf.scheme, conf.plan.unpainted)
+    return taught
+
+
+def read_options(request: Mapping[str, Any]) -> TrainingOptions:
+    """Read the training options out of a request; values may be texts, or lists of which the first counts.
+
+    Raises:
+        InputError: a value that isn't possible.
+    """
+    defaults = TrainingOptions()
+    return TrainingOptions(
+        max_epochs=int(_number(request, "max_epochs", defaults.max_epochs)),
+        max_minutes=_number(request, "max_minutes", defaults.max_minutes),
+        start=_first(request.get("start")) or defaults.start,
+    )
+
+
+def _number(request: Mapping[str, Any], key: str, default: float) -> float:
+    value = _first(request.get(key))
+    if value is None or value == "":
+        return default
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{key}: {value!r} is no number; give one, e.g. {default:g}")
+    return number
+
+
+def _first(value: Any) -> Any:
+    return (value[0] if value else None) if isinstance(value, list) else value
+
+
+def read_cases(datastore: VersionStore, scheme: LabelScheme) -> tuple[list[TrainingCase], list[str]]:
+    """Read all annotated images with their annotations.
+
+    Returns:
+        The cases, and of images that can't be used why, and what to do.
+    """
+    read, left_out = read_all(datastore, lambda image_id: datastore.annotated_volume(image_id, scheme))
+    left_out |= unlike_channels({image_id: volume.channels for image_id, (volume, _) in read.items()})
+    cases = [
+        TrainingCase(image_id, volume, annotation)
+        for image_id, (volume, annotation) in read.items()
+        if image_id not in left_out
+    ]
+    return cases, list(left_out.values())
+
+
+def _and_left_out(message: str, left_out: Sequence[str]) -> str:
+    """Add to a message what isn't trained on."""
+    more = [f"and {len(left_out) - MOST_NAMED} more"] if len(left_out) > MOST_NAMED else []
+    return f"{message}; left out: {'; '.join([*left_out[:MOST_NAMED], *more])}" if left_out else message
+
+
+class _Progress:
+    """Tells of each epoch in the statistics file, as TensorBoard events and in the log."""
+
+    def __init__(self, folder: ModelFolder, left_out: Sequence[str]) -> None:
+        self.folder, self.left_out = folder, left_out
+        self.events: SummaryWriter | None = None
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.events:
+            self.events.close()
+
+    def report(self, report: Report) -> None:
+        # JSON has no NaN, and /info would fail with it.
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in report.items()}
+        took = timedelta(seconds=round(report["seconds"]))
+        # Slicer takes a training that has a total time for finished, and stops moving its progress bar.
+        finite["message"] = _and_left_out(report["message"], self.left_out)
+        write_json(self.folder.stats_path, {**finite, "total_time": str(took) if report["finished"] else ""})
+        if self.events is None:
+            # A continued run goes on in its own folder.
+            self.events = SummaryWriter(self.folder.events / report["run"].replace(":", ""))
+        epoch = report["epoch"]
+        self.events.add_scalar("loss", report["loss"], epoch)
+        self.events.add_scalar("waited", report["waited"], epoch)
+        if report["score"] is not None:
+            self.events.add_scalar(report["metric"], report["score"], epoch)
+            for name, iou in report["iou"].items():
+                if iou is not None:
+                    self.events.add_scalar(f"{report['metric']}/{name}", iou, epoch)
+        self.events.flush()
+        score = "" if report["score"] is None else f", {report['metric']} {report['score']:.3f}"
+        logger.info(
+            "Epoch %d of %d, %s: loss %.4f%s; waited for tiles %.1f %% of the time; %s",
+            epoch,
+            report["total_epochs"],
+            took,
+            report["loss"],
+            score,
+            100 * report["waited"],
+            report["message"],
+        )

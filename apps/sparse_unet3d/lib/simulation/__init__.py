@@ -1,0 +1,1 @@
+"""Annotators without a person: they paint slices of volumes whose truth is known."""

@@ -1,0 +1,218 @@
+"""An annotator who asks after each slice where to paint next."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lib.core.annotation.slices import AnnotatedSlice, keep_slices
+from lib.core.annotation.suggestion import Evidence
+from lib.core.data.preparation import prepare_training
+from lib.core.device.machine import Machine
+from lib.core.inference.segmenter import Segmenter
+from lib.core.labels import UNLABELLED, LabelScheme
+from lib.core.metrics import confusion, iou_per_class, mean_iou
+from lib.core.network.batch_norm import Statistics
+from lib.core.network.unet import UNet
+from lib.core.plan.options import PlanOptions
+from lib.core.plan.plan import Plan
+from lib.core.plan.planning import make_plan
+from lib.core.training.learner import Learner
+from lib.core.volumes.volume import Volume
+
+from .features import SliceFeatures, slice_features
+from .run import commit, machine_name
+from .strategies import STRATEGIES, Generator, Sight, boundary_lengths
+from .study import Subject
+
+MOST_SLICES = 20
+MEMORY = 3 * 10**9
+
+PRECISION = torch.bfloat16
+"""That all annotators train and segment in: by a short measurement each, some would in one, some in the other."""
+
+DENSE = "dense"
+
+ENOUGH = 0.95
+"""Part of the IoU reached by dense annotation at which an annotator could stop."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How an annotator and the model work together.
+
+    The steps are to be so many that the annotation limits what is reached, not the training.
+
+    Attributes:
+        first_steps: of training on one slice along each axis.
+        steps: of training after each further slice.
+        most_slices: annotated at the end.
+    """
+
+    first_steps: int = 300
+    steps: int = 100
+    most_slices: int = MOST_SLICES
+
+    @property
+    def rounds(self) -> list[int]:
+        """Steps of each training."""
+        return [self.first_steps, *[self.steps] * (self.most_slices - 3)]
+
+
+@dataclass(frozen=True)
+class Game:
+    """One annotator on one volume: by a strategy, or for reference with dense annotation.
+
+    Attributes:
+        strategy: one of ``STRATEGIES``, or ``DENSE``.
+        seed: of all randomness; the first slices are the same for all strategies.
+    """
+
+    strategy: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.strategy}-{self.seed}"
+
+
+Record = dict[str, Any]
+"""What is kept of a game: ``strategy``, ``seed``, ``settings``; after each training ``slices`` (how many; of the
+reference, how many the others have after as many steps), ``iou``, ``iou_unannotated`` (see ``iou_elsewhere``) and
+``labelled`` (part of the voxels); ``places`` (axis, index) in the order of their annotation, ``lengths`` of the
+boundaries in each; ``seconds``, ``commit``, ``machine``."""
+
+
+def enough_iou(dense: Sequence[Sequence[float]]) -> float:
+    """Return the IoU at which an annotator could stop, given the reference's curves by seed: of the median at last."""
+    return ENOUGH * median(curve[-1] for curve in dense)
+
+
+def first_slices(shape: Sequence[int], generator: Generator) -> list[AnnotatedSlice]:
+    """Draw one slice across each axis, from the middle third."""
+    return [AnnotatedSlice(axis, int(generator.integers(n // 3, n - n // 3))) for axis, n in enumerate(shape)]
+
+
+def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course, device: str) -> Record:
+    """Let a strategy choose slices until there are enough, training after each, on ``cpu`` or ``cuda``."""
+    # Asked for before the game, as another commit may be made beside it.
+    software = commit()
+    began = time.monotonic()
+    generator = np.random.default_rng(game.seed)
+    # Everywhere as for a CPU, so that a game is the same but for roundings.
+    plan = make_plan([subject.volume], scheme, PlanOptions(), "cpu")
+    places = first_slices(subject.truth.shape, generator)
+    player = _Player(subject, plan, game.seed, device)
+    slices, iou, elsewhere, labelled = [], [], [], []
+    before = None
+    for number, steps in enumerate(course.rounds, start=len(places)):
+        annotation = subject.truth if game.strategy == DENSE else keep_slices(subject.truth, places)
+        player.train(annotation, steps)
+        labels, uncertainty = player.segment()
+        slices.append(number)
+        iou.append(_iou(labels, subject.truth, scheme))
+        elsewhere.append(iou_elsewhere(labels, subject.truth, annotation, scheme))
+        labelled.append(float(np.mean(annotation != UNLABELLED)))
+        if game.strategy != DENSE and number < course.most_slices:
+            sight = Sight(
+                evidence=Evidence(scheme, annotation, labels, uncertainty),
+                annotated=places,
+                chosen=len(places) - 3,
+                before=before,
+                volume=subject.volume,
+                segment=player.labels_of,
+                features=player.features,
+                generator=generator,
+            )
+            places.append(STRATEGIES[game.strategy](sight))
+            before = labels
+    return {
+        "strategy": game.strategy,
+        "seed": game.seed,
+        "slices": slices,
+        "iou": [round(value, 4) for value in iou],
+        "iou_unannotated": [round(value, 4) for value in elsewhere],
+        "labelled": [round(value, 4) for value in labelled],
+        "places": [list(place) for place in places],
+        "lengths": [int(boundary_lengths(subject.truth, place.axis)[place.index]) for place in places],
+        "seconds": round(time.monotonic() - began, 1),
+        "commit": software,
+        "machine": machine_name(device),
+    }
+
+
+def _iou(labels: NDArray[np.uint8], truth: NDArray[np.uint8], scheme: LabelScheme) -> float:
+    """Return the mean foreground IoU where there is a truth."""
+    return mean_iou(iou_per_class(confusion(labels, truth, scheme), scheme)) or 0.0
+
+
+def iou_elsewhere(
+    labels: NDArray[np.uint8], truth: NDArray[np.uint8], annotation: NDArray[np.uint8], scheme: LabelScheme
+) -> float:
+    """Return the IoU where nothing is annotated, of all foreground classes' voxels together.
+
+    The mean over the classes would jump when hardly anything of one is left there.
+
+    Args:
+        labels: (X, Y, Z), 0 background, 1 … K foreground.
+        truth: (X, Y, Z), 0 unknown, 1 … K+1.
+        annotation: likewise, 0 unlabelled.
+        scheme: the label scheme.
+
+    Returns:
+        0 … 1; 1 where no foreground is, nor is predicted.
+    """
+    counts = confusion(labels, np.where(annotation == UNLABELLED, truth, UNLABELLED).astype(np.uint8), scheme)
+    both = int(counts.diagonal()[1:].sum())
+    either = int(counts[1:].sum() + counts[:, 1:].sum()) - both
+    return both / either if either else 1.0
+
+
+class _Player:
+    """The network, trained on ever more annotation of one volume."""
+
+    def __init__(self, subject: Subject, plan: Plan, seed: int, device: str) -> None:
+        self.subject, self.plan, self.seed = subject, plan, seed
+        self.machine = Machine(device, MEMORY)
+        self._state: Mapping[str, Any] | None = None
+        self._steps = 0
+        self._network: UNet | None = None
+
+    def train(self, annotation: NDArray[np.uint8], steps: int) -> None:
+        """Go on with training, on this annotation (X, Y, Z), for so many steps.
+
+        The learning rate falls each time, as it does whenever somebody presses Train.
+        """
+        volume = prepare_training(self.subject.volume, annotation, self.plan)
+        learner = Learner(self.plan, [volume], self.machine.device, self.seed)
+        if self._state is not None:
+            learner.load(self._state, with_momentum=True)
+        learner.precision = PRECISION
+        for number in range(steps):
+            learner.train(range(self._steps, self._steps + 1), lambda part=number / steps: part)  # type: ignore[misc]
+            self._steps += 1
+        self._state = learner.state()
+        self._network = learner.result()
+
+    def segment(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return labels and entropy of the volume, both (X, Y, Z)."""
+        return self._segmenter(None).segment_with_entropy(self.subject.volume, self.machine)
+
+    def labels_of(self, volume: Volume, statistics: Statistics | None) -> NDArray[np.uint8]:
+        """Segment an image, by these statistics of batch normalisation or, None, by the plan's."""
+        return self._segmenter(statistics).segment(volume, self.machine)
+
+    def features(self) -> SliceFeatures:
+        """Return what the network finds in the volume's slices, see ``slice_features``."""
+        assert self._network is not None
+        return slice_features(self._network, self.plan, self.subject.volume)
+
+    def _segmenter(self, statistics: Statistics | None) -> Segmenter:
+        assert self._network is not None
+        plan = replace(self.plan, statistics=statistics or self.plan.statistics)
+        return Segmenter(self._network, plan, PRECISION)

@@ -1,0 +1,317 @@
+"""The methods that are compared: the paper's networks, one line apart, this software's default, and others."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import distributions
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lib.core.annotation.slices import AnnotatedSlice
+from lib.core.data.preparation import prepare_training
+from lib.core.device.machine import Machine
+from lib.core.errors import InputError
+from lib.core.files import replacing
+from lib.core.inference.segmenter import Segmenter
+from lib.core.inference.slicewise import prepare_training_slices, segment_slices
+from lib.core.labels import LabelScheme
+from lib.core.model.folder import ModelFolder
+from lib.core.model.model import FORMAT, load_content
+from lib.core.network.tiles import CONTEXT, input_size
+from lib.core.network.unet import UNet
+from lib.core.plan.options import PlanOptions
+from lib.core.plan.plan import Plan
+from lib.core.plan.planning import make_plan
+from lib.core.training.learner import Learner
+from lib.core.training.run import Report, TrainingCase, TrainingOptions, train
+from lib.core.volumes.volume import Volume
+
+from .interpolation import interpolate
+from .peers import learn_peer
+from .study import Places
+
+WHOLE_SLICE = (input_size(1024),) * 2
+"""Tile of the 2-D network: of smaller slices, less is drawn."""
+
+PIECE = 10
+"""Steps between two looks at the clock."""
+
+KEEP_SECONDS = 60
+"""Between two checkpoints: as much may be lost when a process is killed."""
+
+
+class OutOfTimeError(Exception):
+    """The time is up; what was begun can be continued."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the experiments are.
+
+    Attributes:
+        halved: whether the phantom's sides have half as many voxels.
+        options: for the plan of the paper's networks.
+        device: that the experiments are made for, ``cpu`` or ``cuda``.
+        memory: bytes for segmenting; always as many, since with them the tiles' statistics change.
+        steps: of training.
+        table_2_steps: the same in Table 2, where the paper trained for 10 hours instead of 3 days.
+        slice_steps: steps of the 2-D network for each of a 3-D network's, in about as much time.
+        peer_seconds: how long other software learns.
+    """
+
+    halved: bool
+    options: PlanOptions
+    device: str
+    memory: int
+    steps: int
+    table_2_steps: int
+    slice_steps: int
+    peer_seconds: float
+
+
+SIZES = {
+    "small": Size(
+        halved=True,
+        options=PlanOptions(width=8),
+        device="cpu",
+        memory=4 * 10**9,
+        steps=800,
+        table_2_steps=300,
+        slice_steps=6,
+        peer_seconds=240,
+    ),
+    "paper": Size(
+        halved=False,
+        options=PlanOptions(recipe="paper"),
+        device="cuda",
+        memory=30 * 10**9,
+        steps=70_000,
+        table_2_steps=9_700,
+        slice_steps=6,
+        peer_seconds=3600,
+    ),
+}
+
+Planes = dict[AnnotatedSlice, NDArray[np.uint8]]
+"""Segmented slices, the two other axes of (X, Y, Z): 0 background, 1 … K foreground."""
+
+Segment = Callable[[str, Volume, Places], Planes]
+"""Segments slices of a volume, given its name too."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a method is given.
+
+    Attributes:
+        scheme: the label scheme.
+        cases: the annotated volumes.
+        slices: by volume, its annotated slices.
+        steps: of training, for a 3-D network.
+        seed: of all randomness.
+        size: of the experiments.
+        machine: what to compute on.
+        folder: where a method keeps what it needs to go on after an interruption.
+        progress: told the part that is done, 0 … 1, and something about it; raises ``OutOfTimeError``.
+    """
+
+    scheme: LabelScheme
+    cases: Sequence[TrainingCase]
+    slices: Mapping[str, Places]
+    steps: int
+    seed: int
+    size: Size
+    machine: Machine
+    folder: Path
+    progress: Callable[[float, str], None]
+
+    @property
+    def volumes(self) -> list[Volume]:
+        return [case.volume for case in self.cases]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One of them.
+
+    Attributes:
+        title: for tables.
+        plan: how it trains on these volumes at this size; None for what has no plan of ours.
+        learn: does the work.
+        package: that it needs besides this software's own.
+        segments_unseen: whether it can segment volumes that it hasn't learnt from.
+        is_random: whether seeds make a difference.
+        in_one_go: whether it must learn to its end at once, rather than go on after an interruption.
+        on_cpu: whether it computes on the CPU, also where there is a GPU.
+    """
+
+    title: str
+    plan: Callable[[Sequence[Volume], LabelScheme, Size], Plan | None]
+    learn: Callable[[Task], Segment]
+    package: str | None = None
+    segments_unseen: bool = True
+    is_random: bool = True
+    in_one_go: bool = False
+    on_cpu: bool = False
+
+    @property
+    def is_available(self) -> bool:
+        """Whether its package is installed."""
+        return self.package is None or any(True for _ in distributions(name=self.package))
+
+
+def paper_plan(change: Callable[[Plan], Plan], volumes: Sequence[Volume], scheme: LabelScheme, size: Size) -> Plan:
+    """Return the plan of the paper's 3-D network with batch normalisation, changed to one of its variants.
+
+    Args:
+        change: makes the variant.
+        volumes: that are learnt from.
+        scheme: the label scheme.
+        size: of the experiments.
+    """
+    plan = make_plan(volumes, scheme, size.options, size.device)
+    # In half precision where that is faster, unlike the paper: it takes less than half the time.
+    return change(replace(plan, statistics="tile", averaging=0.0, half_precision=True))
+
+
+def _paper_method(title: str, change: Callable[[Plan], Plan]) -> Method:
+    plan = functools.partial(paper_plan, change)
+    return Method(title, plan, functools.partial(_learn_as_in_paper, plan))
+
+
+def _learn_as_in_paper(plan_of: Callable[..., Plan], task: Task) -> Segment:
+    plan = plan_of(task.volumes, task.scheme, task.size)
+    if plan.dims == 3:
+        images = [prepare_training(case.volume, case.annotation, plan) for case in task.cases]
+        learner = Learner(plan, images, task.machine.device, task.seed)
+        network = _train(learner, task, task.steps)
+        return _by_volume(Segmenter(network, plan, learner.precision), task.machine)
+    images = [
+        image
+        for case in task.cases
+        for image in prepare_training_slices(case.volume, case.annotation, task.slices[case.id], plan)
+    ]
+    network = _train(Learner(plan, images, task.machine.device, task.seed), task, task.steps * task.size.slice_steps)
+    return lambda _name, volume, places: segment_slices(network, volume, places, plan, task.machine.device)
+
+
+def _train(learner: Learner, task: Task, steps: int) -> UNet:
+    """Train for so many steps, or go on with it, keeping the state now and then; return the network."""
+    checkpoint = ModelFolder(task.folder).checkpoint
+    done = 0
+    if checkpoint.is_file():
+        content = load_content(checkpoint)
+        learner.load(content, with_momentum=True)
+        done = content["steps"]
+
+    def keep() -> None:
+        with replacing(checkpoint) as beside:
+            torch.save({"format": FORMAT, **learner.state(), "steps": done}, beside)
+
+    kept = time.monotonic()
+    while done < steps:
+        piece, part = range(done, min(done + PIECE, steps)), done / steps
+        course = learner.train(piece, lambda part=part: part)  # type: ignore[misc]
+        if not math.isfinite(course.loss):
+            raise InputError(f"training diverged before step {piece.stop} (loss {course.loss}); look for outliers")
+        done = piece.stop
+        try:
+            task.progress(done / steps, f"step {done} of {steps}, loss {course.loss:.3f}")
+        except OutOfTimeError:
+            keep()
+            raise
+        if done == steps or time.monotonic() - kept >= KEEP_SECONDS:
+            keep()
+            kept = time.monotonic()
+    return learner.result()
+
+
+def training_precision(folder: Path) -> str | None:
+    """Return the floating point format of a finished training's steps, chosen by their speed; None without training.
+
+    Args:
+        folder: of the task.
+    """
+    checkpoint = ModelFolder(folder).checkpoint
+    return str(load_content(checkpoint)["precision"]) if checkpoint.is_file() else None
+
+
+def _by_volume(segmenter: Segmenter, machine: Machine) -> Segment:
+    return lambda _name, volume, places: cut_slices(segmenter.segment(volume, machine), places)
+
+
+def cut_slices(labels: NDArray[np.uint8], places: Places) -> Planes:
+    """Cut slices out of a segmented volume (X, Y, Z)."""
+    return {place: np.take(labels, place.index, axis=place.axis) for place in places}
+
+
+def _default_plan(volumes: Sequence[Volume], scheme: LabelScheme, size: Size) -> Plan:
+    return make_plan(volumes, scheme, PlanOptions(), size.device)
+
+
+def _learn_by_default(task: Task) -> Segment:
+    """Train as the server does, for as many steps; what it publishes is what segments."""
+    folder = ModelFolder(task.folder)
+    plan = _default_plan(task.volumes, task.scheme, task.size)
+    epochs = max(1, round(task.steps / plan.steps_per_epoch))
+
+    def report(latest: Report) -> None:
+        text = f"epoch {latest['epoch']} of {epochs}, loss {latest['loss']:.3f}, {latest['message']}"
+        task.progress(latest["epoch"] / epochs, text)
+
+    if not (folder.checkpoint.is_file() and load_content(folder.checkpoint)["finished"]):
+        options = TrainingOptions(max_epochs=epochs, seed=task.seed)
+        train(task.cases, task.scheme, folder, options, PlanOptions(), task.machine, report)
+    model = folder.load(task.scheme)
+    return _by_volume(Segmenter(model.network, model.plan, model.precision), task.machine)
+
+
+def _no_plan(_volumes: Sequence[Volume], _scheme: LabelScheme, _size: Size) -> None:
+    return None
+
+
+def _interpolate(task: Task) -> Segment:
+    return _from_volumes({case.id: interpolate(case.annotation, task.scheme) for case in task.cases})
+
+
+def _peer(name: str, module: str) -> Method:
+    """Return other software, called so that it segments what it has learnt from."""
+    learn = functools.partial(_learn_by_peer, module)
+    return Method(name, _no_plan, learn, package=name, segments_unseen=False, in_one_go=True, on_cpu=True)
+
+
+def _learn_by_peer(peer: str, task: Task) -> Segment:
+    return _from_volumes(learn_peer(peer, task.scheme, task.cases, task.seed, task.size.peer_seconds, task.progress))
+
+
+def _from_volumes(segmented: Mapping[str, NDArray[np.uint8]]) -> Segment:
+    return lambda name, _volume, places: cut_slices(segmented[name], places)
+
+
+METHODS: Mapping[str, Method] = {
+    # Their rates are those that taught most: in 2-D of 0.02 and 0.1; without BN of 0.01, 0.02, 0.05 and 0.2, which
+    # diverged. In 3-D with BN, 0.05 and 0.1 came to the same.
+    "2d_bn": _paper_method(
+        "2-D with BN", lambda plan: replace(plan, dims=2, tile=WHOLE_SLICE, context=CONTEXT, learning_rate=0.1)
+    ),
+    "3d_no_bn": _paper_method("3-D without BN", lambda plan: replace(plan, batch_norm=False, learning_rate=0.02)),
+    "3d_bn": _paper_method("3-D with BN", lambda plan: plan),
+    "default": Method("this software's default", _default_plan, _learn_by_default),
+    "interpolation": Method(
+        "interpolation between slices",
+        _no_plan,
+        _interpolate,
+        package="itk-morphologicalcontourinterpolation",
+        segments_unseen=False,
+        is_random=False,
+        on_cpu=True,
+    ),
+    "pytorch3dunet": _peer("pytorch3dunet", "pytorch3dunet"),
+    "nnunetv2": _peer("nnunetv2", "nnunet"),
+}
+"""By the names that tables have. BN: batch normalisation."""

@@ -1,0 +1,307 @@
+"""The command ``reproduce``: do the runs of tables and of Figure 3, and write what came out."""
+
+import functools
+import importlib.util
+import itertools
+import json
+import logging
+import shlex
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from lib.core.errors import InputError
+from lib.core.files import write_json
+
+from .engine import outcomes
+from .methods import METHODS, SIZES, OutOfTimeError, Size
+from .run import RECORDS, Record, Run, Setting, check_runs, commit, finished, perform
+from .study import Source, Study, load_study
+from .tables import DEFAULT_METHODS, ROWS, assemble, runs_of
+
+logger = logging.getLogger(__name__)
+
+STARTING_SECONDS = 60
+"""What other software is given besides its time to learn."""
+
+REPORTS_NEED = ("matplotlib", "PIL", "skimage")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person asks for.
+
+    Attributes:
+        tables: some of ``tables.ROWS``.
+        size: one of ``SIZES``.
+        folder: with ``images/`` and dense ``labels/``; None: the phantom.
+        labels: names of the foreground classes in the folder, separated by commas; empty: class_1, …
+        methods: names of methods; None: those of each table, as far as they are installed.
+        seeds: how many runs differ only in their seed.
+        steps: of training, for a quick look, whose results are kept apart; None: as many as the size has.
+        minutes: after which runs stop, to be continued by the same command; None: never.
+        jobs: runs at the same time; None: one for each processor core. On a GPU, and of other software, always one.
+        dask: address of a scheduler of dask.distributed that does the runs, instead of jobs; None: this machine does.
+        experiments: folder with ``results/``, and ``work/`` for runs.
+    """
+
+    tables: Sequence[str]
+    size: str
+    folder: Path | None
+    labels: str
+    methods: Sequence[str] | None
+    seeds: int
+    steps: int | None
+    minutes: float | None
+    jobs: int | None
+    dask: str | None
+    experiments: Path
+
+    def part(self) -> Path:
+        """Return where results are, below those of all."""
+        size = self.size if self.steps is None else f"{self.size}_{self.steps}_steps"
+        return Path(size, self.folder.resolve().name) if self.folder else Path(size)
+
+    def command(self, table: str, records: Sequence[Record]) -> str:
+        """Return the command that makes a table anew, several where its methods have unlike numbers of seeds."""
+        by_seeds: dict[int, list[str]] = {}
+        for method in METHODS:
+            own = [record["seed"] for record in records if record["method"] == method]
+            if own:
+                by_seeds.setdefault(1 + max(own), []).append(method)
+        return " && ".join(self._command(table, methods, seeds) for seeds, methods in by_seeds.items())
+
+    def _command(self, table: str, methods: Sequence[str], seeds: int) -> str:
+        given = {
+            "--size": self.size,
+            "--data": self.folder,
+            "--labels": self.labels or None,
+            "--methods": None if set(methods) == set(DEFAULT_METHODS[table]) else ",".join(methods),
+            "--seeds": seeds if seeds > 1 else None,
+            "--steps": self.steps,
+        }
+        words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+        return shlex.join(["python", "-m", "experiments", "reproduce", table, *words])
+
+
+def reproduce(options: Options) -> bool:
+    """Do what is still to be done, and write tables and report.
+
+    Returns:
+        Whether all runs are finished; False if time was up before, or they need a GPU that isn't here.
+
+    Raises:
+        InputError: the volumes or the options cannot be used; another command does these runs already; or a run failed,
+            after all others were done.
+    """
+    _check(options)
+    size = SIZES[options.size]
+    work = options.experiments.resolve() / "work" / options.part()
+    folder = options.folder.resolve() if options.folder else None
+    source = Source(folder, options.labels, size.halved, options.experiments.resolve() / "work" / options.size)
+    until = None if options.minutes is None else time.time() + 60 * options.minutes
+    setting = Setting(source, size, work / RECORDS, work, until)
+    study = load_study(source)
+    runs: list[Run] = []
+    for table in options.tables:
+        methods = _methods(table, options)
+        of_table = list(runs_of(table, study, methods, size, _seeds(table, options), options.steps))
+        if not of_table:
+            raise InputError(
+                f"{table}: {', '.join(methods)} can only segment volumes learnt from, and here others are; give other "
+                "--methods"
+            )
+        runs += of_table
+    # Seed by seed, so that all tables are there before the first is repeated.
+    runs.sort(key=lambda run: run.seed)
+    with _alone(work):
+        return _make(runs, study, setting, options)
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Keep other commands from doing the runs of the same folder meanwhile.
+
+    Raises:
+        InputError: one is at work already.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        held = FileLock(work / ".lock").acquire(blocking=False)
+    except Timeout as error:
+        raise InputError(
+            f"{work}: another `reproduce` is at work there; wait for its end, or give another --output"
+        ) from error
+    with held:
+        yield
+
+
+def _make(runs: Sequence[Run], study: Study, setting: Setting, options: Options) -> bool:
+    """Do what is still to be done of these runs, and write tables and report, see ``reproduce``."""
+    kept = {run.key: finished(run, study, setting) for run in runs}
+    due = [run for run in runs if kept[run.key] is None]
+    check_runs(due, study)
+    print(f"{len(runs)} runs, {len(runs) - len(due)} of them are finished already.", flush=True)
+    other = sorted(_parts(filter(None, kept.values()), "commit", ", ") - {commit()})
+    if other:
+        print(f"Some were made by other commits ({', '.join(other)}); without {setting.records} all are made anew.")
+    left, failures = len(due), list[str]()
+    if setting.size.device == "cuda" and not (torch.cuda.is_available() or options.dask):
+        due = [run for run in due if METHODS[run.method].on_cpu]
+        if left > len(due):
+            print(f"Here is no GPU, which {left - len(due)} runs of this size need; they are left for where one is.")
+    for run, outcome in _outcomes(due, setting, options):
+        if outcome is None:
+            continue
+        left -= 1
+        if isinstance(outcome, str):
+            failures.append(f"{run.key}: {outcome}")
+    results = options.experiments.resolve() / "results" / options.part()
+    records = _records(options, study, setting)
+    for table in options.tables:
+        _write_table(table, records[table], options, study, results)
+    # A rented machine may lack what draws pictures: the report is then written where the results are taken to.
+    if all(map(importlib.util.find_spec, REPORTS_NEED)):
+        from .report import write_report
+
+        write_report(results / "report.html", results, records, study, setting.dense)
+        print(f"Report with pictures: {results / 'report.html'}")
+    if failures:
+        raise InputError("\n".join(failures))
+    if left:
+        print(f"{left} runs are unfinished; the same command goes on with them.")
+    return not left
+
+
+def _check(options: Options) -> None:
+    """Refuse options before anything is done.
+
+    Raises:
+        InputError: names the option, its value, and what is possible.
+    """
+    for method in options.methods or ():
+        if method not in METHODS:
+            raise InputError(f"--methods: {method!r}; give some of {', '.join(METHODS)}")
+        if not METHODS[method].is_available:
+            raise InputError(
+                f"--methods: {method!r} needs the package {METHODS[method].package}, which is not installed; "
+                "pip install -r benchmarks/requirements.txt"
+            )
+    if options.seeds < 1:
+        raise InputError(f"--seeds: {options.seeds}; give at least 1")
+    if options.steps is not None and options.steps < 1:
+        raise InputError(f"--steps: {options.steps}; give at least 1")
+    for method in options.methods or ():
+        least = _seconds_at_once(method, SIZES[options.size])
+        if least and options.minutes is not None and 60 * options.minutes <= least:
+            raise InputError(
+                f"--minutes: {options.minutes:g}; {method} takes {least / 60:g} minutes and can't be continued; give "
+                "more"
+            )
+    if options.jobs is not None and options.jobs < 1:
+        raise InputError(f"--jobs: {options.jobs}; give at least 1")
+    if options.jobs is not None and options.dask:
+        raise InputError(
+            f"--jobs: {options.jobs}; the workers at --dask decide how many runs there are at a time; leave --jobs out"
+        )
+    if options.dask and not importlib.util.find_spec("distributed"):
+        raise InputError("--dask: the package distributed is not installed; pip install distributed")
+
+
+def _methods(table: str, options: Options) -> list[str]:
+    """Return the methods that a table is made of, each once."""
+    if table == "figure3" or options.methods is None:
+        missing = [method for method in DEFAULT_METHODS[table] if not METHODS[method].is_available]
+        for method in missing:
+            print(f"{table}: {method} is left out: the package {METHODS[method].package} is not installed")
+        return [method for method in DEFAULT_METHODS[table] if method not in missing]
+    return list(dict.fromkeys(options.methods))
+
+
+def _seeds(table: str, options: Options) -> range:
+    """Return the seeds of a table; the figure shows one segmentation."""
+    return range(1 if table == "figure3" else options.seeds)
+
+
+def _seconds_at_once(method: str, size: Size) -> float:
+    """Return how long a method must be left to learn, 0 if it can be stopped at any time."""
+    return size.peer_seconds + STARTING_SECONDS if METHODS[method].in_one_go else 0
+
+
+def _attempt(setting: Setting, run: Run) -> tuple[Run, Record | str | None]:
+    """Do a run; return its record, or why it failed, or None where time was up."""
+    try:
+        if setting.until is not None and time.time() + _seconds_at_once(run.method, setting.size) >= setting.until:
+            return run, None
+        return run, perform(run, setting)
+    except OutOfTimeError:
+        return run, None
+    except InputError as error:
+        return run, str(error)
+    except Exception as error:
+        # Out of memory, or other software's errors: the runs after this one can be done all the same.
+        logger.exception("%s failed", run.key)
+        return run, f"{type(error).__name__}: {error}"
+
+
+def _outcomes(runs: Sequence[Run], setting: Setting, options: Options) -> Iterator[tuple[Run, Record | str | None]]:
+    """Do runs, and tell of each that has come to an end."""
+    began = time.monotonic()
+    jobs = 1 if setting.size.device == "cuda" else options.jobs
+    attempt = functools.partial(_attempt, setting)
+    # What can't be continued is other software, which starts processes of its own, and can't in another's worker.
+    alone = [run for run in runs if METHODS[run.method].in_one_go]
+    together = [run for run in runs if run not in alone]
+    attempts = itertools.chain(outcomes(attempt, together, jobs, options.dask), outcomes(attempt, alone, 1))
+    for number, (run, outcome) in enumerate(attempts, start=1):
+        if isinstance(outcome, dict):
+            seconds = time.monotonic() - began
+            print(
+                f"[{seconds / 60:5.1f} min] {run.key}: IoU {outcome['mean_iou']:.3f} ({number} of {len(runs)} "
+                f"done, about {seconds / number * (len(runs) - number) / 60:.0f} min left)",
+                flush=True,
+            )
+        yield run, outcome
+
+
+def _records(options: Options, study: Study, setting: Setting) -> dict[str, list[Record]]:
+    """Return the records of all tables, also those of methods and seeds that weren't asked for."""
+    records: dict[str, list[Record]] = {}
+    for table in ROWS:
+        seeds = sorted({json.loads(path.read_text())["seed"] for path in setting.records.glob(f"{table}-*.json")})
+        runs = runs_of(table, study, list(METHODS), setting.size, seeds, options.steps)
+        records[table] = [record for run in runs if (record := finished(run, study, setting)) is not None]
+    return records
+
+
+def _parts(records: Iterable[Record], key: str, between: str) -> set[str]:
+    """Return what records name; of a run that others continued, one by one."""
+    return {part for record in records for part in record[key].split(between)}
+
+
+def _write_table(table: str, records: Sequence[Record], options: Options, study: Study, results: Path) -> None:
+    if not records:
+        return
+    content = {
+        **assemble(table, study, records, printed_too=options.folder is None),
+        "measure": f"mean IoU of {', '.join(study.scheme.foreground)}, on the test slices where no training slice "
+        "crosses them",
+        "size": options.size,
+        "data": options.folder.resolve().name if options.folder else "phantom",
+        "seeds": sorted({record["seed"] for record in records}),
+        "command": options.command(table, records),
+        "date": max(record["date"] for record in records),
+        "commits": {
+            method: commits
+            for method in METHODS
+            if (commits := sorted(_parts((r for r in records if r["method"] == method), "commit", ", ")))
+        },
+        "machines": sorted(_parts(records, "machine", "; ")),
+        "minutes": round(sum(record["seconds"] for record in records) / 60, 1),
+    }
+    write_json(results / f"{table}.json", content)

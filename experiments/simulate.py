@@ -1,0 +1,139 @@
+"""The command ``simulate``: annotators who choose slices in different ways, compared."""
+
+import functools
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib.core.annotation import suggestion
+from lib.core.device.allocation import keep_freed_memory
+from lib.core.device.machine import default_device
+from lib.core.errors import InputError
+from lib.core.files import write_json
+from lib.core.plan.options import PlanOptions
+from lib.core.plan.planning import make_plan
+
+from . import annotators, comparison, features, strategies
+from .annotators import DENSE, Course, Game, Record, play
+from .engine import outcomes
+from .simulate_report import write_simulate_report
+from .strategies import BASELINES, STRATEGIES
+from .study import Source, checksum_of_code, load_study
+
+CODE = (suggestion, strategies, features, annotators)
+"""How slices are chosen: changed, all is played anew. Of how is trained and segmented, records tell the commit."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person asks for.
+
+    Attributes:
+        folder: with ``images/`` and dense ``labels/``; None: the phantom.
+        labels: names of the foreground classes in the folder; empty: class_1, …
+        volume: name of the volume that is annotated; None: the first one.
+        strategies: names; the baselines are always among them.
+        seeds: how many annotators each strategy has.
+        course: of the work.
+        jobs: annotators at the same time; None: one for each processor core.
+        experiments: folder with ``results/`` and ``work/``.
+    """
+
+    folder: Path | None
+    labels: str
+    volume: str | None
+    strategies: Sequence[str]
+    seeds: int
+    course: Course
+    jobs: int | None
+    experiments: Path
+
+
+def simulate(options: Options) -> None:
+    """Do what is still to be done, and write ``simulate.json`` and the report; other volumes' results stay there.
+
+    Raises:
+        InputError: the volumes or the options cannot be used.
+    """
+    unknown = [name for name in options.strategies if name not in STRATEGIES]
+    if unknown:
+        raise InputError(f"--strategies: {unknown[0]!r}; give some of {', '.join(STRATEGIES)}")
+    if options.seeds < 1:
+        raise InputError(f"--seeds: {options.seeds}; give at least 1")
+    experiments = options.experiments.resolve()
+    folder = options.folder.resolve() if options.folder else None
+    source = Source(folder, options.labels, True, experiments / "work" / "small")
+    study = load_study(source)
+    name = options.volume or next(iter(study.subjects))
+    if name not in study.subjects:
+        raise InputError(f"--volume: {name!r}; give one of {', '.join(study.subjects)}")
+    subject = study.subjects[name]
+    # With fewer slices than the shortest axis has, there is always something left to annotate.
+    most = min(subject.truth.shape) - 1
+    if not 3 <= options.course.most_slices <= most:
+        raise InputError(f"--slices: {options.course.most_slices}; give 3, the first ones, to {most} for {name}")
+    records = experiments / "work" / "simulate" / source.name / name
+    wanted = list(dict.fromkeys((*options.strategies, *BASELINES, DENSE)))
+    games = [Game(strategy, seed) for seed in range(options.seeds) for strategy in wanted]
+    settings = {
+        "checksum": subject.checksum,
+        "code": checksum_of_code(*CODE),
+        "course": [options.course.first_steps, options.course.steps, options.course.most_slices],
+        "plan": json.loads(json.dumps(make_plan([subject.volume], study.scheme, PlanOptions(), "cpu").to_json())),
+    }
+    due = [game for game in games if _finished(records / f"{game.key}.json", settings) is None]
+    print(f"{name}: {len(games)} annotators, {len(games) - len(due)} of them are finished already.", flush=True)
+    began = time.monotonic()
+    perform = functools.partial(_perform, source, name, options.course, settings, records)
+    for number, record in enumerate(outcomes(perform, due, options.jobs), start=1):
+        seconds = time.monotonic() - began
+        print(
+            f"[{seconds / 60:5.1f} min] {record['strategy']}, seed {record['seed']}: IoU {record['iou'][-1]:.3f} at "
+            f"last ({number} of {len(due)} done, about {seconds / number * (len(due) - number) / 60:.0f} min left)",
+            flush=True,
+        )
+    kept = [game for path in sorted(records.glob("[!.]*.json")) if (game := _finished(path, settings)) is not None]
+    # Also by code that compares otherwise they can't be shown together.
+    alike = {"code": checksum_of_code(*CODE, comparison), "course": settings["course"]}
+    summary = {**comparison.summarise(kept), "settings": alike}
+    results = _merged(experiments / "results" / "simulate.json", f"{source.name}, {name}", summary)
+    report = experiments / "results" / "simulate.html"
+    write_simulate_report(report, results)
+    print(f"Report: {report}")
+
+
+def _finished(path: Path, settings: Mapping[str, Any]) -> Record | None:
+    if not path.is_file():
+        return None
+    record: Record = json.loads(path.read_text(encoding="utf-8"))
+    return record if record["settings"] == settings else None
+
+
+def _perform(
+    source: Source, name: str, course: Course, settings: Mapping[str, Any], records: Path, game: Game
+) -> Record:
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    study = load_study(source)
+    record = {**play(study.subjects[name], study.scheme, game, course, default_device()), "settings": dict(settings)}
+    write_json(records / f"{game.key}.json", record)
+    return record
+
+
+def _merged(path: Path, data: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Take a data set's results into the file; return all that it holds.
+
+    Results that came about in another way can't be compared with these, and are left out.
+    """
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    content = {name: own for name, own in known.items() if own.get("settings") == summary["settings"]}
+    for name in sorted(known.keys() - content.keys() - {data}):
+        print(f"{name}: left out of the results, as it was of other code or another course; play it again")
+    content[data] = dict(summary)
+    write_json(path, content)
+    return content

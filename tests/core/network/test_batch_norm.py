@@ -1,0 +1,163 @@
+import itertools
+from collections.abc import Iterator
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lib.core.inference.statistics import _sample, settle_statistics
+from lib.core.network.batch_norm import Statistics, by_average_statistics, by_running_statistics, by_tile_statistics
+from lib.core.network.tiles import input_size
+from lib.core.network.unet import UNet
+from mirrored import mirrored_tile
+
+
+def trained_network(dims: int = 3) -> UNet:
+    """A network whose running averages differ from any tile's statistics."""
+    torch.manual_seed(0)
+    network = UNet(1, 2, width=2, dims=dims)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1, 0.2)
+            nn.init.normal_(module.bias, 0, 0.2)
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return network
+
+
+def averages(network: nn.Module) -> list[torch.Tensor]:
+    return [buffer.clone() for name, buffer in network.named_buffers() if "running" in name]
+
+
+def test_tile_statistics_are_those_of_training_and_change_nothing() -> None:
+    network, tile = trained_network(), torch.rand(1, 1, 92, 100, 92)
+    before = averages(network)
+    by_tile = by_tile_statistics(network)
+    with torch.no_grad():
+        logits = by_tile(tile)
+        again = by_tile(tile)
+        expected = network.train()(tile)
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(again, expected)
+    for kept, buffer in zip(before, averages(by_tile), strict=True):
+        assert torch.equal(kept, buffer)
+
+
+def smooth_image(shape: tuple[int, ...]) -> torch.Tensor:
+    """(1, *shape), brighter towards one end, so that no part of it is like the whole."""
+    coarse = torch.rand(1, 1, *[max(2, length // 6) for length in shape])
+    mode = "trilinear" if len(shape) == 3 else "bilinear"
+    image = nn.functional.interpolate(coarse, size=shape, mode=mode)[0]
+    return image * torch.linspace(0.2, 1, shape[0]).view(-1, *[1] * (len(shape) - 1))
+
+
+def measured(network: UNet, image: torch.Tensor) -> Iterator[tuple[nn.Module, torch.Tensor, torch.Tensor]]:
+    """For each layer, mean and variance of what it sees of an image in one plain pass with all its mirrored context.
+
+    Which features lie in the image is found by what they see of it, layer by layer from the first.
+    """
+    seen: list[tuple[nn.Module, torch.Tensor]] = []
+    hooks = [
+        layer.register_forward_hook(lambda layer, given, _: seen.append((layer, given[0][0].double())))
+        for layer in network.modules()
+        if isinstance(layer, nn.BatchNorm3d | nn.BatchNorm2d)
+    ]
+    with torch.no_grad():
+        network(mirrored_tile(image))
+    for hook in hooks:
+        hook.remove()
+    # Places of the features' middles, convolution by convolution: each takes one voxel of its own size off.
+    begins = [(-44, 1), (-42, 2), (-38, 4), (-30, 8), (-14, 4), (-6, 2), (-2, 1)]
+    lattices = [(begin + step * size, size) for begin, size in begins for step in (1, 2)]
+    for (layer, features), (begin, size) in zip(seen, lattices, strict=True):
+        for axis, length in enumerate(image.shape[1:], start=1):
+            middles = begin + (np.arange(features.shape[axis]) + 0.5) * size
+            inside = np.flatnonzero((middles >= 0) & (middles < length))
+            features = features.index_select(axis, torch.as_tensor(inside))
+        values = features.flatten(1)
+        yield layer, values.mean(dim=1), values.var(dim=1, correction=0)
+
+
+@pytest.mark.parametrize("shape", [(30, 41, 25), (60, 10, 9), (100, 70, 45), (70, 45)])
+def test_volume_statistics_are_those_of_what_each_layer_then_sees(shape: tuple[int, ...]) -> None:
+    """Each voxel of the volume counts once, whatever repeats itself at its borders."""
+    network, image = trained_network(dims=len(shape)), smooth_image(shape)
+    frozen = settle_statistics(network, image, tuple(map(input_size, shape)), "volume", "cpu")
+    layers = list(measured(frozen, image))
+    assert len(layers) == 14
+    for layer, mean, variance in layers:
+        torch.testing.assert_close(layer.running_mean.double(), mean, rtol=0, atol=0.001 * float(variance.sqrt().max()))
+        torch.testing.assert_close(layer.running_var.double(), variance, rtol=0.001, atol=1e-6)
+
+
+def test_mixed_statistics_are_those_of_values_half_of_which_are_the_volumes() -> None:
+    """Checked at all layers: as many values with the mean and variance kept from training, as many of the volume's."""
+    network, image = trained_network(), smooth_image((30, 41, 25))
+    frozen = settle_statistics(network, image, (132, 132, 116), "mixed", "cpu")
+    kept = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm3d)]
+    sides = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(500)
+    for trained, (layer, mean, variance) in zip(kept, measured(frozen, image), strict=True):
+        moments = [(trained.running_mean.double(), trained.running_var.double()), (mean, variance)]
+        values = torch.cat([m[:, None] + v.sqrt()[:, None] * sides for m, v in moments], dim=1)
+        torch.testing.assert_close(layer.running_mean.double(), values.mean(dim=1), rtol=0.001, atol=0.001)
+        torch.testing.assert_close(layer.running_var.double(), values.var(dim=1, correction=0), rtol=0.001, atol=1e-6)
+
+
+def test_of_a_large_volume_some_tiles_that_do_not_overlap_are_taken() -> None:
+    """Checked at the first layer, where all of a tile's voxels but its outermost count."""
+    network, image = trained_network(), smooth_image((320, 110, 110))
+    tile = (92, 92, 92)
+    frozen = settle_statistics(network, image, tile, "volume", "cpu")
+    first_convolution, first_norm = network.analysis[0][0], frozen.analysis[0][1]  # type: ignore[index,union-attr]
+    with torch.no_grad():
+        features = first_convolution(image[None])[0].double().flatten(1)
+    assert (first_norm.running_mean.double() - features.mean(dim=1)).abs().max() < 0.1 * features.std(dim=1).max()
+    starts = [origin[0] - 44 for origin in _sample(image, tile, 10**9, "cpu").origins]
+    assert len(starts) >= 3
+    assert all(abs(one - other) >= 92 for one, other in itertools.combinations(starts, 2))
+    assert all(-4 <= start <= 320 - 92 + 4 for start in starts)
+
+
+def test_average_statistics_are_the_mean_of_the_tiles_own() -> None:
+    """Checked at the first layer, against the mean over tiles of each one's mean and (unbiased) variance."""
+    network = trained_network()
+    tiles = [torch.rand(1, 1, 92, 92, 92) * scale for scale in (0.5, 1, 3)]
+    before = averages(network)
+    frozen = by_average_statistics(network, [(tile, tile.shape[2:]) for tile in tiles])
+    first_convolution, first_norm = network.analysis[0][0], frozen.analysis[0][1]  # type: ignore[index,union-attr]
+    with torch.no_grad():
+        features = [first_convolution(tile)[0].flatten(1).double() for tile in tiles]
+    mean = torch.stack([values.mean(dim=1) for values in features]).mean(dim=0)
+    variance = torch.stack([values.var(dim=1) for values in features]).mean(dim=0)
+    torch.testing.assert_close(first_norm.running_mean.double(), mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first_norm.running_var.double(), variance, rtol=1e-4, atol=1e-5)
+    assert not frozen.training
+    for kept, buffer in zip(before, averages(network), strict=True):
+        assert torch.equal(kept, buffer)
+
+
+def test_frozen_statistics_do_not_depend_on_the_tile() -> None:
+    """A voxel's logits are the same whatever else its tile shows."""
+    network = trained_network()
+    tile = torch.rand(1, 1, 100, 100, 100)
+    brighter = tile.clone()
+    brighter[..., 95:] = 5
+    by_volume = settle_statistics(network, tile[0], (100, 100, 100), "volume", "cpu")
+    for frozen in (by_running_statistics(network), by_volume):
+        with torch.no_grad():
+            torch.testing.assert_close(frozen(tile)[..., 0], frozen(brighter)[..., 0])
+    by_tile = by_tile_statistics(network)
+    with torch.no_grad():
+        assert not torch.allclose(by_tile(tile)[..., 0], by_tile(brighter)[..., 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("statistics", get_args(Statistics))
+def test_a_network_without_batch_normalisation_has_no_statistics(statistics: Statistics) -> None:
+    torch.manual_seed(0)
+    network, image = UNet(1, 2, width=2, batch_norm=False), smooth_image((20, 12, 12))
+    settled = settle_statistics(network, image, (108, 100, 100), statistics, "cpu")
+    tile = torch.rand(1, 1, 92, 92, 92)
+    with torch.no_grad():
+        torch.testing.assert_close(settled(tile), network(tile))

@@ -1,0 +1,153 @@
+import json
+
+import numpy as np
+import pytest
+
+from lib.core.data.preparation import prepare_image
+from lib.core.errors import InputError
+from lib.core.labels import LabelScheme
+from lib.core.network.tiles import one_pass_voxels
+from lib.core.plan.options import PlanOptions
+from lib.core.plan.paper import differences
+from lib.core.plan.plan import Plan
+from lib.core.plan.planning import make_plan
+from lib.core.volumes.volume import Volume
+
+SCHEME = LabelScheme(("inside", "tubule"), "outside")
+
+
+def volume(shape: tuple[int, ...], spacing: tuple[float, ...] = (1, 1, 1), channels: int = 3) -> Volume:
+    array = np.random.default_rng(0).integers(0, 1000, size=(channels, *shape)).astype(np.uint16)
+    return Volume(array, np.diag([*spacing, 1.0]), None)
+
+
+def test_on_a_gpu_the_network_is_the_papers() -> None:
+    plan = make_plan([volume((248, 244, 64), (1.76, 1.76, 2.04))], SCHEME, PlanOptions(), "cuda")
+    assert (plan.width, plan.channels, plan.dims, plan.batch_norm) == (32, 3, 3, True)
+    # It covers the thin axis, which takes hardly more voxels than the paper's: 128 are given of 156.
+    assert (plan.tile, plan.context) == ((132, 132, 156), 44)
+
+
+def test_on_a_cpu_the_network_is_narrower_and_tiles_are_smaller() -> None:
+    plan = make_plan([volume((248, 244, 64), (1.76, 1.76, 2.04))], SCHEME, PlanOptions(), "cpu")
+    assert (plan.width, plan.context) == (8, 14)
+    assert np.prod(np.array(plan.tile) - 60) < 350_000
+    assert plan.augmentation.deformation.elastic_sd == 4
+    assert plan.augmentation.deformation.elastic_spacing == 32
+
+
+def test_tile_covers_the_largest_volume_if_that_is_small() -> None:
+    plan = make_plan([volume((36, 20, 10)), volume((12, 28, 30))], SCHEME, PlanOptions(), "cpu")
+    assert plan.tile == (124, 116, 124)
+
+
+def test_a_persons_options_count() -> None:
+    options = PlanOptions(width=5, spacing=(2, 2, 2), statistics="tile")
+    plan = make_plan([volume((60, 60, 60))], SCHEME, options, "cpu")
+    assert (plan.width, plan.spacing, plan.statistics, plan.tile) == (5, (2, 2, 2), "tile", (124, 124, 124))
+    assert plan.agrees_with(options)
+    assert plan.agrees_with(PlanOptions())
+    assert not plan.agrees_with(PlanOptions(width=6))
+
+
+def test_the_papers_recipe_differs_in_nothing_but_what_a_person_decided() -> None:
+    small = [volume((36, 20, 10))]
+    paper = make_plan(small, SCHEME, PlanOptions(recipe="paper"), "cpu")
+    assert (paper.width, paper.tile, paper.context, paper.statistics) == (32, (132, 132, 116), 44, "tile")
+    assert differences(paper) == []
+    # Section 3.2: weights that balance the classes' influence, and nothing else that does; plain SGD. Section 2: the
+    # current statistics of the tile at test time.
+    assert (paper.class_balance, paper.centres, paper.test_tile) == (1.0, "voxels", (132, 132, 116))
+    assert (paper.decay, paper.nesterov, paper.averaging, paper.half_precision) == (0.0, False, 0.0, False)
+    narrow = make_plan(small, SCHEME, PlanOptions(recipe="paper", width=8), "cpu")
+    quick = make_plan(small, SCHEME, PlanOptions(), "cpu")
+    assert set(differences(quick)) > set(differences(narrow))
+    assert [text.split(":")[0] for text in differences(narrow)] == ["width 8 instead of 32"]
+    assert not paper.agrees_with(PlanOptions())
+    assert not quick.agrees_with(PlanOptions(recipe="paper"))
+    assert paper.agrees_with(PlanOptions(recipe="paper"))
+
+
+def test_averages_of_training_are_not_used_where_there_are_none() -> None:
+    by_tile = make_plan([volume((60, 60, 60))], SCHEME, PlanOptions(statistics="tile"), "cpu")
+    assert by_tile.with_statistics(PlanOptions()).statistics == "tile"
+    assert by_tile.with_statistics(PlanOptions(statistics="volume")).statistics == "volume"
+    for statistics in ("running", "mixed"):
+        with pytest.raises(InputError, match=f"--conf statistics {statistics}: .* train on"):
+            by_tile.with_statistics(PlanOptions(statistics=statistics))
+        # Training on takes them.
+        assert by_tile.continued(PlanOptions(statistics=statistics)).statistics == statistics
+    by_default = make_plan([volume((60, 60, 60))], SCHEME, PlanOptions(), "cpu")
+    assert by_default.with_statistics(PlanOptions(statistics="running")).statistics == "running"
+
+
+def test_training_goes_on_with_what_a_person_says_of_unpainted_voxels_now() -> None:
+    background = PlanOptions(unpainted="background")
+    plan = make_plan([volume((60, 60, 60))], SCHEME, background, "cpu")
+    assert plan.unpainted == "background"
+    assert plan.agrees_with(PlanOptions())
+    assert plan.continued(PlanOptions()).unpainted == "unlabelled"
+    assert plan.continued(PlanOptions(statistics="tile")).statistics == "tile"
+    # Plans of before there was a choice.
+    earlier = {key: value for key, value in plan.to_json().items() if key != "unpainted"}
+    assert Plan.from_json(earlier).unpainted == "unlabelled"
+    assert Plan.from_json(earlier).continued(background) == plan
+
+
+def test_flat_voxels_are_worked_on_as_nearly_cubes() -> None:
+    """The network then sees about as far along each axis; a person's own choice counts more."""
+    flat = [volume((192, 192, 32), (0.25, 0.25, 2.0)), volume((160, 192, 32), (0.25, 0.25, 2.0))]
+    plan = make_plan(flat, SCHEME, PlanOptions(), "cpu")
+    assert plan.spacing == (1, 1, 2)
+    image, grid = prepare_image(flat[0], plan)
+    assert image.shape == (3, 48, 48, 32)
+    assert grid.voxel_size((0.25, 0.25, 2.0)) == pytest.approx((1, 1, 2))
+    assert make_plan(flat, SCHEME, PlanOptions(spacing=(0.5, 0.5, 2)), "cpu").spacing == (0.5, 0.5, 2)
+    assert make_plan([volume((40, 40, 20), (1, 1, 2))], SCHEME, PlanOptions(), "cpu").spacing is None
+
+
+def test_plan_survives_json() -> None:
+    plan = make_plan([volume((60, 60, 20), (0.25, 0.25, 2.0))], SCHEME, PlanOptions(spacing=(1, 1, 2)), "cpu")
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"width": 0}, "width: 0"),
+        ({"spacing": (1, 2)}, r"spacing: \(1, 2\)"),
+        ({"spacing": (1, 2, -3)}, "three positive numbers"),
+        ({"statistics": "batch"}, "'batch'; give one of tile, volume, running, mixed"),
+        ({"unpainted": "outside"}, "unpainted: 'outside'; give one of unlabelled, background"),
+    ],
+)
+def test_bad_options_are_refused_by_name(values: dict, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        PlanOptions(**values)
+
+
+def test_invalid_tile_is_refused() -> None:
+    with pytest.raises(InputError, match=r"130 is no valid size; take 132"):
+        Plan(SCHEME, 1, None, 8, (130, 132, 132))
+
+
+def test_image_is_scaled_and_resampled() -> None:
+    plan = make_plan([volume((40, 40, 20))], SCHEME, PlanOptions(spacing=(2, 2, 1)), "cpu")
+    image, grid = prepare_image(volume((40, 40, 20)), plan)
+    assert image.shape == (3, 20, 20, 20)
+    assert grid.native == (40, 40, 20)
+    assert 0 <= float(image.min()) < float(image.max()) <= 1
+
+
+def test_other_number_of_channels_is_refused() -> None:
+    plan = make_plan([volume((40, 40, 20))], SCHEME, PlanOptions(), "cpu")
+    with pytest.raises(InputError, match=r"2 channel\(s\).* trained on 3"):
+        prepare_image(volume((40, 40, 20), channels=2), plan)
+
+
+def test_one_pass_counts_the_border() -> None:
+    assert one_pass_voxels((100, 116, 92)) == 188 * 204 * 180
+
+
+def test_one_pass_over_a_thin_volume_counts_one_period() -> None:
+    assert one_pass_voxels((37, 45, 29)) == 72 * 88 * 56

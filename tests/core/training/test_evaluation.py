@@ -1,0 +1,61 @@
+"""Scores of judged voxels against those of the whole segmentation."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lib.core.annotation.slices import AnnotatedSlice, keep_slices
+from lib.core.data.preparation import PreparedImage
+from lib.core.device.machine import Machine
+from lib.core.inference.segmenter import Segmenter
+from lib.core.labels import LabelScheme
+from lib.core.metrics import confusion, iou_per_class, mean_iou
+from lib.core.model.model import build_network
+from lib.core.plan.plan import Plan
+from lib.core.training.evaluation import Judged, judge
+from lib.core.volumes.volume import Volume
+
+SCHEME = LabelScheme(("ball", "shell"), "outside")
+PLAN = Plan(SCHEME, 1, None, width=2, tile=(132, 132, 116), test_tile=(164, 132, 116))
+SLICES = [AnnotatedSlice(0, 33), AnnotatedSlice(1, 5), AnnotatedSlice(2, 7)]
+
+
+@pytest.mark.parametrize("spacing", [None, (2.0, 1.0, 1.5)])
+def test_scores_are_those_of_the_whole_segmentation(spacing: tuple[float, ...] | None) -> None:
+    """On crossing slices and a stroke beside them, of two images together."""
+    plan, machine = replace(PLAN, spacing=spacing), Machine("cpu", 10**9)
+    torch.manual_seed(1)
+    network = build_network(plan).eval()
+    torch.nn.init.normal_(network.classify.weight, std=5)
+    generator = np.random.default_rng(0)
+    judged, counts = [], np.zeros((3, 3), np.int64)
+    for shape in ((70, 20, 12), (30, 28, 20)):
+        volume = Volume(generator.normal(size=(1, *shape)).astype(np.float32), np.eye(4))
+        dense = generator.integers(1, 4, shape).astype(np.uint8)
+        slices = [place for place in SLICES if place.index < shape[place.axis]]
+        annotation = keep_slices(dense, slices)
+        annotation[4:9, 2, 3] = 1
+        judged.append(Judged.of(PreparedImage.of(volume, plan), annotation, slices[:2]))
+        counts += confusion(Segmenter(network, plan).segment(volume, machine), annotation, SCHEME)
+    expected = iou_per_class(counts, SCHEME)
+    score, iou = judge(network, plan, torch.float32, judged, machine)
+    assert score == pytest.approx(mean_iou(expected), abs=0.005)
+    assert iou == pytest.approx(expected, abs=0.005)
+    assert min(iou.values()) > 0.05
+
+
+def test_each_voxel_is_judged_once_with_the_slice_it_lies_on() -> None:
+    volume = Volume(np.zeros((1, 70, 20, 12), np.float32), np.eye(4))
+    annotation = keep_slices(np.full(volume.shape, 2, np.uint8), SLICES)
+    annotation[1, 1, 1] = 3
+    one = Judged.of(PreparedImage.of(volume, PLAN), annotation, SLICES)
+    found = np.zeros_like(annotation)
+    for place, values in one.parts:
+        assert not found[place].any()
+        found[place] = values
+    np.testing.assert_array_equal(found, annotation)
+    # Three slices and the rest.
+    assert len(one.parts) == 4
+    assert [len(set(place[axis])) for (place, _), (axis, _) in zip(one.parts, SLICES, strict=False)] == [1, 1, 1]

@@ -1,0 +1,287 @@
+"""Training on a small ball that a bright image shows: minutes of it would be a benchmark, not a test."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from devices import on_each_device
+from lib.core.annotation.slices import AnnotatedSlice, annotated_slices, keep_slices
+from lib.core.device.machine import Machine
+from lib.core.errors import InputError
+from lib.core.inference.segmenter import Segmenter
+from lib.core.labels import LabelScheme
+from lib.core.metrics import confusion, iou_per_class
+from lib.core.model.folder import ModelFolder
+from lib.core.plan.options import PlanOptions
+from lib.core.plan.planning import make_plan
+from lib.core.training import run as training
+from lib.core.training.run import TrainingCase, TrainingOptions, train
+from lib.core.volumes.volume import Volume
+
+pytestmark = pytest.mark.slow
+
+SCHEME = LabelScheme(("ball",), "outside")
+SHAPE = (12, 12, 12)
+MACHINE = Machine("cpu", 4 * 10**9)
+
+
+def truth(centre: Sequence[float], shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    x = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    return np.where(np.linalg.norm(x - np.asarray(centre), axis=-1) < 4, 1, 2).astype(np.uint8)
+
+
+def case(name: str = "a", centre: Sequence[float] = (6, 6, 6), slices: Any = None, channels: int = 1) -> TrainingCase:
+    dense = truth(centre)
+    noise = np.random.default_rng(0).normal(0, 20, size=(channels, *SHAPE))
+    image = (np.where(dense == 1, 200, 60) + noise).astype(np.float32)
+    places = slices if slices is not None else [(axis, index) for axis in range(3) for index in (4, 6, 8)]
+    return TrainingCase(
+        name, Volume(image, np.eye(4)), keep_slices(dense, [AnnotatedSlice(*place) for place in places])
+    )
+
+
+def run(
+    folder: Path,
+    cases: Sequence[TrainingCase],
+    reports: list[dict[str, Any]] | None = None,
+    machine: Machine = MACHINE,
+    **options: Any,
+) -> dict[str, Any]:
+    heard: list[dict[str, Any]] = reports if reports is not None else []
+    decided = PlanOptions(width=options.pop("width", 2), unpainted=options.pop("unpainted", "unlabelled"))
+    return train(cases, SCHEME, ModelFolder(folder), TrainingOptions(**options), decided, machine, heard.append)
+
+
+@pytest.fixture
+def short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs of 3 steps instead of 10, for tests of the course of a run, not of what it learns."""
+    monkeypatch.setattr(training, "make_plan", lambda *given: replace(make_plan(*given), steps_per_epoch=3))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)["network"]  # type: ignore[no-any-return]
+
+
+@on_each_device
+def test_it_learns_and_the_published_model_segments_the_rest_of_the_volume(tmp_path: Path, device: str) -> None:
+    """Judged on the voxels that were never annotated, and on a volume without annotation."""
+    reports: list[dict[str, Any]] = []
+    machine = replace(MACHINE, device=device)
+    final = run(tmp_path, [case()], reports, machine, max_epochs=4)
+    assert [report["epoch"] for report in reports] == [1, 2, 3, 4]
+    assert reports[-1]["loss"] < 0.7 * reports[0]["loss"]
+    assert final["finished"]
+    assert final["published"]
+    assert final["metric"] == "validation IoU"
+    model = ModelFolder(tmp_path).load(SCHEME)
+    assert model.score == final["best_metric"]
+    for centre, annotated in (((6, 6, 6), True), ((8, 5, 6), False)):
+        unseen = truth(centre)
+        if annotated:
+            unseen[case().annotation != 0] = 0
+        prediction = Segmenter(model.network, model.plan).segment(case(centre=centre).volume, machine)
+        assert iou_per_class(confusion(prediction, unseen, SCHEME), SCHEME)["ball"] > 0.5
+
+
+@pytest.mark.usefixtures("short_epochs")
+def test_a_seed_repeats_a_run(tmp_path: Path) -> None:
+    for name, seed in (("one", 3), ("same", 3), ("other", 4)):
+        run(tmp_path / name, [case()], max_epochs=1, seed=seed)
+    for name in weights(tmp_path / "one"):
+        torch.testing.assert_close(weights(tmp_path / "one")[name], weights(tmp_path / "same")[name])
+    assert not torch.equal(weights(tmp_path / "one")["classify.weight"], weights(tmp_path / "other")["classify.weight"])
+
+
+@pytest.mark.usefixtures("short_epochs")
+def test_unpainted_voxels_of_annotated_slices_are_background_if_asked(tmp_path: Path) -> None:
+    """Painting the ball alone then teaches what painting whole slices teaches."""
+    whole = case(slices=[(axis, index) for axis in range(3) for index in (4, 8)])
+    whole.annotation[0, 0, 0:3] = 1
+    ball = replace(whole, annotation=np.where(whole.annotation == 1, 1, 0).astype(np.uint8))
+    assert annotated_slices(ball.annotation) == annotated_slices(whole.annotation)
+    with pytest.raises(InputError, match="only the class 'ball'"):
+        run(tmp_path / "refused", [ball], max_epochs=1)
+    painted = run(tmp_path / "painted", [whole], max_epochs=1)
+    filled = run(tmp_path / "filled", [ball], max_epochs=1, unpainted="background")
+    assert filled["score"] == painted["score"]
+    for name, value in weights(tmp_path / "painted").items():
+        torch.testing.assert_close(weights(tmp_path / "filled")[name], value, msg=name)
+    plan = ModelFolder(tmp_path / "filled").load(SCHEME).plan
+    assert plan.unpainted == "background"
+    assert set(np.unique(ball.annotation)) == {0, 1}
+
+
+def test_a_run_is_scored_often_at_first_and_then_at_an_interval() -> None:
+    def scored(interval: int) -> list[int]:
+        return [epoch for epoch in range(1, 40) if training.is_evaluated(epoch, interval)]
+
+    assert scored(8) == [3, 6, 9, 13, 19, 27, 35]
+    assert scored(1) == list(range(1, 40))
+    assert scored(100) == [3, 6, 9, 13, 19, 28]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.usefixtures("short_epochs")
+def test_a_killed_run_continues_where_it_stood(tmp_path: Path) -> None:
+    """Network, momentum, schedule and the draws go on: the end is that of a run that was never killed."""
+    run(tmp_path / "whole", [case()], max_epochs=2)
+
+    def kill(report: dict[str, Any]) -> None:
+        if report["epoch"] == 1:
+            raise Killed
+
+    folder = ModelFolder(tmp_path / "killed")
+    with pytest.raises(Killed):
+        train([case()], SCHEME, folder, TrainingOptions(max_epochs=2), PlanOptions(width=2), MACHINE, kill)
+    reports: list[dict[str, Any]] = []
+    final = run(tmp_path / "killed", [case()], reports, max_epochs=2)
+    assert [report["epoch"] for report in reports] == [2]
+    assert final["finished"]
+    for name, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "killed")[name], value, msg=name)
+
+
+@pytest.mark.usefixtures("short_epochs")
+def test_after_its_end_training_goes_on_from_its_weights_and_afresh_begins_anew(tmp_path: Path) -> None:
+    first = run(tmp_path, [case()], max_epochs=2)
+    before = weights(tmp_path)["classify.weight"]
+    second = run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001)
+    assert second["run"] != first["run"]
+    assert second["epoch"] == 1
+    assert (weights(tmp_path)["classify.weight"] - before).abs().max() < 0.2 * before.abs().max()
+    run(tmp_path, [case()], max_epochs=1, start="afresh", seed=9)
+    assert (weights(tmp_path)["classify.weight"] - before).abs().max() > 0.2 * before.abs().max()
+
+
+def test_what_cannot_be_continued_is_started_afresh_and_said_so(tmp_path: Path) -> None:
+    """Another width, and files that a full disk cut short: the damaged model is kept too."""
+    run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001)
+    wider = run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001, width=3)
+    assert "started afresh" in wider["message"]
+    assert "width" in wider["message"]
+    for name in ("checkpoint.pt", "model.pt"):
+        (tmp_path / name).write_bytes(b"cut short")
+    final = run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001, width=3)
+    assert "cannot be read as a model file" in final["message"]
+    assert final["published"]
+    assert b"cut short" in [path.read_bytes() for path in (tmp_path / "archive").iterdir()]
+
+
+def test_a_published_model_is_replaced_only_by_one_as_good_on_the_same_slices(tmp_path: Path) -> None:
+    good = run(tmp_path, [case()], max_epochs=5)
+    assert good["best_metric"] > 0.5
+    before = (tmp_path / "model.pt").read_bytes()
+    poor = run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001, start="afresh", seed=1)
+    assert not poor["published"]
+    assert poor["score"] < poor["best_metric"] == pytest.approx(good["best_metric"], abs=1e-6)
+    assert "keeps its place" in poor["message"]
+    assert (tmp_path / "model.pt").read_bytes() == before
+    assert not (tmp_path / "archive").exists()
+
+
+def test_a_model_published_before_the_kill_is_not_replaced_by_a_poorer_one(tmp_path: Path) -> None:
+    """Killed between publishing and the checkpoint, a run finds its own, better model when it goes on."""
+    run(tmp_path, [case()], max_epochs=3)
+    good = ModelFolder(tmp_path).load(SCHEME)
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    for value in checkpoint["network"].values():
+        value.zero_()
+    torch.save({**checkpoint, "epoch": 1, "finished": False}, tmp_path / "checkpoint.pt")
+    final = run(tmp_path, [case()], max_epochs=2)
+    assert final["run"] == good.run
+    assert final["score"] < final["best_metric"] == pytest.approx(good.score, abs=1e-6)
+    assert ModelFolder(tmp_path).load(SCHEME).epoch == good.epoch
+
+
+def test_weights_that_are_not_finite_are_said_and_nothing_of_them_kept(tmp_path: Path) -> None:
+    run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001)
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    checkpoint["network"]["classify.bias"].fill_(torch.nan)
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    before = (tmp_path / "model.pt").read_bytes()
+    with pytest.raises(InputError, match=r"aren't finite in epoch 1.*checkpoint\.pt .*start 'afresh'"):
+        run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001)
+    assert (tmp_path / "model.pt").read_bytes() == before
+
+
+def test_a_class_is_never_held_out_of_training_as_a_whole(tmp_path: Path) -> None:
+    """Only one slice shows the ball; whatever the seed, training has it."""
+    slices = [(0, 0), (0, 6), (1, 0), (1, 11), (2, 0), (2, 11)]
+    for seed in range(6):
+        folder = tmp_path / str(seed)
+        run(folder, [case(slices=slices)], max_epochs=1, max_minutes=0.0001, seed=seed)
+        assert (0, 6) in ModelFolder(folder).load(SCHEME).split.training["a"]
+
+
+@pytest.mark.usefixtures("short_epochs")
+def test_held_out_slices_stay_held_out_when_more_are_annotated(tmp_path: Path) -> None:
+    run(tmp_path, [case()], max_epochs=1)
+    first = ModelFolder(tmp_path).load(SCHEME).split
+    more = [(axis, index) for axis in range(3) for index in (2, 4, 6, 8, 10)]
+    run(tmp_path, [case(slices=more), case("b", (7, 6, 5))], max_epochs=1)
+    second = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["split"]
+    assert first.validation["a"]
+    assert {tuple(place) for place in second["validation"]["a"]} >= set(first.validation["a"])
+    assert {tuple(place) for place in second["training"]["a"]} >= set(first.training["a"])
+
+
+@pytest.mark.usefixtures("short_epochs")
+def test_too_few_slices_to_hold_any_out_are_reported_as_training_iou(tmp_path: Path) -> None:
+    final = run(tmp_path, [case(slices=[(0, 6), (1, 6), (2, 6)])], max_epochs=1)
+    assert final["metric"] == "training IoU"
+    assert "too few annotated slices" in final["message"]
+
+
+@pytest.mark.usefixtures("short_epochs")
+def test_a_dense_annotation_is_judged_by_a_block_that_stays_held_out(tmp_path: Path) -> None:
+    dense = case(slices=[(0, index) for index in range(12)])
+    final = run(tmp_path, [dense], max_epochs=1)
+    assert final["metric"] == "validation IoU"
+    first = ModelFolder(tmp_path).load(SCHEME).split
+    assert len(first.blocks["a"]) == 1
+    run(tmp_path, [case("b", (7, 6, 5)), dense], max_epochs=1)
+    second = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["split"]
+    assert [tuple(block) for block in second["blocks"]["a"]] == first.blocks["a"]
+
+
+@pytest.mark.usefixtures("short_epochs")
+def test_only_human_paint_reaches_the_loss(tmp_path: Path) -> None:
+    """What lies at unlabelled voxels of the truth has no influence: two truths with the same paint train alike."""
+    painted = case()
+    run(tmp_path / "one", [painted], max_epochs=1)
+    other = TrainingCase(painted.id, painted.volume, painted.annotation.copy())
+    run(tmp_path / "two", [other, TrainingCase("empty", case("x").volume, np.zeros(SHAPE, np.uint8))], max_epochs=1)
+    for name, value in weights(tmp_path / "one").items():
+        torch.testing.assert_close(weights(tmp_path / "two")[name], value)
+
+
+@pytest.mark.parametrize(
+    ("cases", "named"),
+    [
+        ([], "nothing is annotated"),
+        ([case(slices=[])], "nothing is annotated"),
+        ([case(slices=[(0, 0)])], "only the class 'outside' is annotated.* paint some of ball"),
+        ([case("a"), case("b", channels=2)], r"image 'b' has 2 channel\(s\), 'a' has 1"),
+    ],
+)
+def test_what_nothing_can_be_learnt_from_is_refused(tmp_path: Path, cases: list[TrainingCase], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        run(tmp_path, cases, max_epochs=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"max_epochs": 0}, "max_epochs: 0"), ({"max_minutes": -1}, "max_minutes: -1"), ({"start": "new"}, "'new'")],
+)
+def test_bad_options_are_refused_by_name(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        TrainingOptions(**options)
