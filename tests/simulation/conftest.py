@@ -1,4 +1,4 @@
-"""What the tests of commands share."""
+"""What the tests of simulated annotators share."""
 
 import pytest
 
