@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dense_volumes import write_balls
 from lib.core.device.allocation import keep_freed_memory
 from serving import Server
 
@@ -32,3 +33,11 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
     for server in started:
         if server.process.poll() is None:
             server.stop()
+
+
+@pytest.fixture
+def dense_studies(tmp_path: Path) -> Path:
+    """A folder with images/ and labels/, see ``write_balls``."""
+    folder = tmp_path / "studies"
+    write_balls(folder)
+    return folder

@@ -38,9 +38,9 @@ def environment(scratch):
     return {**os.environ, "TMPDIR": str(scratch)}
 
 
-def test_demo_runs_the_loop_and_leaves_only_its_report(studies, tmp_path):
+def test_demo_runs_the_loop_and_leaves_only_its_report(dense_studies, tmp_path):
     output, scratch = tmp_path / "demo", tmp_path / "scratch"
-    command = [*COMMAND, "--studies", studies, "--labels", "ball", "--minutes", "0.0001", "--output", output]
+    command = [*COMMAND, "--studies", dense_studies, "--labels", "ball", "--minutes", "0.0001", "--output", output]
     done = subprocess.run(command, env=environment(scratch), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "epoch 1: loss" in done.stdout
@@ -67,9 +67,9 @@ def test_demo_runs_the_loop_and_leaves_only_its_report(studies, tmp_path):
     assert processes_about(str(scratch)) == []
 
 
-def test_ctrl_c_during_training_stops_all_that_was_started(studies, tmp_path):
+def test_ctrl_c_during_training_stops_all_that_was_started(dense_studies, tmp_path):
     output, scratch = tmp_path / "demo", tmp_path / "scratch"
-    command = [*COMMAND, "--studies", studies, "--output", output]
+    command = [*COMMAND, "--studies", dense_studies, "--output", output]
     running = subprocess.Popen(
         command, env=environment(scratch), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -86,11 +86,11 @@ def test_ctrl_c_during_training_stops_all_that_was_started(studies, tmp_path):
     assert not list(scratch.glob("sparse_unet3d_*"))
 
 
-def test_server_that_cannot_start_is_reported_with_its_log(studies, tmp_path):
+def test_server_that_cannot_start_is_reported_with_its_log(dense_studies, tmp_path):
     log = tmp_path / "demo" / "server.log"
     with (
         pytest.raises(ServerError, match="stopped while it was starting") as error,
-        running_server(studies / "images", {"labels": "ball,ball"}, log, tmp_path),
+        running_server(dense_studies / "images", {"labels": "ball,ball"}, log, tmp_path),
     ):
         pass
     assert "ball" in str(error.value).split("The end of its log")[1]
