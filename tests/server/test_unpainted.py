@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import requests
 
-from lib.core.annotation.slices import statistics
+from lib.core.annotation.statistics import annotation_statistics
 from lib.core.labels import LabelScheme
 from lib.server.slicer.replies import submission_reply
 from lib.server.slicer.slice_names import SliceNames
@@ -68,7 +68,10 @@ def test_the_reply_says_in_which_slices_unpainted_voxels_count() -> None:
     tubes = np.any([(x - a) ** 2 + (y - b) ** 2 <= 9 for a, b in ((20, 20), (40, 30), (30, 50))], axis=0)
 
     def reply(annotation: np.ndarray) -> dict[str, object]:
-        info = {"statistics": statistics(annotation.astype(np.uint8), scheme), "slice_names": SliceNames().to_json()}
+        info = {
+            "statistics": annotation_statistics(annotation.astype(np.uint8), scheme),
+            "slice_names": SliceNames().to_json(),
+        }
         info |= {"warnings": [], "earlier": None, "version": 1}
         return submission_reply("a", info, scheme, "background", {"inside", "outside"}, None)
 

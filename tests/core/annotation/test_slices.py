@@ -1,6 +1,3 @@
-import json
-import tracemalloc
-
 import nibabel
 import numpy as np
 import pytest
@@ -11,10 +8,9 @@ from lib.core.annotation.slices import (
     annotated_slices,
     fill_unpainted,
     keep_slices,
-    statistics,
-    taught_classes,
     whole_slices,
 )
+from lib.core.annotation.statistics import annotation_statistics
 from lib.core.labels import LabelScheme
 from painted import structures
 from real_data import label_maps
@@ -158,20 +154,9 @@ def test_finds_what_the_rule_finds_on_whole_volumes(seed, density):
     for memory in (painted, np.asfortranarray(painted), painted[::-1].transpose(1, 0, 2).copy().transpose(1, 0, 2)):
         expected = plain_annotated_slices(memory)
         assert annotated_slices(memory) == expected
-        assert statistics(memory, SCHEME)["annotated_slices"] == [
+        assert annotation_statistics(memory, SCHEME)["annotated_slices"] == [
             [index for across, index in expected if across == axis] for axis in range(3)
         ]
-
-
-@pytest.mark.parametrize(("dense", "most"), [(False, 1.0), (True, 4.0)])
-def test_statistics_take_little_more_memory_than_the_annotation(dense, most):
-    painted = np.zeros((120, 110, 100), np.uint8)
-    painted[:: 1 if dense else 70] = 1
-    tracemalloc.start()
-    statistics(painted, SCHEME)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < most * painted.nbytes
 
 
 @pytest.mark.parametrize("file", label_maps())
@@ -286,38 +271,3 @@ def test_slices_painted_as_planes_are_filled_however_many_there_are(name, stack)
     assert set(rich) >= set(whole_slices(painted)) >= set(rich) - {(2, i) for i in (1, 2, 30, 31)}
     filled = fill_unpainted(painted, annotated_slices(painted), SCHEME)
     assert all(filled[:, :, index].all() for _, index in whole_slices(painted))
-
-
-def test_taught_classes():
-    slices = np.zeros((20, 20, 20), np.uint8)
-    slices[3, 2:18, 2:18] = 1
-    stroke = np.zeros_like(slices)
-    stroke[3, 2:9, 5] = 2
-    both = statistics(np.maximum(slices, stroke), SCHEME)
-    assert taught_classes(both, SCHEME, "unlabelled") == {"inside", "tubule"}
-    assert taught_classes(both, SCHEME, "background") == {"inside", "tubule", "outside"}
-    assert taught_classes(statistics(stroke, SCHEME), SCHEME, "background") == {"tubule"}
-
-
-def test_statistics():
-    painted = keep_slices(structures((48, 40, 24)), [AnnotatedSlice(0, 5), AnnotatedSlice(2, 7), AnnotatedSlice(2, 9)])
-    found = json.loads(json.dumps(statistics(painted, SCHEME)))
-    voxels = painted.ravel().tolist()
-    assert found == {
-        "labelled_voxels": len(voxels) - voxels.count(0),
-        "labelled_percent": pytest.approx(100 * (1 - voxels.count(0) / len(voxels))),
-        "voxels": {"inside": voxels.count(1), "tubule": voxels.count(2), "outside": voxels.count(3)},
-        "annotated_slices": [[5], [], [7, 9]],
-        "whole_slices": [[5], [], [7, 9]],
-        "mostly_unpainted": [[], [], []],
-    }
-
-
-def test_annotated_slices_with_little_paint():
-    annotation = np.zeros((40, 40, 20), np.uint8)
-    annotation[10:15, 10:17, 4] = 1
-    annotation[10:19, 10:19, 9] = 1
-    found = statistics(annotation, SCHEME)
-    assert found["annotated_slices"] == [[], [], [4, 9]]
-    # 35 of 1600 voxels, and 81.
-    assert found["mostly_unpainted"] == [[], [], [4]]

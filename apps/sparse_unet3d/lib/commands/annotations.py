@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.annotation.slices import statistics
+from lib.core.annotation.statistics import annotation_statistics
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.volumes.reading import read_label_map
@@ -84,7 +84,7 @@ def show_version(studies: Path, image_id: str, version: int, against: int | None
     scheme = _common_scheme(store, image_id, numbers)
     maps = [_read_version(store, image_id, number, scheme) for number in numbers]
     infos = [store.versions(image_id)[number] for number in numbers]
-    found = [statistics(annotation, scheme) for annotation in maps]
+    found = [annotation_statistics(annotation, scheme) for annotation in maps]
     rows = [
         ["", *(f"version {number}{' (current)' if number == current else ''}" for number in numbers)],
         ["time", *map(_time, infos)],
@@ -107,7 +107,7 @@ def show_version(studies: Path, image_id: str, version: int, against: int | None
         rest = [
             *(
                 f"annotated slices in version {number} only: {names.text(_only(own, other))}"
-                for number, own, other in ((version, *slices), (against, *reversed(slices)))
+                for number, own, other in ((version, slices[0], slices[1]), (against, slices[1], slices[0]))
             ),
             "",
             *describe_differences(maps[0], maps[1], scheme.classes, (f"version {version}", f"version {against}")),

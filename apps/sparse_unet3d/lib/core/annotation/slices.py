@@ -5,7 +5,7 @@ plane (axis, index) on which somebody painted; it is detected from the paint, no
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,9 +26,6 @@ MUCH_PAINT = 4
 MOST_BEYOND = 0.4
 """Paint ends on a plane that has one in so many of the voxels on the plane with most paint, if the next one has less
 than that part of it: rounded structures end more slowly, and slices that cross seldom label more."""
-
-LITTLE_PAINT = 0.05
-"""An annotated slice with less than this part painted may be a dab that nobody meant as a slice."""
 
 Unpainted = Literal["unlabelled", "background"]
 """What unpainted voxels in slices painted as planes count as; all other unpainted voxels are always unlabelled."""
@@ -208,49 +205,3 @@ def fill_unpainted(
         plane = np.moveaxis(filled, axis, 0)[index]
         plane[plane == UNLABELLED] = scheme.background_value
     return filled
-
-
-def statistics(annotation: NDArray[np.uint8], scheme: LabelScheme) -> dict[str, Any]:
-    """Describe an annotation (X, Y, Z) for JSON.
-
-    Returns:
-        ``labelled_voxels``; ``labelled_percent`` of all voxels; ``voxels`` by class name; ``annotated_slices``: for
-        each of the axes 0, 1, 2 the list of indices; ``whole_slices``: likewise, those of them that were painted as
-        planes; ``mostly_unpainted``: likewise, those of which less than ``LITTLE_PAINT`` is painted.
-    """
-    detected = detect(annotation)
-    labelled = annotation.size - int(detected.voxels[UNLABELLED])
-    areas = [annotation.size // length for length in annotation.shape]
-    little = [
-        AnnotatedSlice(axis, index)
-        for axis, index in detected.slices
-        if detected.labelled[axis][index] < LITTLE_PAINT * areas[axis]
-    ]
-    return {
-        "labelled_voxels": labelled,
-        "labelled_percent": 100 * labelled / annotation.size,
-        "voxels": {name: int(detected.voxels[value]) for value, name in enumerate(scheme.classes, start=1)},
-        "annotated_slices": _by_axis(detected.slices),
-        "whole_slices": _by_axis(detected.whole),
-        "mostly_unpainted": _by_axis(little),
-    }
-
-
-def _by_axis(slices: Sequence[AnnotatedSlice]) -> list[list[int]]:
-    return [[index for across, index in slices if across == axis] for axis in range(3)]
-
-
-def filled_slices(statistics: Mapping[str, Any]) -> list[list[int]]:
-    """Return by axis the slices whose unpainted voxels count as background if asked, going by ``statistics``."""
-    # Earlier versions of this software didn't keep those painted as planes.
-    slices: list[list[int]] = statistics.get("whole_slices", statistics["annotated_slices"])
-    return slices
-
-
-def taught_classes(statistics: Mapping[str, Any], scheme: LabelScheme, unpainted: Unpainted) -> set[str]:
-    """Return the names of the classes that there is something to learn of, going by an annotation's ``statistics``."""
-    taught = {name for name in scheme.classes if statistics["voxels"].get(name)}
-    # A slice without any unpainted voxel teaches no background; the statistics don't tell, training looks again.
-    if unpainted == "background" and any(filled_slices(statistics)):
-        taught.add(scheme.background)
-    return taught

@@ -7,7 +7,8 @@ from typing import Any, NoReturn
 
 from fastapi import HTTPException
 
-from lib.core.annotation.slices import Unpainted, filled_slices, taught_classes
+from lib.core.annotation.slices import Unpainted
+from lib.core.annotation.statistics import AnnotationStatistics, filled_slices, learnable_classes
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 
@@ -84,7 +85,7 @@ def submission_reply(
 
 
 def annotation_warnings(
-    statistics: Mapping[str, Any], names: SliceNames, scheme: LabelScheme, unpainted: Unpainted
+    statistics: AnnotationStatistics, names: SliceNames, scheme: LabelScheme, unpainted: Unpainted
 ) -> list[str]:
     """Say what an annotation lacks to learn from it.
 
@@ -99,7 +100,7 @@ def annotation_warnings(
     warnings = []
     if missing := _not_painted(statistics, scheme):
         warnings.append(f"{', '.join(missing)}: not painted in this image")
-    if scheme.background not in taught_classes(statistics, scheme, unpainted):
+    if scheme.background not in learnable_classes(statistics, scheme, unpainted):
         warnings.append(
             f"no {scheme.background} is painted: only voxels painted as {scheme.background} teach the model what is "
             "none of the structures"
@@ -116,7 +117,7 @@ def annotation_warnings(
     return warnings
 
 
-def _not_painted(statistics: Mapping[str, Any], scheme: LabelScheme) -> list[str]:
+def _not_painted(statistics: AnnotationStatistics, scheme: LabelScheme) -> list[str]:
     return [name for name in scheme.foreground if not statistics["voxels"][name]]
 
 
@@ -170,9 +171,9 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _next_step(missing: Sequence[str], taught: Set[str], scheme: LabelScheme) -> str:
-    if len(taught) < 2:
-        wanted = [name for name in scheme.classes if name not in taught]
+def _next_step(missing: Sequence[str], learnable: Set[str], scheme: LabelScheme) -> str:
+    if len(learnable) < 2:
+        wanted = [name for name in scheme.classes if name not in learnable]
         return f"Paint some of {', '.join(wanted)} too, here or in another image; one class alone can't be learnt from."
     if missing:
         return f"Paint {', '.join(missing)} too where it is to be found, or press Train."

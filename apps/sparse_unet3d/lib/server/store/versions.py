@@ -33,7 +33,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.annotation.slices import Unpainted, statistics
+from lib.core.annotation.slices import Unpainted
+from lib.core.annotation.statistics import annotation_statistics
 from lib.core.errors import InputError
 from lib.core.files import replacing, write_json
 from lib.core.labels import LabelScheme
@@ -467,7 +468,7 @@ class VersionStore(FolderStore):
         )
 
     def _facts(self, annotation: NDArray[np.uint8]) -> dict[str, Any]:
-        return {"label_names": self._label_names(), "statistics": statistics(annotation, self.scheme)}
+        return {"label_names": self._label_names(), "statistics": annotation_statistics(annotation, self.scheme)}
 
     def _adopt(self, image_id: str, ready_made: ReadyMade) -> bool:
         """Make what somebody put into ``labels/final`` a version, as if submitted; tell whether that can be done."""
@@ -484,7 +485,7 @@ class VersionStore(FolderStore):
             # As when a server was killed after it stored the version and before it moved the file away.
             self._make_newest_current(image_id)
             return True
-        known = statistics(submission.annotation, self.scheme)
+        known = annotation_statistics(submission.annotation, self.scheme)
         counts = ", ".join(f"{count} {name}" for name, count in known["voxels"].items())
         logger.info("Taking %s for an annotation of %s; voxels: %s", path, image_id, counts)
         warnings = [

@@ -10,7 +10,7 @@ from typing import Any
 from monailabel.interfaces.tasks.train import TrainTask
 from torch.utils.tensorboard import SummaryWriter
 
-from lib.core.annotation.slices import taught_classes
+from lib.core.annotation.statistics import learnable_classes
 from lib.core.device.allocation import keep_freed_memory
 from lib.core.errors import InputError
 from lib.core.files import write_json
@@ -110,12 +110,12 @@ class Trainer(TrainTask):
 
 def classes_taught(datastore: AnnotationStore, conf: Conf, images: Iterable[str]) -> set[str]:
     """Return the names of the classes that the annotations of some images together teach."""
-    taught = set[str]()
+    learnable = set[str]()
     for image_id in images:
         statistics = datastore.get_label_info(image_id, FINAL).get("statistics")
         if statistics:
-            taught |= taught_classes(statistics, conf.scheme, conf.plan.unpainted)
-    return taught
+            learnable |= learnable_classes(statistics, conf.scheme, conf.plan.unpainted)
+    return learnable
 
 
 def read_options(request: Mapping[str, Any]) -> TrainingOptions:
