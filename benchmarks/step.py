@@ -16,8 +16,8 @@ import torch
 
 from lib.core.data.preparation import prepare_training
 from lib.core.data.sampling import TrainingVolume
-from lib.core.device.allocation import keep_freed_memory
 from lib.core.device.machine import Machine
+from lib.core.device.memory import keep_freed_memory
 from lib.core.inference.segmenter import Segmenter
 from lib.core.labels import LabelScheme
 from lib.core.metrics import mean_iou

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from lib.core.annotation.slices import AnnotatedSlice
 from lib.core.annotation.split import apply_split
-from lib.core.device.allocation import keep_freed_memory
 from lib.core.device.machine import Machine
+from lib.core.device.memory import keep_freed_memory
 from lib.core.errors import InputError
 from lib.core.files import replacing, write_json
 from lib.core.labels import UNLABELLED

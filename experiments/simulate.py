@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from lib.core.annotation import suggestion
-from lib.core.device.allocation import keep_freed_memory
 from lib.core.device.machine import default_device
+from lib.core.device.memory import keep_freed_memory
 from lib.core.errors import InputError
 from lib.core.files import write_json
 from lib.core.plan.options import PlanOptions

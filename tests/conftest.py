@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dense_volumes import write_balls
-from lib.core.device.allocation import keep_freed_memory
+from lib.core.device.memory import keep_freed_memory
 from serving import Server
 
 # As in a training process: without it the tests that train take half as long again.

@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.learning import Trial
-from lib.core.device.allocation import keep_freed_memory
 from lib.core.device.machine import Machine
-from lib.core.device.memory import free_memory
+from lib.core.device.memory import free_memory, keep_freed_memory
 from lib.core.inference.segmenter import Segmenter
 from lib.core.model.folder import ModelFolder
 from lib.core.plan.options import PlanOptions

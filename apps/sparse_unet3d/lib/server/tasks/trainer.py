@@ -11,7 +11,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from torch.utils.tensorboard import SummaryWriter
 
 from lib.core.annotation.statistics import learnable_classes
-from lib.core.device.allocation import keep_freed_memory
+from lib.core.device.memory import keep_freed_memory
 from lib.core.errors import InputError
 from lib.core.files import write_json
 from lib.core.labels import LabelScheme
