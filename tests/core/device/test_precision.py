@@ -13,12 +13,12 @@ from project import APP
 SEGMENT = """
 import numpy as np, torch
 from lib.core.labels import LabelScheme
-from lib.core.machine import Machine
-from lib.core.model import build_network
-from lib.core.plan import Plan
-from lib.core.precision import half_precision_of, onednn_convolves
-from lib.core.segmentation import Segmenter
-from lib.core.volumes import Volume
+from lib.core.device.machine import Machine
+from lib.core.model.model import build_network
+from lib.core.plan.plan import Plan
+from lib.core.device.precision import half_precision_of, onednn_convolves
+from lib.core.inference.segmenter import Segmenter
+from lib.core.volumes.volume import Volume
 torch.manual_seed(1)
 plan = Plan(LabelScheme(("ball", "shell"), "outside"), 1, None, 2, (132, 132, 116))
 volume = Volume(np.random.default_rng(0).normal(size=(1, 36, 30, 21)).astype(np.float32), np.eye(4))

@@ -111,11 +111,11 @@ SHORT = """
 import logging, resource, sys
 import numpy as np, torch
 from lib.core.labels import LabelScheme
-from lib.core.machine import Machine
-from lib.core.model import build_network
-from lib.core.plan import Plan
-from lib.core.segmentation import Segmenter
-from lib.core.volumes import Volume
+from lib.core.device.machine import Machine
+from lib.core.model.model import build_network
+from lib.core.plan.plan import Plan
+from lib.core.inference.segmenter import Segmenter
+from lib.core.volumes.volume import Volume
 logging.basicConfig(stream=sys.stdout)
 torch.manual_seed(0)
 plan = Plan(LabelScheme(("ball",), "outside"), 1, None, 8, (132, 132, 116), statistics="running")

@@ -72,8 +72,8 @@ def test_the_network_itself_stays_as_it_was() -> None:
 
 MEASURE = """
 import sys, torch
-from lib.core.network import UNet
-from lib.core.slabs import SlabNetwork
+from lib.core.network.unet import UNet
+from lib.core.network.slabs import SlabNetwork
 def peak():
     return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 rows, dtype = int(sys.argv[1]), getattr(torch, sys.argv[2])
