@@ -1,24 +1,44 @@
-"""Whether a label map lies on an image's grid, and its values there."""
+"""Compare voxel grids, and bring a label map onto an image's grid."""
 
 import itertools
 import math
 from typing import Any, NamedTuple
 
+import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
 from lib.core.errors import InputError
 
-from .formats import Affine
-from .volume import GRID_TOLERANCE, LabelMap, Placed, describe_grid
+from .volume import Affine, LabelMap, Placed, spacing_of
+
+GRID_TOLERANCE = 0.1
+"""Voxels by which the corners of two equal grids may differ: files store positions in float32."""
+
+
+def is_same_grid(one: Placed, other: Placed) -> bool:
+    """Return whether each voxel has the same indices and, within ``GRID_TOLERANCE``, the same place in both grids."""
+    if one.shape != other.shape:
+        return False
+    corners = _corners(one.shape)
+    off = (np.linalg.inv(other.affine) @ one.affine - np.eye(4)) @ corners
+    return bool(np.abs(off).max() <= GRID_TOLERANCE)
+
+
+def describe_grid(shape: tuple[int, ...], affine: Affine) -> str:
+    """Describe a grid for messages."""
+    size = " × ".join(f"{size:.6g}" for size in spacing_of(affine))
+    origin = ", ".join(f"{place:.6g}" for place in affine[:3, 3])
+    towards = "".join(nibabel.aff2axcodes(affine))
+    return f"shape {tuple(shape)}, voxel size {size} mm, origin ({origin}) mm RAS, axes towards {towards}"
 
 
 def onto_grid(label: LabelMap, volume: Placed) -> NDArray[np.integer[Any]]:
-    """Give a label map on the volume's own voxel grid, (X, Y, Z): its values with axes swapped and flipped.
+    """Return a label map's values on the volume's own voxel grid, (X, Y, Z), with axes swapped and flipped as needed.
 
-    The two must be one grid in world coordinates, up to the order and direction of axes, as with left-handed images,
-    which 3D Slicer flips. Where Slicer misreads the image (``slicer_affine``) a label map in that geometry
-    is taken voxel by voxel. Nothing is ever interpolated.
+    Both must be the same grid in space. The order and direction of axes may differ: 3D Slicer flips left-handed images.
+    If Slicer misreads the image (``slicer_affine``), a label map in that geometry is taken voxel by voxel. Nothing is
+    ever interpolated.
 
     Raises:
         InputError: another shape or place in space.
@@ -27,7 +47,7 @@ def onto_grid(label: LabelMap, volume: Placed) -> NDArray[np.integer[Any]]:
 
 
 def check_on_grid(label: Placed, volume: Placed) -> None:
-    """Refuse, by its headers, a label map that ``onto_grid`` would refuse.
+    """Refuse a label map that ``onto_grid`` would refuse, by its header alone.
 
     Raises:
         InputError: another shape or place in space.
@@ -47,13 +67,13 @@ def _whole_place(label: LabelMap, volume: Placed) -> "_Place":
 
 
 def box_onto_grid(label: LabelMap, volume: Placed) -> NDArray[np.integer[Any]]:
-    """Give a label map that covers a box of the volume's grid on the whole of it, (X, Y, Z), 0 beside the box.
+    """Return a label map that covers a box of the volume's grid on the whole grid, (X, Y, Z), 0 outside the box.
 
-    As ``onto_grid``, but the box may be smaller than the volume, as where Slicer saves no more than the segments need,
-    and reach beyond it; what lies beyond is left out.
+    This is ``onto_grid`` for a label map that may be smaller than the volume, since Slicer saves no more than the
+    segments need, and may reach beyond it; values beyond the volume are dropped.
 
     Raises:
-        InputError: the voxels of the box aren't some of the volume's, or none of them is.
+        InputError: the label map's voxels don't coincide with voxels of the volume, or none of them is in the volume.
     """
     place = _place(label, volume)
     if place is None:
@@ -70,12 +90,12 @@ def box_onto_grid(label: LabelMap, volume: Placed) -> NDArray[np.integer[Any]]:
 
 
 class _Place(NamedTuple):
-    """How an array lies on another grid.
+    """How an array lies on another grid: transpose it by ``order``, flip it, and put its first voxel at ``start``.
 
     Attributes:
         order: its axes in the other grid's order.
-        flipped: which of the axes are then flipped.
-        start: where on the other grid its first voxel then is; it may be outside.
+        flipped: which axes to flip, after that.
+        start: index on the other grid of its first voxel, after that; it may be outside.
     """
 
     order: tuple[int, ...]
@@ -102,26 +122,25 @@ class _Place(NamedTuple):
 
 
 def _place(label: LabelMap, volume: Placed) -> _Place | None:
-    """Find where a label map lies on the volume's grid; None if its voxels are none of the volume's."""
+    """Find how a label map lies on the volume's grid; None if they have no voxel in common."""
     found = [_place_on(volume.affine, label)]
     if volume.slicer_affine is not None:
         misread = _place_on(volume.slicer_affine, label)
-        # Slicer keeps the order of voxels when it loses the directions.
+        # Where Slicer loses the directions, it keeps the order of voxels.
         found.append(None if misread and misread.is_turned else misread)
     places = [place for place in found if place is not None and place.overlap(label, volume) > 0]
-    # Where both fit alike, the one without a turn is meant.
+    # Of two that fit equally well, the one that needs no turn.
     return max(places, key=lambda place: (place.overlap(label, volume), not place.is_turned), default=None)
 
 
 def _place_on(affine: Affine, label: LabelMap) -> _Place | None:
-    """Find how to turn a label map so that each voxel keeps its place in space; None if voxels don't meet voxels."""
+    """Find how a label map lies on the grid of an affine; None if its voxels don't coincide with the grid's."""
     to_new = np.linalg.inv(affine) @ label.affine
     exact = np.rint(to_new)
     matrix = exact[:3, :3]
     if not (np.abs(matrix).sum(axis=0) == 1).all() or not (np.abs(matrix).sum(axis=1) == 1).all():
         return None
-    last = [n - 1 for n in label.array.shape]
-    corners = np.array([[*corner, 1] for corner in itertools.product(*[(0, n) for n in last])]).T
+    corners = _corners(label.array.shape)
     if np.abs((to_new - exact) @ corners).max() > GRID_TOLERANCE:
         return None
     start = (exact @ corners).min(axis=1)
@@ -130,3 +149,8 @@ def _place_on(affine: Affine, label: LabelMap) -> _Place | None:
         tuple(axis for axis in range(3) if matrix[axis].sum() < 0),
         tuple(int(at) for at in start[:3]),
     )
+
+
+def _corners(shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return (4, 8): the homogeneous voxel indices of a grid's corner voxels."""
+    return np.array([[*corner, 1] for corner in itertools.product(*[(0, n - 1) for n in shape])]).T

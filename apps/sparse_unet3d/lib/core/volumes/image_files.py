@@ -14,8 +14,8 @@ from pathlib import Path
 
 from lib.core.errors import InputError
 
-from .file_contents import is_slicer_segmentation
 from .formats import SEGMENTATION, split_ending
+from .slicer_segmentation import is_slicer_segmentation
 
 _CHANNEL = re.compile(r"(.+)_([0-9]{4})")
 """A file name without its ending: the image's id, and the number of the channel."""

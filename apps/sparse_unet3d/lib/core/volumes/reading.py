@@ -1,7 +1,5 @@
-"""Images and label maps from files, and label maps into files."""
+"""Read images and label maps, whatever files they are in, and write label maps."""
 
-import itertools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,94 +10,79 @@ from lib.core.device.memory import free_memory
 from lib.core.errors import InputError
 from lib.core.files import replacing
 
-from .formats import Affine, Header, ending_of, read_header, read_voxels, write
+from .channel_files import ChannelFiles
+from .formats import WRITERS, ending_of, open_file
 from .image_files import files_of
-from .volume import GRID_TOLERANCE, Geometry, LabelMap, Volume, describe_grid
+from .source import VolumeSource
+from .volume import Affine, Geometry, LabelMap, Volume
+
+
+def open_image(path: str | Path) -> VolumeSource:
+    """Open an image: its file or, where it is stored by channel (``image_files``), all its files.
+
+    Args:
+        path: any of the image's files.
+
+    Raises:
+        InputError: as ``read_volume``, except for faults of the voxels.
+    """
+    sources = [_open_volume(file) for file in files_of(Path(path))]
+    return sources[0] if len(sources) == 1 else ChannelFiles(sources)
 
 
 def read_geometry(path: str | Path) -> Geometry:
-    """Read an image's grid from the header of its file or, where it is stored by channel, of all its files.
+    """Read an image's grid from the headers of its files.
 
     Args:
         path: any of the image's files.
 
     Raises:
-        InputError: as ``read_volume``, but for what is wrong with the voxels.
+        InputError: as ``open_image``.
     """
-    return _geometry(*_headers(files_of(Path(path))))
+    return open_image(path).geometry
 
 
 def read_volume(path: str | Path) -> Volume:
-    """Read an image from its file or, where it is stored by channel (``image_files``), from all its files.
+    """Read an image from its file or, where it is stored by channel, from all its files.
 
-    Channels in files of their own may have different types of numbers; the array has one that holds them all.
+    Channels in files of their own may have different types of numbers; the array's type holds them all.
 
     Args:
         path: any of the image's files.
 
     Raises:
-        InputError: as ``read_file``; a channel's file is missing, there twice, has several channels itself, or lies on
+        InputError: as ``read_file``; a channel's file is missing, exists twice, has several channels itself, or lies on
             another grid than that of channel 0.
     """
-    return _read(*_headers(files_of(Path(path))))
+    return _read(open_image(path))
 
 
 def read_file(path: str | Path) -> Volume:
-    """Read a volume from one file: NIfTI (``.nii``, ``.nii.gz``), NRRD (``.nrrd``) or MetaImage (``.mha``).
+    """Read a volume from one file, in a format of ``formats.FORMATS``, with one or several channels.
 
-    It may have channels or be RGB. Voxels that are NaN get the least value of their channel; ``outside`` and ``notes``
-    tell of them.
+    A voxel that is NaN gets the least value of its channel; ``outside`` and ``notes`` say which voxels those are.
 
     Raises:
-        InputError: no such file, unknown ending, damaged, 2-D, several points in time, complex, infinite values or a
-            channel of NaN alone, impossible geometry, too large for the free memory.
+        InputError: no such file, unknown ending, damaged, 2-D, several points in time, complex, infinite values, a
+            channel of nothing but NaN, impossible geometry, too large for the free memory.
     """
-    return _read(*_headers([Path(path)]))
+    return _read(_open_volume(Path(path)))
 
 
-def _headers(files: Sequence[Path]) -> tuple[Sequence[Path], list[Header]]:
-    """Read the headers of an image's files, and check that they make up one image."""
-    headers = [read_header(path) for path in files]
-    for path, header in zip(files, headers, strict=True):
-        if min(header.shape) < 2:
-            raise InputError(
-                f"{path}: a 2-D image (volume of shape {header.shape}); expected at least 2 voxels along each of 3 axes"
-            )
-        if len(files) == 1:
-            break
-        if header.channels != 1:
-            raise InputError(
-                f"{path}: {header.channels} channels, but {files[0].name} to {files[-1].name} are one each; "
-                "expected one channel in each of these files, or all channels in one file without a number"
-            )
-        if not _is_same_grid(header, headers[0]):
-            raise InputError(
-                f"{path}: the channel ({describe_grid(header.shape, header.affine)}) does not lie on the grid of "
-                f"{files[0]} ({describe_grid(headers[0].shape, headers[0].affine)}); resample it onto that grid, e.g. "
-                "with 3D Slicer's Resample Scalar/Vector/DWI Volume"
-            )
-    return files, headers
+def _open_volume(path: Path) -> VolumeSource:
+    source = open_file(path)
+    shape = source.geometry.shape
+    if min(shape) < 2:
+        raise InputError(
+            f"{path}: a 2-D image (volume of shape {shape}); expected at least 2 voxels along each of 3 axes"
+        )
+    return source
 
 
-def _geometry(files: Sequence[Path], headers: Sequence[Header]) -> Geometry:
-    first = headers[0]
-    return Geometry(
-        first.shape,
-        first.affine,
-        sum(header.channels for header in headers),
-        np.result_type(*(header.dtype for header in headers)),
-        first.slicer_affine,
-        str(files[0]),
-        first.slicer_reverses,
-    )
-
-
-def _read(files: Sequence[Path], headers: Sequence[Header]) -> Volume:
-    """Read the voxels of an image whose headers were read."""
-    geometry = _geometry(files, headers)
-    # The file that is being read is in memory twice.
-    needed = sum(header.bytes for header in headers) + max(header.bytes for header in headers)
-    free = free_memory()
+def _read(source: VolumeSource) -> Volume:
+    """Read all voxels, if there is memory for them."""
+    geometry = source.geometry
+    needed, free = geometry.nbytes + source.working_memory(), free_memory()
     too_large = (
         f"{geometry.name}: the volume (shape {geometry.shape}, {geometry.channels} channels of {geometry.dtype}) needs "
         f"{needed / 1e9:.1f} GB of memory to be read, and {free / 1e9:.1f} GB are free; close other programs, use a "
@@ -108,11 +91,7 @@ def _read(files: Sequence[Path], headers: Sequence[Header]) -> Volume:
     if needed > free:
         raise InputError(too_large)
     try:
-        array = np.empty((geometry.channels, *geometry.shape), geometry.dtype)
-        start = 0
-        for path, header in zip(files, headers, strict=True):
-            read_voxels(path, header, array[start : start + header.channels])
-            start += header.channels
+        array = source.read()
         outside, notes = _without_nan(geometry.name, array)
     except MemoryError as error:
         raise InputError(too_large) from error
@@ -122,17 +101,17 @@ def _read(files: Sequence[Path], headers: Sequence[Header]) -> Volume:
 
 
 def _without_nan(name: str, array: NDArray[Any]) -> tuple[NDArray[np.bool_] | None, tuple[str, ...]]:
-    """Put each channel's least value in place of NaN.
+    """Replace NaN by each channel's least value.
 
     Args:
         name: of the image, for messages.
         array: (C, X, Y, Z), changed in place.
 
     Returns:
-        (X, Y, Z) the voxels that were NaN in every channel, or None if there are none; and what to say of them.
+        (X, Y, Z) the voxels that were NaN in every channel, or None if there are none; and notes for a person.
 
     Raises:
-        InputError: infinite values, or no other value in a channel.
+        InputError: infinite values, or a channel of nothing but NaN.
     """
     if array.dtype.kind != "f" or all(np.isfinite(channel).all() for channel in array):
         return None, ()
@@ -154,17 +133,8 @@ def _without_nan(name: str, array: NDArray[Any]) -> tuple[NDArray[np.bool_] | No
     return outside, (f"{name}: {np.count_nonzero(outside)} voxels are NaN and count as outside",)
 
 
-def _is_same_grid(one: Header, other: Header) -> bool:
-    """Tell whether each voxel has the same indices and, within the tolerance, the same place in both."""
-    if one.shape != other.shape:
-        return False
-    corners = np.array([[*corner, 1] for corner in itertools.product(*[(0, n - 1) for n in one.shape])]).T
-    off = (np.linalg.inv(other.affine) @ one.affine - np.eye(4)) @ corners
-    return bool(np.abs(off).max() <= GRID_TOLERANCE)
-
-
 def read_label_map(path: str | Path) -> LabelMap:
-    """Read a label map, in the formats of ``read_file``; floats are fine where they are whole numbers.
+    """Read a label map, in the formats of ``read_file``; floating point values must be whole numbers.
 
     Raises:
         InputError: as ``read_file``; several channels, values that are NaN, negative or not whole numbers.
@@ -178,7 +148,7 @@ def read_label_map(path: str | Path) -> LabelMap:
     if volume.channels != 1:
         raise InputError(
             f"{path}: {volume.channels} channels; a label map has one, export the segments as one label map without "
-            f"overlaps"
+            "overlaps"
         )
     array = volume.array[0]
     if array.dtype.kind not in "iu":
@@ -195,12 +165,19 @@ def read_label_map(path: str | Path) -> LabelMap:
 
 
 def write_label_map(path: str | Path, array: NDArray[np.uint8], affine: Affine) -> None:
-    """Write a map (X, Y, Z) in the format of the path's ending, renamed into place.
+    """Write a label map in the format of the path's ending, renamed into place.
+
+    Args:
+        path: where to write.
+        array: (X, Y, Z).
+        affine: (4, 4) voxel to RAS mm.
 
     Raises:
-        InputError: unknown ending.
+        InputError: unknown ending, or one that is only read.
     """
     path = Path(path)
-    ending_of(path)
+    ending = ending_of(path)
+    if ending not in WRITERS:
+        raise InputError(f"{path}: {ending} files are only read; write one of {', '.join(WRITERS)}")
     with replacing(path) as beside:
-        write(beside, array, affine)
+        WRITERS[ending](beside, array, affine)

@@ -1,12 +1,14 @@
 """3D Slicer's segmentations (``.seg.nrrd``): segments that have names, may overlap, and cover a box of the image.
 
-Such a file is an NRRD volume whose header describes N segments: ``SegmentN_Name``, and which voxels are its own, those
-of value ``SegmentN_LabelValue`` in layer ``SegmentN_Layer``. Segments that overlap lie in different layers.
+Such a file is an NRRD volume. Its header describes segments: segment N is named ``SegmentN_Name`` and has the voxels of
+value ``SegmentN_LabelValue`` in layer ``SegmentN_Layer``. Segments that overlap lie in different layers.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +17,13 @@ from numpy.typing import NDArray
 
 from lib.core.errors import InputError
 
-from .formats import Affine, read_header, read_voxels
+from .file_checks import header_lines
+from .nrrd import NrrdSource
+from .volume import Affine
 
 
 class Segment(NamedTuple):
-    """One segment: the voxels of a value in a layer."""
+    """One segment: the voxels of one value in one layer."""
 
     name: str
     layer: int
@@ -32,9 +36,9 @@ class SlicerSegmentation:
 
     Attributes:
         layers: (L, X, Y, Z), integers.
-        affine: (4, 4) voxel to RAS mm; of the box that the file covers, no bigger than the segments need.
-        segments: which voxels belong to whom.
-        name: what messages call it: the file, where it came from one.
+        affine: (4, 4) voxel to RAS mm of the box that the file covers, which is no larger than the segments need.
+        segments: their names and voxels.
+        name: what messages call it: the file, if it came from one.
     """
 
     layers: NDArray[np.integer[Any]]
@@ -43,30 +47,48 @@ class SlicerSegmentation:
     name: str = "the segmentation"
 
     def mask(self, segment: Segment) -> NDArray[np.bool_]:
-        """Mark the voxels (X, Y, Z) of a segment."""
+        """Return which voxels (X, Y, Z) belong to a segment."""
         of_segment: NDArray[np.bool_] = self.layers[segment.layer] == segment.value
         return of_segment
 
 
+def is_slicer_segmentation(path: str | Path) -> bool:
+    """Return whether a file holds a segmentation, by its content and not its name; False if it can't be read."""
+    try:
+        state = os.stat(path)
+        return _is_slicer_segmentation(str(path), state.st_mtime_ns, state.st_size)
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=10_000)
+def _is_slicer_segmentation(path: str, written: int, size: int) -> bool:
+    """Look into a file, once for each time of writing and size."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"NRRD":
+            return False
+        # Keys in the header of every segmentation begin with one of these, also without any segment.
+        return any(line.startswith((b"Segment0_", b"Segmentation_")) for line in header_lines(file))
+
+
 def read_slicer_segmentation(path: str | Path) -> SlicerSegmentation:
-    """Read a segmentation, whatever the file's name ends in.
+    """Read a segmentation, whatever the ending of the file's name.
 
     Raises:
         InputError: the file is damaged, a segment isn't described properly, or a voxel belongs to none.
     """
-    path = Path(path)
-    header = read_header(path, ".nrrd")
-    if header.dtype.kind not in "iu":
-        raise InputError(f"{path}: values of type {header.dtype}; expected integers, save it in Slicer again")
-    segments = tuple(_segments(path, header.fields))
+    source = NrrdSource(Path(path))
+    geometry = source.geometry
+    if geometry.dtype.kind not in "iu":
+        raise InputError(f"{path}: values of type {geometry.dtype}; expected integers, save it in Slicer again")
+    segments = tuple(_segments(path, source.fields))
     for segment in segments:
-        if segment.value == 0 or not 0 <= segment.layer < header.channels:
+        if segment.value == 0 or not 0 <= segment.layer < geometry.channels:
             raise InputError(
                 f"{path}: the segment {segment.name!r} has value {segment.value} in layer {segment.layer}; expected "
-                f"another value than 0 and a layer below {header.channels}, save the segmentation in Slicer again"
+                f"another value than 0 and a layer below {geometry.channels}, save the segmentation in Slicer again"
             )
-    layers = np.empty((header.channels, *header.shape), header.dtype)
-    read_voxels(path, header, layers, ".nrrd")
+    layers = source.read()
     for layer, array in enumerate(layers):
         values = [0, *(segment.value for segment in segments if segment.layer == layer)]
         strange = array[~np.isin(array, values)]
@@ -75,16 +97,16 @@ def read_slicer_segmentation(path: str | Path) -> SlicerSegmentation:
                 f"{path}: layer {layer} has voxels of value {strange[0]}, which no segment has; expected a binary "
                 "label map of each segment, save the segmentation in Slicer again"
             )
-    return SlicerSegmentation(layers, header.affine, segments, str(path))
+    return SlicerSegmentation(layers, geometry.affine, segments, str(path))
 
 
-def _segments(path: Path, fields: Mapping[str, str]) -> list[Segment]:
-    """Read the description of the segments out of the header."""
+def _segments(path: str | Path, fields: Mapping[str, str]) -> list[Segment]:
+    """Read the description of the segments from the fields of the header."""
     count = 1 + max((int(match[1]) for key in fields if (match := re.match(r"Segment(\d+)_", key))), default=-1)
     segments = []
     for i in range(count):
         name = fields.get(f"Segment{i}_Name")
-        # Before there were layers, each segment had one of its own, with the value 1.
+        # Versions of Slicer without layers wrote one component for each segment, with value 1.
         layer, value = fields.get(f"Segment{i}_Layer", str(i)), fields.get(f"Segment{i}_LabelValue", "1")
         if name is None or not layer.isdecimal() or not value.isdecimal():
             raise InputError(

@@ -1,24 +1,26 @@
-"""Images and label maps: their voxels, and where these lie in space.
+"""Images and label maps in memory: their voxels, and where these lie in space.
 
-Arrays are indexed by voxel in the order of the file, never reoriented; affines map voxel indices to RAS millimetres.
+Arrays are indexed in the file's order of voxels and are never reoriented. Affines map voxel indices (x, y, z, 1) to RAS
+millimetres.
 """
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from .formats import Affine
+Affine = NDArray[np.float64]
+"""(4, 4) voxel to RAS mm."""
 
-GRID_TOLERANCE = 0.1
-"""Voxels by which two grids may differ at their corners and still be the same: files keep positions in float32."""
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Turns a position in LPS millimetres, which ITK uses, into RAS millimetres, and back."""
 
 
 class Placed(Protocol):
-    """What has a voxel grid in space: an image's ``Geometry``, or the ``Volume`` itself."""
+    """Anything with a voxel grid in space: an image's ``Geometry``, or the ``Volume`` itself."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -30,7 +32,7 @@ class Placed(Protocol):
 
     @property
     def slicer_affine(self) -> Affine | None:
-        """(4, 4) the affine that 3D Slicer gives the image where it misreads it, else None."""
+        """(4, 4) the affine that 3D Slicer gives an image that it misreads, else None."""
 
     @property
     def slicer_reverses(self) -> bool:
@@ -43,13 +45,13 @@ class Placed(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """What an image's headers say: its grid, without any voxel.
+    """What an image's headers say, without any voxel.
 
     Attributes:
         shape: (X, Y, Z).
         affine: (4, 4) voxel to RAS mm.
-        channels: how many there are.
-        dtype: the type of numbers that the image's array will have.
+        channels: number of channels.
+        dtype: type of numbers of the image's array: floats where the file asks to rescale its values.
         slicer_affine, name, slicer_reverses: as in ``Volume``.
     """
 
@@ -63,8 +65,13 @@ class Geometry:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Size of a voxel along X, Y, Z in mm."""
+        """Size of a voxel along X, Y, Z in mm, see ``Volume``."""
         return spacing_of(self.affine)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the voxels take, in bytes."""
+        return math.prod(self.shape) * self.channels * self.dtype.itemsize
 
     def slice_from_slicer(self, k: int) -> int:
         """Return the index along Z of the slice that 3D Slicer calls ``k``; both count from 0."""
@@ -73,17 +80,22 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """An image.
+    """An image in memory.
+
+    Lengths (``affine``, ``spacing``) are in millimetres, as ITK reads them. NIfTI files in micrometres or metres are
+    converted. NIfTI files without a unit, MetaImage files, which have none, and NRRD files, whose unit ITK ignores,
+    count as millimetres. An NRRD file in micrometres is therefore shown and described a thousand times too large, here
+    as in 3D Slicer. The method doesn't depend on that, as long as all images and the plan's spacing agree.
 
     Attributes:
         array: (C, X, Y, Z), integers or finite floats as stored.
         affine: (4, 4) voxel to RAS mm.
-        slicer_affine: (4, 4) the affine that 3D Slicer gives the image where it misreads it (NIfTI with channels last
-            and no vector intent: voxel size and origin right, directions lost), else None.
-        name: what messages call it: the file, where it came from one.
+        slicer_affine: (4, 4) the affine that 3D Slicer gives an image that it misreads (NIfTI with channels last and no
+            vector intent: voxel size and origin are right, directions are lost), else None.
+        name: what messages call it: the file, if it came from one.
         slicer_reverses: whether Slicer numbers the slices along Z from the other end, as in most left-handed files.
         outside: (X, Y, Z) the voxels that are NaN in every channel of the file, or None where there are none.
-        notes: what a person should be told about the file.
+        notes: what to tell a person about the file.
     """
 
     array: NDArray[Any]
@@ -127,6 +139,10 @@ class Volume:
         """Return the index along Z of the slice that 3D Slicer calls ``k``; both count from 0."""
         return self.geometry.slice_from_slicer(k)
 
+    def checksum(self) -> int:
+        """Return a number that differs, almost surely, once another image is stored under the same name."""
+        return zlib.crc32(np.ascontiguousarray(self.array).data, zlib.crc32(self.affine.tobytes()))
+
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
@@ -147,16 +163,3 @@ def spacing_of(affine: Affine) -> tuple[float, float, float]:
     """Return the size of a voxel along X, Y, Z in mm."""
     x, y, z = (float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
     return x, y, z
-
-
-def describe_grid(shape: tuple[int, ...], affine: Affine) -> str:
-    """Describe a grid for messages."""
-    size = " × ".join(f"{size:.6g}" for size in spacing_of(affine))
-    origin = ", ".join(f"{place:.6g}" for place in affine[:3, 3])
-    towards = "".join(nibabel.aff2axcodes(affine))
-    return f"shape {tuple(shape)}, voxel size {size} mm, origin ({origin}) mm RAS, axes towards {towards}"
-
-
-def checksum(volume: Volume) -> int:
-    """Return a number that tells an image from another one that came in its place."""
-    return zlib.crc32(np.ascontiguousarray(volume.array).data, zlib.crc32(volume.affine.tobytes()))

@@ -19,7 +19,7 @@ from lib.core.annotation.slices import Unpainted
 from lib.core.errors import InputError
 from lib.core.files import replacing, write_json
 from lib.core.labels import LabelScheme
-from lib.core.volumes.formats import ENDINGS, split_ending
+from lib.core.volumes.formats import endings, split_ending
 from lib.core.volumes.image_files import images_among, is_image
 from lib.core.volumes.reading import read_file, read_volume
 from lib.server.slicer.replies import errors_for_clients, not_found
@@ -153,7 +153,7 @@ class AnnotationStore(VersionStore):
             raise InputError(f"image name {image_id!r}: give a plain file name, without folders or a leading dot")
         if not ext:
             ending = os.path.splitext(image_filename)[1]
-            raise InputError(f"image {image_id!r}: its file ends in {ending!r}; send one of {', '.join(ENDINGS)}")
+            raise InputError(f"image {image_id!r}: its file ends in {ending!r}; send one of {', '.join(endings())}")
         if not is_image(Path(image_filename)):
             raise InputError(
                 f"image {image_id!r}: its file is one of 3D Slicer's segmentations, no image; to annotate, submit it "

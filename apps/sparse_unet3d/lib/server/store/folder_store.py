@@ -26,10 +26,10 @@ from watchdog.observers.polling import PollingObserver
 
 from lib.core.errors import InputError
 from lib.core.files import WRITING, write_json
-from lib.core.volumes.formats import ENDINGS, split_ending
+from lib.core.volumes.formats import endings, split_ending
 from lib.core.volumes.image_files import ImageFiles, files_of, images_in, is_listed
 from lib.core.volumes.reading import read_volume, write_label_map
-from lib.core.volumes.volume import Volume, checksum
+from lib.core.volumes.volume import Volume
 from lib.server.slicer.replies import not_found
 
 from .studies import describe_unused
@@ -56,7 +56,7 @@ class FolderStore(LocalDatastore):
         self._unreadable: dict[str, object] = {}
         self._checksums: dict[str, tuple[object, int]] = {}
         self._notes: dict[str, tuple[str, ...]] = {}
-        super().__init__(studies, extensions=[f"*{ending}" for ending in ENDINGS], auto_reload=False, read_only=True)
+        super().__init__(studies, extensions=[f"*{ending}" for ending in endings()], auto_reload=False, read_only=True)
         # One lock object: it can be taken again by the thread that holds it.
         self._lock = FileLock(self._lock_file)
         self._scan(trust_index=True)
@@ -110,7 +110,7 @@ class FolderStore(LocalDatastore):
         """Say why a folder without any image has none, and what to do."""
         unused = "; ".join(self.describe_unused())
         return f"{self._datastore_path}: there is no image to annotate in this folder" + (
-            f", but {unused}" if unused else f"; put some into it, as {', '.join(ENDINGS)}"
+            f", but {unused}" if unused else f"; put some into it, as {', '.join(endings())}"
         )
 
     def get_image_uri(self, image_id: str) -> str:
@@ -169,7 +169,7 @@ class FolderStore(LocalDatastore):
         """
         stamp = self._stamp(image_id)
         volume = read_volume(self.get_image_uri(image_id))
-        self._checksums[image_id] = stamp, checksum(volume)
+        self._checksums[image_id] = stamp, volume.checksum()
         if volume.notes and self._notes.get(image_id) != volume.notes:
             logger.warning("; ".join(volume.notes))
         self._notes[image_id] = volume.notes
@@ -184,7 +184,7 @@ class FolderStore(LocalDatastore):
         return image_id in self._checksums and self._checksums[image_id][0] == self._stamp(image_id)
 
     def checksum(self, image_id: str) -> int:
-        """Return ``volumes.checksum`` of an image, which is read only if it has changed since.
+        """Return ``Volume.checksum`` of an image, which is read only if it has changed since.
 
         Raises:
             InputError: it can't be read.

@@ -12,10 +12,9 @@ from lib.core.annotation.slices import annotated_slices
 from lib.core.annotation.split import plane_flags
 from lib.core.errors import InputError
 from lib.core.labels import RESERVED, UNLABELLED, LabelScheme
-from lib.core.volumes.file_contents import is_slicer_segmentation
 from lib.core.volumes.grids import box_onto_grid, onto_grid
 from lib.core.volumes.reading import read_geometry, read_label_map
-from lib.core.volumes.slicer_segmentation import SlicerSegmentation, read_slicer_segmentation
+from lib.core.volumes.slicer_segmentation import SlicerSegmentation, is_slicer_segmentation, read_slicer_segmentation
 from lib.core.volumes.volume import LabelMap
 from lib.server.slicer.slice_names import SliceNames
 

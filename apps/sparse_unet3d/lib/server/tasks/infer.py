@@ -19,7 +19,7 @@ from lib.core.inference.segmenter import Segmenter
 from lib.core.model.folder import ModelFolder
 from lib.core.model.model import Model, check_fit
 from lib.core.volumes.reading import read_volume, write_label_map
-from lib.core.volumes.volume import Placed, Volume, checksum
+from lib.core.volumes.volume import Placed, Volume
 from lib.server.conf import Conf
 from lib.server.machine import this_machine
 from lib.server.store.datastore import AnnotationStore
@@ -128,7 +128,7 @@ class Segmentation(InferTask):
             volume, content = self.datastore.read_image(image_id)
         else:
             volume = read_volume(image)
-            content = checksum(volume)
+            content = volume.checksum()
         try:
             check_fit(self.folder.published, model.plan, self.conf.scheme, volume.channels)
         except InputError as error:
