@@ -7,14 +7,17 @@ STUDIES ?=
 CONF ?=
 PARTS ?=
 WHAT ?= all
+COVERAGE ?=
 
 APP := apps/sparse_unet3d
 ADDRESS := http://127.0.0.1:$(PORT)
 BIN := .venv/bin
 # Tests in processes beside each other, one for each core and thread.
 BESIDE := --numprocesses logical --maxprocesses 4 --dist worksteal
+# What `make test COVERAGE=yes` reports on.
+COVERED := $(addprefix --cov=,apps/sparse_unet3d experiments benchmarks) --cov-report=term:skip-covered
 
-.PHONY: help serve samples demo test test-quick format benchmark reproduce
+.PHONY: help serve samples demo test test-quick docs format benchmark reproduce
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +29,7 @@ help:
 	@echo "make samples               make the sample volumes in datastore/"
 	@echo "make test                  lint, types and tests (about 11 minutes on two cores)"
 	@echo "make test-quick            the same without the slow tests (2 minutes)"
+	@echo "make docs                  build the pages in docs/ as a site, in site/"
 	@echo "make benchmark             time it against the alternatives (hours); PARTS=\"tiles inference\" for some of it"
 	@echo "make reproduce             the paper's tables and figure 3 at small size (over an hour); WHAT=table1 for one of them"
 	@echo "make format                bring the code into its standard format"
@@ -85,7 +89,13 @@ test test-quick: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(APP)
 	PYTHONPATH=$(APP):. $(BIN)/lint-imports --no-cache >/dev/null || PYTHONPATH=$(APP):. $(BIN)/lint-imports --no-cache
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BESIDE) $(if $(filter test-quick,$@),-m "not slow")
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BESIDE) $(if $(filter test-quick,$@),-m "not slow") \
+	  $(if $(COVERAGE),$(COVERED))
+
+# Material announces its successor with each build unless this is set.
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "Open site/index.html."
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""Makes the pictures of ``slicer.md``: the sample volumes annotated, trained on and segmented with the real plugin.
+"""Makes the pictures of the README and ``slicer.md``: sample volumes annotated and segmented with the real plugin.
 
 From the project's folder, with ``requirements-dev.txt`` installed: ``python docs/pictures.py`` (about six minutes).
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import vtk
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 from vtk.util import numpy_support
 
@@ -37,6 +37,12 @@ VIEWS = ((2, "axial", (231, 76, 60)), (1, "coronal", (110, 176, 75)), (0, "sagit
 """Axis, name and colour of 3D Slicer's slice views."""
 
 ZOOM, GAP, BAR, LEGEND = 3, 12, 26, 36
+ARROW, CAPTION = 70, 44
+"""Sizes in pixels, but for ``ZOOM``: pixels of the screen for each voxel."""
+
+CAPTIONS = ("You paint a few slices", "The model predicts the rest", "The result as a surface")
+"""What stands above the parts of the README's picture."""
+
 FILL, OUTLINE = 0.5, 1.0
 """Opacity of segments in 3D Slicer's slice views."""
 
@@ -150,8 +156,38 @@ def draw_surface(path: Path, volume: Volume, annotator: Annotator) -> None:
     writer.Write()
 
 
+def compose_loop(images: Path) -> None:
+    """Compose the README's picture from those of the guide: painted slice, predicted slice, surface.
+
+    Args:
+        images: folder with ``paint.png``, ``predicted.png`` and ``surface.png``; ``loop.png`` is written there.
+    """
+    panels = []
+    for name in ("paint", "predicted"):
+        views = Image.open(images / f"{name}.png")
+        # The axial view is the first one, and square.
+        side = views.height - BAR - LEGEND
+        panels.append(views.crop((0, BAR, side, BAR + side)))
+    surface = Image.open(images / "surface.png").convert("RGB")
+    surface = surface.crop(ImageChops.invert(surface).getbbox())
+    panels.append(surface.resize((round(surface.width * side / surface.height), side), Image.Resampling.LANCZOS))
+
+    width = sum(panel.width for panel in panels) + ARROW * (len(panels) - 1)
+    whole = Image.new("RGB", (width, side + CAPTION), "white")
+    draw, font, left = ImageDraw.Draw(whole), ImageFont.load_default(26), 0
+    for panel, caption in zip(panels, CAPTIONS, strict=True):
+        whole.paste(panel, (left, CAPTION))
+        draw.text((left + panel.width / 2, CAPTION / 2), caption, fill="black", font=font, anchor="mm")
+        left += panel.width + ARROW
+        if left < width:
+            tip, middle = left - ARROW // 5, CAPTION + side // 2
+            draw.line((left - ARROW * 4 // 5, middle, tip, middle), fill="black", width=4)
+            draw.polygon(((tip, middle), (tip - 16, middle - 10), (tip - 16, middle + 10)), fill="black")
+    whole.save(images / "loop.png")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Makes the pictures of slicer.md.")
+    parser = argparse.ArgumentParser(description="Makes the pictures of the README and of slicer.md.")
     parser.add_argument("--minutes", type=float, default=4, help="how long to train (default: %(default)s)")
     minutes = parser.parse_args().minutes
     images = PROJECT / "docs" / "images"
@@ -168,6 +204,7 @@ def main() -> None:
             use(Annotator(server.url, Path(scratch, "slicer"), "your name"), studies, images, minutes)
         finally:
             server.stop()
+    compose_loop(images)
 
 
 def use(annotator: Annotator, studies: Path, images: Path, minutes: float) -> None:

@@ -19,7 +19,7 @@ KEYS = {
     "background": "painted class for nothing of interest (outside)",
     "models": "folder for trained models (models in the studies folder)",
     "width": "feature maps of the first convolution (32 on a GPU, as in the paper; fewer on a CPU)",
-    "spacing": "working voxel size, three numbers separated by commas, in the image's unit "
+    "spacing": "working voxel size in mm, three numbers separated by commas "
     "(the image's own if its voxels are nearly cubes)",
     "statistics": "what batch normalisation goes by outside training: tile, volume, running or mixed (mixed)",
     "recipe": "how to train: quick, or as in the paper (quick)",

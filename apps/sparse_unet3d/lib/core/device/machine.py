@@ -52,7 +52,7 @@ def _device_and_reason() -> tuple[str, str]:
     if torch.version.cuda is None:
         return "cpu", (
             f"computing on the CPU: an NVIDIA GPU is there, but this torch ({torch.__version__}) is a CPU build; "
-            "the README says how to install the CUDA one"
+            "docs/install.md says how to install the CUDA one"
         )
     return "cpu", (
         f"computing on the CPU: an NVIDIA GPU is there, but torch {torch.__version__} can't use it; its driver may be "

@@ -17,7 +17,7 @@ class PlanOptions:
 
     Attributes:
         width: feature maps of the first convolution.
-        spacing: working voxel size along each axis, in the image's unit.
+        spacing: working voxel size along each axis, in mm.
         statistics: which statistics batch normalisation uses outside training.
         unpainted: what unpainted voxels in annotated slices count as; the paper's by default.
         recipe: how to train: ``quick``, or as in the ``paper`` wherever nothing else is decided.
