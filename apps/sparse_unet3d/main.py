@@ -18,7 +18,7 @@ from lib.core.plan.plan import PAPER_WIDTH
 from lib.core.plan.planning import CPU_WIDTH
 from lib.server.conf import Conf
 from lib.server.slicer.replies import errors_for_clients, not_found, submission_reply
-from lib.server.store.datastore import AnnotationStore
+from lib.server.store.datastore import AnnotationStore, SubmittedLabel
 from lib.server.store.studies import require_folder
 from lib.server.tasks.accept_slice import AcceptSlice
 from lib.server.tasks.infer import Segmentation
@@ -122,7 +122,8 @@ class SparseUNet3D(MONAILabelApp):
             request["image"] = str(store.image_files(str(image))[0])
         elif isinstance(image, str) and not os.path.exists(image):
             not_found(f"there is no image {image!r} in the datastore")
-        return super().infer(request, store)
+        result: dict[str, Any] = super().infer(request, store)
+        return result
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         self._require(self._strategies, request.get("strategy") or "random", "strategy")
@@ -158,9 +159,9 @@ class SparseUNet3D(MONAILabelApp):
             self._require(self._scoring_methods, request.get("method"), "scoring method")
         return {}
 
-    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
-        """Tell the annotator what was understood."""
-        info = self._datastore.submitted(label_id)
+    def on_save_label(self, image_id: str, label_id: SubmittedLabel) -> dict[str, Any]:
+        """Tell the annotator how the submission was understood."""
+        info = label_id.info
         return submission_reply(
             image_id,
             {**info, "warnings": [*info["warnings"], *self._datastore.notes(image_id)]},
@@ -176,7 +177,8 @@ class SparseUNet3D(MONAILabelApp):
                 raise InputError(
                     "models are published by training only; for those of another project use --conf models"
                 )
-        return super().model_file(model, validate)
+        path: str | None = super().model_file(model, validate)
+        return path
 
     @staticmethod
     def _require(tasks: dict[str, Any], name: str | None, kind: str) -> Any:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.volumes.reading import read_volume
-from lib.server.store.datastore import AnnotationStore
+from lib.server.store.datastore import AnnotationStore, SubmittedLabel
 from lib.server.store.submission import SchemeError
 from lib.server.tasks.strategies import Sparse
 from lib.server.tasks.trainer import read_cases
@@ -53,11 +53,11 @@ def submit(
     annotation: NDArray[np.uint8],
     image: str = "a",
     affine: NDArray[np.float64] | None = None,
-) -> None:
+) -> SubmittedLabel:
     """Submit as 3D Slicer does."""
     label, params = as_slicer_sends(annotation)
     file = write_label(folder / f"upload-{threading.get_ident()}.nii.gz", label, affine)
-    store.save_label(image, str(file), "final", params)
+    return store.save_label(image, str(file), "final", params)
 
 
 def label_info(studies: Path, tag: str, image: str = "a") -> dict[str, Any]:
@@ -371,9 +371,7 @@ def test_an_image_removed_while_the_model_was_at_work(studies: Path) -> None:
 
 def test_an_image_is_read_once_until_its_file_changes(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, read = open_store(studies), list[str]()
-    monkeypatch.setattr(
-        "lib.server.store.folder_store.read_volume", lambda path: read.append(path) or read_volume(path)
-    )
+    monkeypatch.setattr("lib.server.store.image_store.read_volume", lambda path: read.append(path) or read_volume(path))
     for _ in range(3):
         store.check_image("a")
     assert len(read) == 1
@@ -491,12 +489,13 @@ def test_simultaneous_submissions_are_all_kept(studies: Path, tmp_path: Path) ->
 def test_a_submission_is_answered_by_what_was_submitted(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     submit(store, tmp_path, paint())
-    submit(store, tmp_path, paint()[::-1])
+    submitted = submit(store, tmp_path, paint()[::-1])
     # Another process is quicker than the reply.
     AnnotationStore(str(studies), SCHEME).restore("a", 1)
     store.reload()
     assert store.get_label_info("a", "final")["version"] == 3
-    assert store.submitted("a")["version"] == 2
+    assert submitted.info["version"] == 2
+    assert submitted == "a"
 
 
 def test_changed_files_are_noticed_and_disturb_no_submission(studies: Path, tmp_path: Path) -> None:

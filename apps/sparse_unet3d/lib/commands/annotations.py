@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +10,12 @@ from lib.core.annotation.statistics import annotation_statistics
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.volumes.reading import read_label_map
+from lib.server.records import AnnotationInfo
 from lib.server.slicer.replies import time_text
 from lib.server.slicer.slice_names import SliceNames
 from lib.server.store.submission import remap
 from lib.server.store.usable import read_all, unlike_channels
-from lib.server.store.versions import FINAL, VersionStore
+from lib.server.store.versions import VersionStore
 
 
 def list_versions(studies: Path) -> str:
@@ -39,7 +39,7 @@ def list_versions(studies: Path) -> str:
 
 
 def _list_image(store: VersionStore, image_id: str, left_out: str) -> list[str]:
-    versions, current = store.versions(image_id), _current(store, image_id)
+    versions, current = store.versions(image_id), store.current(image_id).get("version")
     if not versions:
         return [f"{image_id}: not annotated"]
     clients = max(len(_client(info)) for info in versions.values())
@@ -72,7 +72,7 @@ def show_version(studies: Path, image_id: str, version: int, against: int | None
         raise InputError(f"--against {against}: that is the version itself; give another one")
     store = VersionStore.existing(studies)
     store.version_file(image_id, version)
-    current = _current(store, image_id)
+    current = store.current(image_id).get("version")
     if against is None:
         against = (
             current if version != current else max((n for n in store.versions(image_id) if n < version), default=None)
@@ -179,20 +179,15 @@ def _read_version(store: VersionStore, image_id: str, version: int, scheme: Labe
     return remap(read_label_map(path).array.astype(np.uint8), store.version_names(image_id, version), scheme, str(path))
 
 
-def _current(store: VersionStore, image_id: str) -> int | None:
-    number: int | None = store.get_label_info(image_id, FINAL).get("version")
-    return number
-
-
-def _time(info: Mapping[str, Any]) -> str:
+def _time(info: AnnotationInfo) -> str:
     return time_text(info["time"]) if info.get("time") else "unknown time"
 
 
-def _client(info: Mapping[str, Any]) -> str:
+def _client(info: AnnotationInfo) -> str:
     if info.get("restored_version"):
         return f"version {info['restored_version']} brought back"
     return str(info.get("client_id") or "unnamed client")
 
 
-def _slice_names(info: Mapping[str, Any]) -> SliceNames:
+def _slice_names(info: AnnotationInfo) -> SliceNames:
     return SliceNames.from_json(info["slice_names"]) if "slice_names" in info else SliceNames()

@@ -103,7 +103,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 def _is_running(process: psutil.Process) -> bool:
     # A zombie does nothing any more; whose child it is may never ask for it.
     with suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 

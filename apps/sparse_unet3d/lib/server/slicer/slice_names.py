@@ -3,13 +3,13 @@
 Files and programs number slices by voxel in the order of the file; what a person reads must agree with the screen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import nibabel
 
 from lib.core.volumes.volume import Placed
+from lib.server.records import SliceNamesRecord
 
 _DIRECTIONS = {
     "R": "L-R, sagittal",
@@ -66,12 +66,12 @@ class SliceNames:
         by_axis = self.by_axis(slices).items()
         return "; ".join(f"{name}: {numbers}" for name, numbers in by_axis if numbers != "none") or "none"
 
-    def to_json(self) -> dict[str, Any]:
-        """Give the names as ``{"axes": […], "reversed_length": …}``."""
+    def to_json(self) -> SliceNamesRecord:
+        """Return the names as JSON."""
         return {"axes": list(self.axes), "reversed_length": self.reversed_length}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "SliceNames":
+    def from_json(cls, content: SliceNamesRecord) -> "SliceNames":
         """Rebuild names from ``to_json``."""
         first, second, third = content["axes"]
         return cls((first, second, third), content["reversed_length"])

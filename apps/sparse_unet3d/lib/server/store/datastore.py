@@ -1,4 +1,4 @@
-"""The datastore of the server: what the model said, and what clients may send, change and take away."""
+"""The datastore of the server: submissions, predictions, and what clients may add, change and remove."""
 
 import os
 import re
@@ -15,22 +15,23 @@ import numpy as np
 from monailabel.datastore.local import DataModel, ImageLabelModel
 from numpy.typing import NDArray
 
-from lib.core.annotation.slices import Unpainted
 from lib.core.errors import InputError
 from lib.core.files import replacing, write_json
-from lib.core.labels import LabelScheme
 from lib.core.volumes.formats import endings, split_ending
 from lib.core.volumes.image_files import images_among, is_image
 from lib.core.volumes.reading import read_file, read_volume
+from lib.server.records import AnnotationInfo, PredictionInfo
 from lib.server.slicer.replies import errors_for_clients, not_found
 
-from .submission import ZeroMeans, read_submission
-from .versions import FINAL, VersionStore, now
+from .annotations import FINAL
+from .label_files import now
+from .ready_made import ReadyMadeStore
+from .submission import read_submission
 
 PREDICTION, UNCERTAINTY = "prediction", "uncertainty"
 
-MADE = (PREDICTION, UNCERTAINTY)
-"""Tags of what the model made, which can be made again."""
+MODEL_TAGS = (PREDICTION, UNCERTAINTY)
+"""Tags of what the model made, and can make again."""
 
 KEPT_BY_SERVER = (
     "version",
@@ -53,34 +54,35 @@ IMAGE_INFO_KEPT_BY_SERVER = ("versions", "name", "ts")
 """Image info that clients may read but not change."""
 
 
-class AnnotationStore(VersionStore):
-    """Images, annotations and predictions in a folder; only what a person painted is ever an annotation."""
+class SubmittedLabel(str):
+    """Id of a submitted label, with what is known of it.
 
-    def __init__(
-        self,
-        studies: str,
-        scheme: LabelScheme,
-        unpainted: Unpainted = "unlabelled",
-        unlabelled: ZeroMeans | None = None,
-    ) -> None:
-        """Open the datastore, see ``VersionStore``."""
-        self._submitted: dict[str, dict[str, Any]] = {}
-        super().__init__(studies, scheme, unpainted, unlabelled)
+    MONAI Label hands the id from ``save_label`` to ``on_save_label``; another version may be the current one by then.
+    """
+
+    info: AnnotationInfo
+
+    def __new__(cls, label_id: str, info: AnnotationInfo) -> "SubmittedLabel":
+        label = super().__new__(cls, label_id)
+        label.info = info
+        return label
+
+
+class AnnotationStore(ReadyMadeStore):
+    """Images, annotations and predictions in a folder; only what a person painted is ever an annotation."""
 
     # Submissions
 
-    def submitted(self, label_id: str) -> dict[str, Any]:
-        """Return, once, the label info of what ``save_label`` stored; another version may be current by now."""
-        return self._submitted.pop(label_id)
-
-    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
+    ) -> SubmittedLabel:
         """Store what a person painted, as the next version of the image's annotation.
 
         Args:
             image_id: the image.
             label_filename: label file of any accepted format.
-            label_tag: ``final``; all other tags are written by the server alone.
-            label_info: the request's parameters; ``label_info`` (names of the label's values) and ``client_id``
+            label_tag: ``final``; only the server writes other tags.
+            label_info: the request's parameters; only ``label_info`` (names of the label's values) and ``client_id``
                 are used.
 
         Raises:
@@ -101,9 +103,16 @@ class AnnotationStore(VersionStore):
                     label_filename, self.get_image_uri(image_id), label_info.get("label_info"), self.scheme
                 )
             with self._changing():
-                self._submitted[image_id] = self._add_version(image_id, submission, label_info.get("client_id"))
+                info = self._add_version(image_id, submission, label_info.get("client_id"))
                 self._update_datastore_file()
-        return image_id
+        return SubmittedLabel(image_id, info)
+
+    # Predictions
+
+    def prediction_info(self, image_id: str) -> PredictionInfo:
+        """Return what is known of the latest prediction of an image; empty if there is none."""
+        info: PredictionInfo = self.get_label_info(image_id, PREDICTION)
+        return info
 
     def save_prediction(
         self,
@@ -111,41 +120,42 @@ class AnnotationStore(VersionStore):
         prediction: NDArray[np.uint8],
         entropy: NDArray[np.uint8],
         affine: NDArray[np.float64],
-        info: dict[str, Any],
+        info: PredictionInfo,
     ) -> None:
-        """Store what the model says of an image, and how unsure it is.
+        """Store a prediction and its uncertainty.
 
         Args:
             image_id: the image.
             prediction: (X, Y, Z), 0 background, 1 … K foreground.
             entropy: (X, Y, Z), 0 … 255, see ``inference.entropy``.
             affine: (4, 4) of the image.
-            info: JSON values to keep with it.
+            info: what to keep with it.
 
         Raises:
             HTTPException: 404 for an unknown image.
         """
         names = {name: value for value, name in enumerate(self.scheme.predicted, start=1)}
         with self._changing():
-            # It may have been removed while the model was at work.
+            # Somebody may have removed the image while the model was at work.
             self._require(image_id)
-            # The prediction last: who finds one finds the uncertainty that belongs to it, or a newer one.
-            known = {"time": now(), **info}
+            # The prediction comes last, so that a reader never finds it with an older uncertainty.
+            known: PredictionInfo = {"time": now(), **info}
+            labelled: PredictionInfo = {**known, "label_names": names}
             self._store(image_id, UNCERTAINTY, entropy, affine, known)
-            self._store(image_id, PREDICTION, prediction, affine, {**known, "label_names": names})
+            self._store(image_id, PREDICTION, prediction, affine, labelled)
             self._update_datastore_file()
 
-    # What clients may do besides
+    # What clients may do
 
     @errors_for_clients()
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Store an uploaded image, if it can be read and nothing is stored under its name.
+        """Store an uploaded image.
 
-        A channel of an image (``image_files``) isn't taken: Slicer goes on with the name that it gave to its upload,
-        under which there would be no image.
+        A single channel of an image (``image_files``) is refused, because Slicer would then ask for an image of the
+        channel's name, which wouldn't exist.
 
         Raises:
-            HTTPException: 400 otherwise.
+            HTTPException: 400 for an image that can't be read, or whose name is taken by another image.
         """
         stem, ext = split_ending(os.path.basename(image_filename))
         image_id = image_id or stem
@@ -187,12 +197,13 @@ class AnnotationStore(VersionStore):
         """Remove an image that nobody annotated.
 
         Raises:
-            HTTPException: 404 for an unknown image, 400 for an annotated one (no submission is ever deleted) and for
-                one of whose channels some are missing, there twice, or annotated as images of their own.
+            HTTPException: 404 for an unknown image; 400 for an annotated one (no submission is ever deleted), and for
+                one with a channel that is missing, has two files, or was annotated as an image of its own.
         """
         with self._changing():
             entry = self._require(image_id)
-            if any(of == image_id for of, _ in self._files_in_final()) or any(tag not in MADE for tag in entry.labels):
+            in_final = any(of == image_id for of, _ in self._final.labels())
+            if in_final or any(tag not in MODEL_TAGS for tag in entry.labels):
                 raise InputError(
                     f"image {image_id!r} is annotated, and annotations are never deleted; to leave it out, "
                     "move its file out of the studies folder (its labels stay)"
@@ -200,15 +211,15 @@ class AnnotationStore(VersionStore):
             files = self.image_files(image_id)
             for path in files:
                 own_name = split_ending(path.name)[0]
-                if any(tag not in MADE for tag in self.labels_without_image().get(own_name, ())):
+                if any(tag not in MODEL_TAGS for tag in self.labels_without_image().get(own_name, ())):
                     raise InputError(
                         f"image {image_id!r}: its file {path} was annotated as an image of its own, {own_name!r}, and "
                         "annotations are never deleted; rename the files that end in _0000 to have it back"
                     )
-            for tag in MADE:
+            for tag in MODEL_TAGS:
                 if tag in entry.labels:
                     self._remove_files(image_id, tag)
-            # Channel 0 last: without it, what is left wouldn't count as channels any more.
+            # Channel 0 comes last: without it, the other files wouldn't count as channels.
             for path in reversed(files):
                 path.unlink()
             del self._datastore.objects[image_id]
@@ -223,7 +234,7 @@ class AnnotationStore(VersionStore):
         """
         with self._changing():
             self._require_label(label_id, label_tag)
-            if label_tag not in MADE:
+            if label_tag not in MODEL_TAGS:
                 raise InputError(
                     f"label {label_tag!r} of image {label_id!r}: annotations are never deleted; submit a better one"
                 )
@@ -236,7 +247,7 @@ class AnnotationStore(VersionStore):
         """Add to what is known of an image.
 
         Raises:
-            HTTPException: 404 for an unknown image, 400 for what the server goes by.
+            HTTPException: 404 for an unknown image, 400 for a key that only the server may set.
         """
         _refuse_names(info, IMAGE_INFO_KEPT_BY_SERVER, "image")
         with self._changing():
@@ -248,7 +259,7 @@ class AnnotationStore(VersionStore):
         """Add to what is known of a label.
 
         Raises:
-            HTTPException: 404 for an unknown label, 400 for what the server goes by.
+            HTTPException: 404 for an unknown label, 400 for a key that only the server may set.
         """
         _refuse_names(info, KEPT_BY_SERVER, "label")
         with self._changing():
@@ -259,9 +270,9 @@ class AnnotationStore(VersionStore):
 
     @errors_for_clients()
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """Return a ZIP file of annotated images (all their files) and their annotations.
+        """Return a ZIP file of the annotated images (all their files) and their annotations.
 
-        Laid out as MONAI Label's, which knows one file for each image: ``image/``, ``label/``, ``metadata.json``.
+        The layout is that of MONAI Label: ``image/``, ``label/``, ``metadata.json``.
 
         Raises:
             HTTPException: 404 where nothing is annotated, 400 for an image that lacks a channel.
@@ -288,7 +299,7 @@ def _refuse_names(info: Mapping[str, Any], kept: Collection[str], kind: str) -> 
 
 @contextmanager
 def _naming(file: str, name: str) -> Iterator[None]:
-    """In messages, call an uploaded file by a name that the client knows instead of its temporary one."""
+    """In error messages, replace the temporary path of an uploaded file by a name that the client knows."""
     try:
         yield
     except InputError as error:

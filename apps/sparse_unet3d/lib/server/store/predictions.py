@@ -1,7 +1,6 @@
-"""What is kept with a prediction, so that it is known whether it can still be gone by."""
+"""Stored predictions: which model made them, and whether they still apply."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +11,13 @@ from lib.core.model.model import Model
 from lib.core.volumes.grids import onto_grid
 from lib.core.volumes.reading import read_label_map
 from lib.core.volumes.volume import Placed
+from lib.server.records import ModelFacts, PredictionInfo
 
 from .datastore import PREDICTION, AnnotationStore
 
 
-def facts(model: Model) -> dict[str, Any]:
-    """Return what predictions say of the model that made them, and of how it was used."""
+def facts(model: Model) -> ModelFacts:
+    """Return what is stored with a prediction about the model that made it."""
     return {
         "run": model.run,
         "epoch": model.epoch,
@@ -27,14 +27,14 @@ def facts(model: Model) -> dict[str, Any]:
     }
 
 
-def is_by(model: Model, info: Mapping[str, Any]) -> bool:
-    """Tell whether a prediction with this label info was made by a model; earlier versions kept fewer facts."""
+def is_by(model: Model, info: PredictionInfo) -> bool:
+    """Tell whether a model made the prediction with this label info; earlier versions of this software kept less."""
     kept, known = info.get("model"), facts(model)
     return isinstance(kept, Mapping) and {**known, **kept} == known
 
 
 def stored_prediction(store: AnnotationStore, image_id: str, image: Placed, scheme: LabelScheme) -> NDArray[np.uint8]:
-    """Return the prediction that is stored of an image, by whichever model.
+    """Return the stored prediction of an image, by any model.
 
     Args:
         store: the datastore.
@@ -46,18 +46,18 @@ def stored_prediction(store: AnnotationStore, image_id: str, image: Placed, sche
         (X, Y, Z) on the image's grid, 0 background, 1 … K foreground.
 
     Raises:
-        InputError: it isn't there, can't be read, or is of another image or other classes.
+        InputError: there is none, it can't be read, or it is of another image or other classes.
     """
     if PREDICTION not in store.get_labels_by_image_id(image_id):
         raise InputError(f"image {image_id!r}: there is no prediction of it yet")
-    info = store.get_label_info(image_id, PREDICTION)
+    info = store.prediction_info(image_id)
     names = list(info.get("label_names", {}))
     if names != list(scheme.predicted):
         raise InputError(
             f"image {image_id!r}: the stored prediction is one of {', '.join(names) or 'unknown classes'}, not of "
             f"{', '.join(scheme.predicted)}"
         )
-    # Earlier versions of this software didn't keep it.
+    # Earlier versions of this software didn't store the checksum.
     if info.get("image") is not None and info["image"] != store.checksum(image_id):
         raise InputError(f"image {image_id!r}: the stored prediction is of another image that was there before")
     return onto_grid(read_label_map(store.get_label_uri(image_id, PREDICTION)), image).astype(np.uint8, copy=False)

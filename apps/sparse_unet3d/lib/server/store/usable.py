@@ -1,4 +1,4 @@
-"""Which annotated images can be trained on, and why others can't: one that can't isn't to stop the others."""
+"""Which annotated images can be used for training, and why the others can't."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -6,20 +6,20 @@ from typing import TypeVar
 
 from lib.core.errors import InputError
 
-from .versions import VersionStore
+from .annotations import AnnotationReader
 
 Read = TypeVar("Read")
 
 
-def read_all(store: VersionStore, read: Callable[[str], Read]) -> tuple[dict[str, Read], dict[str, str]]:
-    """Read what there is of each annotated image.
+def read_all(store: AnnotationReader, read: Callable[[str], Read]) -> tuple[dict[str, Read], dict[str, str]]:
+    """Read each annotated image; a failure doesn't stop the others.
 
     Args:
         store: the datastore.
-        read: reads one, by its id.
+        read: reads an image by its id.
 
     Returns:
-        What was read, and for the others why it couldn't be, by id.
+        What was read, and why the other images couldn't be read, by id.
     """
     usable, left_out = dict[str, Read](), dict[str, str]()
     for image_id in store.get_labeled_images():
@@ -31,13 +31,13 @@ def read_all(store: VersionStore, read: Callable[[str], Read]) -> tuple[dict[str
 
 
 def unlike_channels(channels: Mapping[str, int]) -> dict[str, str]:
-    """Find the images with another number of channels than most; of two numbers that are as frequent the first counts.
+    """Find the images whose number of channels differs from the most frequent one; in a tie, the first counts.
 
     Args:
-        channels: their number by image id.
+        channels: number of channels by image id.
 
     Returns:
-        Why each can't be trained on with the others, by id.
+        Why each of these images can't be used with the others, by id.
     """
     if not channels:
         return {}

@@ -22,6 +22,7 @@ from lib.core.volumes.reading import read_volume, write_label_map
 from lib.core.volumes.volume import Placed, Volume
 from lib.server.conf import Conf
 from lib.server.machine import this_machine
+from lib.server.records import PredictionInfo
 from lib.server.store.datastore import AnnotationStore
 from lib.server.store.predictions import facts
 
@@ -107,9 +108,9 @@ class Segmentation(InferTask):
         """
         ending = result_ending(request)
         volume, prediction, info = self.predict(request["image"], request.get("image_id"))
-        return write_result(prediction, volume, ending), info
+        return write_result(prediction, volume, ending), {**info}
 
-    def predict(self, image: str, image_id: str | None) -> tuple[Volume, NDArray[np.uint8], dict[str, Any]]:
+    def predict(self, image: str, image_id: str | None) -> tuple[Volume, NDArray[np.uint8], PredictionInfo]:
         """Segment an image, and keep the prediction of one of the datastore.
 
         Args:
@@ -135,7 +136,7 @@ class Segmentation(InferTask):
             raise InputError(f"{volume.name}: {error}") from error
         with self._one_at_a_time:
             prediction, entropy = self._segment(model, volume, content, image)
-        info = {
+        info: PredictionInfo = {
             "model": facts(model),
             "image": content,
             "uncertainty": round(mean_by_class(prediction, entropy), 4),
@@ -143,7 +144,8 @@ class Segmentation(InferTask):
         }
         if image_id:
             self.datastore.save_prediction(image_id, prediction, entropy, volume.affine, info)
-        return volume, prediction, {"label_names": self.labels, **info}
+        info["label_names"] = self.labels
+        return volume, prediction, info
 
     def _segment(
         self, model: Model, volume: Volume, content: int, image: str

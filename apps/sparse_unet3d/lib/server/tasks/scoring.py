@@ -18,9 +18,9 @@ from lib.core.model.model import Model
 from lib.core.volumes.grids import onto_grid
 from lib.core.volumes.reading import read_label_map, read_volume
 from lib.core.volumes.working_grid import WorkingGrid
+from lib.server.store.annotations import FINAL
 from lib.server.store.datastore import PREDICTION
 from lib.server.store.predictions import stored_prediction
-from lib.server.store.versions import FINAL
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from lib.core.errors import InputError
 from lib.server.slicer.slice_names import SliceNames
+from lib.server.store.annotations import FINAL
 from lib.server.store.datastore import PREDICTION, AnnotationStore
-from lib.server.store.versions import FINAL
 
 from .suggestions import Suggestions, described
 

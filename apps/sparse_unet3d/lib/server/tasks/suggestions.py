@@ -18,9 +18,9 @@ from lib.core.volumes.reading import read_geometry, read_label_map
 from lib.core.volumes.volume import Geometry, Placed
 from lib.server.conf import Conf
 from lib.server.slicer.slice_names import SliceNames
+from lib.server.store.annotations import FINAL
 from lib.server.store.datastore import PREDICTION, UNCERTAINTY, AnnotationStore
 from lib.server.store.predictions import is_by, stored_prediction
-from lib.server.store.versions import FINAL
 
 from .infer import Segmentation
 

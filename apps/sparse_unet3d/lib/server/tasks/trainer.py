@@ -19,10 +19,10 @@ from lib.core.model.folder import ModelFolder
 from lib.core.training.run import Report, TrainingCase, TrainingOptions, check_painted, train
 from lib.server.conf import Conf
 from lib.server.machine import this_machine
+from lib.server.store.annotations import AnnotationReader
 from lib.server.store.datastore import AnnotationStore
 from lib.server.store.studies import MOST_NAMED
 from lib.server.store.usable import read_all, unlike_channels
-from lib.server.store.versions import FINAL, VersionStore
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +112,7 @@ def classes_taught(datastore: AnnotationStore, conf: Conf, images: Iterable[str]
     """Return the names of the classes that the annotations of some images together teach."""
     learnable = set[str]()
     for image_id in images:
-        statistics = datastore.get_label_info(image_id, FINAL).get("statistics")
-        if statistics:
+        if statistics := datastore.current(image_id).get("statistics"):
             learnable |= learnable_classes(statistics, conf.scheme, conf.plan.unpainted)
     return learnable
 
@@ -149,7 +148,7 @@ def _first(value: Any) -> Any:
     return (value[0] if value else None) if isinstance(value, list) else value
 
 
-def read_cases(datastore: VersionStore, scheme: LabelScheme) -> tuple[list[TrainingCase], list[str]]:
+def read_cases(datastore: AnnotationReader, scheme: LabelScheme) -> tuple[list[TrainingCase], list[str]]:
     """Read all annotated images with their annotations.
 
     Returns:

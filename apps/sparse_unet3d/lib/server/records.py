@@ -1,0 +1,140 @@
+"""What the server stores about a label, as JSON: in ``labels/TAG/ID.json`` and in the index.
+
+No key is required, because files that earlier versions of this software wrote lack some of them.
+"""
+
+from typing import TypedDict
+
+from lib.core.annotation.statistics import AnnotationStatistics
+
+
+class SliceNamesRecord(TypedDict):
+    """``SliceNames`` as JSON."""
+
+    axes: list[str]
+    reversed_length: int | None
+
+
+class LabelInfo(TypedDict, total=False):
+    """What the server stores about any label.
+
+    Attributes:
+        ts: time of writing, in seconds since 1970.
+        name: name of the label's file.
+        crc32: CRC-32 of the label's file.
+        time: time of the submission or prediction, UTC, ISO 8601.
+        label_names: the voxel value of each class.
+    """
+
+    ts: int
+    name: str
+    crc32: int
+    time: str
+    label_names: dict[str, int]
+
+
+class PreviousVersion(TypedDict):
+    """The version that a new version replaced.
+
+    Attributes:
+        version: its number.
+        time: as in ``LabelInfo``.
+        client_id: who submitted it.
+        restored_version: the version that it restored, if any.
+        gone_slices: for each axis, its annotated slices that the new version lacks.
+    """
+
+    version: int
+    time: str | None
+    client_id: str | None
+    restored_version: int | None
+    gone_slices: list[list[int]]
+
+
+class SlicerParameters(TypedDict):
+    """Where 3D Slicer looks for the names of a label's values."""
+
+    label_names: dict[str, int]
+
+
+class AnnotationInfo(LabelInfo, total=False):
+    """What the server stores about a version of an annotation.
+
+    Attributes:
+        version: its number, from 1.
+        client_id: who submitted it.
+        restored_version: the version that it restored, if any.
+        statistics: of its voxels.
+        slice_names: what to call its slices.
+        earlier: the version before it.
+        warnings: what the annotator was told.
+        params: names of the values, for 3D Slicer; tag ``original`` only.
+    """
+
+    version: int
+    client_id: str | None
+    restored_version: int | None
+    statistics: AnnotationStatistics
+    slice_names: SliceNamesRecord
+    earlier: PreviousVersion | None
+    warnings: list[str]
+    params: SlicerParameters
+
+
+class ModelFacts(TypedDict):
+    """The model that made a prediction, and how it was used.
+
+    Attributes:
+        run: start of the training that made it.
+        epoch: of that training.
+        metric: what ``score`` is.
+        score: 0 … 1.
+        statistics: which statistics batch normalisation used.
+    """
+
+    run: str
+    epoch: int
+    metric: str
+    score: float
+    statistics: str
+
+
+class Scores(TypedDict):
+    """Agreement of a prediction with the annotation; None where the class occurs in neither."""
+
+    iou: dict[str, float | None]
+    mean_iou: float | None
+
+
+class ImageScores(TypedDict, total=False):
+    """Scores of one prediction.
+
+    Attributes:
+        iou: by class, over all annotated voxels.
+        mean_iou: its mean.
+        by_published_model: whether the published model made the prediction.
+        learnt: on the voxels that the model learnt from.
+        held_out: on the voxels that were held out.
+    """
+
+    iou: dict[str, float | None]
+    mean_iou: float | None
+    by_published_model: bool
+    learnt: Scores
+    held_out: Scores
+
+
+class PredictionInfo(LabelInfo, total=False):
+    """What the server stores about a prediction.
+
+    Attributes:
+        model: the model that made it.
+        image: checksum of the image.
+        uncertainty: mean over the classes, 0 … 1.
+        seconds: duration.
+    """
+
+    model: ModelFacts
+    image: int
+    uncertainty: float
+    seconds: float

@@ -1,0 +1,149 @@
+"""The images of the folder: their files, whether they can be read, and what is known of their content."""
+
+import logging
+import os
+from pathlib import Path
+
+from lib.core.errors import InputError
+from lib.core.volumes.formats import endings
+from lib.core.volumes.image_files import ImageFiles, files_of
+from lib.core.volumes.reading import read_volume
+from lib.core.volumes.volume import Volume
+
+from .folder_store import FolderStore
+from .label_files import Stamp, stamp_of
+from .studies import describe_unused
+
+logger = logging.getLogger(__name__)
+
+
+class ImageStore(FolderStore):
+    """Images in a folder, each read once until its files change."""
+
+    def __init__(self, studies: str) -> None:
+        """Open the folder ``studies``."""
+        super().__init__(studies)
+        self._readable: dict[str, object] = {}
+        self._unreadable: dict[str, object] = {}
+        self._checksums: dict[str, tuple[object, int]] = {}
+        self._notes: dict[str, tuple[str, ...]] = {}
+
+    def serve(self, watch: bool) -> None:
+        """Make index and files agree, and keep them so; log which files aren't images.
+
+        Args:
+            watch: whether to notice files that others add or remove.
+        """
+        super().serve(watch)
+        if self.list_images():
+            for line in self.describe_unused():
+                logger.warning("Not taken from %s: %s", self._datastore_path, line)
+        else:
+            logger.warning(self.describe_emptiness())
+
+    def describe_unused(self) -> list[str]:
+        """Say which files in the folder aren't images, and what to do with them; a line for each kind of file."""
+        taken = {path.name for image in self._images().values() for path in image.files}
+        return describe_unused(Path(self._datastore_path), taken)
+
+    def describe_emptiness(self) -> str:
+        """Say why a folder has no image, and what to do."""
+        unused = "; ".join(self.describe_unused())
+        return f"{self._datastore_path}: there is no image to annotate in this folder" + (
+            f", but {unused}" if unused else f"; put some into it, as {', '.join(endings())}"
+        )
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Return the path of an image's file; that of channel 0 if it has several; "" for an unknown image.
+
+        A link isn't followed, because the files of the other channels lie beside the link.
+        """
+        entry = self._datastore.objects.get(image_id)
+        return os.path.join(os.path.realpath(self._datastore.image_path()), image_id + entry.image.ext) if entry else ""
+
+    def image_files(self, image_id: str) -> tuple[Path, ...]:
+        """Return all files of an image, by channel.
+
+        Raises:
+            InputError: a file is missing, or a channel has two files.
+        """
+        files = files_of(Path(self.get_image_uri(image_id)))
+        for path in files:
+            if not path.is_file():
+                raise InputError(f"{path}: no such file; put the file of the image {image_id!r} back into its place")
+        return files
+
+    def check_image(self, image_id: str) -> None:
+        """Check an image before it is offered to an annotator, whose paint would otherwise be refused later.
+
+        The result is kept until one of the image's files changes.
+
+        Raises:
+            InputError: the image can't be used; ``is_unreadable`` returns True from then on.
+        """
+        state = self._state(image_id)
+        if image_id in self._readable and self._readable[image_id] == state:
+            return
+        try:
+            self._require_usable(image_id)
+            self._readable[image_id] = state
+        except InputError as error:
+            self._unreadable[image_id] = state
+            raise InputError(
+                f"{error}. To go on with other images, press Next Sample again (strategy 'sparse' or 'next_slice')"
+            ) from error
+
+    def _require_usable(self, image_id: str) -> None:
+        """Check that paint on an image can be used.
+
+        Raises:
+            InputError: it can't be.
+        """
+        self.checksum(image_id)
+
+    def is_unreadable(self, image_id: str) -> bool:
+        """Tell whether ``check_image`` refused an image that hasn't changed since."""
+        return image_id in self._unreadable and self._unreadable[image_id] == self._state(image_id)
+
+    def read_image(self, image_id: str) -> tuple[Volume, int]:
+        """Read an image; return it with its checksum.
+
+        Raises:
+            InputError: it can't be read.
+        """
+        stamps = self._stamps(image_id)
+        volume = read_volume(self.get_image_uri(image_id))
+        self._checksums[image_id] = stamps, volume.checksum()
+        if volume.notes and self._notes.get(image_id) != volume.notes:
+            logger.warning("; ".join(volume.notes))
+        self._notes[image_id] = volume.notes
+        return volume, self._checksums[image_id][1]
+
+    def notes(self, image_id: str) -> list[str]:
+        """Return what the annotator should know of an image, as found when it was last read."""
+        return list(self._notes.get(image_id, ()))
+
+    def has_read(self, image_id: str) -> bool:
+        """Tell whether the image was read and hasn't changed since, so that its checksum is known."""
+        return image_id in self._checksums and self._checksums[image_id][0] == self._stamps(image_id)
+
+    def checksum(self, image_id: str) -> int:
+        """Return ``Volume.checksum`` of an image; read it only if it has changed.
+
+        Raises:
+            InputError: it can't be read.
+        """
+        return self._checksums[image_id][1] if self.has_read(image_id) else self.read_image(image_id)[1]
+
+    def _stamps(self, image_id: str) -> list[tuple[Path, Stamp]]:
+        """Return the stamps of all files of an image; errors as of ``image_files``."""
+        return [(path, stamp_of(path)) for path in self.image_files(image_id)]
+
+    def _state(self, image_id: str) -> object:
+        """Return what changes when somebody repairs an image."""
+        return state_of(self._images().get(image_id))
+
+
+def state_of(image: ImageFiles | None) -> object:
+    """Return what changes when somebody repairs an image: what it lacks, and the stamps of its files."""
+    return image and (image.fault, tuple(map(stamp_of, image.files)))

@@ -1,0 +1,64 @@
+"""Notices files that others add to the studies folder, change or remove."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.polling import PollingObserver
+
+from lib.core.files import WRITING
+from lib.core.volumes.image_files import is_listed
+
+logger = logging.getLogger(__name__)
+
+
+def watch_folder(
+    folder: str, index: str, on_mount: bool, reload: Callable[[], None], refresh: Callable[[], None]
+) -> BaseObserver:
+    """Watch a folder from now on.
+
+    Args:
+        folder: the folder, with its subfolders.
+        index: file name of the datastore's index.
+        on_mount: whether the folder is on a mounted file system, such as a network drive.
+        reload: called when the index was written.
+        refresh: called when an image or label was written, renamed or removed.
+    """
+    # The system reports no changes that another machine makes on a mounted folder.
+    observer = PollingObserver() if on_mount else Observer()
+    observer.schedule(
+        _Watcher(index, reload, refresh, sys.platform == "linux" and not on_mount), folder, recursive=True
+    )
+    try:
+        observer.start()
+    except OSError as error:
+        logger.error("Images added to %s will be seen only after a restart: %s", folder, error)
+    return observer
+
+
+class _Watcher(FileSystemEventHandler):
+    """Calls back when files change, and goes on after any error."""
+
+    def __init__(
+        self, index: str, reload: Callable[[], None], refresh: Callable[[], None], reports_closing: bool
+    ) -> None:
+        """Take the arguments of ``watch_folder``, and whether the system reports the end of writing."""
+        self.index, self.reload, self.refresh = index, reload, refresh
+        # Elsewhere, each write counts.
+        self.kinds = ("created", "deleted", "moved", "closed" if reports_closing else "modified")
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        names = [os.path.basename(str(path)) for path in (event.src_path, event.dest_path) if path]
+        try:
+            if self.index in names and event.event_type in ("created", "modified", "moved"):
+                self.reload()
+            # This software renames what it writes into place and then writes the index, so its own files need no
+            # event of their own.
+            elif event.event_type in self.kinds and (not names[0].startswith(WRITING) and any(map(is_listed, names))):
+                self.refresh()
+        except Exception:
+            logger.exception("Could not take note of a changed file: %s", event)
