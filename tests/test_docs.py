@@ -10,7 +10,7 @@ import yaml
 from lib.core.training.run import TrainingOptions
 from lib.server.conf import KEYS, Conf
 from lib.server.tasks.trainer import Trainer
-from project import PROJECT
+from project import APP, PROJECT
 
 
 def section(page: str, heading: str) -> str:
@@ -62,6 +62,27 @@ def test_the_citation_is_of_the_paper():
     names = [author["family-names"] for author in paper["authors"]]
     assert names == ["Çiçek", "Abdulkadir", "Lienkamp", "Brox", "Ronneberger"]
     assert paper["doi"] in (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def test_names_in_the_architecture_exist():
+    page = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    found = re.findall(r"((?:`[\w.]+`(?:, | and ))*`[\w.]+`)\s+in\s+`([\w/]+\.py)`", page)
+    assert len(found) > 20
+    missing = []
+    for names, file in found:
+        path = APP / "lib" / file
+        source = path.read_text(encoding="utf-8") if path.is_file() else ""
+        for name in re.findall(r"[\w.]+", names.replace(" and ", " ")):
+            defined = [rf"^\s*(?:(?:class|def) {part}\b|{part}(?:: .*)? = )" for part in name.split(".")]
+            if not all(re.search(pattern, source, re.MULTILINE) for pattern in defined):
+                missing.append(f"{name} in {file}")
+    assert not missing, f"docs/architecture.md names what isn't there: {missing}"
+
+
+def test_paths_in_the_architecture_exist():
+    page = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`(lib/[\w/.]+)`", page):
+        assert (APP / path).exists(), path
 
 
 @pytest.fixture
