@@ -1,6 +1,6 @@
 # Sparse U-Net for 3D Slicer. `make` lists what there is.
 
-# The first of these that there is. What is installed needs one of them: numpymaxflow and numpy 1 aren't built for others.
+# The first of these that is found. No others work: numpymaxflow and numpy 1 have no packages for them.
 PYTHON ?= $(shell .ci/find-python 3.11 3.12 3.10)
 PORT ?= 8000
 STUDIES ?=
@@ -12,9 +12,9 @@ COVERAGE ?=
 APP := apps/sparse_unet3d
 ADDRESS := http://127.0.0.1:$(PORT)
 BIN := .venv/bin
-# Tests in processes beside each other, one for each core and thread.
+# Parallel test processes, one for each logical core, at most four.
 BESIDE := --numprocesses logical --maxprocesses 4 --dist worksteal
-# What `make test COVERAGE=yes` reports on.
+# The packages that `make test COVERAGE=yes` reports on.
 COVERED := $(addprefix --cov=,apps/sparse_unet3d experiments benchmarks) --cov-report=term:skip-covered
 
 .PHONY: help serve samples demo test test-quick docs format benchmark reproduce
@@ -22,7 +22,7 @@ COVERED := $(addprefix --cov=,apps/sparse_unet3d experiments benchmarks) --cov-r
 
 help:
 	@echo "make serve                 start the server, on the sample volumes, at $(ADDRESS)"
-	@echo "make serve STUDIES=FOLDER  the same on your own volumes (NIfTI or NRRD); PORT=8001 for another port"
+	@echo "make serve STUDIES=FOLDER  the same on your own volumes (NIfTI, NRRD or MetaImage); PORT=8001 for another port"
 	@echo "                           CONF=\"--conf labels nucleus --conf background outside\" for your own classes"
 	@echo "make demo                  annotate, train, segment and measure without a person; see demo/report.html"
 	@echo "make demo STUDIES=FOLDER   the same on a folder with images/ and dense labels/"
@@ -30,7 +30,7 @@ help:
 	@echo "make test                  lint, types and tests (about 11 minutes on two cores)"
 	@echo "make test-quick            the same without the slow tests (2 minutes)"
 	@echo "make docs                  build the pages in docs/ as a site, in site/"
-	@echo "make benchmark             time it against the alternatives (hours); PARTS=\"tiles inference\" for some of it"
+	@echo "make benchmark             time this software against others (hours); PARTS=\"tiles inference\" for some of it"
 	@echo "make reproduce             the paper's tables and figure 3 at small size (over an hour); WHAT=table1 for one of them"
 	@echo "make format                bring the code into its standard format"
 
@@ -92,7 +92,7 @@ test test-quick: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BESIDE) $(if $(filter test-quick,$@),-m "not slow") \
 	  $(if $(COVERAGE),$(COVERED))
 
-# Material announces its successor with each build unless this is set.
+# The variable silences an advertisement for the theme's successor.
 docs: .venv/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "Open site/index.html."
