@@ -92,9 +92,9 @@ test test-quick: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BESIDE) $(if $(filter test-quick,$@),-m "not slow") \
 	  $(if $(COVERAGE),$(COVERED))
 
-# The variable silences an advertisement for the theme's successor.
+# The variable silences an advertisement for the successor of the theme. With --quiet, --strict would count no warning.
 docs: .venv/installed-dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html."
 
 format: .venv/installed-dev
