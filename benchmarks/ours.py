@@ -12,10 +12,9 @@ from lib.core.augmentation.grey_values import GreyValueSettings
 from lib.core.augmentation.settings import AugmentationSettings
 from lib.core.data.sampling import TileSampler, TrainingVolume
 from lib.core.device.precision import half_precision_of
-from lib.core.inference.tiling import predict_labels
+from lib.core.inference.tiling import Tiling
 from lib.core.labels import LabelScheme
-from lib.core.network.slabs import SlabNetwork
-from lib.core.network.tiles import choose_tile
+from lib.core.network.architectures import PAPER
 from lib.core.network.unet import UNet
 
 from .data import CHANNELS, CLASSES, PAPER_TILE, PAPER_WIDTH
@@ -57,9 +56,8 @@ def whole_volume(
     network, tensor = paper_network(width).to(device), torch.from_numpy(image)
 
     def segment(progress: Callable[[float], None]) -> NDArray[np.uint8]:
-        slabs = SlabNetwork(network, half_precision_of(device))
-        tile = choose_tile(image.shape[1:], slabs.peak_memory, int(memory))
-        return predict_labels(slabs, tensor, tile, device, progress)
+        evaluator = PAPER.evaluator(network, half_precision_of(device))
+        return Tiling(tensor, evaluator, PAPER.tiles, int(memory)).labels(progress)
 
     return segment
 
@@ -94,6 +92,8 @@ def tile_sampler(
         DeformationSettings(rotation, scaling, elastic_sd),
         GreyValueSettings() if grey_values else GreyValueSettings(0.0, 0.0),
     )
-    sampler = TileSampler([volume], LabelScheme(("inside", "tubule"), "outside"), tile, augmentation)
+    sampler = TileSampler(
+        [volume], LabelScheme(("inside", "tubule"), "outside"), PAPER.tiles, tile, augmentation, PAPER.tiles.context
+    )
     generator = np.random.default_rng(0)
     return lambda: sampler.draw(generator)

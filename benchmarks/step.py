@@ -20,13 +20,12 @@ from lib.core.device.machine import Machine
 from lib.core.device.memory import keep_freed_memory
 from lib.core.inference.segmenter import Segmenter
 from lib.core.labels import LabelScheme
+from lib.core.loss.cross_entropy import weighted_cross_entropy
 from lib.core.metrics import mean_iou
-from lib.core.network.tiles import CONTEXT
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
 from lib.core.training.learner import Learner
-from lib.core.training.loss import weighted_cross_entropy
 from lib.core.training.run import TrainingCase
 from lib.core.volumes.volume import Volume
 from lib.phantom.specimen import SAMPLE_SPECIMENS, make_phantom
@@ -78,7 +77,7 @@ SCHEME = LabelScheme(("inside", "tubule"), "outside")
 
 def literal(plan: Plan) -> Plan:
     """Return the plan with the paper's tile, all its context, and in full precision; all else stays."""
-    return dataclasses.replace(plan, tile=PAPER_TILE, context=CONTEXT, half_precision=False)
+    return dataclasses.replace(plan, tile=PAPER_TILE, context=plan.architecture.tiles.context, half_precision=False)
 
 
 def _sample(device: str, options: PlanOptions) -> tuple[Plan, TrainingVolume]:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from lib.core.data.preparation import prepare_image
 from lib.core.network.batch_norm import by_running_statistics
-from lib.core.network.tiles import CONTEXT, LATTICE, cut, input_size
+from lib.core.network.mirroring import cut_tile
 from lib.core.network.unet import UNet
 from lib.core.plan.plan import Plan
 from lib.core.volumes.volume import Volume
@@ -29,14 +29,16 @@ def slice_features(network: UNet, plan: Plan, volume: Volume) -> SliceFeatures:
     """
     image, _ = prepare_image(volume, plan)
     frozen = by_running_statistics(network)
-    given = cut(image, [-CONTEXT] * 3, [input_size(length) for length in image.shape[1:]])
+    tiles = plan.architecture.tiles
+    given = cut_tile(image, (0, 0, 0), tiles.covering(image.shape[1:]), tiles)
     features = given.to(next(network.parameters()).device)
     for level, convolutions in enumerate(frozen.analysis):
         features = convolutions(frozen.pool(features) if level else features)
     # Only those in the middle of the volume; beyond, it is mirrored.
-    positions = [FIRST + LATTICE * np.arange(length) for length in features.shape[2:]]
+    positions = [FIRST + tiles.lattice * np.arange(length) for length in features.shape[2:]]
     inside = [
-        (at > -LATTICE / 2) & (at < n - 1 + LATTICE / 2) for at, n in zip(positions, image.shape[1:], strict=True)
+        (at > -tiles.lattice / 2) & (at < n - 1 + tiles.lattice / 2)
+        for at, n in zip(positions, image.shape[1:], strict=True)
     ]
     within = features[0].double().cpu().numpy()[:, inside[0]][:, :, inside[1]][:, :, :, inside[2]]
     by_axis = []

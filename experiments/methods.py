@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from lib.core.annotation.slices import AnnotatedSlice
 from lib.core.data.preparation import prepare_training
@@ -22,8 +23,7 @@ from lib.core.inference.slicewise import prepare_training_slices, segment_slices
 from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
 from lib.core.model.model import FORMAT, load_content
-from lib.core.network.tiles import CONTEXT, input_size
-from lib.core.network.unet import UNet
+from lib.core.network.architectures import PAPER
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
@@ -35,7 +35,7 @@ from .interpolation import interpolate
 from .peers import learn_peer
 from .study import Places
 
-WHOLE_SLICE = (input_size(1024),) * 2
+WHOLE_SLICE = PAPER.tiles.covering((1024, 1024))
 """Tile of the 2-D network: of smaller slices, less is drawn."""
 
 PIECE = 10
@@ -200,7 +200,7 @@ def _learn_as_in_paper(plan_of: Callable[..., Plan], task: Task) -> Segment:
     return lambda _name, volume, places: segment_slices(network, volume, places, plan, task.machine.device)
 
 
-def _train(learner: Learner, task: Task, steps: int) -> UNet:
+def _train(learner: Learner, task: Task, steps: int) -> nn.Module:
     """Train for so many steps, or go on with it, keeping the state now and then; return the network."""
     checkpoint = ModelFolder(task.folder).checkpoint
     done = 0
@@ -297,7 +297,8 @@ METHODS: Mapping[str, Method] = {
     # Their rates are those that taught most: in 2-D of 0.02 and 0.1; without BN of 0.01, 0.02, 0.05 and 0.2, which
     # diverged. In 3-D with BN, 0.05 and 0.1 came to the same.
     "2d_bn": _paper_method(
-        "2-D with BN", lambda plan: replace(plan, dims=2, tile=WHOLE_SLICE, context=CONTEXT, learning_rate=0.1)
+        "2-D with BN",
+        lambda plan: replace(plan, dims=2, tile=WHOLE_SLICE, context=PAPER.tiles.context, learning_rate=0.1),
     ),
     "3d_no_bn": _paper_method("3-D without BN", lambda plan: replace(plan, batch_norm=False, learning_rate=0.02)),
     "3d_bn": _paper_method("3-D with BN", lambda plan: plan),

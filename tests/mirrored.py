@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.core.network.tiles import CONTEXT, LATTICE, SMALLEST
+CONTEXT, LATTICE, SMALLEST = 44, 8, 92
+"""Of the paper's network, by its figure 2."""
 
 
 def mirrored(image: Tensor, border: int) -> Tensor:

@@ -4,18 +4,18 @@ import torch
 from scipy import stats
 
 from lib.core.inference.statistics import settle_statistics
-from lib.core.inference.tiling import (
-    cut_tile,
-    entropy,
-    predict_labels,
-    predict_labels_and_entropy,
-    predict_probabilities,
-    predict_tiles,
-)
-from lib.core.network.slabs import SlabNetwork
-from lib.core.network.tiles import CONTEXT, given_shape, input_size, output_shape
+from lib.core.inference.tiling import Tiling, entropy
+from lib.core.labels import LabelScheme
+from lib.core.network.architectures import PAPER
+from lib.core.network.batch_norm import Statistics
+from lib.core.network.evaluator import WholeTiles
+from lib.core.network.mirroring import cut_tile
+from lib.core.network.repetition import given_shape
 from lib.core.network.unet import UNet
-from mirrored import mirrored, mirrored_tile
+from lib.core.plan.plan import Plan
+from mirrored import mirrored_tile
+
+TILES = PAPER.tiles
 
 pytestmark = pytest.mark.slow
 
@@ -25,21 +25,23 @@ def network(channels: int = 2, dims: int = 3) -> UNet:
     return UNet(channels, 3, width=2, dims=dims)
 
 
-def logits_of(net: torch.nn.Module | SlabNetwork, image: torch.Tensor, tile: tuple[int, ...]) -> torch.Tensor:
-    result = torch.full((3, *image.shape[1:]), torch.nan)
-    for box, logits in predict_tiles(net, image, tile, "cpu"):
+def settled(net: UNet, image: torch.Tensor, tile: tuple[int, ...], statistics: Statistics) -> torch.nn.Module:
+    channels, dims = image.shape[0], image.ndim - 1
+    plan = Plan(
+        LabelScheme(("one", "two"), "out"), channels, None, 2, tile, dims, statistics=statistics, test_tile=tile
+    )
+    return settle_statistics(net, image, plan, "cpu")
+
+
+def tiled(net: torch.nn.Module, image: torch.Tensor, tile: tuple[int, ...]) -> Tiling:
+    return Tiling(image, WholeTiles(net, TILES), TILES, 0, tile)
+
+
+def logits_of(tiling: Tiling) -> torch.Tensor:
+    result = torch.full((3, *tiling.image.shape[1:]), torch.nan)
+    for box, logits in tiling.logits():
         result[(slice(None), *box)] = logits
     return result
-
-
-def test_cut_tile_is_numpys_mirrored_padding() -> None:
-    """Along an axis that a tile covers, of one period of it."""
-    image = torch.rand(2, 120, 30, 60)
-    padded = mirrored(image, 150)
-    tile = cut_tile(image, (8, 0, 16), (100, 124, 108))[0]
-    starts = [150 - CONTEXT + origin for origin in (8, 0, 16)]
-    box = tuple(slice(start, start + size) for start, size in zip(starts, (100, 64, 108), strict=True))
-    torch.testing.assert_close(tile, padded[(slice(None), *box)], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(30, 41, 25), (60, 3, 9), (1, 20, 33)])
@@ -47,59 +49,63 @@ def test_frozen_statistics_make_all_tilings_agree_with_one_single_pass(shape: tu
     """Also for volumes thinner than the 44 voxels of context, which are mirrored repeatedly."""
     torch.manual_seed(1)
     image = torch.rand(2, *shape)
-    frozen = settle_statistics(network(), image, (100, 108, 100), "volume", "cpu")
+    frozen = settled(network(), image, (100, 108, 100), "volume")
     tilings = [(100, 100, 100), (108, 100, 116), (116, 132, 100)]
     with torch.no_grad():
         single = frozen(mirrored_tile(image))[0][:, : shape[0], : shape[1], : shape[2]]
     assert single.std() > 0.1
-    for tile in [*tilings, tuple(map(input_size, shape))]:
-        torch.testing.assert_close(logits_of(frozen, image, tile), single, atol=1e-4, rtol=0)
-        torch.testing.assert_close(logits_of(SlabNetwork(frozen), image, tile), single, atol=1e-4, rtol=0)
+    for tile in [*tilings, TILES.covering(shape)]:
+        torch.testing.assert_close(logits_of(tiled(frozen, image, tile)), single, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            logits_of(Tiling(image, PAPER.evaluator(frozen), TILES, 0, tile)), single, atol=1e-4, rtol=0
+        )
 
 
 @pytest.mark.parametrize("shape", [(36, 50, 36), (13, 70, 86), (6, 9, 3)])
 def test_thin_volumes_are_computed_from_one_period(shape: tuple[int, ...]) -> None:
-    """What is computed is less than the mirrored volume, and its logits are those of all of it."""
-    image, tile = torch.rand(2, *shape), tuple(map(input_size, shape))
-    frozen = settle_statistics(network(), image, tile, "volume", "cpu")
-    given = cut_tile(image, (0, 0, 0), tile)
-    assert given.shape[2:] == given_shape(shape, tile)
-    assert given.numel() < 0.5 * 2 * np.prod(tile)
+    """Slab by slab less than the mirrored volume is computed, and the logits are those of all of it."""
+    image, tile = torch.rand(2, *shape), TILES.covering(shape)
+    frozen = settled(network(), image, tile, "volume")
+    evaluator = PAPER.evaluator(frozen)
     with torch.no_grad():
-        expected = frozen(mirrored_tile(image))
-        assert expected.std() > 0.1
-        torch.testing.assert_close(frozen(given, tile), expected, atol=1e-4, rtol=0)
+        expected = frozen(mirrored_tile(image))[0]
+    assert expected.std() > 0.1
+    found = torch.cat(list(evaluator.evaluate(image, (0, 0, 0), tile)), dim=1)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert np.prod(given_shape(shape, tile, TILES)) < 0.5 * np.prod(tile)
 
 
 def test_origins_off_the_lattice_would_not_agree() -> None:
     """What the lattice is for: shifted by 4 voxels, the poolings see other pairs."""
     image = torch.rand(2, 40, 40, 40)
-    frozen = settle_statistics(network(), image, (132, 132, 132), "volume", "cpu")
+    frozen = settled(network(), image, (132, 132, 132), "volume")
     with torch.no_grad():
-        on = frozen(cut_tile(image, (8, 0, 0), (100, 100, 100)))[0, :, :8]
-        off = frozen(cut_tile(image, (4, 0, 0), (100, 100, 100)))[0, :, 4:]
+        on = frozen(cut_tile(image, (8, 0, 0), (100, 100, 100), TILES))[0, :, :8]
+        off = frozen(cut_tile(image, (4, 0, 0), (100, 100, 100), TILES))[0, :, 4:]
     assert (on - off).abs().max() > 1e-2
 
 
 def test_tiles_by_their_own_statistics_differ_at_borders_and_by_the_volumes_do_not() -> None:
     image = torch.rand(2, 60, 20, 20)
     image[:, 30:] *= 4
-    tile, whole = (100, 108, 108), tuple(map(input_size, (60, 20, 20)))
-    frozen = settle_statistics(network(), image, tile, "volume", "cpu")
-    changing = settle_statistics(network(), image, tile, "tile", "cpu")
-    torch.testing.assert_close(logits_of(frozen, image, tile), logits_of(frozen, image, whole), atol=1e-4, rtol=0)
-    difference = logits_of(changing, image, tile) - logits_of(changing, image, whole)
+    tile, whole = (100, 108, 108), TILES.covering((60, 20, 20))
+    frozen = settled(network(), image, tile, "volume")
+    changing = settled(network(), image, tile, "tile")
+    torch.testing.assert_close(
+        logits_of(tiled(frozen, image, tile)), logits_of(tiled(frozen, image, whole)), atol=1e-4, rtol=0
+    )
+    difference = logits_of(tiled(changing, image, tile)) - logits_of(tiled(changing, image, whole))
     assert difference.abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("statistics", ["tile", "volume", "running", "mixed"])
-def test_labels_are_the_most_probable_classes(statistics: str) -> None:
+def test_labels_are_the_most_probable_classes(statistics: Statistics) -> None:
     image = torch.rand(2, 30, 30, 20)
     fractions: list[float] = []
     tile = (108, 108, 108)
-    settled = settle_statistics(network(), image, tile, statistics, "cpu")
-    labels = predict_labels(settled, image, tile, progress=fractions.append)
-    probabilities = predict_probabilities(settled, image, tile)
+    tiling = tiled(settled(network(), image, tile, statistics), image, tile)
+    labels = tiling.labels(fractions.append)
+    probabilities = tiling.probabilities()
     torch.testing.assert_close(probabilities.sum(dim=0), torch.ones(30, 30, 20))
     np.testing.assert_array_equal(labels, probabilities.argmax(dim=0).numpy())
     assert fractions == sorted(fractions)
@@ -109,10 +115,10 @@ def test_labels_are_the_most_probable_classes(statistics: str) -> None:
 
 def test_two_dimensions_by_the_same_code() -> None:
     image = torch.rand(1, 70, 45)
-    frozen = settle_statistics(network(1, dims=2), image, (116, 132), "volume", "cpu")
-    whole = logits_of(frozen, image, tuple(map(input_size, (70, 45))))
-    torch.testing.assert_close(logits_of(frozen, image, (116, 132)), whole, atol=1e-4, rtol=0)
-    assert output_shape((116, 132)) == (28, 44)
+    frozen = settled(network(1, dims=2), image, (116, 132), "volume")
+    whole = logits_of(tiled(frozen, image, TILES.covering((70, 45))))
+    torch.testing.assert_close(logits_of(tiled(frozen, image, (116, 132))), whole, atol=1e-4, rtol=0)
+    assert TILES.output_shape((116, 132)) == (28, 44)
 
 
 def test_entropy_is_scipys_as_a_part_of_the_largest() -> None:
@@ -125,9 +131,10 @@ def test_entropy_is_scipys_as_a_part_of_the_largest() -> None:
 
 def test_labels_and_entropy_are_those_of_the_probabilities() -> None:
     image, tile = torch.rand(2, 30, 41, 25), (100, 108, 100)
-    frozen = settle_statistics(network(), image, tile, "volume", "cpu")
-    probabilities = predict_probabilities(frozen, image, tile)
-    labels, uncertainty = predict_labels_and_entropy(frozen, image, tile)
+    frozen = settled(network(), image, tile, "volume")
+    tiling = tiled(frozen, image, tile)
+    probabilities = tiling.probabilities()
+    labels, uncertainty = tiling.labels_and_entropy()
     np.testing.assert_array_equal(labels, probabilities.argmax(dim=0))
     np.testing.assert_array_equal(uncertainty, entropy(probabilities))
     assert uncertainty.std() > 1

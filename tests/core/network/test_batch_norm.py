@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from lib.core.inference.statistics import _sample, settle_statistics
+from lib.core.inference.statistics import sample_tiles, settle_statistics
+from lib.core.labels import LabelScheme
+from lib.core.network.architectures import PAPER
 from lib.core.network.batch_norm import Statistics, by_average_statistics, by_running_statistics, by_tile_statistics
-from lib.core.network.tiles import input_size
 from lib.core.network.unet import UNet
+from lib.core.plan.plan import Plan
 from mirrored import mirrored_tile
 
 
@@ -25,6 +27,12 @@ def trained_network(dims: int = 3) -> UNet:
             nn.init.normal_(module.running_mean, 0, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 2)
     return network
+
+
+def settled(network: UNet, image: torch.Tensor, tile: tuple[int, ...], statistics: Statistics) -> UNet:
+    dims = image.ndim - 1
+    plan = Plan(LabelScheme(("one",), "outside"), 1, None, 2, tile, dims, statistics=statistics, test_tile=tile)
+    return settle_statistics(network, image, plan, "cpu")  # type: ignore[return-value]
 
 
 def averages(network: nn.Module) -> list[torch.Tensor]:
@@ -84,7 +92,7 @@ def measured(network: UNet, image: torch.Tensor) -> Iterator[tuple[nn.Module, to
 def test_volume_statistics_are_those_of_what_each_layer_then_sees(shape: tuple[int, ...]) -> None:
     """Each voxel of the volume counts once, whatever repeats itself at its borders."""
     network, image = trained_network(dims=len(shape)), smooth_image(shape)
-    frozen = settle_statistics(network, image, tuple(map(input_size, shape)), "volume", "cpu")
+    frozen = settled(network, image, PAPER.tiles.covering(shape), "volume")
     layers = list(measured(frozen, image))
     assert len(layers) == 14
     for layer, mean, variance in layers:
@@ -95,7 +103,7 @@ def test_volume_statistics_are_those_of_what_each_layer_then_sees(shape: tuple[i
 def test_mixed_statistics_are_those_of_values_half_of_which_are_the_volumes() -> None:
     """Checked at all layers: as many values with the mean and variance kept from training, as many of the volume's."""
     network, image = trained_network(), smooth_image((30, 41, 25))
-    frozen = settle_statistics(network, image, (132, 132, 116), "mixed", "cpu")
+    frozen = settled(network, image, (132, 132, 116), "mixed")
     kept = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm3d)]
     sides = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(500)
     for trained, (layer, mean, variance) in zip(kept, measured(frozen, image), strict=True):
@@ -109,12 +117,12 @@ def test_of_a_large_volume_some_tiles_that_do_not_overlap_are_taken() -> None:
     """Checked at the first layer, where all of a tile's voxels but its outermost count."""
     network, image = trained_network(), smooth_image((320, 110, 110))
     tile = (92, 92, 92)
-    frozen = settle_statistics(network, image, tile, "volume", "cpu")
+    frozen = settled(network, image, tile, "volume")
     first_convolution, first_norm = network.analysis[0][0], frozen.analysis[0][1]  # type: ignore[index,union-attr]
     with torch.no_grad():
         features = first_convolution(image[None])[0].double().flatten(1)
     assert (first_norm.running_mean.double() - features.mean(dim=1)).abs().max() < 0.1 * features.std(dim=1).max()
-    starts = [origin[0] - 44 for origin in _sample(image, tile, 10**9, "cpu").origins]
+    starts = [origin[0] - 44 for origin in sample_tiles(image, tile, 10**9, PAPER.tiles).origins]
     assert len(starts) >= 3
     assert all(abs(one - other) >= 92 for one, other in itertools.combinations(starts, 2))
     assert all(-4 <= start <= 320 - 92 + 4 for start in starts)
@@ -125,7 +133,7 @@ def test_average_statistics_are_the_mean_of_the_tiles_own() -> None:
     network = trained_network()
     tiles = [torch.rand(1, 1, 92, 92, 92) * scale for scale in (0.5, 1, 3)]
     before = averages(network)
-    frozen = by_average_statistics(network, [(tile, tile.shape[2:]) for tile in tiles])
+    frozen = by_average_statistics(network, tiles)
     first_convolution, first_norm = network.analysis[0][0], frozen.analysis[0][1]  # type: ignore[index,union-attr]
     with torch.no_grad():
         features = [first_convolution(tile)[0].flatten(1).double() for tile in tiles]
@@ -144,7 +152,7 @@ def test_frozen_statistics_do_not_depend_on_the_tile() -> None:
     tile = torch.rand(1, 1, 100, 100, 100)
     brighter = tile.clone()
     brighter[..., 95:] = 5
-    by_volume = settle_statistics(network, tile[0], (100, 100, 100), "volume", "cpu")
+    by_volume = settled(network, tile[0], (100, 100, 100), "volume")
     for frozen in (by_running_statistics(network), by_volume):
         with torch.no_grad():
             torch.testing.assert_close(frozen(tile)[..., 0], frozen(brighter)[..., 0])
@@ -157,7 +165,7 @@ def test_frozen_statistics_do_not_depend_on_the_tile() -> None:
 def test_a_network_without_batch_normalisation_has_no_statistics(statistics: Statistics) -> None:
     torch.manual_seed(0)
     network, image = UNet(1, 2, width=2, batch_norm=False), smooth_image((20, 12, 12))
-    settled = settle_statistics(network, image, (108, 100, 100), statistics, "cpu")
+    frozen = settled(network, image, (108, 100, 100), statistics)
     tile = torch.rand(1, 1, 92, 92, 92)
     with torch.no_grad():
-        torch.testing.assert_close(settled(tile), network(tile))
+        torch.testing.assert_close(frozen(tile), network(tile))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lib.core.device.precision import half_precision_of
-from lib.core.network.slabs import SlabNetwork
+from lib.core.network.architectures import PAPER
+from lib.core.network.slabs import Slabs
 from lib.core.network.unet import UNet
 from project import APP
 
@@ -34,7 +35,7 @@ def slabs(tile: Tensor, rows: int) -> Iterator[Tensor]:
 
 
 def in_slabs(network: UNet, tile: Tensor, rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.cat(list(SlabNetwork(network, dtype).evaluate(slabs(tile, rows), tile.shape[3:])), dim=2)
+    return torch.cat(list(Slabs(network, PAPER.tiles, dtype).run(slabs(tile, rows), tile.shape[3:])), dim=2)
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
@@ -73,15 +74,15 @@ def test_the_network_itself_stays_as_it_was() -> None:
 MEASURE = """
 import sys, torch
 from lib.core.network.unet import UNet
-from lib.core.network.slabs import SlabNetwork
+from lib.core.network.architectures import PAPER
 def peak():
     return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 rows, dtype = int(sys.argv[1]), getattr(torch, sys.argv[2])
-network = SlabNetwork(UNet(1, 3, width=8).eval(), dtype)
+network = PAPER.evaluator(UNet(1, 3, width=8).eval(), dtype)
 slab = torch.rand(1, 1, 16, 220, 156)
 before = peak()
 slabs = (slab[:, :, : min(16, rows - row)] for row in range(0, rows, 16))
-assert sum(logits.shape[2] for logits in network.evaluate(slabs, (220, 156))) == rows - 88
+assert sum(logits.shape[2] for logits in network.run(slabs, (220, 156))) == rows - 88
 print(peak() - before, network.peak_memory((rows, 220, 156)))
 """
 

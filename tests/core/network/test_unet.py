@@ -12,7 +12,7 @@ from lib.core.data.preparation import prepare_training
 from lib.core.device.machine import Machine
 from lib.core.inference.segmenter import Segmenter
 from lib.core.labels import LabelScheme
-from lib.core.network.tiles import output_shape
+from lib.core.network.architectures import PAPER
 from lib.core.network.unet import UNet
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.planning import make_plan
@@ -49,7 +49,7 @@ def test_the_papers_tile_gives_the_papers_output() -> None:
 def test_shapes(dims: int, channels: int, classes: int, tile: tuple[int, ...], batch_norm: bool) -> None:
     network = UNet(channels, classes, width=2, dims=dims, batch_norm=batch_norm)
     logits = network(torch.rand(1, channels, *tile))
-    assert logits.shape == (1, classes, *output_shape(tile))
+    assert logits.shape == (1, classes, *PAPER.tiles.output_shape(tile))
     assert batch_norm == any("Norm" in type(m).__name__ for m in network.modules())
 
 

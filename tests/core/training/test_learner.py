@@ -43,14 +43,14 @@ def test_steps_are_those_of_plain_torch(device: str) -> None:
     """Weighted cross-entropy on labelled voxels, short gradients, Nesterov momentum, a falling rate, no averaging."""
     ours = learner(device, averaging=0.0)
     torch.manual_seed(3)
-    network = UNet(1, 2, width=2).to(device).train()
+    network = UNet(1, 2, width=2, padded=True).to(device).train()
     optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     parts = (0.0, 0.25, 0.5)
     for step, part in enumerate(parts):
         image, targets = ours.sampler.draw(np.random.default_rng((3, step)))
         for group in optimiser.param_groups:
             group["lr"] = 0.05 * (1 - part) ** 0.9
-        logits = network(image[None], [size + 88 for size in targets.shape])[0]
+        logits = network(image[None])[0]
         labelled = targets != IGNORED
         loss = nn.functional.cross_entropy(logits[:, labelled].T, targets[labelled], weight=ours.weights)
         optimiser.zero_grad()
@@ -129,13 +129,13 @@ def test_drawing_weights_leaves_others_random_numbers_alone() -> None:
 
 def test_short_of_memory_it_goes_on_with_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     with learner() as ours:
-        most = ours.sampler.given_voxels - 1
+        most = ours.sampler.tile_voxels - 1
         forward = ours.network.forward
 
-        def limited(image: torch.Tensor, tile: list[int] | None = None) -> torch.Tensor:
+        def limited(image: torch.Tensor) -> torch.Tensor:
             if image[0, 0].numel() > most:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-            return forward(image, tile)
+            return forward(image)
 
         monkeypatch.setattr(ours.network, "forward", limited)
         before = ours.plan.tile
@@ -143,7 +143,7 @@ def test_short_of_memory_it_goes_on_with_smaller_tiles(monkeypatch: pytest.Monke
         assert math.isfinite(course.loss)
         assert course.labelled > 0
         assert math.prod(ours.plan.tile) < math.prod(before)
-        assert ours.sampler.given_voxels <= most
+        assert ours.sampler.tile_voxels <= most
         most = 1
         with pytest.raises(InputError, match="memory on cpu doesn't suffice even for the smallest tile"):
             ours.train(range(2, 3), lambda: 0.0)
@@ -217,5 +217,5 @@ def test_no_finite_image_ends_a_training(kind: str, half: bool) -> None:
     for statistics in get_args(Statistics):
         segmenter = Segmenter(result, replace(plan, statistics=statistics))
         image = PreparedImage.of(volume, plan).image
-        evaluation = segmenter._settled(image, Machine("cpu", 10**9))
-        assert torch.isfinite(evaluation.probabilities(None)).all()
+        tiling = segmenter._tiling(image, Machine("cpu", 10**9))
+        assert torch.isfinite(tiling.probabilities()).all()

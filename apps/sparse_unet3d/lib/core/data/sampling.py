@@ -19,7 +19,8 @@ from lib.core.augmentation.grey_values import apply_grey_mapping, draw_grey_mapp
 from lib.core.augmentation.settings import AugmentationSettings
 from lib.core.errors import InputError
 from lib.core.labels import IGNORED, UNLABELLED, LabelScheme
-from lib.core.network.tiles import CONTEXT, cut, given_shape, input_size, output_shape
+from lib.core.network.mirroring import cut
+from lib.core.network.tile_sizes import TileSizes
 from lib.core.plan.plan import Centres
 
 ATTEMPTS = 100
@@ -48,35 +49,27 @@ class TrainingVolume:
 class _Frame:
     """The tile for volumes of one shape, and the part of it that is drawn.
 
-    Along an axis that the tile covers, the volume alone is deformed and then mirrored, as a whole volume is mirrored
-    for inference. Along the others, the tile's context is deformed with it.
+    Along an axis that the tile's output covers, the volume alone is deformed and then mirrored, as a whole volume is
+    mirrored for inference. Along the others, the tile's context is deformed with it.
     """
 
-    def __init__(self, shape: Sequence[int], tile: Sequence[int], context: int) -> None:
-        self.tile = tuple(min(size, input_size(length)) for size, length in zip(tile, shape, strict=True))
-        self.output = output_shape(self.tile)
-        self.given = given_shape(shape, self.tile, context)
+    def __init__(self, shape: Sequence[int], tile: Sequence[int], context: int, tiles: TileSizes) -> None:
+        self.tiles = tiles
+        self.output = tiles.output_shape(tiles.no_larger_than_needed(tile, shape))
+        self.given = tuple(size + 2 * context for size in self.output)
         covered = [output >= length for output, length in zip(self.output, shape, strict=True)]
         self.drawn = tuple(
             length if covers else given for covers, length, given in zip(covered, shape, self.given, strict=True)
         )
-        # Where the context ends before a period does, as much is given on each side of the output.
-        self._before = tuple(
-            context if given == output + 2 * context else CONTEXT
-            for given, output in zip(self.given, self.output, strict=True)
-        )
-        self._starts = tuple(-before if covers else 0 for covers, before in zip(covered, self._before, strict=True))
-        self.judged = tuple(
+        self._starts = tuple(-context if covers else 0 for covers in covered)
+        self.labelled = tuple(
             slice(0, length) if covers else slice(context, context + output)
             for covers, length, output in zip(covered, shape, self.output, strict=True)
         )
 
     def give(self, drawn: Tensor) -> Tensor:
         """Turn what is drawn (C, *drawn) into what is given to the network (C, *given)."""
-        given = cut(drawn, self._starts, self.given)[0]
-        # The network takes the first voxel for the one that lies all of its context before the output.
-        shifts = [CONTEXT - before for before in self._before]
-        return given.roll(shifts, dims=list(range(1, given.ndim))) if any(shifts) else given
+        return cut(drawn, self._starts, self.given, self.tiles)[0]
 
 
 class TileSampler:
@@ -85,9 +78,10 @@ class TileSampler:
     Args:
         volumes: annotated volumes; not needed any more once the sampler is made.
         scheme: the label scheme.
-        tile: input sizes; less is drawn of volumes that need less.
+        tiles: the network's tile sizes.
+        tile: valid input sizes, which say how large the output is; less is drawn of volumes that need less.
         augmentation: strengths.
-        context: voxels around the tile's output that are drawn; beyond that the input wraps around.
+        context: voxels around the output that are drawn.
         centres: what tiles are centred on with equal probability, see ``Plan``.
         device: where the volumes are kept and tiles are drawn.
 
@@ -99,13 +93,14 @@ class TileSampler:
         self,
         volumes: Sequence[TrainingVolume],
         scheme: LabelScheme,
+        tiles: TileSizes,
         tile: Sequence[int],
         augmentation: AugmentationSettings,
-        context: int = CONTEXT,
+        context: int,
         centres: Centres = "classes",
         device: str = "cpu",
     ) -> None:
-        self.device = device
+        self.device, self._tiles = device, tiles
         self.images = [LinearSampler(volume.image.to(device)) for volume in volumes]
         self._annotations = [volume.annotation.to(device) for volume in volumes]
         self._voxel_sizes = [volume.voxel_size for volume in volumes]
@@ -127,7 +122,7 @@ class TileSampler:
 
     def set_tile(self, tile: Sequence[int]) -> None:
         """Draw tiles of other input sizes from now on."""
-        self._frames = [_Frame(annotation.shape, tile, self.context) for annotation in self._annotations]
+        self._frames = [_Frame(annotation.shape, tile, self.context, self._tiles) for annotation in self._annotations]
 
     @property
     def largest(self) -> tuple[int, ...]:
@@ -141,8 +136,8 @@ class TileSampler:
         self._annotations = [annotation.to("cpu") for annotation in self._annotations]
 
     @property
-    def given_voxels(self) -> int:
-        """The most voxels that are given of a tile."""
+    def tile_voxels(self) -> int:
+        """The most voxels of a tile, its output and the context around it."""
         return max(math.prod(frame.given) for frame in self._frames)
 
     def draw(self, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -152,8 +147,8 @@ class TileSampler:
             generator: the only source of randomness.
 
         Returns:
-            Image (C, *given) float32, see ``tiles.given_shape``, and targets (*output) int64 of the tile's output, at
-            least one of them labelled.
+            Image (C, *given) float32, and targets (*output) int64 of the tile's output, at least one of them labelled;
+            each side of the image is larger than the output by the context at both ends.
         """
         drawn = None
         for attempt in range(ATTEMPTS):
@@ -163,8 +158,8 @@ class TileSampler:
                 generator, centre, frame.drawn, self.augmentation.deformation, self._voxel_sizes[index]
             )
             positions = source_positions(deformation, frame.drawn, annotation.device)
-            judged = (slice(None), *frame.judged)
-            labels = sample_annotation(annotation, positions[judged])
+            within = (slice(None), *frame.labelled)
+            labels = sample_annotation(annotation, positions[within])
             if not torch.any(labels != UNLABELLED):
                 continue
             drawn = frame, volume(positions), labels

@@ -2,9 +2,7 @@
 
 import itertools
 import logging
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -16,23 +14,13 @@ from lib.core.data.preparation import PreparedImage
 from lib.core.device.machine import Machine, is_out_of_memory
 from lib.core.device.precision import half_precision, precision_on
 from lib.core.errors import InputError
-from lib.core.network.slabs import SlabNetwork
-from lib.core.network.tiles import LATTICE, choose_tile, given_shape, input_size
-from lib.core.network.unet import UNet
+from lib.core.network.evaluator import WholeTiles
 from lib.core.plan.plan import Plan
 from lib.core.volumes.volume import Volume
 from lib.core.volumes.working_grid import WorkingGrid
 
 from .statistics import settle_statistics
-from .tiling import (
-    Box,
-    Progress,
-    entropy,
-    predict_labels,
-    predict_labels_and_entropy,
-    predict_probabilities,
-    tile_origins,
-)
+from .tiling import Box, Progress, Tiling, entropy
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +36,11 @@ SMALLEST_SHARE = 16
 class Segmenter:
     """Segments volumes by one network."""
 
-    def __init__(self, network: UNet, plan: Plan, precision: torch.dtype = torch.float32) -> None:
+    def __init__(self, network: nn.Module, plan: Plan, precision: torch.dtype = torch.float32) -> None:
         """Prepare to segment.
 
         Args:
-            network: the U-Net; neither changed nor copied before it is used.
+            network: built by the plan; neither changed nor copied before it is used.
             plan: what it was trained by.
             precision: floating point format to compute in; float32 on a device that doesn't do so natively.
         """
@@ -78,7 +66,7 @@ class Segmenter:
                 smallest tile.
         """
         image = PreparedImage.of(volume, self.plan)
-        return self._predict(image, machine, lambda evaluate: _labels(image, evaluate, progress))
+        return self._predict(image, machine, lambda tiling: _labels(image, tiling, progress))
 
     def segment_with_entropy(
         self, volume: Volume, machine: Machine, progress: Progress | None = None
@@ -89,7 +77,7 @@ class Segmenter:
             Labels and entropy, both (X, Y, Z) uint8 on the volume's own grid.
         """
         image = PreparedImage.of(volume, self.plan)
-        return self._predict(image, machine, lambda evaluate: _labels_and_entropy(image, evaluate, progress))
+        return self._predict(image, machine, lambda tiling: _labels_and_entropy(image, tiling, progress))
 
     def segment_at(self, image: PreparedImage, places: Sequence[Place], machine: Machine) -> list[NDArray[np.uint8]]:
         """Segment groups of voxels and no more around them than that takes; of a whole volume where that is less work.
@@ -106,21 +94,20 @@ class Segmenter:
             InputError: memory is too short for the smallest tile.
         """
 
-        def labels(evaluation: Evaluation) -> list[NDArray[np.uint8]]:
+        def labels(tiling: Tiling) -> list[NDArray[np.uint8]]:
             parts = [around(image.grid, place) for place in places]
-            whole = tuple(slice(0, length) for length in image.grid.working)
-            if sum(map(evaluation.work, parts)) >= evaluation.work(whole):
-                every = _labels(image, evaluation, None)
+            if sum(map(tiling.work, parts)) >= tiling.work():
+                every = _labels(image, tiling, None)
                 return [every[place] for place in places]
-            return [_labels_at(image, evaluation, *pair) for pair in zip(places, parts, strict=True)]
+            return [_labels_at(image, tiling, *pair) for pair in zip(places, parts, strict=True)]
 
         return self._predict(image, machine, labels)
 
-    def _predict(self, image: PreparedImage, machine: Machine, predict: Callable[["Evaluation"], Result]) -> Result:
+    def _predict(self, image: PreparedImage, machine: Machine, predict: Callable[[Tiling], Result]) -> Result:
         least = machine.memory // SMALLEST_SHARE
         while True:
             try:
-                return predict(self._settled(image.image, machine))
+                return predict(self._tiling(image.image, machine))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -141,66 +128,22 @@ class Segmenter:
                     "or train with a smaller --conf width"
                 )
 
-    def _settled(self, image: Tensor, machine: Machine) -> "Evaluation":
+    def _tiling(self, image: Tensor, machine: Machine) -> Tiling:
         """Make the network ready for an image (C, *working)."""
         plan, device = self.plan, machine.device
-        precision = precision_on(device, self.precision)
+        tiles, precision = plan.architecture.tiles, precision_on(device, self.precision)
         with half_precision(device, precision):
-            settled = settle_statistics(self.network, image, plan.test_tile, plan.statistics, device)
+            settled = settle_statistics(self.network, image, plan, device)
         if plan.statistics == "tile":
-            return Evaluation(image, settled, plan.test_tile, machine)
-        return Evaluation(image, SlabNetwork(settled, precision), None, machine)
+            return Tiling(image, WholeTiles(settled, tiles), tiles, machine.memory, plan.test_tile)
+        return Tiling(image, plan.architecture.evaluator(settled, precision), tiles, machine.memory)
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """A network that is ready for an image.
-
-    Attributes:
-        image: (C, *working) float32 in 0 … 1.
-        network: with its statistics settled, on the machine's device.
-        test_tile: input sizes of the tiles that are normalised by their own statistics; None: memory chooses.
-        machine: what to compute on.
-    """
-
-    image: Tensor
-    network: SlabNetwork | nn.Module
-    test_tile: tuple[int, ...] | None
-    machine: Machine
-
-    def labels(self, progress: Progress | None, part: Box | None = None) -> NDArray[np.uint8]:
-        """As ``inference.predict_labels``."""
-        return predict_labels(self.network, self.image, self._tile(part), self.machine.device, progress, part)
-
-    def labels_and_entropy(self, progress: Progress | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """As ``inference.predict_labels_and_entropy``."""
-        return predict_labels_and_entropy(self.network, self.image, self._tile(None), self.machine.device, progress)
-
-    def probabilities(self, progress: Progress | None, part: Box | None = None) -> Tensor:
-        """As ``inference.predict_probabilities``."""
-        return predict_probabilities(self.network, self.image, self._tile(part), self.machine.device, progress, part)
-
-    def work(self, part: Box) -> int:
-        """Return the input voxels that a part takes."""
-        shape, tile = self.image.shape[1:], self._tile(part)
-        return math.prod(given_shape(shape, tile)) * math.prod(
-            len(tile_origins(*axis, is_frozen=self.test_tile is None)) for axis in zip(shape, tile, part, strict=True)
-        )
-
-    def _tile(self, part: Box | None) -> tuple[int, ...]:
-        shape = self.image.shape[1:]
-        if self.test_tile:
-            return tuple(min(size, input_size(length)) for size, length in zip(self.test_tile, shape, strict=True))
-        assert isinstance(self.network, SlabNetwork)
-        lengths = [side.stop - side.start // LATTICE * LATTICE for side in part] if part else None
-        return choose_tile(shape, self.network.peak_memory, self.machine.memory, lengths)
-
-
-def _labels(image: PreparedImage, evaluation: Evaluation, progress: Progress | None) -> NDArray[np.uint8]:
+def _labels(image: PreparedImage, tiling: Tiling, progress: Progress | None) -> NDArray[np.uint8]:
     if image.grid.is_native:
-        labels = evaluation.labels(progress)
+        labels = tiling.labels(progress)
     else:
-        probabilities = evaluation.probabilities(progress)
+        probabilities = tiling.probabilities(progress)
         labels = image.grid.back(probabilities).argmax(dim=0).to(torch.uint8).numpy()
     if image.outside is not None:
         labels[image.outside] = 0
@@ -208,12 +151,12 @@ def _labels(image: PreparedImage, evaluation: Evaluation, progress: Progress | N
 
 
 def _labels_and_entropy(
-    image: PreparedImage, evaluation: Evaluation, progress: Progress | None
+    image: PreparedImage, tiling: Tiling, progress: Progress | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     if image.grid.is_native:
-        labels, uncertainty = evaluation.labels_and_entropy(progress)
+        labels, uncertainty = tiling.labels_and_entropy(progress)
     else:
-        probabilities = image.grid.back(evaluation.probabilities(progress))
+        probabilities = image.grid.back(tiling.probabilities(progress))
         labels = probabilities.argmax(dim=0).to(torch.uint8).numpy()
         # Row by row: at once it would take as much memory again.
         uncertainty = np.stack([entropy(rows).numpy() for rows in probabilities.unbind(dim=1)])
@@ -231,13 +174,13 @@ def around(grid: WorkingGrid, place: Place) -> Box:
     return tuple(sides)
 
 
-def _labels_at(image: PreparedImage, evaluation: Evaluation, place: Place, part: Box) -> NDArray[np.uint8]:
+def _labels_at(image: PreparedImage, tiling: Tiling, place: Place, part: Box) -> NDArray[np.uint8]:
     starts = [side.start for side in part]
     if image.grid.is_native:
-        labels = evaluation.labels(None, part)
+        labels = tiling.labels(None, part)
         found = np.asarray(labels[tuple(index - start for index, start in zip(place, starts, strict=True))])
     else:
-        probabilities = evaluation.probabilities(None, part).numpy()
+        probabilities = tiling.probabilities(None, part).numpy()
         along = [image.grid.neighbours(axis, index) for axis, index in enumerate(place)]
         mean = np.zeros((len(probabilities), len(place[0])), dtype=np.float32)
         for corner in itertools.product((0, 1), repeat=len(place)):

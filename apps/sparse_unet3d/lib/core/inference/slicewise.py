@@ -1,22 +1,23 @@
 """The 2-D counterpart of the network: it treats all annotated slices as independent images (section 4.1)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from lib.core.annotation.slices import AnnotatedSlice, keep_slices
 from lib.core.data.preparation import prepare_image
 from lib.core.data.sampling import TrainingVolume
-from lib.core.network.tiles import input_size
-from lib.core.network.unet import UNet
+from lib.core.network.evaluator import WholeTiles
 from lib.core.plan.plan import Plan
 from lib.core.volumes.volume import Volume
 from lib.core.volumes.working_grid import WorkingGrid
 
 from .statistics import settle_statistics
-from .tiling import predict_probabilities
+from .tiling import Tiling
 
 
 def prepare_training_slices(
@@ -50,7 +51,7 @@ def prepare_training_slices(
 
 
 def segment_slices(
-    network: UNet, volume: Volume, slices: Sequence[AnnotatedSlice], plan: Plan, device: str
+    network: nn.Module, volume: Volume, slices: Sequence[AnnotatedSlice], plan: Plan, device: str
 ) -> dict[AnnotatedSlice, NDArray[np.uint8]]:
     """Segment single slices of a volume, each as an image of its own.
 
@@ -68,12 +69,14 @@ def segment_slices(
         InputError: the volume has another number of channels than the plan.
     """
     image, grid = prepare_image(volume, plan)
+    tiles = plan.architecture.tiles
     segmented = {}
     for place in slices:
         plane = image.select(1 + place.axis, _working_index(grid, place)).contiguous()
-        tile = tuple(input_size(length) for length in plane.shape[1:])
-        settled = settle_statistics(network, plane, tile, plan.statistics, device)
-        probabilities = grid.slice_back(predict_probabilities(settled, plane, tile, device), place.axis)
+        tile = tiles.covering(plane.shape[1:])
+        settled = settle_statistics(network, plane, replace(plan, test_tile=tile), device)
+        tiling = Tiling(plane, WholeTiles(settled, tiles), tiles, 0, tile)
+        probabilities = grid.slice_back(tiling.probabilities(), place.axis)
         segmented[place] = probabilities.argmax(dim=0).to(torch.uint8).numpy()
     return segmented
 

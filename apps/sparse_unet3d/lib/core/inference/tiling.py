@@ -2,24 +2,17 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from lib.core.network.slabs import THICKNESS, SlabNetwork, laid_out
-from lib.core.network.tiles import (
-    CONTEXT,
-    LATTICE,
-    axis_origins,
-    cut,
-    cut_tile,
-    given_shape,
-    output_shape,
-    output_size,
-)
+from lib.core.network.evaluator import Evaluator
+from lib.core.network.tile_choice import choose_tile
+from lib.core.network.tile_sizes import TileSizes
 
 Progress = Callable[[float], None]
 """Called with the fraction done, 0 … 1."""
@@ -27,120 +20,129 @@ Progress = Callable[[float], None]
 Box = tuple[slice, ...]
 
 
-@torch.inference_mode()
-def predict_tiles(
-    network: SlabNetwork | nn.Module, image: Tensor, tile: Sequence[int], device: str, part: Box | None = None
-) -> Iterator[tuple[Box, Tensor]]:
-    """Run the network over the tiles of an image, or over those that cover a part of it.
+@dataclass(frozen=True, eq=False)
+class Tiling:
+    """An image that a network segments tile by tile; no more than what is asked for is held of its volume.
 
-    Args:
-        network: with its statistics settled; on ``device``.
-        image: (C, *spatial) float32.
-        tile: input sizes.
-        device: where the network runs.
-        part: what is wanted of the image; None: all of it.
-
-    Yields:
-        A box of the image, and its logits (classes, *box). The boxes cover the image, or the part; where two overlap by
-        the 4 voxels that a lattice step leaves, both have the same logits if statistics are frozen.
-    """
-    shape = image.shape[1:]
-    sides = part or tuple(slice(0, length) for length in shape)
-    is_frozen = isinstance(network, SlabNetwork)
-    along = [tile_origins(*axis, is_frozen) for axis in zip(shape, tile, sides, strict=True)]
-    for origin in itertools.product(*along):
-        row, *across = origin
-        for logits in _evaluate(network, image, origin, tile, device):
-            sizes = (logits.shape[1], *output_shape(tile)[1:])
-            starts = (row, *across)
-            box = tuple(
-                slice(max(start, side.start), min(start + size, side.stop))
-                for start, size, side in zip(starts, sizes, sides, strict=True)
-            )
-            row += logits.shape[1]
-            if all(side.start < side.stop for side in box):
-                inside = [slice(side.start - start, side.stop - start) for side, start in zip(box, starts, strict=True)]
-                here = (slice(None), *inside)
-                yield box, logits[here]
-
-
-def tile_origins(length: int, size: int, part: slice, is_frozen: bool) -> list[int]:
-    """Return where the outputs of tiles start along an axis, on the lattice, so that together they cover a part.
-
-    Args:
-        length: voxels of the image.
-        size: of the tile.
-        part: what is wanted of the image.
-        is_frozen: whether all tiles are normalised alike. Otherwise these are those of the whole image that reach into
-            the part, so that it gets the labels that it has there.
-    """
-    output = output_size(size)
-    # A tile that covers the whole axis repeats itself, from its beginning.
-    if is_frozen and output < length:
-        start = part.start // LATTICE * LATTICE
-        return [start + origin for origin in axis_origins(part.stop - start, size)]
-    return [origin for origin in axis_origins(length, size) if origin < part.stop and origin + output > part.start]
-
-
-def _evaluate(
-    network: SlabNetwork | nn.Module, image: Tensor, origin: Sequence[int], tile: Sequence[int], device: str
-) -> Iterator[Tensor]:
-    """Yield the logits (classes, rows, ...) of a tile, in slabs or at once."""
-    if isinstance(network, SlabNetwork):
-        first, *across = (start - CONTEXT for start in origin)
-        end = first + tile[0]
-        given = given_shape(image.shape[1:], tile)[1:]
-        slabs = (
-            cut(image, (row, *across), (min(THICKNESS, end - row), *given)).to(device)
-            for row in range(first, end, THICKNESS)
-        )
-        for logits in network.evaluate(slabs, tile[1:]):
-            yield logits[0]
-    else:
-        yield network(laid_out(cut_tile(image, origin, tile).to(device)), tile)[0]
-
-
-def predict_labels(
-    network: SlabNetwork | nn.Module,
-    image: Tensor,
-    tile: Sequence[int],
-    device: str = "cpu",
-    progress: Progress | None = None,
-    part: Box | None = None,
-) -> NDArray[np.uint8]:
-    """Segment an image or a part of it; no volume of probabilities is held.
-
-    Args:
-        network: with its statistics settled; on ``device``.
+    Attributes:
         image: (C, *spatial) float32 in 0 … 1.
-        tile: input sizes.
-        device: where the network runs.
-        progress: called as the work goes on.
-        part: what is wanted of the image; None: all of it.
-
-    Returns:
-        (*spatial) uint8 of the image or the part, the most probable class of each voxel.
+        evaluator: of the network, its statistics settled.
+        tiles: the network's tile sizes.
+        memory: bytes that the evaluator may take.
+        tile: input sizes of all tiles, where each is normalised by its own statistics. None where statistics are
+            frozen: labels don't depend on the tile then, and it is as large as memory allows.
     """
-    labels = np.empty(_sizes(image, part), dtype=np.uint8)
-    for box, logits in _with_progress(network, image, tile, device, progress, part):
-        labels[box] = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
-    return labels
 
+    image: Tensor
+    evaluator: Evaluator
+    tiles: TileSizes
+    memory: int
+    tile: tuple[int, ...] | None = None
 
-def predict_labels_and_entropy(
-    network: SlabNetwork | nn.Module,
-    image: Tensor,
-    tile: Sequence[int],
-    device: str = "cpu",
-    progress: Progress | None = None,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """As ``predict_labels``, and in the same pass say how sure the network is: also ``entropy``, (*spatial)."""
-    labels = np.empty(tuple(image.shape[1:]), dtype=np.uint8)
-    uncertainty = np.empty_like(labels)
-    for box, logits in _with_progress(network, image, tile, device, progress):
-        labels[box] = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
-        uncertainty[box] = entropy(logits.softmax(dim=0)).cpu().numpy()
-    return labels, uncertainty
+    def labels(self, progress: Progress | None = None, part: Box | None = None) -> NDArray[np.uint8]:
+        """Segment the image or a part of it.
+
+        Args:
+            progress: called as the work goes on.
+            part: what is wanted of the image; None: all of it.
+
+        Returns:
+            (*spatial) uint8 of the image or the part, the most probable class of each voxel.
+        """
+        labels = np.empty(self._sizes(part), dtype=np.uint8)
+        for box, logits in self._with_progress(progress, part):
+            labels[box] = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
+        return labels
+
+    def labels_and_entropy(self, progress: Progress | None = None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Segment the image, and in the same pass say how unsure the network is: also ``entropy``, (*spatial)."""
+        labels = np.empty(self._sizes(None), dtype=np.uint8)
+        uncertainty = np.empty_like(labels)
+        for box, logits in self._with_progress(progress, None):
+            labels[box] = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
+            uncertainty[box] = entropy(logits.softmax(dim=0)).cpu().numpy()
+        return labels, uncertainty
+
+    def probabilities(self, progress: Progress | None = None, part: Box | None = None) -> Tensor:
+        """As ``labels``, but return the probability of each class: (classes, *spatial) float32."""
+        probabilities: Tensor | None = None
+        for box, logits in self._with_progress(progress, part):
+            if probabilities is None:
+                probabilities = torch.empty((len(logits), *self._sizes(part)), dtype=torch.float32)
+            place = (slice(None), *box)
+            probabilities[place] = logits.softmax(dim=0).cpu()
+        assert probabilities is not None
+        return probabilities
+
+    def work(self, part: Box | None = None) -> int:
+        """Return the input voxels that the image or a part of it takes."""
+        tile = self._tile(part)
+        return math.prod(tile) * math.prod(len(origins) for origins in self._origins(tile, part))
+
+    def logits(self, part: Box | None = None) -> Iterator[tuple[Box, Tensor]]:
+        """Run the network over the tiles of the image, or over those that cover a part of it.
+
+        Yields:
+            A box of the image, and its logits (classes, *box). The boxes cover the image, or the part. Where two
+            overlap by what a lattice step leaves, both have the same logits if statistics are frozen.
+        """
+        sides = self._sides(part)
+        tile = self._tile(part)
+        for row, *across in itertools.product(*self._origins(tile, part)):
+            for logits in self.evaluator.evaluate(self.image, (row, *across), tile):
+                starts = (row, *across)
+                box = tuple(
+                    slice(max(start, side.start), min(start + size, side.stop))
+                    for start, size, side in zip(starts, logits.shape[1:], sides, strict=True)
+                )
+                row += logits.shape[1]
+                if all(side.start < side.stop for side in box):
+                    inside = (slice(side.start - a, side.stop - a) for side, a in zip(box, starts, strict=True))
+                    here = (slice(None), *inside)
+                    yield box, logits[here]
+
+    def _with_progress(self, progress: Progress | None, part: Box | None) -> Iterator[tuple[Box, Tensor]]:
+        """Yield boxes, counted from where the part begins, and their logits."""
+        done, total = 0, math.prod(self._sizes(part))
+        starts = [side.start for side in self._sides(part)]
+        for box, logits in self.logits(part):
+            yield tuple(slice(side.start - a, side.stop - a) for side, a in zip(box, starts, strict=True)), logits
+            done += math.prod(side.stop - side.start for side in box)
+            if progress:
+                progress(min(done / total, 1.0))
+
+    def _sides(self, part: Box | None) -> Box:
+        return part or tuple(slice(0, length) for length in self.image.shape[1:])
+
+    def _sizes(self, part: Box | None) -> tuple[int, ...]:
+        return tuple(side.stop - side.start for side in self._sides(part))
+
+    def _tile(self, part: Box | None) -> tuple[int, ...]:
+        if self.tile:
+            return self.tiles.no_larger_than_needed(self.tile, self.image.shape[1:])
+        lengths = [side.stop - self._on_lattice(side.start) for side in self._sides(part)]
+        return choose_tile(self.tiles, lengths, self.evaluator.peak_memory, self.memory)
+
+    def _origins(self, tile: tuple[int, ...], part: Box | None) -> list[list[int]]:
+        """Return where the outputs of tiles start along each axis, on the lattice, so that together they cover a part.
+
+        Where each tile is normalised by its own statistics, these are those tiles of the whole image that reach into
+        the part, so that it gets the labels that it has there.
+        """
+        every = []
+        for length, size, side in zip(self.image.shape[1:], tile, self._sides(part), strict=True):
+            output = self.tiles.output_size(size)
+            # A tile that covers the whole axis starts at its beginning, where a mirrored volume repeats itself.
+            if self.tile is None and output < length:
+                start = self._on_lattice(side.start)
+                every.append([start + origin for origin in self.tiles.axis_origins(side.stop - start, size)])
+            else:
+                origins = self.tiles.axis_origins(length, size)
+                every.append([origin for origin in origins if origin < side.stop and origin + output > side.start])
+        return every
+
+    def _on_lattice(self, voxel: int) -> int:
+        return voxel // self.tiles.lattice * self.tiles.lattice
 
 
 def entropy(probabilities: Tensor) -> Tensor:
@@ -154,44 +156,3 @@ def entropy(probabilities: Tensor) -> Tensor:
     """
     nats: Tensor = torch.special.entr(probabilities).sum(dim=0)
     return (255 / math.log(len(probabilities)) * nats).round().clamp(0, 255).to(torch.uint8)
-
-
-def predict_probabilities(
-    network: SlabNetwork | nn.Module,
-    image: Tensor,
-    tile: Sequence[int],
-    device: str = "cpu",
-    progress: Progress | None = None,
-    part: Box | None = None,
-) -> Tensor:
-    """As ``predict_labels``, but return the probability of each class: (classes, *spatial) float32."""
-    probabilities: Tensor | None = None
-    for box, logits in _with_progress(network, image, tile, device, progress, part):
-        if probabilities is None:
-            probabilities = torch.empty((len(logits), *_sizes(image, part)), dtype=torch.float32)
-        place = (slice(None), *box)
-        probabilities[place] = logits.softmax(dim=0).cpu()
-    assert probabilities is not None
-    return probabilities
-
-
-def _sizes(image: Tensor, part: Box | None) -> tuple[int, ...]:
-    return tuple(side.stop - side.start for side in part) if part else tuple(image.shape[1:])
-
-
-def _with_progress(
-    network: SlabNetwork | nn.Module,
-    image: Tensor,
-    tile: Sequence[int],
-    device: str,
-    progress: Progress | None,
-    part: Box | None = None,
-) -> Iterator[tuple[Box, Tensor]]:
-    """Yield boxes, counted from where the part begins, and their logits."""
-    done, total = 0, math.prod(_sizes(image, part))
-    starts = [side.start for side in part] if part else [0] * (image.ndim - 1)
-    for box, logits in predict_tiles(network, image, tile, device, part):
-        yield tuple(slice(side.start - a, side.stop - a) for side, a in zip(box, starts, strict=True)), logits
-        done += math.prod(side.stop - side.start for side in box)
-        if progress:
-            progress(min(done / total, 1.0))

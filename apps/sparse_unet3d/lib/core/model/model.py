@@ -6,22 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lib.core.annotation.split import SliceSplit
 from lib.core.device.machine import is_out_of_memory
 from lib.core.errors import InputError
 from lib.core.files import replacing
 from lib.core.labels import LabelScheme
-from lib.core.network.unet import UNet
 from lib.core.plan.plan import Plan
 
 FORMAT = 1
 """Version of the model file's content."""
 
 
-def build_network(plan: Plan) -> UNet:
-    """Return the untrained network that a plan describes."""
-    return UNet(plan.channels, len(plan.scheme.classes), plan.width, plan.dims, plan.batch_norm)
+def build_network(plan: Plan, padded: bool = False) -> nn.Module:
+    """Return the untrained network that a plan describes; ``padded`` as in ``Architecture.build``."""
+    return plan.architecture.build(
+        plan.channels, len(plan.scheme.classes), plan.width, plan.dims, plan.batch_norm, padded
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class Model:
     """A trained network and what is known of it.
 
     Attributes:
-        network: the U-Net, on the CPU.
+        network: on the CPU.
         plan: what it was trained by.
         split: annotated slices it was trained on, and those held out.
         score: mean foreground IoU in 0 … 1 on ``metric``'s slices when it was published.
@@ -39,7 +41,7 @@ class Model:
         precision: floating point format that the score is of, and that it segments in where the device can.
     """
 
-    network: UNet
+    network: nn.Module
     plan: Plan
     split: SliceSplit
     score: float

@@ -12,7 +12,6 @@ The paper normalises by the current statistics at test time too. There are four 
 """
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .unet import UNet
+from .tile_sizes import layers
 
 Statistics = Literal["tile", "volume", "running", "mixed"]
 
@@ -64,21 +63,26 @@ def by_tile_statistics(network: Network) -> Network:
 
 
 @torch.no_grad()
-def by_average_statistics(network: Network, tiles: Iterable[tuple[Tensor, Sequence[int]]]) -> Network:
+def by_average_statistics(network: Network, tiles: Iterable[Tensor]) -> Network:
     """Return a copy of the network that normalises by the averages of the tiles' own statistics.
 
     Args:
         network: any network with batch normalisation; its own averages are not used.
-        tiles: at least one input (N, C, ...), with the sizes it stands for.
+        tiles: at least one input (N, C, ...).
     """
     changed = copy.deepcopy(network).train()
     for module in _normalisations(changed):
         module.reset_running_stats()
         # Without momentum all tiles have equal weight.
         module.momentum = None
-    for given, tile in tiles:
-        changed(given, tile)
+    for tile in tiles:
+        changed(tile)
     return changed.eval()
+
+
+Lattice = tuple[float, int]
+"""Where features lie along each axis: the first one begins so many voxels after the first voxel of the tile's output,
+and each stands for so many voxels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,27 +90,25 @@ class Sample:
     """Tiles that stand for a volume when its statistics are taken.
 
     Attributes:
-        given: (N, C, *given) N tiles as the network takes them.
-        tile: sizes that each stands for.
+        tiles: (N, C, *tile).
         origins: for each tile, the voxel of the volume at which its output starts.
         shape: the volume in voxels.
     """
 
-    given: Tensor
-    tile: tuple[int, ...]
+    tiles: Tensor
     origins: Sequence[Sequence[int]]
     shape: Sequence[int]
 
 
-def by_volume_statistics(network: UNet, sample: Sample) -> UNet:
+def by_volume_statistics(network: Network, sample: Sample) -> Network:
     """Return a copy of the network that normalises by the statistics of a volume."""
     return _settled(network, sample, lambda _kept, found: found)
 
 
-def by_mixed_statistics(network: UNet, sample: Sample) -> UNet:
+def by_mixed_statistics(network: Network, sample: Sample) -> Network:
     """Return a copy of the network that normalises by the averages kept in it and by the statistics of a volume.
 
-    Mean and variance are those of values of which one half has the ones, the other half the others.
+    Mean and variance are those of a mixture, half of it with the averages, half of it with the volume's statistics.
     """
     return _settled(network, sample, _mixed)
 
@@ -117,31 +119,34 @@ def _mixed(kept: Moments, found: Moments) -> Moments:
 
 
 @torch.no_grad()
-def _settled(network: UNet, sample: Sample, combine: Callable[[Moments, Moments], Moments]) -> UNet:
+def _settled(network: Network, sample: Sample, combine: Callable[[Moments, Moments], Moments]) -> Network:
     """Settle all layers in one pass: each is given its statistics before its output goes on.
 
-    So the features of each layer have, when the network is used, the statistics that they are normalised by.
+    When the network is used, the features of each layer then have the statistics that they are normalised by.
     """
     settled = by_running_statistics(network)
-    layers = _normalisations(settled)
-    if not layers:
-        return settled
     hooks = [
         layer.register_forward_pre_hook(_Settle(lattice, sample, combine))
-        for layer, lattice in zip(layers, network.feature_lattices, strict=True)
+        for layer, lattice in _lattices(settled).items()
     ]
-    settled(sample.given, sample.tile)
+    if hooks:
+        settled(sample.tiles)
     for hook in hooks:
         hook.remove()
     return settled
 
 
+def _lattices(network: nn.Module) -> dict[nn.Module, Lattice]:
+    """Return where the features lie that each batch normalisation of a network sees."""
+    found = list(layers(network))
+    context = found[-1][1]
+    return {layer: (start - context, size) for layer, start, size in found if isinstance(layer, _BatchNorm)}
+
+
 class _Settle:
     """Gives a layer its statistics when its input arrives."""
 
-    def __init__(
-        self, lattice: tuple[int, int], sample: Sample, combine: Callable[[Moments, Moments], Moments]
-    ) -> None:
+    def __init__(self, lattice: Lattice, sample: Sample, combine: Callable[[Moments, Moments], Moments]) -> None:
         self.lattice, self.sample, self.combine = lattice, sample, combine
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -152,44 +157,32 @@ class _Settle:
             buffer.copy_(value)
 
     def _boxes(self, sizes: Sequence[int]) -> Iterable[tuple[Any, ...]]:
-        """Yield boxes of features (tile, channels, *spatial) that together hold each place of the volume once."""
-        sample, (start, step) = self.sample, self.lattice
-        for number, origin in enumerate(sample.origins):
-            along = [
-                _inside(
-                    size,
-                    (-begin - start) / step,
-                    (length - begin - start) / step,
-                    given // step if given < tile else None,
-                )
-                for size, begin, length, given, tile in zip(
-                    sizes, origin, sample.shape, sample.given.shape[2:], sample.tile, strict=True
-                )
+        """Yield the box of each tile's features (tile, channels, *spatial) that lies inside the volume."""
+        start, step = self.lattice
+        for number, origin in enumerate(self.sample.origins):
+            box = [
+                _inside(size, (-begin - start) / step, (length - begin - start) / step)
+                for size, begin, length in zip(sizes, origin, self.sample.shape, strict=True)
             ]
-            for box in itertools.product(*along):
-                yield (number, slice(None), *box)
+            yield (number, slice(None), *box)
 
 
-def _inside(size: int, low: float, high: float, period: int | None) -> list[slice]:
+def _inside(size: int, low: float, high: float) -> slice:
     """Return the features along an axis whose middles lie inside the volume.
 
     Args:
         size: features there are.
         low: where the volume begins, counted in features from the first one's beginning.
         high: where it ends.
-        period: features after which they repeat themselves; None: those beyond the last aren't known.
 
     Returns:
-        One slice or two without overlap; in a volume smaller than a feature, the feature in its middle.
+        In a volume smaller than a feature, the feature in its middle.
     """
     first, end = max(0, math.ceil(low - 0.5)), math.ceil(high - 0.5)
     if end <= first:
         first = math.floor((low + high) / 2)
         end = first + 1
-    if period is None:
-        return [slice(first, min(end, size))]
-    first, end = first % period, first % period + end - first
-    return [slice(first, end)] if end <= size else [slice(first, size), slice(size - period, end - period)]
+    return slice(first, min(end, size))
 
 
 def _moments(features: Tensor, boxes: Iterable[tuple[Any, ...]]) -> Moments:

@@ -1,8 +1,8 @@
 """The U-Net evaluated in slabs of a few rows, with frozen statistics: any length of a volume in bounded memory.
 
 Each layer computes as many rows along the first spatial axis as it has input for and keeps the rows that the next slab
-needs too, so that nothing is computed twice and no border is wasted along that axis. Of the features only those wait
-that a shortcut connection hands over later. The result is that of one pass over the whole input (to rounding).
+needs too, so that nothing is computed twice and no border is wasted along that axis. Only features that a later
+shortcut needs are kept. The result is that of one pass over the whole input (to rounding).
 """
 
 import copy
@@ -19,35 +19,42 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib.core.device.precision import onednn_convolves
 
-from .repetition import cropped, extended
-from .unet import CROPS, SHRINKAGE, UNet
+from .crop import channels_last
+from .evaluator import RESERVE
+from .mirroring import cut
+from .repetition import cropped, extended, given_shape
+from .tile_sizes import TileSizes
+from .unet import UNet
 
 THICKNESS = 16
 """Rows of a slab of input. Thicker ones were not faster on CPUs, and take more memory."""
-
-RESERVE = 200 * 2**20
-"""Bytes for what the estimate of memory doesn't follow in detail: input slabs, what libraries allocate."""
 
 _ROWS = 2
 """The tensors' axis along which slabs follow each other."""
 
 
-class SlabNetwork:
-    """A copy of a U-Net for inference: batch normalisation folded into the convolutions, channels last in memory."""
+class Slabs:
+    """Runs a U-Net over a tile slab by slab; an ``Evaluator``.
 
-    def __init__(self, network: UNet, dtype: torch.dtype = torch.float32) -> None:
+    It holds a copy of the network: batch normalisation folded into the convolutions, channels last in memory.
+    """
+
+    def __init__(self, network: UNet, tiles: TileSizes, dtype: torch.dtype = torch.float32) -> None:
         """Copy a network.
 
         Args:
             network: in evaluation mode; it normalises by the statistics kept in it, if at all.
+            tiles: the network's tile sizes.
             dtype: floating point format to compute in; logits are float32 anyway.
         """
-        self.dtype = dtype
+        self.tiles, self.dtype = tiles, dtype
+        self.device = network.classify.weight.device
         self._analysis = [self._folded(step) for step in network.analysis]
         self._synthesis = [self._folded(step) for step in network.synthesis]
         self._up = [self._placed(up) for up in network.up]
         self._classify = self._placed(network.classify)
         self._pool = network.pool
+        self._crops = _crops(self._analysis, self._synthesis)
 
     def _folded(self, step: Any) -> list[Any]:
         """Return the convolutions of a resolution step, each with the normalisation that follows it."""
@@ -61,31 +68,45 @@ class SlabNetwork:
         layout = torch.channels_last_3d if layer.weight.ndim == 5 else torch.channels_last
         return copy.deepcopy(layer).to(self.dtype, memory_format=layout).requires_grad_(False)
 
+    def evaluate(self, image: Tensor, origin: Sequence[int], tile: Sequence[int]) -> Iterator[Tensor]:
+        """Compute the logits of one tile, slab by slab; see ``Evaluator``."""
+        first, *across = (start - self.tiles.context for start in origin)
+        given = given_shape(image.shape[1:], tile, self.tiles)[1:]
+        rows = (
+            range(start, min(start + THICKNESS, first + tile[0])) for start in range(first, first + tile[0], THICKNESS)
+        )
+        slabs = (cut(image, (slab.start, *across), (len(slab), *given), self.tiles).to(self.device) for slab in rows)
+        for logits in self.run(slabs, tile[1:]):
+            yield logits[0]
+
     @torch.inference_mode()
-    def evaluate(self, slabs: Iterable[Tensor], across: Sequence[int]) -> Iterator[Tensor]:
+    def run(self, slabs: Iterable[Tensor], across: Sequence[int]) -> Iterator[Tensor]:
         """Run the network over an input that comes in slabs.
 
         Args:
             slabs: (1, C, rows, *given), together an input of valid sizes; of any number of rows each.
             across: input sizes along all axes but the first, valid too; where a slab is shorter it is one period, a
-                multiple of 8, of an input that repeats itself.
+                multiple of the lattice, of an input that repeats itself.
 
         Yields:
             (1, classes, rows, *across - 88) float32, logits; together those of the whole input.
         """
-        sizes = [_sizes_after(across, level) for level in range(len(self._analysis))]
-        shortcuts = [_Shortcut(crop, [size - 2 * crop for size in sizes[level]]) for level, crop in enumerate(CROPS)]
+        sizes = _sizes(across, self._analysis)
+        shortcuts = [
+            _Shortcut(crop, [size - 2 * crop for size in own]) for crop, own in zip(self._crops, sizes, strict=False)
+        ]
         analysis = [[_Convolution(layer) for layer in step] for step in self._analysis]
         pools = [_Pooling(self._pool) for _ in shortcuts]
         synthesis = [[_Convolution(layer) for layer in step] for step in self._synthesis]
         for slab in slabs:
             repeats = [given < wanted for given, wanted in zip(slab.shape[_ROWS + 1 :], across, strict=True)]
-            features: Tensor | None = laid_out(slab.to(self.dtype))
+            features: Tensor | None = channels_last(slab.to(self.dtype))
             for level, step in enumerate(analysis):
                 if level:
                     features = pools[level - 1](features)
                 if features is not None:
-                    features = extended(features, [0, *(SHRINKAGE * repeat for repeat in repeats)])
+                    lost = _shrinkage(self._analysis[level])
+                    features = channels_last(extended(features, [0, *(lost * repeat for repeat in repeats)]))
                 features = _through(step, features)
                 if level < len(shortcuts):
                     shortcuts[level].keep(features)
@@ -93,38 +114,49 @@ class SlabNetwork:
                 features = cropped(features, [0] * (1 + len(across)), [features.shape[_ROWS], *sizes[-1]])
             for up, step, shortcut in zip(self._up, synthesis, reversed(shortcuts), strict=True):
                 if features is not None:
-                    features = shortcut.joined_to(up(features))
+                    features = shortcut.joined_to(up(channels_last(features)))
                 features = _through(step, features)
             if features is not None:
                 yield self._classify(features).float()
 
     def peak_memory(self, tile: Sequence[int]) -> int:
-        """Estimate the most bytes that ``evaluate`` takes for an input of these sizes; the first doesn't matter."""
+        """Estimate the most bytes that a tile of these input sizes takes; the first size doesn't matter."""
         waiting, computing = 0, 0
         across, thickness = list(tile[1:]), THICKNESS
-        for level, (first, second) in enumerate(self._analysis):
+        for level, step in enumerate(self._analysis):
+            first, second = step
             features = first.in_channels + first.out_channels + second.out_channels
             computing = max(computing, 2 * features * (thickness + 2) * math.prod(across))
-            if level < len(CROPS):
-                taken = math.prod(size - SHRINKAGE - 2 * CROPS[level] for size in across)
+            lost = _shrinkage(step)
+            if level < len(self._crops):
+                taken = math.prod(size - lost - 2 * self._crops[level] for size in across)
                 # The synthesis path lags behind by the rows cropped, and what two slabs hold.
-                waiting += second.out_channels * (CROPS[level] + 2 * thickness) * taken
+                waiting += second.out_channels * (self._crops[level] + 2 * thickness) * taken
                 # Channels that come from below, and the shortcut's, apart and joined.
                 computing = max(computing, 2 * 3 * second.out_channels * 2 * thickness * taken)
-            across, thickness = [(size - SHRINKAGE) // 2 for size in across], max(2, thickness // 2)
+            across, thickness = [(size - lost) // 2 for size in across], max(2, thickness // 2)
         return RESERVE + (waiting + computing) * self.dtype.itemsize
 
 
-def _sizes_after(sizes: Sequence[int], level: int) -> list[int]:
-    """Return the sizes of the features of a resolution step of the analysis path, given those of the input."""
-    for _ in range(level):
-        sizes = [(size - SHRINKAGE) // 2 for size in sizes]
-    return [size - SHRINKAGE for size in sizes]
+def _shrinkage(step: Sequence[Any]) -> int:
+    """Return the voxels that the convolutions of a resolution step take off along each axis."""
+    return sum(layer.kernel_size[0] - 1 for layer in step)
 
 
-def laid_out(tiles: Tensor) -> Tensor:
-    """Channels last in memory: measured 1.3 to 1.5 times faster forward on CPUs, in 3-D."""
-    return tiles.contiguous(memory_format=torch.channels_last_3d if tiles.ndim == 5 else torch.channels_last)
+def _crops(analysis: Sequence[Sequence[Any]], synthesis: Sequence[Sequence[Any]]) -> list[int]:
+    """Return by how many voxels, on each side, shortcuts exceed what the synthesis path takes of them, finest first."""
+    crops = [_shrinkage(analysis[-1])]
+    for down, up in zip(reversed(analysis[1:-1]), synthesis, strict=False):
+        crops.insert(0, _shrinkage(down) + 2 * crops[0] + _shrinkage(up))
+    return crops
+
+
+def _sizes(across: Sequence[int], analysis: Sequence[Sequence[Any]]) -> list[list[int]]:
+    """Return the sizes of the features of each resolution step of the analysis path, given those of the input."""
+    sizes = [[size - _shrinkage(analysis[0]) for size in across]]
+    for step in analysis[1:]:
+        sizes.append([size // 2 - _shrinkage(step) for size in sizes[-1]])
+    return sizes
 
 
 class _Convolution:
@@ -185,7 +217,7 @@ class _Shortcut:
         if drop < slab.shape[_ROWS]:
             rows = slab[:, :, drop:]
             kept = cropped(rows, [0, *(self.crop for _ in self.across)], [rows.shape[_ROWS], *self.across])
-            self.slabs.append(laid_out(kept))
+            self.slabs.append(channels_last(kept))
 
     def joined_to(self, features: Tensor) -> Tensor:
         """Return features of the synthesis path with as many rows of the shortcut as further channels."""

@@ -6,6 +6,8 @@ from typing import Literal, get_args
 
 from lib.core.annotation.slices import Unpainted
 from lib.core.errors import InputError
+from lib.core.loss.losses import loss_named
+from lib.core.network.architectures import architecture
 from lib.core.network.batch_norm import Statistics
 
 Recipe = Literal["quick", "paper"]
@@ -21,6 +23,8 @@ class PlanOptions:
         statistics: which statistics batch normalisation uses outside training.
         unpainted: what unpainted voxels in annotated slices count as; the paper's by default.
         recipe: how to train: ``quick``, or as in the ``paper`` wherever nothing else is decided.
+        network: name of an architecture.
+        loss: name of a loss.
 
     Raises:
         InputError: a value outside what is possible.
@@ -31,6 +35,8 @@ class PlanOptions:
     statistics: Statistics | None = None
     unpainted: Unpainted = "unlabelled"
     recipe: Recipe = "quick"
+    network: str = "unet"
+    loss: str = "cross_entropy"
 
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
@@ -43,3 +49,5 @@ class PlanOptions:
             raise InputError(f"unpainted: {self.unpainted!r}; give one of {', '.join(get_args(Unpainted))}")
         if self.recipe not in get_args(Recipe):
             raise InputError(f"recipe: {self.recipe!r}; give one of {', '.join(get_args(Recipe))}")
+        architecture(self.network)
+        loss_named(self.loss)

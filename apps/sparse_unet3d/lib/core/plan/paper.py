@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lib.core.network.tiles import CONTEXT
+from lib.core.network.architectures import PAPER
 
 from .plan import LONGEST_GRADIENT, PAPER_TILE, PAPER_WIDTH, Plan
 
@@ -13,7 +13,7 @@ def as_in_paper(plan: Plan) -> Plan:
         plan,
         recipe="paper",
         tile=PAPER_TILE,
-        context=CONTEXT,
+        context=PAPER.tiles.context,
         statistics="tile",
         test_tile=PAPER_TILE,
         centres="voxels",
@@ -32,8 +32,8 @@ def differences(plan: Plan) -> list[str]:
         f"tile {plan.tile} instead of {PAPER_TILE}: more output, so more labelled voxels, for the time of a step": (
             plan.tile != PAPER_TILE
         ),
-        f"{plan.context} voxels around a training tile's output instead of {CONTEXT}, beyond which the input wraps "
-        "around: a step takes a fraction of the time": plan.context != CONTEXT,
+        f"{plan.context} voxels around a training tile's output instead of {plan.architecture.tiles.context}, and the "
+        "analysis path padded with zeros in training: a step takes a fraction of the time": plan.is_padded,
         f"class weights are the number of voxels to the power of -{plan.class_balance:.2g}, and training tiles are "
         "centred on all classes equally often, instead of weights alone that give each class the same influence: "
         "rare classes are learnt sooner": (plan.class_balance, plan.centres) != (1, "voxels"),
@@ -49,6 +49,8 @@ def differences(plan: Plan) -> list[str]:
         f"unpainted voxels in annotated slices count as {plan.scheme.background}": plan.unpainted == "background",
         "no batch normalisation": not plan.batch_norm,
         "a 2-D network": plan.dims == 2,
+        f"the network {plan.network} instead of the paper's": plan.network != PAPER.name,
+        f"the loss {plan.loss} instead of weighted cross-entropy": plan.loss != "cross_entropy",
     }
     return [what for what, differs in found.items() if differs]
 

@@ -1,4 +1,4 @@
-"""The plan: all that is decided from data and machine before training, saved with the model as readable JSON."""
+"""The plan: all that is decided from data and device before training, saved with the model as readable JSON."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -10,8 +10,9 @@ from lib.core.augmentation.grey_values import GreyValueSettings
 from lib.core.augmentation.settings import AugmentationSettings
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
+from lib.core.network.architecture import Architecture
+from lib.core.network.architectures import PAPER, architecture
 from lib.core.network.batch_norm import OF_TRAINING, Statistics
-from lib.core.network.tiles import CONTEXT, is_valid, next_valid
 
 from .options import PlanOptions, Recipe
 
@@ -40,7 +41,8 @@ class Plan:
         test_tile: input sizes of the tiles over which these are taken.
         unpainted: what unpainted voxels in annotated slices counted as in training.
         tile: input sizes of training tiles.
-        context: voxels around a training tile's output that are given; beyond, the tile repeats itself.
+        context: voxels of image around a training tile's output. If that is less than the network sees, the
+            convolutions of the analysis path are padded with zeros in training.
         centres: what training tiles are centred on with equal probability: each of the ``classes``, or each labelled
             voxel (``voxels``).
         class_balance: exponent of the class weights, 0 (each voxel has the same weight) … 1 (each class has).
@@ -54,6 +56,8 @@ class Plan:
         steps_per_epoch: training steps between two reports.
         augmentation: strengths.
         recipe: what all this was decided by.
+        network: name of the architecture.
+        loss: name of the loss.
     """
 
     scheme: LabelScheme
@@ -63,7 +67,7 @@ class Plan:
     tile: tuple[int, ...]
     dims: int = 3
     batch_norm: bool = True
-    context: int = CONTEXT
+    context: int = PAPER.tiles.context
     statistics: Statistics = "mixed"
     test_tile: tuple[int, ...] = PAPER_TILE
     unpainted: Unpainted = "unlabelled"
@@ -78,12 +82,26 @@ class Plan:
     steps_per_epoch: int = 10
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     recipe: Recipe = "quick"
+    network: str = PAPER.name
+    loss: str = "cross_entropy"
 
     def __post_init__(self) -> None:
+        tiles = self.architecture.tiles
         for tile in (self.tile, self.test_tile):
-            invalid = [size for size in tile if not is_valid(size)]
+            invalid = [size for size in tile if not tiles.is_valid(size)]
             if invalid:
-                raise InputError(f"plan: tile {tile}: {invalid[0]} is no valid size; take {next_valid(invalid[0])}")
+                nearest = tiles.next_valid(invalid[0])
+                raise InputError(f"plan: tile {tile}: {invalid[0]} is no valid size; take {nearest}")
+
+    @property
+    def architecture(self) -> Architecture:
+        """The kind of network."""
+        return architecture(self.network)
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether the analysis path is padded in training: tiles have less context than the network sees."""
+        return self.context < self.architecture.tiles.context
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values that ``from_json`` reads back."""
@@ -115,7 +133,7 @@ class Plan:
         return (
             options.width in (None, self.width)
             and options.spacing in (None, self.spacing)
-            and options.recipe == self.recipe
+            and (options.recipe, options.network, options.loss) == (self.recipe, self.network, self.loss)
         )
 
     def with_statistics(self, options: PlanOptions) -> "Plan":

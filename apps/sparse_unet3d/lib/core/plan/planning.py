@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from lib.core.labels import LabelScheme
-from lib.core.network.tiles import CONTEXT, choose_training_tile
+from lib.core.network.architectures import architecture
+from lib.core.network.tile_choice import choose_training_tile
+from lib.core.network.tile_sizes import TileSizes
 from lib.core.volumes.volume import Volume
 from lib.core.volumes.working_grid import WorkingGrid
 
@@ -17,15 +19,11 @@ from .paper import as_in_paper
 from .plan import PAPER_WIDTH, Plan
 
 TILE_VOXELS = 2_250_000
-"""Most voxels that are given of a training tile on a GPU; of the paper's there are two millions."""
+"""Most voxels of a training tile on a GPU; the paper's has two million."""
 
 CPU_TILE_VOXELS = 350_000
 """The same on a CPU: in the same time, many steps on small tiles were measured to teach a network more than few on
 large ones, down to about this size."""
-
-CPU_CONTEXT = 14
-"""Voxels around the output that are given of a training tile on a CPU. With all 44 that the network sees, a step with
-as much output takes several times as long, and in the minutes that there are it was not seen to teach more."""
 
 CPU_WIDTH = 8
 """Default width without a GPU: on the paper's tile, a step of its width takes about 15 s on two cores, of this 2 s."""
@@ -46,8 +44,9 @@ STATISTICS_WORK = 64_000_000
 def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptions, device: str) -> Plan:
     """Decide on the plan for a set of annotated volumes.
 
-    On a GPU the network is the paper's, and about as much is given of a training tile; on a CPU it is narrower, and
-    the tile smaller, with less context. The tile has the shape with the most output for what is given of it.
+    On a GPU the network has the paper's width, and training tiles are about as large as the paper's. On a CPU the
+    network is narrower, and tiles are smaller: they have no more context than a padded analysis path needs (figures in
+    ``benchmarks/README.md``). Either tile has the shape with the most output for its size.
 
     Args:
         volumes: at least one, all of the same number of channels.
@@ -58,25 +57,27 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
     on_cpu = torch.device(device).type == "cpu"
     spacing = options.spacing or _nearly_cubic(np.median([volume.spacing for volume in volumes], axis=0).tolist())
     largest = np.max([WorkingGrid.of(volume.shape, volume.spacing, spacing).working for volume in volumes], axis=0)
-    context = CPU_CONTEXT if on_cpu else CONTEXT
-    tile = choose_training_tile(largest.tolist(), CPU_TILE_VOXELS if on_cpu else TILE_VOXELS, context)
+    tiles = architecture(options.network).tiles
+    context = tiles.padded_context if on_cpu else tiles.context
+    width = options.width or (CPU_WIDTH if on_cpu else PAPER_WIDTH)
     plan = Plan(
         scheme=scheme,
         channels=volumes[0].channels,
         spacing=spacing,
-        width=options.width or (CPU_WIDTH if on_cpu else PAPER_WIDTH),
+        width=width,
         unpainted=options.unpainted,
-        tile=tile,
+        tile=choose_training_tile(tiles, largest.tolist(), CPU_TILE_VOXELS if on_cpu else TILE_VOXELS, context),
         context=context,
+        test_tile=_choose_test_tile(tiles, largest.tolist(), width),
+        network=options.network,
+        loss=options.loss,
     )
     if options.recipe == "paper":
         plan = as_in_paper(dataclasses.replace(plan, width=options.width or PAPER_WIDTH))
-    else:
-        plan = dataclasses.replace(plan, test_tile=_choose_test_tile(largest.tolist(), plan.width))
     return dataclasses.replace(plan, statistics=options.statistics or plan.statistics)
 
 
-def _choose_test_tile(shape: Sequence[int], width: int) -> tuple[int, ...]:
+def _choose_test_tile(tiles: TileSizes, shape: Sequence[int], width: int) -> tuple[int, ...]:
     """Choose the tile that statistics are taken of: a whole volume where memory allows that on any computer.
 
     Otherwise one tile that has a good part of it, or of a large volume one of several.
@@ -84,7 +85,7 @@ def _choose_test_tile(shape: Sequence[int], width: int) -> tuple[int, ...]:
     most = STATISTICS_WORK // width
     if math.prod(shape) > LARGE * most:
         most //= SAMPLED
-    return choose_training_tile(shape, most, CONTEXT)
+    return choose_training_tile(tiles, shape, most, tiles.context)
 
 
 def _nearly_cubic(voxel_size: Sequence[float]) -> tuple[float, ...] | None:

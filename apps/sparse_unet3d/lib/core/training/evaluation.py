@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from lib.core.annotation.slices import AnnotatedSlice
 from lib.core.data.preparation import PreparedImage
@@ -14,8 +15,7 @@ from lib.core.device.machine import Machine
 from lib.core.inference.segmenter import Place, Segmenter, around
 from lib.core.labels import UNLABELLED
 from lib.core.metrics import confusion, iou_per_class, mean_iou
-from lib.core.network.tiles import input_size, one_pass_voxels
-from lib.core.network.unet import UNet
+from lib.core.network.tile_sizes import TileSizes
 from lib.core.plan.plan import Plan
 
 
@@ -31,12 +31,14 @@ class Judged:
     image: PreparedImage
     parts: Sequence[tuple[Place, NDArray[np.uint8]]]
 
-    @property
-    def work(self) -> int:
-        """Input voxels that a network takes to segment these voxels with their context, statistics not counted."""
+    def work(self, tiles: TileSizes) -> int:
+        """Return the input voxels that a network takes to segment these voxels with their context, in single tiles.
+
+        Statistics of the volume aren't counted.
+        """
         boxes = [around(self.image.grid, place) for place, _ in self.parts]
-        apart = sum(math.prod(input_size(side.stop - side.start) for side in box) for box in boxes)
-        return min(apart, one_pass_voxels(self.image.grid.working))
+        apart = sum(math.prod(tiles.covering([side.stop - side.start for side in box])) for box in boxes)
+        return min(apart, math.prod(tiles.covering(self.image.grid.working)))
 
     @classmethod
     def of(cls, image: PreparedImage, annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice]) -> "Judged":
@@ -62,7 +64,7 @@ class Judged:
 
 
 def judge(
-    network: UNet, plan: Plan, precision: torch.dtype, judged: Iterable[Judged], machine: Machine
+    network: nn.Module, plan: Plan, precision: torch.dtype, judged: Iterable[Judged], machine: Machine
 ) -> tuple[float, dict[str, float | None]]:
     """Return mean and per class foreground IoU, over the voxels of all images together.
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -18,14 +18,13 @@ from lib.core.data.sampling import TileSampler, TrainingVolume
 from lib.core.device.machine import is_out_of_memory
 from lib.core.device.precision import half_precision, half_precision_of, precision_on
 from lib.core.errors import InputError
+from lib.core.loss.cross_entropy import class_weights
+from lib.core.loss.losses import loss_named
 from lib.core.model.model import build_network
 from lib.core.network.batch_norm import OF_TRAINING, by_average_statistics
-from lib.core.network.slabs import laid_out
-from lib.core.network.tiles import CONTEXT, choose_training_tile
-from lib.core.network.unet import UNet
+from lib.core.network.crop import channels_last
+from lib.core.network.tile_choice import choose_training_tile
 from lib.core.plan.plan import LONGEST_GRADIENT, Plan
-
-from .loss import class_weights, weighted_cross_entropy
 
 logger = logging.getLogger(__name__)
 
@@ -75,16 +74,24 @@ class Learner:
             targets = plan.scheme.targets(volume.annotation.numpy())
             counts += np.bincount(targets[targets >= 0], minlength=len(counts))
         self.sampler = TileSampler(
-            volumes, plan.scheme, plan.tile, plan.augmentation, plan.context, plan.centres, _home(volumes, device)
+            volumes,
+            plan.scheme,
+            plan.architecture.tiles,
+            plan.tile,
+            plan.augmentation,
+            plan.context,
+            plan.centres,
+            _home(volumes, device),
         )
         self.weights = torch.tensor(class_weights(counts.tolist(), plan.class_balance), device=device)
         # Nobody else's random numbers change.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = build_network(plan).to(device)
+            self.network = build_network(plan, plan.is_padded).to(device)
         if plan.dims == 3:
             self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.precision = half_precision_of(device) if plan.half_precision else torch.float32
+        self.loss = loss_named(plan.loss)
         self.averaged = AveragedModel(self.network, multi_avg_fn=_average(plan.averaging))
         self.optimiser = torch.optim.SGD(
             self.network.parameters(), lr=plan.learning_rate, momentum=plan.momentum, nesterov=plan.nesterov
@@ -98,16 +105,21 @@ class Learner:
     def __exit__(self, *_: object) -> None:
         self._tiles.close()
 
-    def result(self) -> UNet:
-        """Return the network that is scored and published: the average of the weights, with statistics of its own."""
-        network = cast(UNet, self.averaged.module)
-        if not (self.plan.batch_norm and self.plan.statistics in OF_TRAINING):
-            return network
-        # Always the same ones, so that a run can be repeated, and continued.
-        while len(self._first_tiles) < STATISTICS_TILES:
-            self._first_tiles.append(self._draw(len(self._first_tiles)))
-        with half_precision(self.device, self.precision):
-            return by_average_statistics(network, (_input(*tile) for tile in self._first_tiles))
+    def result(self) -> nn.Module:
+        """Return the network that is scored and published: the average of the weights, with statistics of its own.
+
+        Its analysis path is not padded, whatever the network in training has.
+        """
+        averaged = self.averaged.module
+        if self.plan.batch_norm and self.plan.statistics in OF_TRAINING:
+            # Always the same ones, so that a run can be repeated, and continued.
+            while len(self._first_tiles) < STATISTICS_TILES:
+                self._first_tiles.append(self._draw(len(self._first_tiles)))
+            with half_precision(self.device, self.precision):
+                averaged = by_average_statistics(averaged, (_batch(image) for image, _ in self._first_tiles))
+        network = build_network(self.plan).to(self.device)
+        network.load_state_dict(averaged.state_dict())
+        return network.eval()
 
     def is_finite(self) -> bool:
         """Tell whether all weights are finite; no step makes them otherwise."""
@@ -192,7 +204,8 @@ class Learner:
         if self.sampler.device != "cpu":
             self.sampler.keep_on_host()
         else:
-            smaller = choose_training_tile(self.sampler.largest, self.sampler.given_voxels // 2, self.plan.context)
+            tiles, most = self.plan.architecture.tiles, self.sampler.tile_voxels // 2
+            smaller = choose_training_tile(tiles, self.sampler.largest, most, self.plan.context)
             if smaller == self.plan.tile:
                 raise InputError(
                     f"training: memory on {self.device} doesn't suffice even for the smallest tile {self.plan.tile}; "
@@ -211,8 +224,8 @@ class Learner:
             group["lr"] = self.plan.learning_rate * (1 - progress) ** self.plan.decay
         self.optimiser.zero_grad(set_to_none=True)
         with half_precision(self.device, self.precision):
-            logits = self.network(*_input(image, targets))
-        loss = weighted_cross_entropy(logits.float(), targets.unsqueeze(0), self.weights)
+            logits = self.network(_batch(image))
+        loss = self._loss(logits if isinstance(logits, list) else [logits], targets.unsqueeze(0))
         loss.backward()  # type: ignore[no-untyped-call]
         longest = LONGEST_GRADIENT if self.plan.batch_norm else math.inf
         length = clip_grad_norm_(self.network.parameters(), longest)
@@ -221,6 +234,12 @@ class Learner:
         self.optimiser.step()
         self.averaged.update_parameters(self.network)
         return loss.item()
+
+    def _loss(self, logits: Sequence[Tensor], targets: Tensor) -> Tensor:
+        """Return the loss of a network's outputs; under deep supervision each counts half as much as the one before."""
+        shares = [0.5**number for number in range(len(logits))]
+        losses = [self.loss(each.float(), targets, self.weights) for each in logits]
+        return sum(share * loss for share, loss in zip(shares, losses, strict=True)) / sum(shares)  # type: ignore[return-value]
 
 
 def _home(volumes: Sequence[TrainingVolume], device: str) -> str:
@@ -235,9 +254,9 @@ def _home(volumes: Sequence[TrainingVolume], device: str) -> str:
     return device if taken < RESIDENT_SHARE * torch.cuda.mem_get_info()[0] else "cpu"
 
 
-def _input(image: Tensor, targets: Tensor) -> tuple[Tensor, list[int]]:
-    """Return what the network takes for a tile: (1, C, *given), and the input sizes that this stands for."""
-    return laid_out(image.unsqueeze(0)), [size + 2 * CONTEXT for size in targets.shape]
+def _batch(image: Tensor) -> Tensor:
+    """Return what the network takes for a tile's image (C, *spatial): (1, C, *spatial)."""
+    return channels_last(image.unsqueeze(0))
 
 
 def _average(share: float) -> Callable[..., None]:

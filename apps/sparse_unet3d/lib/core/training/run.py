@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from lib.core.annotation.holding_out import Painted, hold_out
 from lib.core.annotation.slices import Detected, detect, fill_unpainted
@@ -21,8 +22,7 @@ from lib.core.errors import InputError
 from lib.core.files import replacing
 from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
-from lib.core.model.model import FORMAT, Model, build_network, check_fit, load_content
-from lib.core.network.unet import UNet
+from lib.core.model.model import FORMAT, Model, check_fit, load_content
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
@@ -237,7 +237,9 @@ def _fitting_checkpoint(
         plan, _ = Plan.from_json(content["plan"]), content["averaged"]
         check_fit(folder.checkpoint, plan, scheme, channels)
         if not plan.agrees_with(plan_options):
-            raise InputError(f"{folder.checkpoint}: was trained by another --conf width, spacing or recipe")
+            raise InputError(
+                f"{folder.checkpoint}: was trained by another --conf width, spacing, recipe, network or loss"
+            )
     except (InputError, KeyError, TypeError) as error:
         return None, f"started afresh, since the last training cannot be continued ({error})"
     return content, ""
@@ -297,7 +299,8 @@ class _Run:
             for case, sampler in zip(cases, self.learner.sampler.images, strict=True)
         ]
         self.judged = self._judged(cases, images)
-        self.evaluation_interval = self._evaluation_interval(sum(one.work for one in self.judged))
+        tiles = self.plan.architecture.tiles
+        self.evaluation_interval = self._evaluation_interval(sum(one.work(tiles) for one in self.judged))
         if self.rival:
             # Whatever it scored before: annotations may have changed since (design, rule 5).
             judged = self.judged
@@ -320,7 +323,7 @@ class _Run:
     def _evaluation_interval(self, voxels: int) -> int:
         """Return every how many epochs to evaluate; counted in voxels, not seconds, so that runs can be repeated."""
         # A training step passes its tile forward once and backward at about twice the cost.
-        one_epoch = 3 * self.plan.steps_per_epoch * self.learner.sampler.given_voxels
+        one_epoch = 3 * self.plan.steps_per_epoch * self.learner.sampler.tile_voxels
         interval = math.ceil(voxels / (VALIDATION_SHARE * one_epoch))
         # Whoever presses Stop is to find a model, however large the volumes are.
         return min(interval, max(1, self.options.max_epochs // 10))
@@ -457,7 +460,7 @@ class _Run:
             )
         return course
 
-    def _model(self, trained: UNet, score: float) -> Model:
-        network = build_network(self.plan)
-        network.load_state_dict(trained.state_dict())
-        return Model(network, self.plan, self.split, score, self.metric, self.id, self.epoch, self.learner.precision)
+    def _model(self, trained: nn.Module, score: float) -> Model:
+        return Model(
+            trained.cpu(), self.plan, self.split, score, self.metric, self.id, self.epoch, self.learner.precision
+        )

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lib.core.labels import IGNORED
-from lib.core.training.loss import class_weights, weighted_cross_entropy
+from lib.core.loss.cross_entropy import class_weights, weighted_cross_entropy
 
 
 def by_loops(logits: np.ndarray, targets: np.ndarray, weights: list[float]) -> float:

@@ -1,0 +1,32 @@
+"""All losses by name."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from lib.core.errors import InputError
+
+from .cross_entropy import weighted_cross_entropy
+from .dice import dice_and_cross_entropy
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Logits (N, classes, ...), targets (N, ...) int64 with ``IGNORED`` where unlabelled, weights (classes,) → scalar.
+
+Unlabelled voxels have no part in it and get a gradient of exactly zero.
+"""
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": weighted_cross_entropy,
+    "dice_cross_entropy": dice_and_cross_entropy,
+}
+
+
+def loss_named(name: str) -> Loss:
+    """Return a loss.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in LOSSES:
+        raise InputError(f"loss: {name!r}; give one of {', '.join(LOSSES)}")
+    return LOSSES[name]

@@ -1,0 +1,56 @@
+"""What a network has to say about itself, so that all else works with it."""
+
+import functools
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from .evaluator import Evaluator, WholeTiles
+from .tile_sizes import TileSizes
+
+
+class Architecture(ABC):
+    """A kind of network; one object of a subclass, listed in ``architectures``, makes it available.
+
+    The network maps an image (N, C, *spatial) of valid sizes to logits (N, classes, *spatial), which are shorter by the
+    context at both ends of each axis. In training it may return a list of such logits, the ones that count most first
+    (deep supervision). Its resolution steps are listed as ``tile_sizes.layers`` asks for.
+
+    Attributes:
+        name: what ``--conf network`` calls it, and the plan.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def build(
+        self, channels: int, classes: int, width: int, dims: int = 3, batch_norm: bool = True, padded: bool = False
+    ) -> nn.Module:
+        """Return an untrained network.
+
+        Args:
+            channels: channels of the image.
+            classes: channels of the output.
+            width: feature maps of the first convolution, or what scales all layers alike.
+            dims: 3, or 2 for the network of slices.
+            batch_norm: normalise after convolutions.
+            padded: pad the convolutions of the analysis path with zeros; the weights' names and shapes stay.
+        """
+
+    @functools.cached_property
+    def tiles(self) -> TileSizes:
+        """The tile sizes of the network, found from its layers."""
+        # Nobody else's random numbers change.
+        with torch.random.fork_rng(devices=[]):
+            return TileSizes.of(*(self.build(1, 2, width=1, dims=2, padded=padded) for padded in (False, True)))
+
+    def evaluator(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> Evaluator:
+        """Return what runs a network, its statistics frozen, over tiles.
+
+        Args:
+            network: built by this architecture, in evaluation mode, on the device to compute on.
+            dtype: floating point format to compute in.
+        """
+        return WholeTiles(network, self.tiles, dtype)

@@ -1,0 +1,42 @@
+"""All architectures by name."""
+
+import torch
+from torch import nn
+
+from lib.core.errors import InputError
+
+from .architecture import Architecture
+from .residual import Residual
+from .slabs import Slabs
+from .unet import UNet
+
+
+class Paper(Architecture):
+    """The paper's network, evaluated slab by slab."""
+
+    name = "unet"
+
+    def build(
+        self, channels: int, classes: int, width: int, dims: int = 3, batch_norm: bool = True, padded: bool = False
+    ) -> UNet:
+        return UNet(channels, classes, width, dims, batch_norm, padded)
+
+    def evaluator(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> Slabs:
+        assert isinstance(network, UNet)
+        return Slabs(network, self.tiles, dtype)
+
+
+PAPER = Paper()
+
+ARCHITECTURES: dict[str, Architecture] = {each.name: each for each in (PAPER, Residual())}
+
+
+def architecture(name: str) -> Architecture:
+    """Return an architecture.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in ARCHITECTURES:
+        raise InputError(f"network: {name!r}; give one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]

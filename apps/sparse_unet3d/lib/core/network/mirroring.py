@@ -1,0 +1,82 @@
+"""What a network sees outside of a volume: the volume's mirror image (section 1.1, after the u-net).
+
+Along each axis, a mirrored volume repeats itself. A thin volume repeats itself within a tile; there the repeat is made
+a multiple of the lattice, so that the poolings see the same pairs again and ``repetition`` can save work.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .tile_sizes import TileSizes
+
+
+def period(length: int, tiles: TileSizes) -> int | None:
+    """Return after how many voxels along an axis a mirrored volume repeats itself.
+
+    Args:
+        length: voxels of the volume along the axis.
+        tiles: the network's.
+
+    Returns:
+        A multiple of the lattice; None where a tile that covers the axis is no longer than that.
+    """
+    # At least two lattice steps: a single value has no variance, which batch normalisation needs.
+    repeat = max(2, math.ceil(2 * (length - 1) / tiles.lattice)) * tiles.lattice
+    return repeat if repeat < tiles.input_size(length) else None
+
+
+def mirror(positions: NDArray[np.int64], length: int, tiles: TileSizes) -> NDArray[np.int64]:
+    """Map positions outside ``0 … length - 1`` to those they mirror, repeatedly where the volume is thin.
+
+    The border voxel is not repeated: -1 becomes 1. A volume of one voxel repeats it. Where there is a ``period``, the
+    volume is first mirrored behind its end to half of that and one voxel more, mostly by up to 3 voxels.
+    """
+    repeat = period(length, tiles)
+    return _folded(positions if repeat is None else _folded(positions, repeat // 2 + 1), length)
+
+
+def _folded(positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    if length == 1:
+        return np.zeros_like(positions)
+    folded = np.mod(positions, 2 * (length - 1))
+    return np.where(folded < length, folded, 2 * (length - 1) - folded)
+
+
+def cut(image: Tensor, start: Sequence[int], size: Sequence[int], tiles: TileSizes) -> Tensor:
+    """Cut a box out of an image, mirrored outside.
+
+    Args:
+        image: (C, *spatial).
+        start: first voxel, which may lie outside.
+        size: in voxels.
+        tiles: the network's.
+
+    Returns:
+        (1, C, *size).
+    """
+    for axis, (first, length) in enumerate(zip(start, size, strict=True), start=1):
+        if first == 0 and length == image.shape[axis]:
+            continue
+        positions = mirror(np.arange(first, first + length), image.shape[axis], tiles)
+        image = image.index_select(axis, torch.as_tensor(positions, device=image.device))
+    return image.unsqueeze(0)
+
+
+def cut_tile(image: Tensor, origin: Sequence[int], tile: Sequence[int], tiles: TileSizes) -> Tensor:
+    """Cut an input tile out of an image.
+
+    Args:
+        image: (C, *spatial).
+        origin: voxel at which the tile's output starts.
+        tile: valid input sizes.
+        tiles: the network's.
+
+    Returns:
+        (1, C, *tile).
+    """
+    return cut(image, [start - tiles.context for start in origin], tile, tiles)
