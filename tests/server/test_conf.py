@@ -19,7 +19,7 @@ def test_without_options() -> None:
     assert conf.models == Path("/studies/models")
     assert (conf.plan.width, conf.plan.spacing, conf.plan.statistics) == (None, None, None)
     assert conf.plan.unpainted == "unlabelled"
-    assert conf.plan.recipe == "quick"
+    assert (conf.plan.recipe, conf.plan.network, conf.plan.loss) == ("quick", "unet", "cross_entropy")
     assert conf.memory is None
     assert (conf.unlabelled, conf.create) == (None, False)
 
@@ -35,6 +35,8 @@ def test_with_all_options() -> None:
         unpainted="background",
         memory="7.5",
         recipe="paper",
+        network="residual",
+        loss="dice_cross_entropy",
         server_mode="true",
         unlabelled="none",
         create="yes",
@@ -43,7 +45,7 @@ def test_with_all_options() -> None:
     assert conf.models == Path("/elsewhere")
     assert (conf.plan.width, conf.plan.spacing, conf.plan.statistics) == (8, (1.0, 1.5, 2.0), "tile")
     assert conf.plan.unpainted == "background"
-    assert conf.plan.recipe == "paper"
+    assert (conf.plan.recipe, conf.plan.network, conf.plan.loss) == ("paper", "residual", "dice_cross_entropy")
     assert conf.memory == 7_500_000_000
     assert (conf.unlabelled, conf.create) == ("none", True)
 
@@ -80,6 +82,8 @@ def test_an_unknown_key_is_named_with_the_known_ones() -> None:
         ("statistics", "mean", "'mean'.*tile, volume, running, mixed"),
         ("memory", "0", "--conf memory 0: not a number of gigabytes"),
         ("memory", "much", "--conf memory much: not a number of gigabytes"),
+        ("network", "vnet", "network: 'vnet'; give one of unet, residual"),
+        ("loss", "focal", "loss: 'focal'; give one of cross_entropy, dice_cross_entropy"),
         ("recipe", "fast", "recipe: 'fast'.*quick, paper"),
         ("unlabelled", "background", "--conf unlabelled background: give one of 0, none"),
         ("create", "true", "--conf create true: give one of yes, no"),

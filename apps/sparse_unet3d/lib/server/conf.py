@@ -10,6 +10,8 @@ from typing import Any, cast, get_args
 from lib.core.annotation.slices import Unpainted
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
+from lib.core.loss.losses import LOSSES
+from lib.core.network.architectures import ARCHITECTURES
 from lib.core.network.batch_norm import Statistics
 from lib.core.plan.options import PlanOptions, Recipe
 from lib.server.store.submission import ZeroMeans
@@ -21,8 +23,10 @@ KEYS = {
     "width": "feature maps of the first convolution (32 on a GPU, as in the paper; fewer on a CPU)",
     "spacing": "working voxel size in mm, three numbers separated by commas "
     "(the image's own if its voxels are nearly cubes)",
-    "statistics": "what batch normalisation goes by outside training: tile, volume, running or mixed (mixed)",
+    "statistics": "statistics that batch normalisation uses at inference: tile, volume, running or mixed (mixed)",
     "recipe": "how to train: quick, or as in the paper (quick)",
+    "network": f"the network: {' or '.join(ARCHITECTURES)} (unet, the paper's)",
+    "loss": f"what training minimises: {' or '.join(LOSSES)} (cross_entropy)",
     "memory": "gigabytes that segmenting may take (what is free, with a margin)",
     "unlabelled": "which voxels of a ready-made mask in labels/final are unlabelled: 0 (those of value 0) or none (0 "
     "is the background class); to be given where a mask leaves it open",
@@ -85,6 +89,8 @@ class Conf:
                 spacing=_numbers(conf, "spacing"),
                 statistics=cast(Statistics | None, conf.get("statistics")),
                 recipe=cast(Recipe, conf.get("recipe", "quick")),
+                network=conf.get("network", "unet"),
+                loss=conf.get("loss", "cross_entropy"),
                 unpainted=cast(Unpainted, conf.get("unpainted", "unlabelled")),
             ),
             memory=_gigabytes(conf, "memory"),
