@@ -13,11 +13,11 @@ from lib.core.annotation.suggestion import (
     NEAREST,
     Evidence,
     Scores,
+    balance_classes,
     best_slices,
     evenly_spaced,
     nearness,
     newly_reached,
-    shared,
     suggest_slices,
     worth_by_class,
 )
@@ -90,7 +90,7 @@ def _by_entropy(sight: Sight) -> AnnotatedSlice:
 def _sharing(worth: NDArray[np.float32], sight: Sight) -> AnnotatedSlice:
     """Choose where most newly is reached of what voxels are worth, each predicted class having the same share."""
     unlabelled = np.where(sight.evidence.annotation == UNLABELLED, worth, np.float32(0))
-    return best_slices(shared(unlabelled, sight.evidence), sight.annotated, 1)[0][0]
+    return best_slices(balance_classes(unlabelled, sight.evidence), sight.annotated, 1)[0][0]
 
 
 def _any_axis(sight: Sight) -> AnnotatedSlice:

@@ -50,9 +50,7 @@ def test_slices_that_are_asked_for_make_the_segmentation_better(
         # The reply to a submission names the slice that was asked for as long as nothing was trained since.
         if number == ROUNDS:
             again = server.client.save_label("kidney_1", str(tmp_path / "label.nii.gz"), params=params)
-            assert again["paint_next"].startswith(
-                f"{asked['slice']['name']}: near it, and near no annotated slice, is "
-            )
+            assert again["paint_next"].startswith(f"{asked['slice']['name']}: newly covers ")
         elif number == 1:
             assert reply["paint_next"].endswith(": spread evenly over the volume")
         places.append(place)

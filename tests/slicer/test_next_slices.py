@@ -24,7 +24,7 @@ def test_marks_appear_and_never_count_as_paint(
     assert annotator.next_sample("next_slice") == "image"
     suggested = annotator.sample["slice"]
     annotator.paint_annotation(paint())
-    assert "of all objects and doubt" in annotator.submit()["paint_next"]
+    assert "of all objects and uncertainty" in annotator.submit()["paint_next"]
 
     annotator.run("next_slices")
     marks = annotator.painted("annotate here")

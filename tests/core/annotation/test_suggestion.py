@@ -5,7 +5,7 @@ import pytest
 
 from lib.core.annotation.slices import AnnotatedSlice
 from lib.core.annotation.suggestion import (
-    FEW,
+    PRIOR,
     Evidence,
     best_slices,
     evenly_spaced,
@@ -40,7 +40,7 @@ def test_each_predicted_class_has_the_same_share_of_what_is_worth_a_look() -> No
             if known.labels[place] == value and known.annotation[place] == 0
         }
         for place, own in voxels.items():
-            expected[place] = own / (sum(voxels.values()) + FEW * np.prod(SHAPE)) / 3
+            expected[place] = own / (sum(voxels.values()) + PRIOR * np.prod(SHAPE)) / 3
     np.testing.assert_allclose(worth, expected, rtol=1e-5)
     assert worth.sum() == pytest.approx(1, abs=2e-3)
 
@@ -182,7 +182,7 @@ def test_scores_are_parts_of_all_that_is_worth_a_look() -> None:
     assert first.place == AnnotatedSlice(0, 4)
     # Of the rest, each voxel is worth a 255th.
     assert first.score == pytest.approx(900 / (1200 + 25_800 / 255), rel=0.05)
-    assert f"{first.score:.1%} of all objects and doubt" in first.why
+    assert f"{first.score:.1%} of all objects and uncertainty" in first.why
     assert second.score is not None
     assert 0 < second.score < first.score
 
@@ -225,7 +225,7 @@ def test_where_all_is_near_slices_painted_in_part_those_with_most_unpainted_are_
     assert [suggestion.place for suggestion in found[:2]] == [AnnotatedSlice(1, 22), AnnotatedSlice(1, 21)]
     worth = worth_by_class(known)
     assert found[0].score == pytest.approx(worth[:, 22].sum() / worth.sum())
-    assert found[0].why.startswith("unpainted in it is ")
+    assert found[0].why.startswith("its unpainted voxels hold ")
     # With more than there are, all in which anything is unpainted, each once.
     assert {suggestion.place for suggestion in suggest_slices(shape, annotated, 99, known)} == {
         AnnotatedSlice(1, index) for index in range(40)

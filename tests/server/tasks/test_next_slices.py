@@ -100,7 +100,9 @@ def test_slices_are_those_of_the_latest_prediction(with_model: Server, served: P
     assert "segmented anew" in params["note"]
     places = [(found["axis"], found["index"]) for found in params["slices"]]
     assert places == expected(served, "a", 3)
-    assert all(0 < found["score"] <= 1 and "% of all objects and doubt" in found["why"] for found in params["slices"])
+    assert all(
+        0 < found["score"] <= 1 and "% of all objects and uncertainty" in found["why"] for found in params["slices"]
+    )
     marks = np.asarray(nibabel.load(file).dataobj)
     np.testing.assert_array_equal(marks, mark_slices(SHAPE, [AnnotatedSlice(*place) for place in places]))
     # Nothing was painted by that.
@@ -155,7 +157,7 @@ def test_what_the_next_slice_may_bring(with_model: Server, served: Path, tmp_pat
     label, params = as_slicer_sends(paint())
     reply = with_model.put_label("b", write_label(tmp_path / "label.nii.gz", label), params).json()
     (best,) = parts(with_model.infer("b", "next_slices", slices=1), tmp_path)[0]["slices"]
-    assert reply["paint_next"].startswith(f"{best['name']}: near it, and near no annotated slice, is ")
+    assert reply["paint_next"].startswith(f"{best['name']}: newly covers ")
     assert reply["paint_next"].endswith("it brings about 0.011 IoU")
     history.write_text(json.dumps([one]))
 
@@ -166,7 +168,7 @@ def test_a_prediction_of_an_older_model_is_made_anew(with_model: Server, served:
     # Not for the reply to a submission, which is to come soon, but it says so.
     label, painted = as_slicer_sends(paint())
     reply = with_model.put_label("a", write_label(tmp_path / "label.nii.gz", label), painted)
-    assert "all objects and doubt (by an earlier model's prediction)" in reply.json()["paint_next"]
+    assert "all objects and uncertainty (by an earlier model's prediction)" in reply.json()["paint_next"]
     params, _ = parts(with_model.infer("a", "next_slices"), tmp_path)
     assert "segmented anew" in params["note"]
     assert json.loads((served / "labels/prediction/a.json").read_text())["model"] == info["model"]

@@ -1,8 +1,8 @@
-"""The one error that people who use the software are meant to read."""
+"""The error whose message is written for users."""
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used.
+    """Input from the user that can't be used.
 
     The message names the file (or option), the value found, the value expected and what to do.
     """

@@ -1,4 +1,4 @@
-"""Files that others read are written beside their place and renamed into it."""
+"""Write files that others read: beside their place, then renamed into it."""
 
 import errno
 import json
@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 UMASK = os.umask(0o077)
-"""The process's own, read once: it can only be read by setting it, which other threads would notice."""
+"""The process's umask, read once: reading it means setting it, which would affect other threads."""
 os.umask(UMASK)
 
 
 WRITING = ".writing-"
-"""How the names of files begin that are not complete yet."""
+"""Beginning of the names of incomplete files."""
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a path to write to, in the same folder and with the same ending; rename it to ``path`` on success.
+    """Yield a path to write to, in the same folder and with the same ending, and rename it to ``path`` on success.
 
-    A reader sees the old file or the new one, never a part. On an exception the old file stays.
+    Readers see the old file or the new one, never a part. On an exception the old file stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=WRITING, suffix=ending, dir=path.parent)
     os.close(handle)
     beside = Path(name)
-    # mkstemp makes files that only their owner can read; these are to be shared like any other file.
+    # Files from mkstemp are readable by their owner only.
     beside.chmod(0o666 & ~UMASK)
     try:
         yield beside
@@ -43,14 +43,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a renamed file survive a loss of power; Windows, which can't open folders, does so by itself."""
+    """Make a renaming survive a loss of power. Windows can't open folders and doesn't need it."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some network file systems can't.
+        # Some network file systems can't sync folders.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:

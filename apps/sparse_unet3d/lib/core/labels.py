@@ -1,4 +1,4 @@
-"""The label scheme: which classes there are, and the numbers and names that stand for them.
+"""The label scheme: the classes, and the numbers and names that stand for them.
 
 =============  ==========================  =====================================
 where          value                       meaning
@@ -29,33 +29,37 @@ IGNORED = -1
 """Value of an unlabelled voxel among the network's targets."""
 
 PREDICTED = " (predicted)"
-"""Ending of the names of the model's segments, so that Slicer never replaces painted ones by them."""
+"""Ending of the names of the model's segments. It keeps Slicer from replacing painted segments by them."""
 
 ANNOTATE_HERE = "annotate here"
-"""Name of the segment that marks the slices that are worth annotating next."""
+"""Name of the segment that marks the slices to annotate next."""
 
 RESERVED = ("background", "foreground_scribbles", "background_scribbles", ANNOTATE_HERE)
-"""Names that 3D Slicer's plugin drops on submit, or that this software uses for itself."""
+"""Names that 3D Slicer's plugin drops on submit, or that this software uses itself."""
 
 SEPARATORS = ";|:=\\{}[]<>，、；｜：،؛"
-"""Characters of lists and mappings that aren't written as ``--conf labels`` is; no class name has any of them."""
+"""Characters of lists and mappings in other notations than ``--conf labels`` has; forbidden in class names."""
 
 QUOTES = "\"'`´“”„‘’‚«»"
-"""Quotes; a class name may have some within (Peyer's patch) but neither begins nor ends with one."""
+"""Quotes. A class name may contain them (Peyer's patch) but neither begins nor ends with one."""
 
 JOINERS = "\u200c\u200d"
 """Invisible characters that some scripts need within words."""
 
 MOST_CLASSES = 126
-"""Most foreground classes: all segments together are numbered in 8 bits."""
+"""Largest number of foreground classes: the numbers of all segments fit into 8 bits."""
 
 
 @dataclass(frozen=True)
 class LabelScheme:
-    """Foreground classes in order, and the explicit background class.
+    """The foreground classes in order, and the explicit background class.
+
+    Attributes:
+        foreground: names of the K foreground classes.
+        background: name of the background class that people paint.
 
     Raises:
-        InputError: no foreground class, an empty, repeated or reserved name.
+        InputError: no foreground class or too many; an empty, repeated or reserved name.
     """
 
     foreground: tuple[str, ...]
@@ -72,7 +76,7 @@ class LabelScheme:
                 raise InputError(f"labels: an empty class name among {', '.join(map(repr, self.classes))}; remove it")
             if name.lower() in RESERVED or name.endswith(PREDICTED):
                 raise InputError(
-                    f"labels: the class name {name!r} is reserved (3D Slicer or this software uses it for itself); "
+                    f"labels: the class name {name!r} is reserved (3D Slicer or this software uses it itself); "
                     f"choose another, e.g. 'outside' for the background class"
                 )
             if name in seen:
@@ -84,9 +88,9 @@ class LabelScheme:
         """Read the scheme from the texts of ``--conf labels inside,tubule`` and ``--conf background outside``.
 
         Raises:
-            InputError: as of the class; a name that has characters of another way to write lists.
+            InputError: as ``LabelScheme``; a name with characters of another notation for lists.
         """
-        # A comma at the end of the background's name, too, is a list that is written in another way.
+        # A comma in the background is refused, too: it is a list.
         for key, text, names in (("labels", labels, labels.split(",")), ("background", background, [background])):
             _check_names(key, text, [name.strip(" ") for name in names])
         return cls(tuple(name.strip() for name in labels.split(",")), background.strip())
@@ -108,30 +112,30 @@ class LabelScheme:
 
     @property
     def not_paint(self) -> tuple[str, ...]:
-        """Names of the segments that the server fills; what is in them is never an annotation."""
+        """Names of the segments that the server fills. Their voxels are never an annotation."""
         return (*self.predicted, ANNOTATE_HERE)
 
     @property
     def segments(self) -> tuple[str, ...]:
-        """All segment names in the order Slicer creates them: the server's first, so that paint lies over them."""
+        """All segment names in Slicer's order of creation: the server's first, so that paint lies on top."""
         return (*self.not_paint, *self.classes)
 
     def targets(self, annotation: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-        """Turn an annotation into the network's targets, same shape: ``IGNORED``, 0 background, 1 … K foreground."""
+        """Return an annotation as the network's targets, same shape: ``IGNORED``, 0 background, 1 … K foreground."""
         table = np.array([IGNORED, *range(1, len(self.foreground) + 1), 0], dtype=np.int64)
         targets: NDArray[np.int64] = table[annotation]
         return targets
 
     def describe(self) -> str:
-        """One line for messages: ``foreground inside, tubule; background outside``."""
+        """Return one line for messages: ``foreground inside, tubule; background outside``."""
         return f"foreground {', '.join(self.foreground)}; background {self.background}"
 
 
 def _check_names(key: str, text: str, names: Sequence[str]) -> None:
-    """Refuse what was meant as a list in another form and would be taken for odd names.
+    """Refuse names that come from a list in another notation.
 
     Raises:
-        InputError: names the character, and the right form.
+        InputError: naming the character and the right notation.
     """
     for name in names:
         wrong = next((character for character in name if not _may_be_in_name(character, key)), None)

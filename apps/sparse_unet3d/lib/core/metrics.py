@@ -9,16 +9,16 @@ from .labels import UNLABELLED, LabelScheme
 
 
 def confusion(prediction: NDArray[np.uint8], annotation: NDArray[np.uint8], scheme: LabelScheme) -> NDArray[np.int64]:
-    """Count labelled voxels by true and predicted class.
+    """Count labelled voxels by true and by predicted class.
 
     Args:
         prediction: values 0 … K, any shape.
-        annotation: values 0 … K+1, the same shape; unlabelled voxels don't count.
+        annotation: values 0 … K+1, same shape; unlabelled voxels don't count.
         scheme: the label scheme that both follow.
 
     Returns:
-        (K+1, K+1) counts, rows true classes, columns predicted ones, 0 being background. Counts of several volumes
-        may be added before IoU is taken of them.
+        (K+1, K+1) counts: rows are true classes, columns predicted classes, 0 is background. Add the counts of several
+        volumes for their common IoU.
     """
     classes = len(scheme.classes)
     labelled = annotation != UNLABELLED
@@ -30,7 +30,7 @@ def iou_per_class(counts: NDArray[np.int64], scheme: LabelScheme) -> dict[str, f
     """Return true positives / (true positives + false negatives + false positives) for each foreground class.
 
     Args:
-        counts: what ``confusion`` returned.
+        counts: (K+1, K+1) from ``confusion``.
         scheme: the label scheme.
 
     Returns:
@@ -45,6 +45,6 @@ def iou_per_class(counts: NDArray[np.int64], scheme: LabelScheme) -> dict[str, f
 
 
 def mean_iou(per_class: dict[str, float | None]) -> float | None:
-    """Return the mean over the classes that have an IoU; None where none has."""
+    """Return the mean over the classes that have an IoU; None if none has."""
     values: Sequence[float] = [value for value in per_class.values() if value is not None]
     return sum(values) / len(values) if values else None

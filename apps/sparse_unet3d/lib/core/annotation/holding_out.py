@@ -1,8 +1,8 @@
-"""Deciding what is held out of training, so that a score on it means something.
+"""Decide what to hold out of training, so that a score on it is meaningful.
 
-Isolated annotated slices are held out as planes. Where neighbouring planes are annotated, as in a stack of slices, a
-box or a dense annotation, one plane looks like the next: there a block of successive planes is held out, and beside it
-a margin that is neither learnt from nor judged. Strokes and blobs that make no slice are held out in blocks, too.
+Isolated annotated slices are held out as planes. Neighbouring planes look alike, as in a stack of slices, a box or a
+dense annotation. There a block of successive planes is held out, and a margin beside it is neither trained on nor
+scored. Strokes and blobs that form no slice are held out in blocks, too.
 """
 
 import hashlib
@@ -21,29 +21,29 @@ from .slices import MIN_SLICE_VOXELS, AnnotatedSlice
 from .split import MARGIN, Block, SliceSplit, block_flags, copy_planes, neighbouring, plane_flags
 
 MIN_SPLIT_SLICES = 6
-"""With fewer annotated slices than this none is held out as a plane."""
+"""Annotated slices below which none is held out as a plane."""
 
-MAX_HELD_OUT_SHARE = 3
-"""One in so many slices of an axis is held out at most, as long as another axis can give one."""
+SLICES_PER_HELD_OUT = 3
+"""At most one in this number of slices of an axis is held out, as long as another axis has one to spare."""
 
 HELD_OUT_SHARE = 0.15
-"""Part of the annotated slices, or of an image's labelled voxels, that is to be held out."""
+"""Fraction of the annotated slices, or of an image's labelled voxels, to hold out."""
 
 MIN_HELD_OUT_SHARE = 0.05
-"""Least part of the labelled voxels that a score may be taken of."""
+"""Fraction of the labelled voxels that must be scored at least."""
 
-MIN_LEARNT_SHARE = 0.5
-"""Least part of an image's labelled voxels that a block and its margins leave to learn from."""
+MIN_TRAINING_SHARE = 0.5
+"""Fraction of an image's labelled voxels that a block and its margins must leave for training."""
 
 
 class Painted(NamedTuple):
-    """An annotation to part.
+    """An annotation to split.
 
     Attributes:
         annotation: (X, Y, Z).
         slices: its annotated slices.
-        stacked: axes across which neighbouring planes were painted; blocks are held out across these, if there are any.
-        grid: of the image.
+        stacked: axes across which neighbouring planes were painted. If there are any, blocks lie across these.
+        grid: the image's working grid.
     """
 
     annotation: NDArray[np.uint8]
@@ -55,17 +55,17 @@ class Painted(NamedTuple):
 def hold_out(
     painted: Mapping[str, Painted], scheme: LabelScheme, seed: int, earlier: SliceSplit | None = None
 ) -> SliceSplit:
-    """Decide what is held out, such that a score on it means something.
+    """Decide what to hold out, so that a score on it is meaningful.
 
-    At least ``MIN_HELD_OUT_SHARE`` of all labelled voxels are judged, some of them of a structure, and every class that
-    is judged is also learnt; otherwise nothing is held out.
+    Nothing is held out unless at least ``MIN_HELD_OUT_SHARE`` of all labelled voxels are scored, some of them are
+    foreground, and every scored class is also trained on.
 
     Args:
         painted: by image id.
         scheme: the label scheme.
-        seed: draws the slices that are held out as planes; blocks follow from the annotation alone.
-        earlier: the split of the model that training goes on from, or whose score the new one is compared with. What
-            it trained on stays in training, and nothing that it held out is learnt from, as long as it is labelled.
+        seed: draws the slices that are held out as planes; blocks depend on the annotation alone.
+        earlier: the split of the model that training continues, or that the new model is compared with. What it trained
+            on stays in training, and what it held out is never trained on, as long as it is labelled.
     """
     before = earlier or SliceSplit({}, {})
     solid = {image for image, one in painted.items() if image in before.blocks or _is_solid(one)}
@@ -78,26 +78,26 @@ def hold_out(
         split = SliceSplit(dict(planes.training), dict(planes.validation), blocks)
         for image, held in blocks.items():
             one = painted[image]
-            split.training[image] = _learnt_planes(one, held, before.training.get(image, []))
+            split.training[image] = _training_planes(one, held, before.training.get(image, []))
             split.validation[image] = _labelled_ones(one.annotation, before.validation.get(image, []))
-        if _means_something(split, painted, scheme):
+        if _is_meaningful(split, painted, scheme):
             return split
     return SliceSplit({image: _all_planes(one, image in solid) for image, one in painted.items()}, {})
 
 
-def _means_something(split: SliceSplit, painted: Mapping[str, Painted], scheme: LabelScheme) -> bool:
-    """Tell whether enough is judged, some of it foreground, and training keeps all classes that are judged."""
-    learnt, judged, labelled = np.zeros(_values(scheme)), np.zeros(_values(scheme)), 0
+def _is_meaningful(split: SliceSplit, painted: Mapping[str, Painted], scheme: LabelScheme) -> bool:
+    """Return whether enough is scored, some of it foreground, and training keeps every scored class."""
+    trained, scored, labelled = np.zeros(_values(scheme)), np.zeros(_values(scheme)), 0
     for image, one in painted.items():
         labelled += int(np.count_nonzero(one.annotation))
-        for counts, values in zip((learnt, judged), split.part(image, one.annotation, one.grid), strict=True):
+        for counts, values in zip((trained, scored), split.part(image, one.annotation, one.grid), strict=True):
             counts += _class_counts(values, scheme)[0].sum(axis=0)
-    enough = judged.sum() >= MIN_HELD_OUT_SHARE * labelled
-    return bool(enough and _foreground(judged, scheme) and not np.any(judged[learnt == 0]))
+    enough = scored.sum() >= MIN_HELD_OUT_SHARE * labelled
+    return bool(enough and _foreground(scored, scheme) and not np.any(scored[trained == 0]))
 
 
 def _is_solid(one: Painted) -> bool:
-    """Tell whether most labelled voxels are on no isolated slice."""
+    """Return whether most labelled voxels lie on no isolated slice."""
     isolated = sorted(set(one.slices) - _crowded(one.slices, one.grid))
     rest = one.annotation.copy()
     for axis, flags in enumerate(plane_flags(rest.shape, isolated)):
@@ -106,7 +106,7 @@ def _is_solid(one: Painted) -> bool:
 
 
 def _crowded(slices: Iterable[AnnotatedSlice], grid: WorkingGrid) -> set[AnnotatedSlice]:
-    """Return the slices that have a neighbour, and those within the margin of such ones."""
+    """Return the slices that have a neighbour, and those within the margin of one that has."""
     flags = plane_flags(grid.native, slices)
     return {
         AnnotatedSlice(axis, int(index))
@@ -116,7 +116,7 @@ def _crowded(slices: Iterable[AnnotatedSlice], grid: WorkingGrid) -> set[Annotat
 
 
 def _with_crowded_slices(painted: Mapping[str, Painted], before: SliceSplit) -> SliceSplit:
-    """Count slices that can't be judged among those trained on before, so that none of them is held out."""
+    """Add slices that can't be scored to those trained on before, so that none of them is held out."""
     training = dict(before.training)
     for image, one in painted.items():
         crowded = _crowded(one.slices, one.grid) - set(before.validation.get(image, ()))
@@ -125,49 +125,50 @@ def _with_crowded_slices(painted: Mapping[str, Painted], before: SliceSplit) -> 
 
 
 def _find_blocks(one: Painted, image: str, scheme: LabelScheme, before: SliceSplit) -> list[Block]:
-    """Return the blocks to hold out of an image: those held out before, and another one where they are too little.
+    """Return the blocks to hold out of an image: those held out before and, if they are too few, another one.
 
-    Of all blocks that leave enough to learn from, the one is taken that holds the classes most evenly and leaves most.
+    The other one is chosen from all blocks that leave enough for training. It holds the classes most evenly and leaves
+    most.
     """
     annotation, grid = one.annotation, one.grid
     labelled = _class_counts(annotation, scheme)
-    judgeable = annotation.copy()
+    scorable = annotation.copy()
     for axis, flags in enumerate(plane_flags(annotation.shape, before.training.get(image, ()))):
-        copy_planes(None, judgeable, axis, grid.near(axis, flags, MARGIN))
-    scored = _class_counts(judgeable, scheme)
+        copy_planes(None, scorable, axis, grid.near(axis, flags, MARGIN))
+    scorable_counts = _class_counts(scorable, scheme)
     totals = labelled[0].sum(axis=0)
     kept = [block for block in before.blocks.get(image, []) if labelled[block.axis][block.first : block.last + 1].any()]
 
-    def judged(axis: int, blocks: Sequence[Block]) -> NDArray[np.int64]:
-        counts: NDArray[np.int64] = scored[axis][block_flags(annotation.shape, blocks)[axis]].sum(axis=0)
+    def scored(axis: int, blocks: Sequence[Block]) -> NDArray[np.int64]:
+        counts: NDArray[np.int64] = scorable_counts[axis][block_flags(annotation.shape, blocks)[axis]].sum(axis=0)
         return counts
 
-    if kept and judged(kept[0].axis, kept).sum() >= MIN_HELD_OUT_SHARE * totals.sum():
+    if kept and scored(kept[0].axis, kept).sum() >= MIN_HELD_OUT_SHARE * totals.sum():
         return kept
     best, best_worth = kept, 0.0
     present = totals > 0
     for axis in [kept[0].axis] if kept else one.stacked or range(3):
-        for block in _candidates(scored[axis].sum(axis=1), axis, int(totals.sum())):
+        for block in _candidates(scorable_counts[axis].sum(axis=1), axis, int(totals.sum())):
             blocks = [*kept, block]
             held = block_flags(annotation.shape, blocks)[axis]
-            counts = judged(axis, blocks)
-            learnt = labelled[axis][~grid.near(axis, held, MARGIN)].sum(axis=0)
+            counts = scored(axis, blocks)
+            trained = labelled[axis][~grid.near(axis, held, MARGIN)].sum(axis=0)
             if (
                 counts.sum() < MIN_HELD_OUT_SHARE * totals.sum()
-                or learnt.sum() < MIN_LEARNT_SHARE * totals.sum()
+                or trained.sum() < MIN_TRAINING_SHARE * totals.sum()
                 or _foreground(counts, scheme) < MIN_SLICE_VOXELS
-                or np.any(counts[learnt == 0])
+                or np.any(counts[trained == 0])
             ):
                 continue
             evenness = np.minimum(counts[present] / totals[present] / HELD_OUT_SHARE, 1).mean()
-            worth = float(evenness + learnt.sum() / totals.sum())
+            worth = float(evenness + trained.sum() / totals.sum())
             if worth > best_worth:
                 best, best_worth = blocks, worth
     return sorted(best)
 
 
 def _candidates(counts: NDArray[np.int64], axis: int, total: int) -> Iterable[Block]:
-    """Yield, from each plane on, the blocks that just hold the wanted and the least part of the labelled voxels."""
+    """Yield, for each first plane, the shortest blocks with the wanted and with the least share of labelled voxels."""
     before = np.concatenate([[0], np.cumsum(counts)])
     for first in np.flatnonzero(counts).tolist():
         for share in (HELD_OUT_SHARE, MIN_HELD_OUT_SHARE):
@@ -176,8 +177,8 @@ def _candidates(counts: NDArray[np.int64], axis: int, total: int) -> Iterable[Bl
                 yield Block(axis, first, last)
 
 
-def _learnt_planes(one: Painted, blocks: Sequence[Block], before: Iterable[AnnotatedSlice]) -> list[AnnotatedSlice]:
-    """List the planes across the blocks' axis that are learnt from, and the labelled ones that were before."""
+def _training_planes(one: Painted, blocks: Sequence[Block], before: Iterable[AnnotatedSlice]) -> list[AnnotatedSlice]:
+    """List the planes across the blocks' axis to train on, and the labelled planes that were trained on before."""
     axis = blocks[0].axis
     near = one.grid.near(axis, block_flags(one.annotation.shape, blocks)[axis], MARGIN)
     planes = [plane for plane in _labelled_planes(one.annotation, axis) if not near[plane.index]]
@@ -185,7 +186,7 @@ def _learnt_planes(one: Painted, blocks: Sequence[Block], before: Iterable[Annot
 
 
 def _all_planes(one: Painted, solid: bool) -> list[AnnotatedSlice]:
-    """List the annotated slices; of solid paint, which may lie on none, all planes across the longest axis."""
+    """List the annotated slices and, for solid paint, which may lie on none, all planes across the longest axis."""
     longest = int(np.argmax(one.annotation.shape))
     return sorted({*one.slices, *(_labelled_planes(one.annotation, longest) if solid else ())})
 
@@ -196,13 +197,13 @@ def _labelled_planes(annotation: NDArray[np.uint8], axis: int) -> list[Annotated
 
 
 def _labelled_ones(annotation: NDArray[np.uint8], planes: Iterable[AnnotatedSlice]) -> list[AnnotatedSlice]:
-    """Return the planes that have paint on them; those of another image that was here before may lie outside."""
+    """Return the planes that have paint. Planes of an earlier image of this id may lie outside; they are dropped."""
     inside = [plane for plane in planes if plane.index < annotation.shape[plane.axis]]
     return [plane for plane in inside if np.any(np.moveaxis(annotation, plane.axis, 0)[plane.index])]
 
 
 def _values(scheme: LabelScheme) -> int:
-    """Return how many values an annotation has, with that of unlabelled voxels."""
+    """Return the number of values in an annotation, including that of unlabelled voxels."""
     return scheme.background_value + 1
 
 
@@ -229,16 +230,16 @@ def split_slices(
 ) -> SliceSplit:
     """Hold out some annotated slices for validation, spread over images and axes.
 
-    Each slice has a rank of its own, drawn from the seed, the image, the axis and the index, so that the choice does
-    not depend on the order of slices, and new ones change little of it. An axis of an image never loses its last
-    training slice. With fewer than ``MIN_SPLIT_SLICES`` slices, or none to spare, nothing is held out.
+    Each slice has a fixed rank drawn from the seed, the image, the axis and the index. The choice therefore doesn't
+    depend on the order of slices, and new slices change little. An axis of an image never loses its last training
+    slice. With fewer than ``MIN_SPLIT_SLICES`` slices, or none to spare, nothing is held out.
 
     Args:
         slices: annotated slices by image id.
         seed: draws the ranks.
-        earlier: the split of the model that training goes on from, or whose score the new one is compared with. What
-            it trained on stays in training and what it held out stays held out, as long as it is still annotated.
-        fraction: part of all slices to hold out; at least one.
+        earlier: the split of the model that training continues, or that the new model is compared with. What it trained
+            on stays in training and what it held out stays held out, as long as it is still annotated.
+        fraction: fraction of all slices to hold out; at least one slice.
     """
     total = sum(len(set(places)) for places in slices.values())
     trained, kept = (earlier.training, earlier.validation) if earlier else ({}, {})
@@ -265,11 +266,11 @@ def split_slices(
             able = [line for line, places in free.items() if places and held[line] < size[line] - 1]
             if not able:
                 break
-            # Where enough is left, then where least was taken from the image and the axis, then by rank.
+            # Prefer axes with slices to spare, then images and axes with fewest held out, then the lowest rank.
             line = min(
                 able,
                 key=lambda line: (
-                    MAX_HELD_OUT_SHARE * (held[line] + 1) > size[line],
+                    SLICES_PER_HELD_OUT * (held[line] + 1) > size[line],
                     held[line[0]] + held[line[1]],
                     _rank(seed, line[0], free[line][0]),
                 ),
@@ -283,7 +284,7 @@ def split_slices(
 
 
 _Line = tuple[str, int]
-"""The annotated slices across one axis of one image: its id and the axis."""
+"""The id of an image, and an axis: all its annotated slices across that axis."""
 
 
 def _rank(seed: int, image: str, place: AnnotatedSlice) -> int:

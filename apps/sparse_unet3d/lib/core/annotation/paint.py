@@ -1,4 +1,4 @@
-"""The labelled voxels of an annotation: how far paint reaches along each axis, and how much of it is on each plane."""
+"""The labelled voxels of an annotation: run lengths along each axis, and counts on each plane."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,19 +11,18 @@ from lib.core.labels import UNLABELLED
 Flags = Sequence[NDArray[np.bool_]]
 """For each axis, a flag for each plane across it."""
 
-
-KEPT_SHARE = 16
-"""The places of labelled voxels are kept where at most one in so many is labelled: then they take about as much memory
-as the annotation does."""
+VOXELS_PER_KEPT = 16
+"""Labelled voxels are kept as indices if at most one voxel in this number is labelled. The indices then take about as
+much memory as the annotation."""
 
 
 class LabelledVoxels(NamedTuple):
     """The labelled voxels of one plane, sorted by row and column.
 
     Attributes:
-        rows: their rows.
-        columns: their columns.
-        values: their classes.
+        rows: (n,) row of each.
+        columns: (n,) column of each.
+        values: (n,) value of each, 1 … K+1.
     """
 
     rows: NDArray[np.intp]
@@ -34,16 +33,19 @@ class LabelledVoxels(NamedTuple):
 class Paint:
     """The labelled voxels of an annotation (X, Y, Z), plane by plane.
 
-    Only labelled voxels are looked at closely, and of one plane at a time, so that sparse paint costs little time and
-    dense paint little memory. The planes lie across the axis along which memory jumps farthest; axes are numbered in
-    that order here, and ``axes`` says which ones of the annotation they are.
+    It processes labelled voxels alone, one plane at a time: sparse paint takes little time, and dense paint little
+    memory. The planes lie across the axis with the largest stride.
+
+    Attributes:
+        axes: the annotation's axes by falling stride. All other attributes and results count axes in this order.
+        shape: the annotation's shape.
     """
 
     def __init__(self, annotation: NDArray[np.uint8]) -> None:
         self.axes = sorted(range(3), key=lambda axis: -abs(annotation.strides[axis]))
         self._planes = annotation.transpose(self.axes)
         self.shape = self._planes.shape
-        few = KEPT_SHARE * np.count_nonzero(annotation) <= annotation.size
+        few = VOXELS_PER_KEPT * np.count_nonzero(annotation) <= annotation.size
         self._kept = list(map(_labelled, self._planes)) if few else None
 
     def planes(self) -> Iterator[LabelledVoxels]:
@@ -55,9 +57,9 @@ class Paint:
         return map(_labelled, reversed(self._planes)) if self._kept is None else reversed(self._kept)
 
     def run_lengths(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield, for each plane, how long the unbroken paint through each labelled voxel is along each axis."""
+        """Yield, for each plane, the length of the run of paint through each labelled voxel along each axis."""
         length, rows, columns = self.shape
-        # From each voxel to the end of its run: two bytes for each labelled voxel, as a rule.
+        # The distance from each voxel to the end of its run, in two bytes for most volumes.
         ahead: list[NDArray[np.unsignedinteger[Any]]] = []
         counts = np.zeros((rows, columns), dtype=np.int64)
         for plane in self.backwards():
@@ -67,7 +69,7 @@ class Paint:
         for plane in self.planes():
             counts = _counted_on(counts, plane)
             across = counts[plane.rows, plane.columns] + ahead.pop() - 1
-            # Short integers are sorted in linear time.
+            # numpy sorts short integers in linear time.
             order = np.argsort(plane.columns.astype(np.min_scalar_type(columns)), kind="stable")
             along_columns = np.empty_like(across)
             along_columns[order] = _runs(plane.columns[order], plane.rows[order])
@@ -76,15 +78,15 @@ class Paint:
     def count(
         self, marks: Sequence[NDArray[np.uint8]], tables: Sequence[Flags], beside: Flags
     ) -> list[list[NDArray[np.int64]]]:
-        """Count voxels on the planes across each axis, but for those that lie on flagged planes across another axis.
+        """Count marked voxels on the planes across each axis, without those on flagged planes across other axes.
 
         Args:
-            marks: for each plane, a mark of each labelled voxel.
-            tables: what to count, one after the other: for each axis, which marks count.
+            marks: for each plane, the mark of each labelled voxel.
+            tables: what to count: for each axis, a flag for each mark.
             beside: the flagged planes.
 
         Returns:
-            For each table and axis, the count on each plane.
+            For each table and each axis, the count on each plane.
         """
         free = [~flags for flags in beside]
         counts = [[np.zeros(length, dtype=np.int64) for length in self.shape] for _ in tables]
@@ -108,14 +110,14 @@ def _labelled(plane: NDArray[np.uint8]) -> LabelledVoxels:
 
 
 def _counted_on(before: NDArray[np.int64], plane: LabelledVoxels) -> NDArray[np.int64]:
-    """Count on along the axis: one more than on the plane before where it is labelled, else 0."""
+    """Return run lengths up to this plane: one more than on the plane before where it is labelled, else 0."""
     counts = np.zeros_like(before)
     counts[plane.rows, plane.columns] = before[plane.rows, plane.columns] + 1
     return counts
 
 
 def _runs(lines: NDArray[np.intp], places: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Give each voxel the length of its run of successive places on a line; they are sorted by line and place."""
+    """Return, for voxels sorted by line and place, the length of each one's run of successive places on its line."""
     goes_on = (np.diff(places) == 1) & (np.diff(lines) == 0)
     starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(lines)), dtype=bool), ~goes_on]))
     lengths = np.diff(starts, append=len(lines))

@@ -1,7 +1,7 @@
-"""Sparse annotations: which slices a person painted.
+"""Sparse annotations: detect the slices that a person painted.
 
 An annotation is a uint8 map (X, Y, Z): 0 unlabelled, 1 … K foreground classes, K+1 background. An annotated slice is a
-plane (axis, index) on which somebody painted; it is detected from the paint, nobody declares it.
+plane (axis, index) that somebody painted. Nobody declares it; it is detected from the paint.
 """
 
 import math
@@ -17,18 +17,18 @@ from .paint import Flags, Paint
 
 MIN_SLICE_VOXELS = 16
 MIN_SLICE_FRACTION = 0.002
-"""An annotated slice has at least this many voxels of paint that lies in its plane, and this part of the plane."""
+"""Least number of voxels, and least fraction of the plane, that lie in the plane of an annotated slice."""
 
 THINNESS = 2
-"""Paint lies in a plane where it reaches at least this many times farther along the plane than across."""
+"""Paint lies in a plane where it reaches at least this many times as far along the plane as across it."""
 
 MUCH_PAINT = 4
 MOST_BEYOND = 0.4
-"""Paint ends on a plane that has one in so many of the voxels on the plane with most paint, if the next one has less
-than that part of it: rounded structures end more slowly, and slices that cross seldom label more."""
+"""Paint ends on a plane if the plane has at least 1/``MUCH_PAINT`` of the paint of the fullest plane, and a neighbour
+has less than ``MOST_BEYOND`` of the plane's own. Rounded structures end more slowly; crossing slices label less."""
 
 Unpainted = Literal["unlabelled", "background"]
-"""What unpainted voxels in slices painted as planes count as; all other unpainted voxels are always unlabelled."""
+"""How unpainted voxels of slices painted as planes count. All other unpainted voxels are unlabelled."""
 
 
 class AnnotatedSlice(NamedTuple):
@@ -39,14 +39,14 @@ class AnnotatedSlice(NamedTuple):
 
 
 class Detected(NamedTuple):
-    """What is found in an annotation.
+    """What ``detect`` finds in an annotation.
 
     Attributes:
         slices: the annotated slices, sorted by axis and index.
-        whole: those of them that were painted as planes.
-        stacked: axes across which neighbouring planes were painted, as far as that can be told.
-        labelled: the labelled voxels on the planes across each axis.
-        voxels: labelled voxels by value, 0 for the unlabelled ones.
+        whole: the annotated slices that were painted as planes.
+        stacked: axes across which neighbouring planes seem to have been painted.
+        labelled: for each axis, the number of labelled voxels on each plane across it.
+        voxels: (256,) number of voxels by value.
     """
 
     slices: list[AnnotatedSlice]
@@ -59,15 +59,15 @@ class Detected(NamedTuple):
 def annotated_slices(annotation: NDArray[np.uint8]) -> list[AnnotatedSlice]:
     """Detect the annotated slices, sorted by axis and index.
 
-    A labelled voxel lies *in* the planes across an axis if the unbroken paint along that axis is at most half as long
-    as along either other axis, and as the volume. A plane is annotated
+    A labelled voxel lies *in* the plane across an axis if its run of paint along that axis is at most half as long as
+    its runs along both other axes, and as the volume. Solid paint lies in no plane and reaches beyond the plane. Where
+    annotated slices cross, paint looks solid; therefore voxels on annotated slices of other axes don't count. A plane
+    is annotated if
 
-    - if enough voxels lie in it (``MIN_SLICE_VOXELS``, ``MIN_SLICE_FRACTION``), at least as many as there are voxels
-      of solid paint on it (paint that lies in no plane and reaches beyond this one). Where annotated slices cross,
-      paint looks solid, so what lies on slices of other axes doesn't count;
-    - or if at least half of it is labelled, again beside the slices of other axes: dense annotation.
+    - enough voxels lie in it (``MIN_SLICE_VOXELS``, ``MIN_SLICE_FRACTION``), and no fewer than it has of solid paint;
+    - or at least half of it is labelled, as in a dense annotation.
 
-    So strokes of a few voxels and blobs painted with a sphere brush make no annotated slice.
+    Strokes of a few voxels and blobs from a sphere brush therefore form no annotated slice.
 
     Args:
         annotation: (X, Y, Z), 0 where unlabelled.
@@ -78,14 +78,14 @@ def annotated_slices(annotation: NDArray[np.uint8]) -> list[AnnotatedSlice]:
 def whole_slices(annotation: NDArray[np.uint8]) -> list[AnnotatedSlice]:
     """Detect the annotated slices that were painted as planes, sorted by axis and index.
 
-    Where many slices of one axis are painted, planes across the others are labelled, too, without anybody having
-    looked at them; what is unlabelled there tells nothing. An annotated slice was painted as a plane
+    If many slices across one axis are painted, planes across the other axes are labelled, too, although nobody looked
+    at them. Their unlabelled voxels say nothing. An annotated slice was painted as a plane if
 
-    - if at least as many voxels lie in it as there are voxels of paint that reaches beyond it, and enough of them are
-      beside the slices of other axes for which that holds without looking beside any;
-    - or if at least half of it is labelled beside those, and either this is the only axis across which paint ends on
-      a plane at once, as a stack of slices does and a box doesn't, or there is no such axis and all planes across
-      this one are half labelled.
+    - enough voxels lie in it, and no fewer than it has of paint that reaches beyond it. Voxels on slices of other axes
+      that meet this rule with all their voxels don't count;
+    - or at least half of it is labelled, not counting voxels on slices of other axes that meet the first rule. Also,
+      paint ends abruptly on planes across this axis alone, as in a stack of slices but not in a box, or it does across
+      no axis and all planes across this one are half labelled.
 
     Args:
         annotation: (X, Y, Z), 0 where unlabelled.
@@ -94,7 +94,7 @@ def whole_slices(annotation: NDArray[np.uint8]) -> list[AnnotatedSlice]:
 
 
 def detect(annotation: NDArray[np.uint8]) -> Detected:
-    """Find the annotated slices of an annotation (X, Y, Z), and those painted as planes; see the functions above."""
+    """Find the annotated slices of an annotation (X, Y, Z), and which of them were painted as planes."""
     paint, axes = Paint(annotation), range(3)
     shape, size = paint.shape, annotation.size
     marks = [_mark(runs, shape) for runs in paint.run_lengths()]
@@ -103,7 +103,7 @@ def detect(annotation: NDArray[np.uint8]) -> Detected:
     tables = (_LIES_IN, _SOLID_BEYOND, _BEYOND, _LABELLED)
     flat, solid_beyond, beyond, labelled = paint.count(marks, tables, nowhere)
     enough = [flat[axis] >= max(MIN_SLICE_VOXELS, MIN_SLICE_FRACTION * size / shape[axis]) for axis in axes]
-    # First the slices that are plain without knowing any other, then those which others cross again and again.
+    # First the slices that stand out by themselves; then, without the voxels on these, the slices that they cross.
     found = [enough[axis] & (flat[axis] >= solid_beyond[axis]) for axis in axes]
     (solid_beyond,) = paint.count(marks, [_SOLID_BEYOND], found)
     found = [enough[axis] & (flat[axis] >= solid_beyond[axis]) for axis in axes]
@@ -139,8 +139,8 @@ def detect(annotation: NDArray[np.uint8]) -> Detected:
     )
 
 
-# A labelled voxel's mark: bit ``axis`` if it lies in the plane across the axis, bit 3 + ``axis`` if the paint reaches
-# beyond that plane. Each of the tables below says for each axis which marks are counted.
+# A labelled voxel's mark has bit ``axis`` if it lies in the plane across the axis, and bit 3 + ``axis`` if its paint
+# reaches beyond that plane. Each table below has, for each axis, a flag for each mark: whether it is counted.
 _MARKS = np.arange(64, dtype=np.uint8)
 _LIES_IN = [(_MARKS >> axis & 1) == 1 for axis in range(3)]
 _BEYOND = [(_MARKS >> (3 + axis) & 1 == 1) & ~_LIES_IN[axis] for axis in range(3)]
@@ -163,18 +163,18 @@ def _others(of_axes: Sequence[Any], axis: int) -> tuple[Any, Any]:
 
 
 def _areas(beside: Flags) -> list[int]:
-    """Return how many voxels of a plane across each axis are beside the flagged planes across the others."""
+    """Return, for each axis, how many voxels of a plane across it are on no flagged plane across another axis."""
     free = [int(np.count_nonzero(~flags)) for flags in beside]
     return [math.prod(_others(free, axis)) for axis in range(3)]
 
 
 def _half_labelled(labelled: Sequence[NDArray[np.int64]], beside: Flags) -> list[NDArray[np.bool_]]:
-    """Flag the planes at least half of which is labelled, beside the flagged ones across other axes."""
+    """Return flags of the planes that are at least half labelled, without the flagged planes across other axes."""
     return [(2 * labelled[axis] >= area) & (area > 0) for axis, area in enumerate(_areas(beside))]
 
 
 def _ends_on_plane(labelled: NDArray[np.int64]) -> bool:
-    """Tell whether a plane with a good deal of paint is next to one with far less, as where slices cross."""
+    """Return whether a plane with much paint is next to one with far less, as at the end of a stack of slices."""
     more, less = np.maximum(labelled[1:], labelled[:-1]), np.minimum(labelled[1:], labelled[:-1])
     return bool(np.any((MUCH_PAINT * more >= labelled.max()) & (less < MOST_BEYOND * more)))
 
@@ -185,7 +185,7 @@ def _places(paint: Paint, flags: Flags) -> list[AnnotatedSlice]:
 
 
 def keep_slices(annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice]) -> NDArray[np.uint8]:
-    """Copy an annotation (X, Y, Z), unlabelled everywhere but on the slices: simulates sparse annotation."""
+    """Return an annotation (X, Y, Z) that keeps labels on the slices alone, to simulate sparse annotation."""
     kept = np.zeros_like(annotation)
     for axis, index in slices:
         np.moveaxis(kept, axis, 0)[index] = np.moveaxis(annotation, axis, 0)[index]
@@ -195,10 +195,12 @@ def keep_slices(annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice])
 def fill_unpainted(
     annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice], scheme: LabelScheme
 ) -> NDArray[np.uint8]:
-    """Copy an annotation (X, Y, Z), with the unlabelled voxels on slices painted as planes labelled as background.
+    """Return an annotation (X, Y, Z) in which unlabelled voxels of slices painted as planes are labelled background.
 
-    The slices are those detected in what was painted: in a filled annotation more would be found. Those that weren't
-    painted as planes (``whole_slices``) stay as they are.
+    Args:
+        annotation: (X, Y, Z), as painted; a filled annotation would have more annotated slices.
+        slices: slices to fill. Those that weren't painted as planes (``whole_slices``) stay as they are.
+        scheme: the label scheme.
     """
     filled = annotation.copy()
     for axis, index in set(slices).intersection(whole_slices(annotation)):

@@ -1,4 +1,4 @@
-"""What of the annotations is trained on, and what is held out of training to judge by."""
+"""The split of annotations into what is trained on and what is held out to be scored."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ from .paint import Flags
 from .slices import AnnotatedSlice, keep_slices
 
 MARGIN = 3
-"""Working voxels across neighbouring planes within which a judged voxel has none that is learnt from."""
+"""Distance in working planes that separates scored voxels from training voxels, where planes are neighbours."""
 
 
 class Block(NamedTuple):
-    """Successive planes of an image that are held out: those across ``axis`` from ``first`` to ``last``, included."""
+    """Successive planes that are held out: the planes across ``axis`` from ``first`` to ``last``, both included."""
 
     axis: int
     first: int
@@ -27,14 +27,14 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class SliceSplit:
-    """What is trained on and what is held out, by image id; an id without any may be missing.
+    """What is trained on and what is held out, by image id. An id may be missing where it would have nothing.
 
     Attributes:
-        training: annotated slices that are trained on. In an image with blocks, the planes across their axis that are
-            trained on, whether or not they are annotated slices, and what an earlier training learnt from.
-        validation: annotated slices that are held out. In an image with blocks they are never learnt from, but only
-            blocks are judged.
-        blocks: what is held out of images in which neighbouring planes are labelled; all across one axis of an image.
+        training: annotated slices that are trained on. In an image with blocks, these are all planes across the blocks'
+            axis that are trained on, annotated slices or not, and the slices that an earlier training used.
+        validation: annotated slices that are held out. In an image with blocks they aren't scored, only blocks are.
+        blocks: what is held out of images in which neighbouring planes are labelled. All blocks of an image lie across
+            the same axis.
     """
 
     training: dict[str, list[AnnotatedSlice]]
@@ -47,7 +47,7 @@ class SliceSplit:
         return any(self.validation.values()) or any(self.blocks.values())
 
     def to_json(self) -> dict[str, dict[str, list[list[int]]]]:
-        """Give the split as ``{"training": {id: [[axis, index], …]}, "validation": {…}, "blocks": {…}}``.
+        """Return ``{"training": {id: [[axis, index], …]}, "validation": {…}, "blocks": {…}}``.
 
         A block is ``[axis, first, last]``.
         """
@@ -56,7 +56,7 @@ class SliceSplit:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Mapping[str, Iterable[Sequence[int]]]]) -> "SliceSplit":
-        """Rebuild a split from ``to_json``; earlier versions had no blocks."""
+        """Rebuild a split from ``to_json``. Earlier versions of this software wrote no blocks."""
         training, validation = (
             {image: [AnnotatedSlice(*place) for place in slices] for image, slices in content[part].items()}
             for part in ("training", "validation")
@@ -67,89 +67,89 @@ class SliceSplit:
     def part(
         self, image: str, annotation: NDArray[np.uint8], grid: WorkingGrid
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Part an image's annotation into what is trained on and what is judged by; no voxel is in both.
+        """Split an image's annotation into training voxels and scored voxels; no voxel is in both.
 
-        Voxels near what is trained on are in neither, where neighbouring planes are labelled.
+        Where neighbouring planes are labelled, voxels within the margin of training voxels are in neither.
 
         Args:
             image: its id.
             annotation: (X, Y, Z).
-            grid: of the image.
+            grid: the image's working grid.
 
         Returns:
             The training annotation and the validation annotation, both (X, Y, Z).
         """
         training, validation = self.training.get(image, []), self.validation.get(image, [])
-        trained = plane_flags(annotation.shape, training)
+        training_flags = plane_flags(annotation.shape, training)
         blocks = self.blocks.get(image)
         if not blocks:
-            learnt, judged = apply_split(annotation, training, validation)
+            trained, scored = apply_split(annotation, training, validation)
             annotated = plane_flags(annotation.shape, [*training, *validation])
             for axis in range(3):
-                crowded = trained[axis] & neighbouring(annotated[axis], axis, grid)
-                copy_planes(None, judged, axis, grid.near(axis, crowded, MARGIN))
-            return learnt, judged
-        learnt, judged = annotation.copy(), np.zeros_like(annotation)
+                crowded = training_flags[axis] & neighbouring(annotated[axis], axis, grid)
+                copy_planes(None, scored, axis, grid.near(axis, crowded, MARGIN))
+            return trained, scored
+        trained, scored = annotation.copy(), np.zeros_like(annotation)
         held = block_flags(annotation.shape, blocks)
         for axis in range(3):
-            copy_planes(None, learnt, axis, grid.near(axis, held[axis], MARGIN))
-            copy_planes(annotation, judged, axis, held[axis])
+            copy_planes(None, trained, axis, grid.near(axis, held[axis], MARGIN))
+            copy_planes(annotation, scored, axis, held[axis])
         for axis in range(3):
-            copy_planes(annotation, learnt, axis, trained[axis])
-            copy_planes(None, judged, axis, grid.near(axis, trained[axis], MARGIN))
+            copy_planes(annotation, trained, axis, training_flags[axis])
+            copy_planes(None, scored, axis, grid.near(axis, training_flags[axis], MARGIN))
         for axis, flags in enumerate(plane_flags(annotation.shape, validation)):
-            copy_planes(None, learnt, axis, flags)
-        return learnt, judged
+            copy_planes(None, trained, axis, flags)
+        return trained, scored
 
     def part_known(
         self, image: str, annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice], grid: WorkingGrid
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Part an annotation that may have changed since, as ``part`` does; what was painted since is in neither.
+        """Split an annotation that may have changed since training, as ``part`` does; newer paint is in neither.
 
         Args:
             image: its id.
             annotation: (X, Y, Z).
             slices: its annotated slices.
-            grid: of the image.
+            grid: the image's working grid.
         """
-        learnt, judged = self.part(image, annotation, grid)
+        trained, scored = self.part(image, annotation, grid)
         training, validation = self.training.get(image, []), self.validation.get(image, [])
         if self.blocks.get(image):
-            learnt = keep_slices(learnt, training)
+            trained = keep_slices(trained, training)
         elif not training and not validation:
-            learnt = np.zeros_like(annotation)
+            trained = np.zeros_like(annotation)
         else:
             since = set(slices).difference(training, validation)
             for axis, flags in enumerate(plane_flags(annotation.shape, since)):
-                copy_planes(None, learnt, axis, flags)
+                copy_planes(None, trained, axis, flags)
             for axis, flags in enumerate(plane_flags(annotation.shape, training)):
-                copy_planes(annotation, learnt, axis, flags)
-        return learnt, judged
+                copy_planes(annotation, trained, axis, flags)
+        return trained, scored
 
 
 def apply_split(
     annotation: NDArray[np.uint8], training: Iterable[AnnotatedSlice], validation: Iterable[AnnotatedSlice]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Part an annotation (X, Y, Z) into what is trained on and what is held out as planes; no voxel is in both.
+    """Split an annotation (X, Y, Z) into training voxels and voxels held out as planes; no voxel is in both.
 
-    Voxels of a held-out slice are held out except where a training slice crosses it. All other paint, also
-    such as lies on no annotated slice, is trained on.
+    Voxels of a held-out slice are held out, except where a training slice crosses it. All other paint is trained on,
+    even if it lies on no annotated slice.
 
     Returns:
         The training annotation and the validation annotation, both (X, Y, Z).
     """
-    learnt, judged = annotation.copy(), np.zeros_like(annotation)
+    trained, scored = annotation.copy(), np.zeros_like(annotation)
     for axis, flags in enumerate(plane_flags(annotation.shape, validation)):
-        copy_planes(None, learnt, axis, flags)
-        copy_planes(annotation, judged, axis, flags)
+        copy_planes(None, trained, axis, flags)
+        copy_planes(annotation, scored, axis, flags)
     for axis, flags in enumerate(plane_flags(annotation.shape, training)):
-        copy_planes(annotation, learnt, axis, flags)
-        copy_planes(None, judged, axis, flags)
-    return learnt, judged
+        copy_planes(annotation, trained, axis, flags)
+        copy_planes(None, scored, axis, flags)
+    return trained, scored
 
 
 def plane_flags(shape: Sequence[int], planes: Iterable[AnnotatedSlice]) -> Flags:
-    """Flag planes; those that lie outside are left out."""
+    """Return flags of planes; planes outside the shape are dropped."""
     flags = [np.zeros(length, dtype=bool) for length in shape]
     for axis, index in planes:
         flags[axis][index : index + 1] = True
@@ -157,7 +157,7 @@ def plane_flags(shape: Sequence[int], planes: Iterable[AnnotatedSlice]) -> Flags
 
 
 def block_flags(shape: Sequence[int], blocks: Iterable[Block]) -> Flags:
-    """Flag the planes of blocks."""
+    """Return flags of the planes of blocks."""
     flags = [np.zeros(length, dtype=bool) for length in shape]
     for axis, first, last in blocks:
         flags[axis][first : last + 1] = True
@@ -165,7 +165,7 @@ def block_flags(shape: Sequence[int], blocks: Iterable[Block]) -> Flags:
 
 
 def neighbouring(flags: NDArray[np.bool_], axis: int, grid: WorkingGrid) -> NDArray[np.bool_]:
-    """Flag those of the flagged planes that have another one in the same or the next working plane."""
+    """Return flags of the flagged planes that have another one in the same or the next working plane."""
     first, last = grid.reach(axis)
     planes = np.flatnonzero(flags)
     close = first[planes[1:]] - last[planes[:-1]] <= 1

@@ -1,4 +1,4 @@
-"""Which slices are worth annotating next: those near most objects and doubt that no annotated slice is near."""
+"""Suggest slices to annotate next: rank them by the foreground and uncertainty that they would newly cover."""
 
 import itertools
 import math
@@ -14,39 +14,39 @@ from lib.core.labels import UNLABELLED, LabelScheme
 from .slices import AnnotatedSlice
 
 REACH = 0.05
-"""Part of an axis within which a slice tells what its neighbours look like; at least one slice."""
+"""Standard deviation of the nearness of slices, as a fraction of the axis; at least one slice."""
 
-FEW = 0.0002
-"""Part of a volume's voxels; a predicted class that hardly has so many counts for less."""
+PRIOR = 0.0002
+"""Prior added to each class total, as a fraction of the volume's voxels, so that stray voxels can't dominate."""
 
 NEAREST = 255
 """Nearness of a slice to itself."""
 
 STRIP = 8
-"""Voxels; a slice of which a side is shorter shows hardly any shape."""
+"""Side in voxels below which a slice is a strip, too narrow to show shapes."""
 
 PLANES = 16
-"""Of a volume, looked at together."""
+"""Planes that are processed together, to bound memory."""
 
 MOST_VOXELS = 2**22
-"""Voxels that are looked at; of a larger volume some in between are left out."""
+"""Voxels that are considered at most; a larger volume is subsampled."""
 
 DIGITS = 6
-"""Of scores: slices that differ in the next one are as good."""
+"""Decimals to which scores are compared; smaller differences are ties."""
 
 Scores = tuple[NDArray[np.float64], ...]
-"""For each axis the score of each slice across it, at least 0."""
+"""For each axis, the score of each slice across it, at least 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What is known of a volume, all maps (X, Y, Z).
+    """What is known about a volume. All maps are (X, Y, Z).
 
     Attributes:
         scheme: the label scheme.
         annotation: 0 unlabelled, 1 … K+1.
-        labels: what the model says last, 0 background, 1 … K foreground.
-        entropy: how unsure it is, 0 … 255, see ``inference.entropy``.
+        labels: the model's latest prediction, 0 background, 1 … K foreground.
+        entropy: the prediction's entropy, 0 (certain) … 255 (uniform).
     """
 
     scheme: LabelScheme
@@ -61,8 +61,8 @@ class Suggestion:
 
     Attributes:
         place: the slice.
-        score: 0 … 1, its part of all that is worth a look; None where it was chosen without a model.
-        why: for people.
+        score: fraction of the volume's worth that it newly covers, 0 … 1; None if it was chosen without a model.
+        why: the reason, for a person.
     """
 
     place: AnnotatedSlice
@@ -76,14 +76,14 @@ def suggest_slices(
     """Suggest slices to annotate next, spread over the volume.
 
     Args:
-        shape: the volume in voxels, X, Y, Z.
-        annotated: its annotated slices, none of which is suggested.
-        count: how many are wanted; fewer are returned where fewer are left.
-        evidence: what a model says; None before it says anything: then slices are evenly spaced.
+        shape: (X, Y, Z) of the volume.
+        annotated: its annotated slices; none of them is suggested.
+        count: number of slices wanted; fewer are returned if fewer are left.
+        evidence: the model's prediction; None if there is none, and slices are then evenly spaced.
 
     Returns:
-        Those that newly reach most; where nothing is left to reach, but slices are painted in part only, those in which
-        most is unpainted.
+        The slices that newly cover most (``best_slices``). If too few of them cover anything, the slices follow that
+        contain most unlabelled worth themselves (``fullest_slices``).
     """
     if evidence is None:
         places = evenly_spaced(annotated, shape, count)
@@ -92,19 +92,19 @@ def suggest_slices(
     if max(steps) > 1:
         return _suggest_coarsely(annotated, count, evidence, steps)
     worth = worth_by_class(evidence)
-    # Where not all classes are predicted, as by a young model, the sum is less than 1.
+    # The sum is less than 1 if a class isn't predicted, as by a model early in training.
     total = float(worth.sum(dtype=np.float64))
     best = best_slices(worth, annotated, count)
     fullest = fullest_slices(worth, [*annotated, *(place for place, _ in best)], count - len(best))
     return [
-        Suggestion(place, score / total, f"{where} {score / total:.1%} of all objects and doubt")
-        for where, found in (("near it, and near no annotated slice, is", best), ("unpainted in it is", fullest))
+        Suggestion(place, score / total, f"{what} {score / total:.1%} of all objects and uncertainty")
+        for what, found in (("newly covers", best), ("its unpainted voxels hold", fullest))
         for place, score in found
     ]
 
 
 def _steps(shape: Sequence[int]) -> list[int]:
-    """Return every how many voxels to look at along each axis, so that they are ``MOST_VOXELS`` at most."""
+    """Return the step along each axis of a subsampling to at most ``MOST_VOXELS`` voxels."""
     steps = [1, 1, 1]
     while math.prod(-(-n // step) for n, step in zip(shape, steps, strict=True)) > MOST_VOXELS:
         longest = max(range(3), key=lambda axis: shape[axis] / steps[axis])
@@ -115,7 +115,7 @@ def _steps(shape: Sequence[int]) -> list[int]:
 def _suggest_coarsely(
     annotated: Sequence[AnnotatedSlice], count: int, evidence: Evidence, steps: Sequence[int]
 ) -> list[Suggestion]:
-    """Suggest slices of a large volume by the voxels in the middle of blocks, whose sides are the steps."""
+    """Suggest slices of a large volume from the middle voxels of blocks with the steps as sides."""
     middles = tuple(slice((step - 1) // 2, None, step) for step in steps)
     annotation, labels, entropy = (
         np.ascontiguousarray(voxels[middles]) for voxels in (evidence.annotation, evidence.labels, evidence.entropy)
@@ -131,9 +131,9 @@ def _suggest_coarsely(
 
 
 def mean_by_class(labels: NDArray[np.uint8], entropy: NDArray[np.uint8]) -> float:
-    """Return how unsure a model is of a volume: the mean entropy, 0 … 1, of each predicted class, and their mean.
+    """Return the uncertainty of a prediction, 0 … 1: the mean over the predicted classes of each one's mean entropy.
 
-    A class of which there is hardly anything counts for less: a stray voxel isn't to decide.
+    ``PRIOR`` reduces the weight of classes with hardly any voxels.
 
     Args:
         labels: (X, Y, Z), 0 background, 1 … K foreground.
@@ -141,37 +141,37 @@ def mean_by_class(labels: NDArray[np.uint8], entropy: NDArray[np.uint8]) -> floa
     """
     counts = np.bincount(labels.ravel())
     sums = np.bincount(labels.ravel(), weights=entropy.ravel()) / 255
-    return float(np.mean(sums[counts > 0] / (counts[counts > 0] + FEW * labels.size)))
+    return float(np.mean(sums[counts > 0] / (counts[counts > 0] + PRIOR * labels.size)))
 
 
 def worth_by_class(evidence: Evidence) -> NDArray[np.float32]:
-    """Return how much each voxel is worth to be looked at.
+    """Return how much each voxel is worth annotating.
 
-    Foreground counts wholly, background as far as the model is unsure of it. Each predicted class has the same share,
-    so that the rare ones aren't drowned in background.
+    A predicted foreground voxel is worth 1, a background voxel its entropy. Each predicted class is then scaled to the
+    same total, so that rare classes count as much as the background.
 
     Returns:
-        (X, Y, Z), 0 where it is labelled; the sum is 1, less where hardly anything is predicted of a class.
+        (X, Y, Z), 0 where labelled. The sum is 1, or less if a class has few voxels or none.
     """
-    # A model may be sure and wrong, so no background is worth nothing.
+    # A model may be certain and wrong, so that background is worth at least a little.
     worth = np.where(evidence.labels == 0, np.maximum(evidence.entropy, 1) / np.float32(255), np.float32(1))
     worth[evidence.annotation != UNLABELLED] = 0
-    return shared(worth, evidence)
+    return balance_classes(worth, evidence)
 
 
-def shared(worth: NDArray[np.float32], evidence: Evidence) -> NDArray[np.float32]:
-    """Scale what voxels are worth so that it adds up to the same for each predicted class, see ``worth_by_class``."""
+def balance_classes(worth: NDArray[np.float32], evidence: Evidence) -> NDArray[np.float32]:
+    """Scale the worth of voxels (X, Y, Z) to the same total for each predicted class, see ``worth_by_class``."""
     result = np.zeros_like(worth)
     classes = len(evidence.scheme.classes)
     for value in range(classes):
         of_class = evidence.labels == value
-        total = worth.sum(where=of_class, dtype=np.float64) + FEW * worth.size
+        total = worth.sum(where=of_class, dtype=np.float64) + PRIOR * worth.size
         np.divide(worth, classes * total, out=result, where=of_class)
     return result
 
 
 def nearness(length: int) -> NDArray[np.uint8]:
-    """Return how near slices across an axis are to each other: a Gaussian of their distance, of 1 reach.
+    """Return how near slices across an axis are to each other: a Gaussian of their distance (``REACH``).
 
     Returns:
         (length, length), symmetric, from ``NEAREST`` down to 0.
@@ -183,10 +183,10 @@ def nearness(length: int) -> NDArray[np.uint8]:
 
 
 def newly_reached(worth: NDArray[np.float32], annotated: Iterable[AnnotatedSlice]) -> Scores:
-    """Score slices by what is worth a look near them, and near no annotated slice, across whichever axis.
+    """Score slices by the worth that each would newly cover.
 
-    A voxel counts by how much nearer it is to the slice than to the nearest annotated one (facility location: each is
-    served by the nearest of all there are).
+    A voxel contributes its worth times the gain in nearness: how much nearer it is to the slice than to the nearest
+    annotated slice across any axis (facility location).
 
     Args:
         worth: (X, Y, Z), at least 0.
@@ -197,8 +197,8 @@ def newly_reached(worth: NDArray[np.float32], annotated: Iterable[AnnotatedSlice
     for place in annotated:
         np.maximum(reached[place.axis], between[place.axis][place.index], out=reached[place.axis])
     values = np.arange(NEAREST + 1)
-    # Summed first over voxels that are alike, in their slice and in their nearness to annotated slices, so that each
-    # slice takes as many multiplications as there are slices, not voxels; a few planes at a time, for less memory.
+    # Voxels with the same index and the same nearness to annotated slices gain alike. Summing their worth first leaves
+    # a small matrix product for each axis.
     alike = [np.zeros(length * len(values)) for length in worth.shape]
     for start in range(0, worth.shape[0], PLANES):
         planes = worth[start : start + PLANES]
@@ -218,20 +218,20 @@ def newly_reached(worth: NDArray[np.float32], annotated: Iterable[AnnotatedSlice
 def best_slices(
     worth: NDArray[np.float32], annotated: Sequence[AnnotatedSlice], count: int
 ) -> list[tuple[AnnotatedSlice, float]]:
-    """Choose slices that newly reach most, each counting as annotated for the next, across all axes in turn.
+    """Choose the slices that newly cover most, greedily: each counts as annotated for the next.
 
-    The axis of each is that of which fewest were chosen so far, then that with the fewest annotated slices, then that
-    with the highest score; strips (see ``STRIP``) come after all others. By scores alone nearly all would lie across
-    one axis, whichever it is, as parallel slices reach least of what is reached already; that was no better
-    (``experiments/README.md``). Of slices that are as good, the one nearest to the middle.
+    The axes take turns: first the axis with the fewest slices chosen so far, then with the fewest annotated slices,
+    then with the highest score. Strips (``STRIP``) come last. Of equal scores, the slice nearest to the middle wins.
+    Scores alone would put nearly all slices across one axis, since parallel slices overlap least; that was no better
+    (``experiments/README.md``).
 
     Args:
         worth: (X, Y, Z), at least 0.
         annotated: the annotated slices.
-        count: how many are wanted; fewer are returned where no slice newly reaches anything.
+        count: number of slices wanted; fewer are returned if no other slice covers anything new.
 
     Returns:
-        Slices and their scores, above 0, as they were chosen.
+        Slices and their scores, above 0, in the order of choice.
     """
     chosen: dict[AnnotatedSlice, float] = {}
     places = [AnnotatedSlice(axis, index) for axis, length in enumerate(worth.shape) for index in range(length)]
@@ -262,9 +262,9 @@ def best_slices(
 def fullest_slices(
     worth: NDArray[np.float32], annotated: Sequence[AnnotatedSlice], count: int
 ) -> list[tuple[AnnotatedSlice, float]]:
-    """Choose slices in which, themselves, most is worth a look, each counting as annotated for the next; strips last.
+    """Choose the slices that contain most worth themselves, greedily; strips come last.
 
-    Args and returns as of ``best_slices``.
+    Arguments and result are those of ``best_slices``.
     """
     left, taken = worth.copy(), set(annotated)
     chosen: list[tuple[AnnotatedSlice, float]] = []
@@ -288,7 +288,7 @@ def fullest_slices(
 
 
 def evenly_spaced(annotated: Sequence[AnnotatedSlice], shape: Sequence[int], count: int) -> list[AnnotatedSlice]:
-    """Choose slices without a model: across the axis with the fewest, in the middle of the widest gap; strips last."""
+    """Choose slices without a model: each across the axis with the fewest, in its widest gap; strips come last."""
     taken = list(annotated)
     for _ in range(count):
         free = [axis for axis, length in enumerate(shape) if sum(p.axis == axis for p in taken) < length]
@@ -300,32 +300,32 @@ def evenly_spaced(annotated: Sequence[AnnotatedSlice], shape: Sequence[int], cou
 
 
 def _is_strip(axis: int, shape: Sequence[int]) -> bool:
-    """Tell whether slices across an axis of a volume are strips, see ``STRIP``."""
+    """Return whether slices across an axis are strips, see ``STRIP``."""
     return min(length for other, length in enumerate(shape) if other != axis) < STRIP
 
 
 def _widest_gap(indices: Sequence[int], length: int) -> int:
-    """Return the middle of the widest gap between indices, or between one and the border."""
+    """Return the middle of the widest gap between indices, or between an index and the border."""
     if not indices:
         return length // 2
     ends = sorted(set(indices))
-    # At the border the gap is half of one between two slices.
+    # A gap at the border counts twice: it has an annotated slice on one side only.
     gaps = [(2 * ends[0], ends[0] // 2), (2 * (length - 1 - ends[-1]), (ends[-1] + length) // 2)]
     gaps += [(after - before - 1, (before + after) // 2) for before, after in itertools.pairwise(ends)]
     return max(gaps)[1]
 
 
 def expected_gain(history: Sequence[tuple[int, float]]) -> float | None:
-    """Estimate how much IoU the next annotated slice brings, from what the ones before brought.
+    """Estimate how much validation IoU the next annotated slice adds, from the gains so far.
 
-    The score is taken to near its limit as 1/n, n being the number of slices; fitted by least squares to the best score
-    with at most so many slices, for each number. So a training that has just begun doesn't look like one that failed.
+    The model is IoU = limit - c/n for n annotated slices, fitted by least squares to the best IoU with at most n
+    slices. Taking the best keeps a training that has just begun from looking like a failure.
 
     Args:
-        history: annotated slices and validation IoU, 0 … 1, of the models so far, the latest last.
+        history: number of annotated slices and validation IoU, 0 … 1, of the models so far, the latest last.
 
     Returns:
-        At least 0; None where there are fewer than two numbers of slices to go by.
+        At least 0; None with fewer than two different numbers of slices.
     """
     best: dict[int, float] = {}
     for slices, score in history:

@@ -1,1 +1,1 @@
-"""Random changes of training tiles: elastic deformation and grey values; where tiles lie is decided in ``data``."""
+"""Random changes of training tiles: elastic deformation and grey values. The tiles' positions are drawn in ``data``."""

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 ROWS_AT_ONCE = 6
-"""Rows of a tile that are interpolated together on a CPU: so they stay in its cache. A GPU takes all of them."""
+"""Rows of a tile that a CPU interpolates together, few enough for its cache. A GPU takes all rows."""
 
 MARGIN = 2
-"""Control points beyond the tile on each side: the boundary rule of the spline then has hardly any say inside it."""
+"""Control points beyond the tile on each side. They keep the spline's boundary rule from affecting the tile."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DeformationSettings:
 
     Attributes:
         rotation: largest rotation about each axis in degrees, drawn uniformly from ± this.
-        scaling: largest change of size; the factor is drawn log-uniformly from 1/(1 + scaling) … 1 + scaling.
+        scaling: largest change of size; its factor is drawn log-uniformly from 1/(1 + scaling) … 1 + scaling.
         elastic_sd: standard deviation in voxels, along each axis, of the vectors at the control points.
         elastic_spacing: distance between control points in voxels, the same along each axis.
     """
@@ -45,10 +45,10 @@ class Deformation:
     """Where each voxel of a tile comes from: ``centre + matrix @ (x - tile // 2) + displacement(x)``.
 
     Attributes:
-        centre: (dims,) source voxel position of the tile's middle voxel.
+        centre: (dims,) source position of the tile's middle voxel, in voxels.
         matrix: (dims, dims) rotation and scaling, in voxels.
-        vectors: (dims, *control points) displacement in source voxels at the control points; the first one lies
-            ``MARGIN`` spacings before the tile's first voxel.
+        vectors: (dims, *control points) displacement at the control points in source voxels. The first control point
+            lies ``MARGIN`` spacings before the tile's first voxel.
         spacing: distance between control points in tile voxels.
     """
 
@@ -59,12 +59,12 @@ class Deformation:
 
 
 def control_points(tile: Sequence[int], spacing: int) -> tuple[int, ...]:
-    """Return the number of control points along each axis for a tile of these sizes."""
+    """Return the number of control points along each axis of a tile."""
     return tuple(math.ceil((size - 1) / spacing) + 1 + 2 * MARGIN for size in tile)
 
 
 def identity_deformation(centre: Sequence[int], tile: Sequence[int], spacing: int) -> Deformation:
-    """Return the deformation that cuts the tile out of the volume as it is."""
+    """Return the deformation that copies the tile from the volume unchanged."""
     dims = len(tile)
     vectors = np.zeros((dims, *control_points(tile, spacing)))
     return Deformation(np.asarray(centre, dtype=float), np.eye(dims), vectors, spacing)
@@ -81,10 +81,10 @@ def draw_deformation(
 
     Args:
         generator: the only source of randomness.
-        centre: source voxel that the tile's middle voxel shows, but for the elastic displacement there.
-        tile: input sizes of the tile; two or three axes.
+        centre: source voxel of the tile's middle voxel, before elastic displacement.
+        tile: input sizes of the tile, two or three axes.
         settings: strengths.
-        voxel_size: of the volume along each axis, in any unit; rotations are rigid in space, not in voxel indices.
+        voxel_size: of the volume along each axis, in any unit. Rotations are rigid in space, not in voxel indices.
     """
     dims = len(tile)
     angles = np.radians(generator.uniform(-settings.rotation, settings.rotation, size=3 if dims == 3 else 1))
@@ -119,7 +119,7 @@ def _spline_weights(size: int, points: int, spacing: int) -> NDArray[np.float64]
 
 
 def displacement(deformation: Deformation, tile: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Interpolate the control point vectors by cubic B-splines: at a control point the result is its vector.
+    """Interpolate the vectors by cubic B-splines; at a control point the result is its vector.
 
     Returns:
         (dims, *tile) float32 displacement in source voxels.
@@ -130,7 +130,7 @@ def displacement(deformation: Deformation, tile: Sequence[int], device: torch.de
     for axis, size in enumerate(tile):
         weights = _spline_weights(size, coefficients.shape[1 + axis], deformation.spacing)
         field = torch.tensordot(field, torch.as_tensor(weights, dtype=torch.float32, device=device), ([1], [1]))
-    # Each product moved the axis it interpolated to the end, so that after all of them the order is as before.
+    # Each product moves its axis to the end; after all of them the order is the original one.
     assert field.ndim == dims + 1
     return field
 
@@ -151,8 +151,8 @@ def source_positions(deformation: Deformation, tile: Sequence[int], device: torc
 class LinearSampler:
     """Interpolates an image linearly at given positions, mirrored outside the volume.
 
-    As ``grid_sample`` with reflection, which took twice the time on CPUs: here neighbours along the last axis lie side
-    by side in a table, and all channels of the corners around a position are gathered and weighted at once.
+    The result is that of ``grid_sample`` with reflection, which took twice the time on CPUs. A table holds neighbours
+    along the last axis side by side, so that all channels around a position are gathered and weighted at once.
     """
 
     def __init__(self, image: Tensor) -> None:
@@ -194,12 +194,12 @@ class LinearSampler:
     def _interpolate(self, positions: Tensor) -> Tensor:
         """Interpolate at (dims, n) positions; return (n, C)."""
         *others, last = range(len(self.shape))
-        # Half the time of 64 bits where these suffice.
+        # 32 bits take half the time of 64.
         index = torch.int32 if math.prod(self.shape) < 2**31 else torch.int64
         whole, part = [], []
         for axis, size in enumerate(self.shape):
             mirrored = _mirrored(positions[axis], size)
-            # Along the last axis the neighbour is in the table; along others there must be one.
+            # Along the last axis the table holds the neighbour; along the others the volume must have one.
             below = mirrored.floor() if axis == last else mirrored.floor().clamp_(max=max(size - 2, 0))
             part.append(mirrored.sub_(below))
             whole.append(below.to(index))
@@ -220,7 +220,7 @@ class LinearSampler:
 
 
 def _mirrored(positions: Tensor, size: int) -> Tensor:
-    """Map positions outside 0 … size - 1 to those they mirror, repeatedly where the volume is thin; a new tensor."""
+    """Return positions mirrored into 0 … size - 1, repeatedly if the volume is thin, as a new tensor."""
     if size == 1:
         return torch.zeros_like(positions)
     folded = positions.remainder(2 * (size - 1))
@@ -228,7 +228,7 @@ def _mirrored(positions: Tensor, size: int) -> Tensor:
 
 
 def sample_annotation(annotation: Tensor, positions: Tensor) -> Tensor:
-    """Take the nearest voxel of an annotation; outside the volume nothing is labelled.
+    """Sample an annotation at the nearest voxels. Positions outside the volume are unlabelled.
 
     Args:
         annotation: (*volume) uint8.

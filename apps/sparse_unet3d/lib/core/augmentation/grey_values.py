@@ -9,10 +9,10 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 KNOTS = 4
-"""Points at which the slope of the mapping is drawn."""
+"""Number of points at which the slope of the mapping is drawn."""
 
 ENTRIES = 4096
-"""Entries of the table that stands for the mapping; values take the nearest one."""
+"""Number of entries of the table that holds a mapping. A value takes the nearest entry."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class GreyValueSettings:
 
     Attributes:
         slope_sd: standard deviation of the logarithm of the mapping's slope at each knot.
-        offset_sd: standard deviation of the value that 0 is mapped to; the image's range being 0 … 1.
+        offset_sd: standard deviation of the value that 0 is mapped to. Images range over 0 … 1.
     """
 
     slope_sd: float = 0.3
@@ -34,8 +34,8 @@ def draw_grey_mapping(
     """Draw one strictly rising, smooth mapping per channel.
 
     Returns:
-        (channels, ENTRIES) values that 0 … 1 are mapped to. Slopes are exponentials of a cubic spline through normal
-        random numbers, so that brighter stays brighter.
+        (channels, ENTRIES) values that 0 … 1 are mapped to. The slope is the exponential of a cubic spline through
+        normal random numbers. It is positive, so that brighter voxels stay brighter.
     """
     knots = np.linspace(0, 1, KNOTS)
     levels = np.linspace(0, 1, ENTRIES)

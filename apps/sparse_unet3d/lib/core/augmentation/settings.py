@@ -1,4 +1,4 @@
-"""How strongly training tiles are changed."""
+"""The strengths of all augmentation."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from .grey_values import GreyValueSettings
 
 @dataclass(frozen=True)
 class AugmentationSettings:
-    """All that is random in a training tile but for its place."""
+    """Strengths of everything that is random in a training tile, except for its position."""
 
     deformation: DeformationSettings = field(default_factory=DeformationSettings)
     grey_values: GreyValueSettings = field(default_factory=GreyValueSettings)

@@ -1,1 +1,1 @@
-"""The computer: devices, memory and floating point formats; nothing here knows of images or networks."""
+"""The computer: devices, memory and floating point formats. Nothing here is about images or networks."""

@@ -1,4 +1,4 @@
-"""What to compute on."""
+"""The device to compute on, and its memory."""
 
 import functools
 import shutil
@@ -10,12 +10,12 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Machine:
-    """A device and what one computation may take of its memory.
+    """A device, and how much of its memory one computation may take.
 
     Attributes:
         device: ``cpu``, ``cuda`` or ``mps``.
-        memory: bytes.
-        fallback: what to go on with where the device can't: the CPU, beside a GPU.
+        memory: limit in bytes.
+        fallback: what to use if the device can't compute something: the CPU, for a GPU.
     """
 
     device: str
@@ -33,7 +33,7 @@ def default_device() -> str:
 
 
 def describe_device() -> str:
-    """Say for people which device is computed on, and why it isn't a faster one."""
+    """Describe, for a person, the device and why it isn't a faster one."""
     return _device_and_reason()[1]
 
 
@@ -45,7 +45,7 @@ def _device_and_reason() -> tuple[str, str]:
         try:
             _try_training("mps")
         except (NotImplementedError, RuntimeError) as error:
-            return "cpu", f"computing on the CPU: torch lacks on Apple's GPU what training needs ({error})"
+            return "cpu", f"computing on the CPU: torch can't train on Apple's GPU ({error})"
         return "mps", "computing on Apple's GPU"
     if shutil.which("nvidia-smi") is None:
         return "cpu", "computing on the CPU: no NVIDIA or Apple GPU was found"
@@ -64,7 +64,7 @@ def _try_training(device: str) -> None:
     """Run each kind of layer of the network forward and backward once.
 
     Raises:
-        NotImplementedError, RuntimeError: the device lacks one.
+        NotImplementedError, RuntimeError: the device lacks a layer.
     """
     layers = nn.Sequential(
         nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2), nn.ReLU(), nn.MaxPool3d(2, 2), nn.ConvTranspose3d(2, 2, 2, 2, bias=False)
@@ -77,10 +77,10 @@ def _try_training(device: str) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception says that memory was short, which torch says in several ways."""
+    """Return whether an exception means that memory was short. torch has several messages for that."""
     if isinstance(error, MemoryError):
         return True
-    # The last one is what oneDNN says.
+    # The last message is oneDNN's.
     words = (
         "out of memory",
         "can't allocate memory",

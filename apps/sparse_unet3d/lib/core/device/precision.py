@@ -1,4 +1,4 @@
-"""The floating point format to compute in: asked of the device, never timed, so that it is the same in each run."""
+"""The floating point format to compute in. It depends on the device alone, so that it is the same in each run."""
 
 import functools
 
@@ -6,17 +6,17 @@ import torch
 from torch.nn import functional
 
 _NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16")
-"""Processor features that make bfloat16 faster than float32. Without one of them bfloat16 is emulated."""
+"""Processor features with which bfloat16 is faster than float32. Without any of them it is emulated."""
 
 
 def half_precision_of(device: str) -> torch.dtype:
-    """Return the format that a device computes in faster than in float32 at a precision that suffices.
+    """Return the fastest format of a device that is precise enough.
 
     Args:
         device: ``cpu``, ``cuda`` or ``mps``.
 
     Returns:
-        bfloat16 where the device computes in it natively, else float32.
+        bfloat16 if the device computes in it natively, else float32.
     """
     if device == "cuda":
         is_native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -26,7 +26,7 @@ def half_precision_of(device: str) -> torch.dtype:
 
 
 def precision_on(device: str, wanted: torch.dtype) -> torch.dtype:
-    """Return ``wanted`` where the device computes in it natively, else float32."""
+    """Return ``wanted`` if the device computes in it natively, else float32."""
     return wanted if wanted == half_precision_of(device) else torch.float32
 
 
@@ -37,10 +37,10 @@ def _processor_has_bfloat16() -> bool:
 
 @functools.cache
 def onednn_convolves(dtype: torch.dtype) -> bool:
-    """Tell whether oneDNN convolves in a format on this processor.
+    """Return whether oneDNN convolves in a format on this processor.
 
-    torch has no public question for that: its operator raises where oneDNN can't, which the processor and the
-    environment variable ``ONEDNN_MAX_CPU_ISA`` decide.
+    torch has no public function for that, but its operator raises if oneDNN can't. The result depends on the processor
+    and on the environment variable ``ONEDNN_MAX_CPU_ISA``.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
@@ -53,5 +53,5 @@ def onednn_convolves(dtype: torch.dtype) -> bool:
 
 
 def half_precision(device: str, dtype: torch.dtype) -> torch.autocast:
-    """Return the context in which a training step's forward pass computes in ``dtype``, if that isn't float32."""
+    """Return the context for a training step's forward pass: autocast to bfloat16 if ``dtype`` is that."""
     return torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16)

@@ -33,7 +33,7 @@ class Plan:
     Attributes:
         scheme: the label scheme.
         channels: of the images.
-        spacing: working voxel size along each axis; None: each volume's own.
+        spacing: working voxel size along each axis in mm; None: each volume's own.
         width: feature maps of the first convolution.
         dims: 3, or 2 for the network of slices.
         batch_norm: whether the network normalises before each ReLU.

@@ -1,1 +1,1 @@
-"""Images and label maps: files, voxel grids in space, intensities; nothing here knows of learning."""
+"""Images and label maps: their files, their grids in space, their intensities. Nothing here is about learning."""

@@ -1,8 +1,8 @@
-"""Which files make up an image: one, or one for each channel by nnU-Net's naming.
+"""Which files make up an image: one file, or one for each channel, named as for nnU-Net.
 
-``case_0000.nii.gz``, ``case_0001.nii.gz``, … are channels 0, 1, … of one image ``case``. A folder uses that naming as
-soon as the name of any file in it ends in ``_0000``; elsewhere ``mouse_0003.nii.gz`` is an image of its own. All images
-of a folder that are stored by channel have the same channels: what one of them lacks is missing.
+``case_0000.nii.gz``, ``case_0001.nii.gz``, … are channels 0, 1, … of one image ``case``. A folder uses these names if
+any file name in it ends in ``_0000``; in other folders ``mouse_0003.nii.gz`` is an image of its own. All images of a
+folder that are stored by channel must have the same number of channels.
 """
 
 import os
@@ -18,7 +18,7 @@ from .formats import SEGMENTATION, split_ending
 from .slicer_segmentation import is_slicer_segmentation
 
 _CHANNEL = re.compile(r"(.+)_([0-9]{4})")
-"""A file name without its ending: the image's id, and the number of the channel."""
+"""A file name without its ending: the image's id and the number of the channel."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class ImageFiles:
     """The files of one image.
 
     Attributes:
-        path: the one that stands for the image: its only one, or that of channel 0, which may be missing.
-        files: those that are there, by channel.
-        fault: why they can't be read as one image, naming the files; empty where they can.
+        path: the file that stands for the image: its only one, or that of channel 0, which may be missing.
+        files: the existing files, by channel.
+        fault: why they can't be read as one image, naming the files; empty if they can.
     """
 
     path: Path
@@ -37,12 +37,12 @@ class ImageFiles:
 
 
 def is_listed(name: str) -> bool:
-    """Tell whether a file may be image or label: by its ending, and no leading dot (being written, or of macOS)."""
+    """Return whether a name may be an image or a label: a known ending, no leading dot (partly written, or macOS)."""
     return not name.startswith(".") and bool(split_ending(name)[1])
 
 
 def is_image(path: Path) -> bool:
-    """Tell whether a file counts as image: it is listed, and no segmentation of 3D Slicer by its name or content."""
+    """Return whether a file counts as image: ``is_listed``, and no Slicer segmentation by its name or content."""
     ending = split_ending(path.name)[1].lower()
     if not is_listed(path.name) or ending.startswith(SEGMENTATION):
         return False
@@ -50,25 +50,25 @@ def is_image(path: Path) -> bool:
 
 
 def images_in(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, ImageFiles]:
-    """Find the images in a folder: ``images_among`` all its files."""
+    """Return the images in a folder: ``images_among`` all its files."""
     return images_among(folder, os.listdir(folder), known)
 
 
 def images_among(folder: Path, names: Iterable[str], known: Mapping[str, str] | None = None) -> dict[str, ImageFiles]:
-    """Find out which images a folder with these files has.
+    """Return the images that a folder with these files has.
 
     Args:
         folder: where the files are.
-        names: of files; those that are no images (``is_image``) are left out.
-        known: endings by id, which decide between files that differ in their ending alone; else the first by name
+        names: file names; those that aren't images (``is_image``) are ignored.
+        known: endings by id. They decide between files that differ in their ending alone; otherwise the first name
             counts.
 
     Returns:
-        By id, sorted. The id is the file name without its ending and, where it is a channel's, without the number.
+        The images by id, sorted. The id is the file name without its ending and without the number of a channel.
     """
     whole: dict[str, Path] = {}
     by_channel: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    # By name is by channel, too.
+    # Sorted by name, which sorts channels by number.
     names = sorted(name for name in names if is_image(folder / name))
     numbers = {name: match for name in names if (match := _CHANNEL.fullmatch(split_ending(name)[0]))}
     is_used = any(int(match[2]) == 0 for match in numbers.values())
@@ -82,8 +82,7 @@ def images_among(folder: Path, names: Iterable[str], known: Mapping[str, str] | 
                 whole[image_id] = folder / name
 
     images = {image_id: ImageFiles(path, (path,)) for image_id, path in whole.items()}
-    # Channels of images that lack channel 0 aren't expected of others: a name that merely ends in a year would put all
-    # of them at fault.
+    # Images without channel 0 don't set how many channels to expect: a name that ends in a year would fault all others.
     last, example = max(
         (max(channels.items()) for channels in by_channel.values() if 0 in channels), default=(0, [folder])
     )
@@ -100,7 +99,7 @@ def images_among(folder: Path, names: Iterable[str], known: Mapping[str, str] | 
 
 
 def _clash(image_id: str, claims: Iterable[Sequence[Path]]) -> str:
-    """Say which files claim to be the same part of an image, if any."""
+    """Describe files that claim to be the same part of an image; empty if there are none."""
     for paths in claims:
         if len(paths) > 1:
             return (
@@ -111,7 +110,7 @@ def _clash(image_id: str, claims: Iterable[Sequence[Path]]) -> str:
 
 
 def _lack(image_id: str, missing: Sequence[Path], files: Sequence[Path], example: Path) -> str:
-    """Say which channels an image lacks, if any."""
+    """Describe the channels that an image lacks; empty if it lacks none."""
     if not missing:
         return ""
     others = "" if example in files else f", another image has {example.name}"
@@ -119,15 +118,15 @@ def _lack(image_id: str, missing: Sequence[Path], files: Sequence[Path], example
     return (
         f"{missing[0]}{more}: no such file; expected channels 0 to {len(missing) + len(files) - 1} of the image "
         f"{image_id!r} (it has {files[-1].name}{others}). Add what is missing, or move the image's other files out of "
-        "the folder; files that are no channels are not to end in _ and four digits, rename them"
+        "the folder. If they are not channels, rename them: such names must not end in _ and four digits"
     )
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """Return all files of the image that a file belongs to, by channel; the file alone where it is no image's.
+    """Return all files of the image that a file belongs to, by channel; the file alone if it belongs to none.
 
     Raises:
-        InputError: a channel is missing (also where it is ``path`` itself) or there twice; names the files.
+        InputError: a channel is missing (which may be ``path`` itself) or exists twice; the message names the files.
     """
     images = images_in(path.parent) if path.parent.is_dir() else {}
     stem = split_ending(path.name)[0]

@@ -1,4 +1,4 @@
-"""Intensities: each channel is scaled to 0 … 1 by its own values, robustly."""
+"""Scale the intensities of each channel to 0 … 1 by percentiles of its values."""
 
 import math
 from typing import Any
@@ -10,22 +10,24 @@ PERCENTILES = (0.5, 99.5)
 """Percentiles of a channel that become 0 and 1."""
 
 CONSTANT_SHARE = 0.05
-"""A value that so large a share of a channel has, or a larger one, is left out of the percentiles."""
+"""A value that at least this fraction of a channel has is left out of the percentiles."""
 
 LEAST_REST = 0.01
-"""So large a share of a channel must have other values; else the constant is what the channel shows."""
+"""At least this fraction of a channel must have other values; otherwise the constant value counts, too."""
 
 _SAMPLE = 1 << 22
-"""Values by which the percentiles are found; smaller channels are taken whole."""
+"""Values of a channel that the percentiles are computed from, at most."""
 
 
 def scale_intensity(array: NDArray[Any]) -> NDArray[np.float32]:
-    """Scale each channel so that its ``PERCENTILES`` become 0 and 1, and clip what lies beyond.
+    """Scale each channel so that its ``PERCENTILES`` become 0 and 1, and clip values beyond them.
 
-    The percentiles are those of the values other than the one that is most frequent, where that is a large part of the
-    channel: what was masked or padded says nothing of the image. A channel that is constant between the percentiles
-    (few bright voxels on an empty ground) is scaled by its least and greatest value; one that is constant throughout
-    becomes 0. MONAI's ``ScaleIntensityRangePercentiles`` counts the constant in, and works on copies in float.
+    If one value makes up a large part of a channel, as after masking or padding, the percentiles leave it out. If a
+    channel is constant between the percentiles (few bright voxels on an empty ground), its least and greatest value
+    become 0 and 1. A constant channel becomes 0.
+
+    MONAI's ``ScaleIntensityRangePercentiles`` isn't used: it includes the masked value, which costs contrast, doesn't
+    take integers, and copies the whole image several times.
 
     Args:
         array: (C, X, Y, Z), integers or finite floats.
@@ -38,7 +40,7 @@ def scale_intensity(array: NDArray[Any]) -> NDArray[np.float32]:
         low, high = _range(channel)
         if low == high:
             continue
-        # By slices: in double precision until the offset is gone, without a whole volume of doubles.
+        # In double precision until the offset is subtracted; slice by slice, since a volume of doubles is large.
         for values, to in zip(channel, result, strict=True):
             halves = np.multiply(values, 0.5, dtype=np.float64)
             np.clip(halves, low, high, out=halves)
@@ -48,7 +50,7 @@ def scale_intensity(array: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _range(channel: NDArray[Any]) -> tuple[float, float]:
-    """Return the values of a channel (X, Y, Z) that become 0 and 1, halved: twice the range may be infinite."""
+    """Return half the values of a channel (X, Y, Z) that become 0 and 1. The whole range may overflow."""
     values = np.sort(_sample(channel))
     starts = np.concatenate([[0], np.flatnonzero(values[1:] != values[:-1]) + 1])
     lengths = np.diff(starts, append=len(values))
@@ -66,9 +68,9 @@ def _range(channel: NDArray[Any]) -> tuple[float, float]:
 
 
 def _with_constant(low: float, high: float, constant: float, least: float, greatest: float) -> tuple[float, float]:
-    """Widen a range towards the constant where a large part of the other values would become one with it.
+    """Widen a range towards the constant if many of the other values would otherwise be clipped to the same value.
 
-    That is so where the end of the range is a frequent value itself, as in images of few different values.
+    That happens if the end of the range is itself a frequent value, as in images with few different values.
     """
     margin = (high - low) / 2
     if constant < low == least:
@@ -79,7 +81,7 @@ def _with_constant(low: float, high: float, constant: float, least: float, great
 
 
 def _percentiles(values: NDArray[Any]) -> tuple[float, float]:
-    """Return the halves of the percentiles of sorted values, between two of them by linear interpolation."""
+    """Return half the ``PERCENTILES`` of sorted values, linearly interpolated."""
     found = []
     for percentile in PERCENTILES:
         place = percentile / 100 * (len(values) - 1)
@@ -90,9 +92,9 @@ def _percentiles(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def _sample(channel: NDArray[Any]) -> NDArray[Any]:
-    """Take every n-th value of a channel (X, Y, Z), the same ones each time."""
+    """Return every n-th value of a channel (X, Y, Z), always the same ones."""
     step = -(-channel.size // _SAMPLE)
-    # In common with no axis: otherwise whole planes would be left out.
+    # A step that shares a factor with the size could skip whole planes.
     while math.gcd(step, channel.size) > 1:
         step += 1
     return channel.reshape(-1)[::step]

@@ -1,4 +1,4 @@
-"""Voxels from one memory order into another: arrays have their last axis contiguous, files their first."""
+"""Copy voxels between memory orders: the last axis is contiguous in arrays, the first axis in files."""
 
 from typing import Any
 
@@ -7,17 +7,16 @@ from numpy.typing import NDArray
 
 
 def copy_voxels(source: NDArray[Any], to: NDArray[Any]) -> None:
-    """Copy (X, Y, Z) into an array of that shape, whatever the memory orders of the two.
+    """Copy (X, Y, Z) into an array of the same shape, in any memory order.
 
-    A plane at a time: it has room in the processor's cache, so that this takes a fifth of the time that numpy takes
-    for the whole.
+    One plane at a time fits into the processor's cache; this takes a fifth of the time of one numpy assignment.
     """
     for y in range(source.shape[1]):
         to[:, y] = source[:, y]
 
 
 def in_order_of_files(array: NDArray[Any]) -> NDArray[Any]:
-    """Return (X, Y, Z) with X contiguous."""
+    """Return a copy of (X, Y, Z) with X contiguous, as in files."""
     to = np.empty_like(array, order="F")
     copy_voxels(array, to)
     return to

@@ -1,4 +1,4 @@
-"""The grid that the network works on: the volume's own, or a coarser or finer one (the paper halved its data)."""
+"""The grid that the network works on: the volume's own, or a coarser or finer one. The paper halved its data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class WorkingGrid:
-    """A volume's own grid and the working grid laid over the same extent.
+    """A volume's own grid and the working grid over the same extent.
 
     Attributes:
-        native: voxels of the volume along each axis.
-        working: voxels of the working grid along each axis.
+        native: number of the volume's voxels along each axis.
+        working: number of working voxels along each axis.
     """
 
     native: tuple[int, ...]
@@ -26,12 +26,12 @@ class WorkingGrid:
 
     @classmethod
     def of(cls, shape: Sequence[int], voxel_size: Sequence[float], spacing: Sequence[float] | None) -> "WorkingGrid":
-        """Lay a grid of about ``spacing`` over a volume.
+        """Choose the working grid for a volume and a wanted spacing.
 
         Args:
-            shape: the volume in voxels.
-            voxel_size: its voxel size, in the unit of ``spacing``.
-            spacing: wanted voxel size, rounded so that a whole number of voxels fits; None keeps the volume's own.
+            shape: number of the volume's voxels along each axis.
+            voxel_size: the volume's voxel size along each axis in mm.
+            spacing: wanted working voxel size in mm, rounded to a whole number of voxels; None for the volume's own.
         """
         native = tuple(shape)
         if spacing is None:
@@ -44,15 +44,15 @@ class WorkingGrid:
         return self.native == self.working
 
     def working_index(self, axis: int, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the working voxels along an axis that the centres of voxels of the volume lie in."""
+        """Return which working voxels along an axis contain the centres of voxels of the volume."""
         return (2 * index + 1) * self.working[axis] // (2 * self.native[axis])
 
     def neighbours(self, axis: int, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], Any]:
-        """Return the working voxels along an axis between which the centres of voxels of the volume lie.
+        """Return the two working voxels along an axis between whose centres the voxels of the volume lie.
 
         Returns:
-            The lower neighbour, the upper one, and the part, 0 … 1, that the upper one has in a linear interpolation;
-            beyond the outermost working voxels these count alone.
+            The lower one, the upper one, and the upper one's weight, 0 … 1, in a linear interpolation. Beyond the
+            centres of the outermost working voxels, the outermost one counts alone.
         """
         last = self.working[axis] - 1
         at = np.clip((index + 0.5) * self.working[axis] / self.native[axis] - 0.5, 0, last)
@@ -60,19 +60,19 @@ class WorkingGrid:
         return low, np.minimum(low + 1, last), at - low
 
     def reach(self, axis: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the first and the last working plane that may take labels from each plane of the volume."""
+        """Return, for each plane of the volume, the first and the last working plane that may take labels from it."""
         planes = np.arange(self.native[axis])
         inside, nearest = self.working_index(axis, planes), self._nearest(axis)
         first = np.minimum(inside, np.searchsorted(nearest, planes, side="left"))
         return first, np.maximum(inside, np.searchsorted(nearest, planes, side="right") - 1)
 
     def near(self, axis: int, flags: NDArray[np.bool_], margin: int) -> NDArray[np.bool_]:
-        """Flag the planes of the volume within a distance of flagged ones, measured between working planes.
+        """Return flags of the volume's planes that are within a distance of flagged ones.
 
         Args:
-            axis: across which the planes lie.
-            flags: of the volume's planes.
-            margin: the distance, in working planes.
+            axis: the axis that the planes lie across.
+            flags: a flag for each of the volume's planes.
+            margin: the distance in working planes.
         """
         first, last = self.reach(axis)
         starts, stops = first[flags] - margin, last[flags] + margin
@@ -82,35 +82,35 @@ class WorkingGrid:
         return begun > ended
 
     def _nearest(self, axis: int) -> NDArray[np.int64]:
-        """Return the volume's planes that the centres of the working planes lie in."""
+        """Return which planes of the volume contain the centres of the working planes."""
         native, working = self.native[axis], self.working[axis]
         return (2 * np.arange(working) + 1) * native // (2 * working)
 
     def voxel_size(self, native: Sequence[float]) -> tuple[float, ...]:
-        """Return the working voxel size, given the volume's own."""
+        """Return the working voxel size along each axis, given the volume's own, in the same unit."""
         sizes = zip(native, self.native, self.working, strict=True)
         return tuple(size * before / after for size, before, after in sizes)
 
     def image(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Resample an image (C, *native) to (C, *working): linear, smoothed first where it gets coarser."""
+        """Resample an image (C, *native) to (C, *working) linearly, smoothed first along axes that get coarser."""
         if self.is_native:
             return image
         resize = Resize(self.working, mode="trilinear", align_corners=False, anti_aliasing=True)
         return np.asarray(resize(torch.as_tensor(image)), dtype=np.float32)
 
     def annotation(self, annotation: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resample an annotation (*native) to (*working) such that no painted plane falls between the voxels.
+        """Resample an annotation (*native) to (*working) so that no painted plane is lost between voxels.
 
-        A working voxel takes the most frequent class among the labelled voxels in it; of classes that are equally
-        frequent, that of the voxel nearest to its centre, and of voxels equally near, of the last one. Where none lies
-        in it, as on a finer grid, it takes the value of the nearest voxel.
+        A working voxel takes the most frequent class of the labelled voxels in it. Ties go to the class of the voxel
+        nearest to its centre, and among equally near voxels to the last. A working voxel without labelled voxels, as on
+        a finer grid, takes the value of the nearest voxel.
         """
         if self.is_native:
             return annotation
         result = np.empty(self.working, dtype=np.uint8)
         inside = self.working_index(0, np.arange(self.native[0]))
         nearest = [self._nearest(axis) for axis in range(3)]
-        # One working plane after the other, since votes take many times the memory of labels.
+        # One working plane at a time, since votes take many times the memory of labels.
         for index, plane in enumerate(result):
             start, stop = np.searchsorted(inside, [index, index + 1])
             plane[...] = annotation[nearest[0][index]][np.ix_(nearest[1], nearest[2])]
@@ -118,12 +118,12 @@ class WorkingGrid:
         return result
 
     def _vote(self, plane: NDArray[np.uint8], annotation: NDArray[np.uint8], start: int) -> None:
-        """Fill in the working voxels that labelled voxels lie in.
+        """Set the working voxels of a plane that contain labelled voxels.
 
         Args:
-            plane: of the working grid.
-            annotation: the voxels of the volume that lie in it.
-            start: the index of the first of them.
+            plane: a plane of the working grid.
+            annotation: the volume's planes in it.
+            start: the index of the first of these planes.
         """
         labelled = np.nonzero(annotation)
         if len(labelled[0]) == 0:
@@ -138,12 +138,12 @@ class WorkingGrid:
         tied = winners[flat, values] & (np.count_nonzero(winners, axis=1) > 1)[flat]
         places = (labelled[0] + start, *labelled[1:])
         distance = sum(self._from_centre(axis, place[tied]) ** 2 for axis, place in enumerate(places))
-        # The nearest one comes last, and stays.
+        # The nearest voxel is assigned last.
         order = np.argsort(-np.asarray(distance), kind="stable")
         plane.ravel()[flat[tied][order]] = values[tied][order]
 
     def _from_centre(self, axis: int, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return how far voxels are from the centres of the working voxels that they lie in, in working voxels."""
+        """Return the offset of voxels from the centre of their working voxel along an axis, in working voxels."""
         position = (2 * index + 1) * self.working[axis] / (2 * self.native[axis])
         return np.round(position - self.working_index(axis, index) - 0.5, 9)
 
@@ -156,7 +156,7 @@ class WorkingGrid:
         )[0]
 
     def slice_back(self, probabilities: Tensor, axis: int) -> Tensor:
-        """Resample a slice's class probabilities (classes, *working but for the axis) to the volume's own grid."""
+        """Resample a slice's class probabilities (classes, *working without the axis) to the volume's own grid."""
         if self.is_native:
             return probabilities
         native = [size for other, size in enumerate(self.native) if other != axis]
