@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from monailabel.config import settings
@@ -28,7 +29,7 @@ from lib.server.tasks.scoring import IouScoring
 from lib.server.tasks.stopping import end_on_signals
 from lib.server.tasks.strategies import NextSlice, Sparse
 from lib.server.tasks.suggestions import Suggestions
-from lib.server.tasks.trainer import Trainer, classes_taught
+from lib.server.tasks.trainer import Trainer, learnable_classes_of
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class SparseUNet3D(MONAILabelApp):
             version="0.1.0",
             labels=list(self.settings.scheme.segments),
         )
-        # MONAI Label would start a scoring process, 10 s of work, with every Next Sample.
+        # Otherwise MONAI Label starts a scoring process, which takes 10 s, at every Next Sample.
         self._auto_update_scoring = False
 
     def init_datastore(self) -> AnnotationStore:
@@ -81,7 +82,7 @@ class SparseUNet3D(MONAILabelApp):
         return {"iou": IouScoring(conf.scheme, conf.plan.unpainted, ModelFolder(conf.models))}
 
     def on_init_complete(self) -> None:
-        """Begin to serve. Only the server calls this; the processes it starts have the app, too, but only read."""
+        """Begin to serve. Only the server calls this; the processes that it starts only read."""
         check_requests()
         logger.info("Classes: %s", self.settings.scheme.describe())
         logger.info("Device: %s", describe_device())
@@ -111,14 +112,14 @@ class SparseUNet3D(MONAILabelApp):
 
     @errors_for_clients()
     def infer(self, request: dict[str, Any], datastore: AnnotationStore | None = None) -> dict[str, Any]:
-        """Segment an image, or hand over a slice of what was predicted, whatever the request says of saving labels."""
+        """Run an infer task; never save its result as a label, even if the request asks for it."""
         store = datastore or self._datastore
         self._require(self._infers, request.get("model"), "model")
         image = request.get("image")
         known = isinstance(image, str) and image in store.list_images()
         request = {**request, "save_label": False, "image_id": image if known else None}
         if known:
-            # MONAI Label takes the path of a missing file for the name of an image that it doesn't know.
+            # MONAI Label would take the path of a missing file for the name of an unknown image.
             request["image"] = str(store.image_files(str(image))[0])
         elif isinstance(image, str) and not os.path.exists(image):
             not_found(f"there is no image {image!r} in the datastore")
@@ -139,11 +140,11 @@ class SparseUNet3D(MONAILabelApp):
                     sample["left_out"] = left_out
         return sample
 
-    def check_request(self, method: str, request: dict[str, Any]) -> dict[str, Any]:
-        """Refuse what can't be done, before a process is started for it.
+    def check_request(self, method: str, request: dict[str, Any]) -> Mapping[str, object]:
+        """Refuse a request that can't succeed, before a process is started for it.
 
         Returns:
-            What the client should know of what is started.
+            What the client should know; may be empty.
 
         Raises:
             InputError: the request or the state of the datastore doesn't allow it.
@@ -159,7 +160,7 @@ class SparseUNet3D(MONAILabelApp):
             self._require(self._scoring_methods, request.get("method"), "scoring method")
         return {}
 
-    def on_save_label(self, image_id: str, label_id: SubmittedLabel) -> dict[str, Any]:
+    def on_save_label(self, image_id: str, label_id: SubmittedLabel) -> dict[str, object]:
         """Tell the annotator how the submission was understood."""
         info = label_id.info
         return submission_reply(
@@ -167,7 +168,7 @@ class SparseUNet3D(MONAILabelApp):
             {**info, "warnings": [*info["warnings"], *self._datastore.notes(image_id)]},
             self.settings.scheme,
             self.settings.plan.unpainted,
-            classes_taught(self._datastore, self.settings, self._datastore.get_labeled_images()),
+            learnable_classes_of(self._datastore, self.settings, self._datastore.get_labeled_images()),
             self._suggestions.paint_next(image_id),
         )
 
@@ -189,6 +190,6 @@ class SparseUNet3D(MONAILabelApp):
 
 def refuse_to_start(error: InputError) -> NoReturn:
     """End the process with a message that a person can read."""
-    # The web server prints whatever ends it with its traceback, in which the message would drown.
+    # The web server prints a traceback, in which the message would be hard to find.
     sys.tracebacklimit = 0
     raise SystemExit(f"\nThe server cannot start. {error}\n") from None

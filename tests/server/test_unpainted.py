@@ -38,7 +38,7 @@ def test_painting_one_structure_is_enough(studies: Path, tmp_path: Path, start_s
     tubule = np.where(paint() == 2, 2, 0).astype(np.uint8)
     reply = submit(tubule)
     assert list(reply["annotated_slices"].values()) == ["6, 10", "5, 9", "4, 6"]
-    assert reply["unpainted"] == "In these slices, voxels that you left unpainted count as outside."
+    assert reply["unpainted"] == "Unpainted voxels in these slices count as outside."
     assert not any("outside" in warning for warning in reply["warnings"])
     assert not any("hardly" in warning for warning in reply["warnings"])
     assert reply["labelled_voxels"]["outside"] == 0
@@ -79,7 +79,7 @@ def test_the_reply_says_in_which_slices_unpainted_voxels_count() -> None:
     slices, planes = found["annotated_slices"], ", ".join(str(i) for i in range(32) if i % 3)
     assert isinstance(slices, dict)
     assert [text == "none" for text in slices.values()] == [False, False, False]
-    assert f"count as outside in these slices: axis 2: {planes}. In the others they count as nothing" in str(
+    assert f"count as outside in these slices: axis 2: {planes}. In the other slices they are ignored" in str(
         found["unpainted"]
     )
     assert not any("no outside is painted" in warning for warning in found["warnings"])  # type: ignore[attr-defined]
@@ -87,5 +87,5 @@ def test_the_reply_says_in_which_slices_unpainted_voxels_count() -> None:
     box = np.zeros((64, 64, 32), bool)
     box[8:, 8:, 4:] = True
     found = reply(box)
-    assert "count as nothing in these slices" in str(found["unpainted"])
+    assert "in these slices are ignored" in str(found["unpainted"])
     assert any("no outside is painted" in warning for warning in found["warnings"])  # type: ignore[attr-defined]

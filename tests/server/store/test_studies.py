@@ -26,7 +26,7 @@ def test_a_folder_that_is_not_there_is_refused_and_not_made(
     tmp_path: Path, start_server: Callable[..., Server]
 ) -> None:
     folder = tmp_path / "typo"
-    assert f"{folder}: there is no such folder; check the path, or have it made by --conf create yes" in refused(
+    assert f"{folder}: there is no such folder; check the path, or create it with --conf create yes" in refused(
         start_server(folder)
     )
     assert not folder.exists()

@@ -97,7 +97,7 @@ def with_model(server: Server, served: Path) -> Server:
 def test_slices_are_those_of_the_latest_prediction(with_model: Server, served: Path, tmp_path: Path) -> None:
     params, file = parts(with_model.infer("a", "next_slices"), tmp_path)
     assert params["label_names"] == {"annotate here": 1}
-    assert "segmented anew" in params["note"]
+    assert "segmented again" in params["note"]
     places = [(found["axis"], found["index"]) for found in params["slices"]]
     assert places == expected(served, "a", 3)
     assert all(
@@ -170,7 +170,7 @@ def test_a_prediction_of_an_older_model_is_made_anew(with_model: Server, served:
     reply = with_model.put_label("a", write_label(tmp_path / "label.nii.gz", label), painted)
     assert "all objects and uncertainty (by an earlier model's prediction)" in reply.json()["paint_next"]
     params, _ = parts(with_model.infer("a", "next_slices"), tmp_path)
-    assert "segmented anew" in params["note"]
+    assert "segmented again" in params["note"]
     assert json.loads((served / "labels/prediction/a.json").read_text())["model"] == info["model"]
 
 
@@ -242,7 +242,7 @@ def test_run_does_not_repeat_what_next_sample_did(with_model: Server, served: Pa
     assert with_model.put_label_info("a", "prediction", of_another).status_code == 200
     sample = ask(with_model).json()
     assert sample["id"] == "a"
-    assert "segmented anew" in sample["note"]
+    assert "segmented again" in sample["note"]
     assert segmented() == before + 1
     params, file = parts(with_model.infer("a"), tmp_path)
     assert segmented() == before + 1

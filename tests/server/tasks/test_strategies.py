@@ -159,7 +159,7 @@ def test_a_prediction_that_cannot_be_used_is_made_anew(
     assert first is not None
     assert again is not None
     assert (again["id"], again["slice"]) == ("a", first["slice"])
-    assert "segmented anew" in again["note"]
+    assert "segmented again" in again["note"]
     third = strategy(REQUEST, store)
     assert third is not None
     assert third["note"] == ""
@@ -208,7 +208,7 @@ def test_a_prediction_of_another_image_under_the_same_name_is_made_anew(
     assert "spread evenly" in str(strategy.suggestions.paint_next("a"))
     third = strategy(REQUEST, store)
     assert third is not None
-    assert (third["id"], "segmented anew" in third["note"]) == ("a", True)
+    assert (third["id"], "segmented again" in third["note"]) == ("a", True)
 
 
 def test_predictions_of_earlier_versions_which_kept_less_are_gone_by(
@@ -225,7 +225,7 @@ def test_predictions_of_earlier_versions_which_kept_less_are_gone_by(
     store.update_label_info("a", "prediction", {"model": {**known, "statistics": "tile"}})
     sample = strategy(REQUEST, store)
     assert sample is not None
-    assert "segmented anew" in sample["note"]
+    assert "segmented again" in sample["note"]
 
 
 def test_why_a_model_is_not_gone_by_is_said(studies: Path) -> None:

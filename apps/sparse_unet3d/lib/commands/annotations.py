@@ -1,4 +1,4 @@
-"""List, compare and restore the versions of the annotations in a studies folder, whether or not a server serves it."""
+"""List, compare and restore versions of annotations in a studies folder, with or without a running server."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from lib.server.store.versions import VersionStore
 
 
 def list_versions(studies: Path) -> str:
-    """Describe every version of every image's annotation, and say which images can't be trained on.
+    """Describe every version of every image's annotation, and say which images training can't use.
 
     Args:
         studies: the folder that is served.
@@ -57,16 +57,17 @@ def _list_image(store: VersionStore, image_id: str, left_out: str) -> list[str]:
 
 
 def show_version(studies: Path, image_id: str, version: int, against: int | None) -> str:
-    """Describe a version of an image's annotation beside another one.
+    """Compare a version of an image's annotation with another version.
 
     Args:
         studies: the folder that is served.
         image_id: the image.
         version: its version.
-        against: the one to compare it with; None: with the current one, and that with the one before it, if any.
+        against: the version to compare it with; None: the current one, or for the current one, the one before it.
 
     Raises:
-        InputError: no annotation is kept there, no such image or version, one that can't be read, or twice the same.
+        InputError: there is no annotation, or no such image or version; a version can't be read; or both versions
+            are the same.
     """
     if version == against:
         raise InputError(f"--against {against}: that is the version itself; give another one")
@@ -116,20 +117,20 @@ def show_version(studies: Path, image_id: str, version: int, against: int | None
 
 
 def restore_version(studies: Path, image_id: str, version: int, by_voxel: bool = False) -> str:
-    """Make a version of an image's annotation the newest; see ``VersionStore.restore``. Return what was done."""
+    """Make a version of an image's annotation the newest, see ``VersionStore.restore``; say what was done."""
     store = VersionStore.existing(studies)
     info = store.restore(image_id, version, by_voxel)
     warnings = "".join(f" Mind that {warning}." for warning in info["warnings"])
     return (
         f"Version {info['version']} of {image_id} is version {version} brought back, and is the current one now."
-        f"{warnings} All other versions are kept. 3D Slicer shows it with the next Next Sample."
+        f"{warnings} All other versions are kept. 3D Slicer shows it when you press Next Sample."
     )
 
 
 def describe_differences(
     first: NDArray[np.uint8], second: NDArray[np.uint8], classes: Sequence[str], names: tuple[str, str]
 ) -> list[str]:
-    """Count the voxels that two annotations have in common, and those that they differ in.
+    """Count the voxels in which two annotations agree and differ.
 
     Args:
         first: (X, Y, Z), 0 where unlabelled, i for the i-th class.
@@ -167,7 +168,7 @@ def _only(own: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> list[
 
 
 def _common_scheme(store: VersionStore, image_id: str, versions: Sequence[int]) -> LabelScheme:
-    """Return a scheme that has the classes of all versions: they may have been stored with different ones."""
+    """Return a scheme with the classes of all versions, which may have been stored with different schemes."""
     own = store.scheme.classes
     named = [name for version in versions for name in store.version_names(image_id, version)]
     *foreground, background = dict.fromkeys([*(name for name in named if name not in own), *own])

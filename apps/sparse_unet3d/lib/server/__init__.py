@@ -1,1 +1,1 @@
-"""What MONAI Label and 3D Slicer need; thin, each part calls ``core``."""
+"""What MONAI Label and 3D Slicer need; each part is thin and calls ``core``."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from lib.core.annotation.slices import Unpainted
 from lib.core.errors import InputError
@@ -27,13 +27,13 @@ KEYS = {
     "recipe": "how to train: quick, or as in the paper (quick)",
     "network": f"the network: {' or '.join(ARCHITECTURES)} (unet, the paper's)",
     "loss": f"what training minimises: {' or '.join(LOSSES)} (cross_entropy)",
-    "memory": "gigabytes that segmenting may take (what is free, with a margin)",
+    "memory": "gigabytes that segmenting may take (part of what is free)",
     "unlabelled": "which voxels of a ready-made mask in labels/final are unlabelled: 0 (those of value 0) or none (0 "
-    "is the background class); to be given where a mask leaves it open",
-    "create": "whether to make the studies folder where there is none: yes or no (no)",
+    "is the background class); needed only if the mask itself doesn't tell",
+    "create": "whether to make a missing studies folder: yes or no (no)",
     "unpainted": "what unpainted voxels in annotated slices count as: unlabelled or background (unlabelled)",
 }
-"""Known keys, what they mean, and in brackets their defaults."""
+"""Known keys and their meaning, with the default in brackets."""
 
 FOREIGN_KEYS = {"server_mode"}
 """Keys that MONAI Label itself reads."""
@@ -41,15 +41,15 @@ FOREIGN_KEYS = {"server_mode"}
 
 @dataclass(frozen=True)
 class Conf:
-    """What the person who started the server decided.
+    """What the person who starts the server decides.
 
     Attributes:
         scheme: the label scheme.
         models: folder of the project's models.
-        plan: decisions about the network; None leaves them to the plan.
-        memory: bytes that a computation may take; None: what is free when it starts, with a margin.
+        plan: decisions about the network; planning makes those that are None.
+        memory: bytes that a computation may take; None: part of what is free when it starts.
         unlabelled: what value 0 means in ready-made masks; None: not said.
-        create: whether to make the studies folder where there is none.
+        create: whether to make a missing studies folder.
     """
 
     scheme: LabelScheme
@@ -65,12 +65,11 @@ class Conf:
 
         Args:
             conf: the options as texts.
-            app_dir: folder of the app; MONAI Label gives it with the others, and nothing depends on it.
+            app_dir: folder of the app; unused.
             studies: studies folder.
 
         Raises:
-            InputError: an unknown key, or a value that isn't possible; names the key and what is. An address instead
-                of a folder.
+            InputError: a key is unknown, a value is invalid, or ``studies`` is an address instead of a folder.
         """
         if re.match(r"\w\w+:/{1,2}[^/\\]", studies):
             raise InputError(
@@ -99,7 +98,7 @@ class Conf:
         )
 
 
-def _gigabytes(conf: Mapping[str, Any], key: str) -> int | None:
+def _gigabytes(conf: Mapping[str, str], key: str) -> int | None:
     """Read a number of gigabytes; return bytes."""
     if key not in conf:
         return None
@@ -112,13 +111,13 @@ def _gigabytes(conf: Mapping[str, Any], key: str) -> int | None:
     return int(size * 1e9)
 
 
-def _one_of(conf: Mapping[str, Any], key: str, choices: Sequence[str]) -> str | None:
+def _one_of(conf: Mapping[str, str], key: str, choices: Sequence[str]) -> str | None:
     if key in conf and conf[key] not in choices:
         raise InputError(f"--conf {key} {conf[key]}: give one of {', '.join(choices)}")
     return conf.get(key)
 
 
-def _whole_number(conf: Mapping[str, Any], key: str) -> int | None:
+def _whole_number(conf: Mapping[str, str], key: str) -> int | None:
     if key not in conf:
         return None
     try:
@@ -127,7 +126,7 @@ def _whole_number(conf: Mapping[str, Any], key: str) -> int | None:
         raise InputError(f"--conf {key} {conf[key]}: not a whole number; give one, e.g. --conf {key} 8") from error
 
 
-def _numbers(conf: Mapping[str, Any], key: str) -> tuple[float, ...] | None:
+def _numbers(conf: Mapping[str, str], key: str) -> tuple[float, ...] | None:
     if key not in conf:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The machine that the server runs on."""
+"""What the server computes on, and how much memory it may take."""
 
 import torch
 
@@ -6,17 +6,17 @@ from lib.core.device.machine import Machine, default_device
 from lib.core.device.memory import free_memory
 
 SHARE = 0.6
-"""Of the free memory, what is used: other programs need some, and estimates are rough."""
+"""Share of the free memory that is used; other programs need some, and estimates are rough."""
 
 MOST = 6 * 10**9
-"""Bytes that are used at most unless a person allows more."""
+"""Bytes that are used at most, unless a person allows more."""
 
 
 def this_machine(memory: int | None) -> Machine:
-    """Return what to compute on: the GPU if there is one.
+    """Return the GPU if there is one, else the CPU.
 
     Args:
-        memory: bytes that may be used, of the device's memory; None: by what is free now.
+        memory: bytes of the device's memory that may be used; None: a share of what is free now.
     """
     cpu = Machine("cpu", memory or _budget(free_memory()))
     device = default_device()

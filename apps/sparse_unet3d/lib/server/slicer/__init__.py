@@ -1,1 +1,1 @@
-"""What 3D Slicer calls things and what it is told; nothing here reads or writes files."""
+"""Names and replies for 3D Slicer; nothing here reads or writes files."""

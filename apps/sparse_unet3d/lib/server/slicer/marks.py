@@ -1,4 +1,4 @@
-"""Marks that show in 3D Slicer which slices to annotate: its plugin can't jump to a slice."""
+"""Marks that show in 3D Slicer which slices to annotate, because its plugin can't jump to a slice."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from lib.core.annotation.slices import AnnotatedSlice
 
 FRAME = 0.02
-"""Width of the frame as a part of the shorter side of a slice; at least one voxel."""
+"""Width of the frame as a fraction of the shorter side of a slice; at least one voxel."""
 
 HATCH = 0.125
-"""Distance of the lines of the hatch, likewise; at least six voxels."""
+"""Distance of the hatch lines as a fraction of the shorter side of a slice; at least six voxels."""
 
 
 def mark_slices(shape: Sequence[int], places: Iterable[AnnotatedSlice]) -> NDArray[np.uint8]:
-    """Mark slices by a frame along their border and thin diagonal lines, between which the image is seen.
+    """Mark slices by a frame along their border and by thin diagonal lines, which leave the image visible.
 
     In the views across the other axes a marked slice shows as a dotted line.
 

@@ -1,9 +1,9 @@
-"""What the server answers to people: to a submission, and to a client that is at fault."""
+"""Replies of the server that people read: to a submission, and to a faulty request."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from fastapi import HTTPException
 
@@ -11,18 +11,19 @@ from lib.core.annotation.slices import Unpainted
 from lib.core.annotation.statistics import AnnotationStatistics, filled_slices, learnable_classes
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
+from lib.server.records import AnnotationInfo, PreviousVersion
 
 from .slice_names import SliceNames
 
 UNNAMED = (None, "", "user-xyz")
-"""Names of clients that say nothing of who it is; the last is what 3D Slicer's plugin sends until one is set."""
+"""Client ids that don't tell who it is; 3D Slicer's plugin sends the last one until the user sets another."""
 
 
 @contextmanager
 def errors_for_clients() -> Iterator[None]:
     """Turn an ``InputError`` into HTTP 400 with its message, which 3D Slicer's plugin shows to the annotator.
 
-    Any other exception would reach the client as HTTP 500 without a word. Also a decorator.
+    Any other exception reaches the client as HTTP 500 without a message. Also works as a decorator.
     """
     try:
         yield
@@ -37,32 +38,32 @@ def not_found(what: str) -> NoReturn:
 
 def submission_reply(
     image_id: str,
-    info: Mapping[str, Any],
+    info: AnnotationInfo,
     scheme: LabelScheme,
     unpainted: Unpainted,
-    taught_by_all: Set[str],
+    learnable: Set[str],
     paint_next: str | None,
-) -> dict[str, Any]:
-    """Tell the annotator what was understood of a submission.
+) -> dict[str, object]:
+    """Tell the annotator how a submission was understood.
 
-    3D Slicer shows it as indented JSON, the first lines at once and the rest after scrolling, and writes whatever isn't
-    ASCII as codes. So what matters comes first, and lists of slices are texts. Programs find them as numbers, in the
-    order of the file, in the label's info.
+    3D Slicer shows the reply as indented JSON: the first lines at once, the rest after scrolling, and all characters
+    but ASCII as codes. Therefore the most important keys come first, and lists of slices are texts. Programs find the
+    slices as numbers, in the order of the file, in the label's info.
 
     Args:
         image_id: the image.
         info: the label info of its new annotation.
         scheme: the label scheme.
         unpainted: what unpainted voxels in annotated slices count as.
-        taught_by_all: classes that the annotations of all images teach together.
-        paint_next: which slice of the image to paint next; None if there is none.
+        learnable: classes that can be learnt from the annotations of all images together.
+        paint_next: which slice of the image to paint next, if any.
     """
     statistics, names = info["statistics"], SliceNames.from_json(info["slice_names"])
     slices, voxels = statistics["annotated_slices"], statistics["voxels"]
     count, filled = sum(map(len, slices)), filled_slices(statistics)
     warnings = list(info["warnings"])
     if info["earlier"]:
-        warnings += _what_became_of(info["earlier"], info["client_id"], names)
+        warnings += _describe_previous_version(info["earlier"], info["client_id"], names)
     warnings += annotation_warnings(statistics, names, scheme, unpainted)
     missing = _not_painted(statistics, scheme)
     share = statistics["labelled_percent"] / statistics["labelled_voxels"]
@@ -70,7 +71,7 @@ def submission_reply(
         "message": f"Version {info['version']} of {image_id!r} is stored: {statistics['labelled_voxels']} labelled "
         f"voxels ({statistics['labelled_percent']:.2f} % of all), {_counted(count, 'annotated slice')}.",
         "warnings": warnings,
-        "next": _next_step(missing, taught_by_all, scheme),
+        "next": _next_step(missing, learnable, scheme),
         **({"paint_next": paint_next} if paint_next else {}),
         "annotated_slices": names.by_axis(slices),
         **(
@@ -87,7 +88,7 @@ def submission_reply(
 def annotation_warnings(
     statistics: AnnotationStatistics, names: SliceNames, scheme: LabelScheme, unpainted: Unpainted
 ) -> list[str]:
-    """Say what an annotation lacks to learn from it.
+    """Say what an annotation lacks for training.
 
     Args:
         statistics: of the annotation.
@@ -122,12 +123,12 @@ def _not_painted(statistics: AnnotationStatistics, scheme: LabelScheme) -> list[
 
 
 def time_text(time: str) -> str:
-    """Write a stored time for people, who may be anywhere: ``2026-11-24 03:14 UTC``."""
+    """Write a stored time for people in any time zone: ``2026-11-24 03:14 UTC``."""
     return f"{datetime.fromisoformat(time).astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
 
 
-def _what_became_of(earlier: Mapping[str, Any], client_id: str | None, names: SliceNames) -> Iterator[str]:
-    """Tell whose the version before was, if not this client's own, and what of it is gone."""
+def _describe_previous_version(earlier: PreviousVersion, client_id: str | None, names: SliceNames) -> Iterator[str]:
+    """Say who submitted the previous version, if another client did, and which of its slices the new one lacks."""
     number, gone, client = earlier["version"], earlier["gone_slices"], earlier["client_id"]
     still = f"{names.text(gone)}; version {number} still holds them, and who runs the server can bring it back"
     when = time_text(earlier["time"]) if earlier["time"] else "at an unknown time"
@@ -157,13 +158,13 @@ def _what_unpainted_voxels_count_as(
     slices: Sequence[Sequence[int]], filled: Sequence[Sequence[int]], names: SliceNames, scheme: LabelScheme
 ) -> str:
     if filled == slices:
-        return f"In these slices, voxels that you left unpainted count as {scheme.background}."
-    others = "paint that comes from slices across other axes, or is solid, doesn't tell what is beside it"
+        return f"Unpainted voxels in these slices count as {scheme.background}."
+    others = "paint that is solid or belongs to slices across other axes says nothing about the voxels beside it"
     if not any(filled):
-        return f"Voxels that you left unpainted count as nothing in these slices: {others}."
+        return f"Unpainted voxels in these slices are ignored: {others}."
     return (
-        f"Voxels that you left unpainted count as {scheme.background} in these slices: {names.text(filled)}. In the "
-        f"others they count as nothing: {others}."
+        f"Unpainted voxels count as {scheme.background} in these slices: {names.text(filled)}. In the other "
+        f"slices they are ignored: {others}."
     )
 
 

@@ -1,6 +1,6 @@
-"""How slices are named to people: by axis, by the view of 3D Slicer that shows them, and counted as Slicer counts.
+"""Names of slices for people: the axis, the view of 3D Slicer that shows them, and the number that Slicer gives them.
 
-Files and programs number slices by voxel in the order of the file; what a person reads must agree with the screen.
+Files and programs number slices in the order of the file; what a person reads must agree with the screen.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ _DIRECTIONS = {
     "S": "I-S, axial",
     "I": "S-I, axial",
 }
-"""What an axis that runs towards R, L, … is called: from where to where, and the view of its slices."""
+"""Name of an axis that runs towards R, L, …: its direction, and the view of its slices."""
 
 _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 
 _SHORTEST_RANGE = 3
-"""So many neighbouring slices or more are written as a range."""
+"""The fewest neighbouring slices that are written as a range."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class SliceNames:
     """Names of the slices of one image.
 
     Attributes:
-        axes: name of each axis, e.g. ``axis 2 (I-S, axial)``; of an oblique image by the nearest directions.
+        axes: name of each axis, e.g. ``axis 2 (I-S, axial)``; an oblique image has the nearest directions.
         reversed_length: length of the last axis if 3D Slicer counts its slices from the other end, else None.
     """
 
@@ -41,7 +41,7 @@ class SliceNames:
 
     @classmethod
     def of(cls, volume: Placed) -> "SliceNames":
-        """Name the slices of an image as 3D Slicer shows it, also where Slicer misreads its directions."""
+        """Name the slices of an image as 3D Slicer shows it, even if Slicer misreads its directions."""
         x, y, z = nibabel.aff2axcodes(volume.affine if volume.slicer_affine is None else volume.slicer_affine)
         towards = (x, y, _OPPOSITE[z] if volume.slicer_reverses else z)
         first, second, third = (f"axis {axis} ({_DIRECTIONS[code]})" for axis, code in enumerate(towards))
@@ -62,7 +62,7 @@ class SliceNames:
         return {name: _ranges(indices) or "none" for name, indices in zip(self.axes, shown, strict=True)}
 
     def text(self, slices: Sequence[Sequence[int]]) -> str:
-        """Write lists of slices, see ``by_axis``, in one line without the axes that have none; or ``none``."""
+        """Write lists of slices as ``by_axis``, in one line without the axes that have none; or ``none``."""
         by_axis = self.by_axis(slices).items()
         return "; ".join(f"{name}: {numbers}" for name, numbers in by_axis if numbers != "none") or "none"
 
@@ -78,7 +78,7 @@ class SliceNames:
 
 
 def _ranges(indices: Sequence[int]) -> str:
-    """Write sorted indices with commas, neighbours as ranges."""
+    """Write sorted indices with commas, and neighbours as ranges."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][-1] + 1:

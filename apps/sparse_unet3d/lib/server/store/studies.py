@@ -1,4 +1,4 @@
-"""The folder that is served: whether it is there, and what in it can't be used as images."""
+"""The folder that is served: whether it exists, and which files in it aren't images."""
 
 import itertools
 import logging
@@ -11,16 +11,16 @@ from lib.core.errors import InputError
 from lib.core.volumes.image_files import is_image, is_listed
 
 MOST_ENTRIES = 20_000
-"""Files that are looked at in subfolders; with more, the numbers are those of the first ones."""
+"""The most files of subfolders that are looked at; further files aren't counted."""
 
 MOST_NAMED = 3
-"""Files that a message names of each kind."""
+"""The most names that a message lists of one kind."""
 
 OWN = ("labels", "models")
-"""Folders in the studies folder that hold what this software writes."""
+"""Folders in the studies folder that this software writes."""
 
 VOLUME = "volume"
-"""What to call a file that could be an image."""
+"""Kind of a file that could be an image."""
 
 FOLDERS = (".zarr", ".n5")
 """Endings of folders that hold one image."""
@@ -39,19 +39,19 @@ ADVICE = {
     ".png .jpg .jpeg .bmp .gif": "single pictures: make one .nrrd of each stack, in Fiji or 3D Slicer",
     ".h5 .hdf5 .npy .npz .mat": "arrays without a place in space: write them as .nrrd or .nii.gz",
 }
-"""What to do with files that hold images, by their endings."""
+"""What to do with files that this software can't serve, by their endings."""
 
 _ADVICE = {ending: advice for endings, advice in ADVICE.items() for ending in endings.split()}
 
 
 def require_folder(studies: str, create: bool) -> None:
-    """Refuse a studies folder that isn't there.
+    """Refuse a missing studies folder.
 
-    MONAI Label makes a missing one before it asks the app anything, so an empty one that is younger than this process
-    was none; it is removed again.
+    MONAI Label creates a missing folder before the app starts. An empty folder that is younger than this process
+    therefore counts as missing, and is removed again.
 
     Raises:
-        InputError: the folder isn't there and isn't to be created, it is a file, or it can't be read.
+        InputError: the folder is missing and ``create`` is False, or it is a file or can't be read.
     """
     folder = Path(studies)
     try:
@@ -60,7 +60,7 @@ def require_folder(studies: str, create: bool) -> None:
             folder.rmdir()
         if not folder.exists() and not create:
             raise InputError(
-                f"--studies {folder}: there is no such folder; check the path, or have it made by --conf create yes"
+                f"--studies {folder}: there is no such folder; check the path, or create it with --conf create yes"
             )
         if not folder.exists():
             folder.mkdir(parents=True)
@@ -73,22 +73,22 @@ def require_folder(studies: str, create: bool) -> None:
 
 
 def _start_of_process() -> float:
-    """Return when logging was imported, which is when the process began, by the clock that stamps files."""
+    """Return about when the process began (when it imported logging), by the clock that stamps files."""
     record = logging.makeLogRecord({})
     return record.created - record.relativeCreated / 1000
 
 
 def describe_unused(folder: Path, taken: Collection[str]) -> list[str]:
-    """Say what is in a folder that isn't taken for an image, and what to do with it.
+    """Say which files in a folder aren't images, and what to do with them.
 
-    Files that nobody would take for images (texts, tables) don't count.
+    Files that nobody would expect to be images, such as texts and tables, aren't listed.
 
     Args:
         folder: the studies folder.
         taken: names of the files in it that belong to an image.
 
     Returns:
-        A line for each kind: how many files, names of some, what to do.
+        A line for each kind: the number of files, some names, and what to do.
     """
     found: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for path in _entries(folder):
@@ -104,7 +104,7 @@ def describe_unused(folder: Path, taken: Collection[str]) -> list[str]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Give the files in subfolders, and the folders that stand for images, in the order of their names."""
+    """Yield the files in subfolders, and the folders that hold one image, sorted by name."""
     for path in _entries(folder):
         if path.name.startswith("."):
             continue
@@ -116,7 +116,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """List a folder in the order of names; nothing where it may not be read, as the system's own on a disk."""
+    """List a folder sorted by name; nothing if it may not be read, such as a system folder on a disk."""
     try:
         return sorted(folder.iterdir())
     except OSError:
@@ -124,7 +124,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _kind(path: Path) -> str:
-    """Return the ending that says what a file is, VOLUME where it could be an image, "" where it is none."""
+    """Return VOLUME for a file that could be an image, a known ending for other files, or "" for unknown files."""
     if is_listed(path.name):
         return VOLUME if is_image(path) else ".seg.nrrd"
     double, single = "".join(path.suffixes[-2:]).lower(), path.suffix.lower()
@@ -137,7 +137,7 @@ def _kind(path: Path) -> str:
 
 
 def _is_dicom(path: Path) -> bool:
-    """Tell whether a file is DICOM by its content; scanners give such files names without an ending, or numbers."""
+    """Tell by its content whether a file is DICOM; scanners give such files no ending, or numbers as endings."""
     if path.suffix.strip(".").isalpha() or not path.is_file():
         return False
     try:

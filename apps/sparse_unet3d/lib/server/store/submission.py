@@ -19,17 +19,17 @@ from lib.core.volumes.volume import LabelMap
 from lib.server.slicer.slice_names import SliceNames
 
 ZeroMeans = Literal["0", "none"]
-"""Which voxels of a ready-made mask are unlabelled: those of value 0, or none, as 0 is the background class."""
+"""Which voxels of a ready-made mask are unlabelled: those of value 0, or none because 0 is the background class."""
 
 ON_SLICES = 0.9
-"""Part of the paint of a sparse annotation that lies on annotated slices, at least."""
+"""The smallest fraction of a sparse annotation's paint that lies on annotated slices."""
 
 NEIGHBOURS = 3
-"""Slices of a sparse annotation that lie side by side, at most."""
+"""The most slices of a sparse annotation that lie side by side."""
 
 
 class UndecidedMask(InputError):
-    """A ready-made mask may mean two things, and nobody said which."""
+    """The value 0 of a ready-made mask may have two meanings, and nobody said which applies."""
 
 
 class SchemeError(InputError):
@@ -43,7 +43,7 @@ class Submission:
     Attributes:
         annotation: (X, Y, Z) uint8 on the image's grid, 0 unlabelled, 1 … K+1.
         affine: (4, 4) of the image, voxel to RAS in mm.
-        slicer_affine: the one that 3D Slicer gives to the image where it misreads it, else None.
+        slicer_affine: the affine that 3D Slicer uses if it misreads the image, else None.
         slice_names: what to call its slices.
         warnings: what the annotator should know.
     """
@@ -63,18 +63,18 @@ def read_submission(
     Args:
         label_file: what the client sent.
         image_file: the image it belongs to.
-        label_info: of a label map, list of ``{"name": …}``, one for each of its values from 1. A segmentation has its
-            names in the file.
+        label_info: for a label map, a list of ``{"name": …}``, one for each value from 1. A segmentation file holds its
+            own names.
         scheme: the server's label scheme.
-        by_number: whether a label map without ``label_info`` is taken to have the scheme's values.
+        by_number: whether a label map without ``label_info`` has the scheme's values.
 
     Raises:
-        InputError: the label or the image can't be read, the label isn't on the image's grid, has a voxel of a
-            segment that the scheme doesn't know, or nothing painted.
+        InputError: the label or the image can't be read, or the label isn't on the image's grid, has a voxel of a
+            segment that the scheme lacks, or holds no paint.
     """
     if is_slicer_segmentation(label_file):
         box, warnings = _paint_of_segments(read_slicer_segmentation(label_file), scheme)
-        # One without any paint has no place in space.
+        # A segmentation without paint has no place in space.
         _require_paint(box.array, scheme)
         image = read_geometry(image_file)
         annotation = box_onto_grid(box, image).astype(np.uint8, copy=False)
@@ -89,7 +89,7 @@ def read_submission(
                 f'{{"label_info": [{{"name": "{scheme.classes[0]}"}}, {{"name": "{scheme.background}"}}]}}'
             )
         names = scheme.classes if label_info is None else _segment_names(label_info)
-        # Paint is a small part of most volumes, and whatever is done to every voxel of a large one takes seconds.
+        # Most volumes have little paint, and an operation on all voxels of a large volume takes seconds.
         stored = label.array.ravel(order="K")
         painted = np.flatnonzero(stored)
         values = stored[painted]
@@ -105,20 +105,20 @@ def read_submission(
 def read_ready_made(
     label_file: str | Path, image_file: str | Path, scheme: LabelScheme, unlabelled: ZeroMeans | None
 ) -> Submission:
-    """Read a label that somebody put into the folder, with the scheme's values, or a segmentation of 3D Slicer.
+    """Read a label that somebody put into the folder: a label map of the scheme's values, or Slicer's segmentation.
 
-    Masks as nnU-Net or the Decathlon have them call the background 0, which is what unpainted voxels are here. Paint on
-    slices is plainly an annotation of these; of a mask that isn't on slices and has no background class,
-    a person has to say what 0 means.
+    In masks of nnU-Net or the Decathlon, 0 is the background; here, 0 means unlabelled. If the paint lies on slices, 0
+    is certainly unlabelled. If it doesn't, and the mask has no voxel of the background class, a person has to say what
+    0 means.
 
     Args:
         label_file: the label.
         image_file: the image it belongs to.
         scheme: the server's label scheme.
-        unlabelled: what a person said.
+        unlabelled: what a person said about 0, if anything.
 
     Raises:
-        UndecidedMask: nobody said, and it isn't plain.
+        UndecidedMask: the meaning of 0 is unclear, and nobody said it.
         InputError: as ``read_submission``.
     """
     submission = read_submission(label_file, image_file, None, scheme, by_number=True)
@@ -145,7 +145,7 @@ DECIDE = (
 
 
 def _is_on_slices(annotation: NDArray[np.uint8]) -> bool:
-    """Tell whether the paint of an annotation (X, Y, Z) lies on single slices or a few neighbouring ones."""
+    """Tell whether the paint of an annotation (X, Y, Z) lies on single slices or on small groups of neighbours."""
     x, y, z = planes = plane_flags(annotation.shape, annotated_slices(annotation))
     stack = NEIGHBOURS + 1
     for flags in planes:
@@ -159,10 +159,19 @@ def _is_on_slices(annotation: NDArray[np.uint8]) -> bool:
 def remap(
     annotation: NDArray[np.uint8], label_names: Mapping[str, int], scheme: LabelScheme, where: str
 ) -> NDArray[np.uint8]:
-    """Bring a stored annotation to the scheme's values, by the names it was stored with.
+    """Convert a stored annotation to the scheme's values, by the names that it was stored with.
+
+    Args:
+        annotation: (X, Y, Z), values of ``label_names``.
+        label_names: the value of each class.
+        scheme: the scheme to convert to.
+        where: what to call the annotation in errors.
+
+    Returns:
+        (X, Y, Z), 0 unlabelled, 1 … K+1.
 
     Raises:
-        SchemeError: a voxel of a class that the scheme doesn't have; names ``where`` and the class.
+        SchemeError: a voxel has a class that the scheme lacks.
     """
     table = np.zeros(256, dtype=np.uint8)
     for name, value in label_names.items():
@@ -178,7 +187,7 @@ def remap(
 
 
 def _segment_names(label_info: object) -> list[str]:
-    """Read the names out of what 3D Slicer's plugin sends."""
+    """Read the names from what 3D Slicer's plugin sends."""
     if not isinstance(label_info, Sequence) or isinstance(label_info, str):
         raise InputError(f"label_info: {label_info!r}; expected a list of {{'name': …}}, one for each segment")
     names = []
@@ -193,10 +202,16 @@ def _segment_names(label_info: object) -> list[str]:
 def _table(
     values: NDArray[np.integer[Any]], names: Sequence[str], scheme: LabelScheme, named: bool
 ) -> tuple[NDArray[np.uint8], list[str]]:
-    """Return the annotation value of each value of the label, which has those of ``values`` and 0, and warnings.
+    """Return the annotation value for each value of the label, and warnings.
 
-    Voxel value v belongs to the v-th name. The ``idx`` that the plugin sends besides counts segments that it
-    doesn't export, so it can't be used.
+    Voxel value v belongs to the v-th name. The plugin also sends ``idx``, which counts segments that it doesn't export
+    and is therefore useless.
+
+    Args:
+        values: the label's values but 0, sorted.
+        names: of its segments.
+        scheme: the label scheme.
+        named: whether the client sent the names.
     """
     if values.size and values[-1] > len(names):
         raise InputError(
@@ -227,12 +242,12 @@ def _table(
 
 
 def _paint_of_segments(segmentation: SlicerSegmentation, scheme: LabelScheme) -> tuple[LabelMap, list[str]]:
-    """Lay the painted segments over each other, the later ones on top, as in Slicer's export to a label map.
+    """Merge the painted segments; where they overlap, the later one counts, as in Slicer's export to a label map.
 
-    The server's segments are left out before, so that they hide no paint, wherever they stand in the list.
+    The server's own segments are left out, so that they hide no paint.
 
     Returns:
-        The annotation values on the box that the segmentation covers, and warnings.
+        The annotation values in the box that the segmentation covers, and warnings.
     """
     paint = np.zeros(segmentation.layers.shape[1:], dtype=np.uint8)
     several = np.zeros(paint.shape, dtype=bool)
@@ -244,7 +259,7 @@ def _paint_of_segments(segmentation: SlicerSegmentation, scheme: LabelScheme) ->
             several |= mask & (paint > 0) & (paint != value)
             paint[mask] = value
         elif segment.name not in scheme.not_paint and (mask.any() or segment.name not in RESERVED):
-            # An empty one of a reserved name is Slicer's own, such as its plugin leaves out of label maps.
+            # An empty segment with a reserved name is Slicer's own; its plugin leaves these out of label maps.
             warnings.append(_unknown(segment.name, bool(mask.any()), scheme))
     if several.any():
         warnings.append(
@@ -255,10 +270,10 @@ def _paint_of_segments(segmentation: SlicerSegmentation, scheme: LabelScheme) ->
 
 
 def _unknown(name: str, is_painted: bool, scheme: LabelScheme) -> str:
-    """Warn of an empty segment that the scheme doesn't know.
+    """Return the warning about an empty segment that the scheme lacks.
 
     Raises:
-        InputError: it isn't empty.
+        InputError: the segment isn't empty.
     """
     if is_painted:
         raise InputError(

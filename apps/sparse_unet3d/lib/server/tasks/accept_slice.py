@@ -1,4 +1,4 @@
-"""The infer task behind a click in 3D Slicer: a slice of a painted class is filled with what the model said last."""
+"""The infer task behind a click in 3D Slicer: it fills a slice of a painted class with the stored prediction."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,14 +22,15 @@ DESCRIPTION = (
 
 
 class AcceptSlice(InferTask):
-    """Hands a slice of the stored prediction over to the annotator.
+    """Copies a slice of the stored prediction into the annotator's paint.
 
-    Nothing is stored here: a prediction becomes annotation by a person's submission only. Offered as soon as there
-    is a model to predict with, on images of a local datastore.
+    It stores nothing: a prediction becomes annotation only when a person submits it. It is offered once there is a
+    model.
     """
 
     def __init__(self, conf: Conf, datastore: AnnotationStore, segmentation: Segmentation) -> None:
-        # Without labels, as the plugin runs the first model that has one of the app's on every image that it loads.
+        # Without labels, because on each image that it loads the plugin runs the first model that has one of the
+        # app's labels.
         super().__init__(type=InferType.DEEPGROW, labels=None, dimension=2, description=DESCRIPTION)
         self.scheme = conf.scheme
         self.datastore = datastore
@@ -47,11 +48,11 @@ class AcceptSlice(InferTask):
                 of the result file.
 
         Returns:
-            A temporary label file over the image as Slicer shows it, 1 where the prediction has the class in the
-            slice, 0 in all the rest; and what is known of it.
+            A temporary label file on the image as Slicer shows it, 1 where the prediction has the class in the slice
+            and 0 elsewhere; and a description of it.
 
         Raises:
-            InputError: no such class or slice, no prediction that fits, or nothing of the class in the slice.
+            InputError: there is no such class or slice, no prediction that fits, or none of the class in the slice.
         """
         ending = result_ending(request)
         label, k = request.get("label"), request.get("slice")
@@ -63,7 +64,7 @@ class AcceptSlice(InferTask):
         image_id = request.get("image_id")
         if image_id is None:
             raise InputError(
-                "slices can be accepted in images of the studies folder only, since of others no prediction is "
+                "slices can be accepted only in images of the studies folder, because no prediction of other images is "
                 "kept; put the image there and load it by Next Sample"
             )
         image = read_geometry(request["image"])
@@ -76,7 +77,7 @@ class AcceptSlice(InferTask):
                 f"slice {k!r}: the image has slices 0 … {image.shape[2] - 1}; click inside of it, in the view across "
                 "its third axis"
             )
-        # Where no class is predicted, background is.
+        # A prediction has value 0 for the background.
         value = (self.scheme.background, *self.scheme.foreground).index(label)
         accepted = np.zeros(image.shape, dtype=np.uint8)
         index = image.slice_from_slicer(k)

@@ -1,4 +1,4 @@
-"""The infer task that 3D Slicer's Run button starts: the dense segmentation of an image."""
+"""The infer task behind 3D Slicer's Run button: the dense segmentation of an image."""
 
 import logging
 import tempfile
@@ -34,9 +34,9 @@ RESULT_ENDINGS = (".nii.gz", ".nii", ".nrrd")
 
 
 class Segmentation(InferTask):
-    """Segments with the published model, and keeps what it says as the image's prediction.
+    """Segments with the published model, and stores the result as the image's prediction.
 
-    Not offered as long as no model is published that fits the server's label scheme.
+    It is offered only if a published model fits the server's label scheme.
     """
 
     def __init__(self, conf: Conf, datastore: AnnotationStore) -> None:
@@ -55,7 +55,7 @@ class Segmentation(InferTask):
         self._latest: tuple[object, tuple[NDArray[np.uint8], NDArray[np.uint8]]] | None = None
 
     def model(self) -> Model:
-        """Return the published model, read again whenever its file changed.
+        """Return the published model; read it again only if its file changed.
 
         Raises:
             InputError: there is none, or it doesn't fit the label scheme.
@@ -89,7 +89,7 @@ class Segmentation(InferTask):
         return {**super().info(), "description": description}
 
     def get_path(self, validate: bool = True) -> str | None:
-        """Return the model file for downloads; with ``validate`` False MONAI Label wants a place to upload one to."""
+        """Return the model file for downloads; with ``validate`` False, MONAI Label asks where to put an upload."""
         return str(self.folder.published) if validate and self.folder.is_published() else None
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -100,28 +100,28 @@ class Segmentation(InferTask):
                 the ending of the result file.
 
         Returns:
-            A temporary label file over the image as 3D Slicer shows it, 0 background and values from 1 as in
-            ``label_names``, and what is known of it.
+            A temporary label file on the image as 3D Slicer shows it, 0 background and values from 1 as in
+            ``label_names``; and a description of it.
 
         Raises:
-            InputError: no model, or an image that can't be read or has other channels than the model.
+            InputError: there is no model, or the image can't be read or has another number of channels.
         """
         ending = result_ending(request)
         volume, prediction, info = self.predict(request["image"], request.get("image_id"))
         return write_result(prediction, volume, ending), {**info}
 
     def predict(self, image: str, image_id: str | None) -> tuple[Volume, NDArray[np.uint8], PredictionInfo]:
-        """Segment an image, and keep the prediction of one of the datastore.
+        """Segment an image, and store the prediction if the image is in the datastore.
 
         Args:
             image: its file.
             image_id: its name in the datastore; None for another image.
 
         Returns:
-            The volume, (X, Y, Z) 0 background and 1 … K foreground, and what is known of it.
+            The volume; the prediction (X, Y, Z), 0 background and 1 … K foreground; and a description of it.
 
         Raises:
-            InputError: no model, or an image that can't be read or has other channels than the model.
+            InputError: there is no model, or the image can't be read or has another number of channels.
         """
         began = time.monotonic()
         model = self.model()
@@ -150,9 +150,9 @@ class Segmentation(InferTask):
     def _segment(
         self, model: Model, volume: Volume, content: int, image: str
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return labels and entropy, those of last time where neither the model nor the image is another one.
+        """Return labels and entropy, from last time if neither the model nor the image has changed.
 
-        3D Slicer presses Run by itself after Next Sample, whose strategy may just have segmented the image.
+        3D Slicer runs the model by itself after Next Sample, whose strategy may just have segmented the image.
         """
         if self._segmenter is None or self._segmenter.network is not model.network:
             self._segmenter, self._latest = Segmenter(model.network, model.plan, model.precision), None
@@ -176,9 +176,9 @@ def result_ending(request: Mapping[str, Any]) -> str:
 
 
 def write_result(array: NDArray[np.uint8], volume: Placed, ending: str) -> str:
-    """Write a map (X, Y, Z) over a volume to a temporary file, placed where 3D Slicer shows the volume.
+    """Write a map (X, Y, Z) to a temporary file, in the geometry in which 3D Slicer shows the volume.
 
-    The server removes the file once it is sent.
+    The server removes the file after sending it.
     """
     with tempfile.NamedTemporaryFile(prefix="prediction-", suffix=ending, delete=False) as file:
         result = Path(file.name)
@@ -187,7 +187,7 @@ def write_result(array: NDArray[np.uint8], volume: Placed, ending: str) -> str:
 
 
 class _LogProgress:
-    """Logs every tenth of the work, and ends it where the server is being stopped."""
+    """Logs every tenth of the work, and ends the work when the server is being stopped."""
 
     def __init__(self, image: str) -> None:
         self.image, self.logged = image, 0

@@ -1,4 +1,4 @@
-"""The infer task that shows in 3D Slicer which slices to annotate next."""
+"""The infer task that marks in 3D Slicer which slices to annotate next."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,20 +14,21 @@ from .infer import result_ending, write_result
 from .suggestions import NOTHING_LEFT, Suggestions, described
 
 COUNT = 3
-"""Slices that are marked unless the request says how many."""
+"""Number of slices to mark by default."""
 
 MOST = 30
-"""Slices that may be asked for; each takes a moment."""
+"""Largest number of slices in a request; each takes a moment."""
 
 
 class NextSlices(InferTask):
-    """Marks the slices that are worth annotating next, in a segment that never counts as paint.
+    """Marks the slices to annotate next, in a segment that never counts as paint.
 
-    Offered as soon as there is a model: before, it would be the one that the plugin's Run button runs.
+    It is offered only once there is a model; without one, the plugin's Run button would run this task.
     """
 
     def __init__(self, suggestions: Suggestions) -> None:
-        # Without labels, as the plugin runs the first model that has one of the app's on every image that it loads.
+        # Without labels, because on each image that it loads the plugin runs the first model that has one of the
+        # app's labels.
         super().__init__(
             type=InferType.SEGMENTATION,
             labels=None,
@@ -48,11 +49,11 @@ class NextSlices(InferTask):
                 of the result file.
 
         Returns:
-            A temporary label file over the image as 3D Slicer shows it, 1 where a mark is, empty if every slice is
-            annotated; which slices these are, and how much IoU the next one is expected to bring.
+            A temporary label file on the image as 3D Slicer shows it, 1 at marks and empty if every slice is
+            annotated; and a description of these slices with the IoU that the next one is expected to add.
 
         Raises:
-            InputError: an image that isn't in the datastore, or no number of slices.
+            InputError: the image isn't in the datastore, or ``slices`` isn't a valid number.
         """
         ending = result_ending(request)
         image_id, count = request.get("image_id"), request.get("slices", COUNT)

@@ -1,4 +1,4 @@
-"""Requests that are answered by a process of their own are checked before it is started."""
+"""Checks requests that run in a process of their own, before that process is started."""
 
 from typing import Any
 
@@ -23,10 +23,10 @@ class CheckedTask(AsyncTask):
 
 
 def check_requests() -> None:
-    """Have MONAI Label check requests first.
+    """Make MONAI Label check requests first.
 
-    It offers an app no place for that: without it POST /train is answered 200 and the new process fails seconds
-    later, unseen by the annotator.
+    MONAI Label has no hook for that. Without the check, it answers POST /train with 200, and the new process fails
+    seconds later, unseen by the annotator.
     """
     for endpoint in (monailabel.endpoints.train, monailabel.endpoints.batch_infer, monailabel.endpoints.scoring):
         endpoint.AsyncTask = CheckedTask

@@ -1,11 +1,10 @@
-"""How well the stored predictions agree with the annotations."""
+"""Agreement of the stored predictions with the annotations."""
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
-from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from numpy.typing import NDArray
 
@@ -18,15 +17,34 @@ from lib.core.model.model import Model
 from lib.core.volumes.grids import onto_grid
 from lib.core.volumes.reading import read_label_map, read_volume
 from lib.core.volumes.working_grid import WorkingGrid
+from lib.server.records import ImageScores, PredictionInfo, Scores
 from lib.server.store.annotations import FINAL
-from lib.server.store.datastore import PREDICTION
+from lib.server.store.datastore import PREDICTION, AnnotationStore
 from lib.server.store.predictions import stored_prediction
 
 logger = logging.getLogger(__name__)
 
 
+class ScoringResult(TypedDict, total=False):
+    """What the scoring replies.
+
+    Attributes:
+        images: scores of each image.
+        all: scores over all voxels of these images together.
+        learnt: likewise, on the voxels that the published model learnt from; only if there is a model.
+        held_out: likewise, on the held-out voxels.
+        note: which predictions another model made.
+    """
+
+    images: dict[str, ImageScores]
+    all: Scores
+    learnt: Scores
+    held_out: Scores
+    note: str
+
+
 class IouScoring(ScoringMethod):
-    """IoU by class of the latest prediction against the annotation, on annotated voxels (section 4.1)."""
+    """IoU of the latest prediction and the annotation, by class, on annotated voxels (section 4.1)."""
 
     def __init__(self, scheme: LabelScheme, unpainted: Unpainted, folder: ModelFolder | None = None) -> None:
         super().__init__("IoU of prediction and annotation on annotated voxels; learnt and held out are told apart")
@@ -34,19 +52,18 @@ class IouScoring(ScoringMethod):
         self.unpainted = unpainted
         self.folder = folder
 
-    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Score all images that have both; the scores are kept in the predictions' label info too.
+    def __call__(self, request: Mapping[str, Any], datastore: AnnotationStore) -> dict[str, Any]:
+        """Score all images that have both; store the scores in the predictions' label info too.
+
+        ``learnt`` and ``held_out`` exist only for predictions of the published model. Neither includes voxels that were
+        painted after that training, or held-out voxels too close to learnt ones.
 
         Returns:
-            ``images``: by image ``iou`` by class and ``mean_iou``; ``all``: the same over all voxels together. Where a
-            model is published, also ``by_published_model`` for each image, and where that is true ``learnt`` and
-            ``held_out``, with the same scores on what that model learnt from and on what was held out; both likewise
-            beside ``all``. Voxels painted since, and those near learnt ones that aren't judged, are in neither.
-            ``note`` says which predictions are by another model.
+            A ``ScoringResult``.
         """
         model = self._published()
         total = _Counts(self.scheme)
-        images: dict[str, dict[str, Any]] = {}
+        images: dict[str, ImageScores] = {}
         for image_id in sorted(datastore.get_labeled_images()):
             if PREDICTION not in datastore.get_labels_by_image_id(image_id):
                 continue
@@ -63,28 +80,29 @@ class IouScoring(ScoringMethod):
                 annotation = fill_unpainted(annotation, slices, self.scheme)
             counts = _Counts(self.scheme)
             counts.add("all", prediction, annotation)
-            scores = counts.scores("all")
+            everywhere = counts.scores("all")
+            scores: ImageScores = {"iou": everywhere["iou"], "mean_iou": everywhere["mean_iou"]}
             if model:
-                scores["by_published_model"] = _is_by(model, datastore.get_label_info(image_id, PREDICTION))
+                scores["by_published_model"] = _is_by(model, datastore.prediction_info(image_id))
                 if scores["by_published_model"]:
                     grid = WorkingGrid.of(volume.shape, volume.spacing, model.plan.spacing)
                     learnt, held_out = model.split.part_known(image_id, annotation, slices, grid)
                     counts.add("learnt", prediction, learnt)
                     counts.add("held_out", prediction, held_out)
-                    scores |= {part: counts.scores(part) for part in ("learnt", "held_out")}
+                    scores["learnt"], scores["held_out"] = counts.scores("learnt"), counts.scores("held_out")
             total.add_all(counts)
             images[image_id] = scores
-            datastore.update_label_info(image_id, PREDICTION, scores)
-        result: dict[str, Any] = {"images": images, "all": total.scores("all")}
+            datastore.update_label_info(image_id, PREDICTION, {**scores})
+        result: ScoringResult = {"images": images, "all": total.scores("all")}
         if model:
-            result |= {part: total.scores(part) for part in ("learnt", "held_out")}
+            result["learnt"], result["held_out"] = total.scores("learnt"), total.scores("held_out")
             others = [image_id for image_id, scores in images.items() if not scores["by_published_model"]]
             if others:
                 result["note"] = (
-                    f"not by the published model: the predictions of {', '.join(others)}; what their model learnt from "
-                    "isn't known, so they count in 'all' only. Run the model on these images and score again"
+                    f"not by the published model: the predictions of {', '.join(others)}. It isn't known what their "
+                    "model learnt from, so they count in 'all' only. Run the model on these images and score again"
                 )
-        return result
+        return {**result}
 
     def _published(self) -> Model | None:
         """Return the published model; None if there is none that fits."""
@@ -97,14 +115,14 @@ class IouScoring(ScoringMethod):
             return None
 
 
-def _is_by(model: Model, info: Mapping[str, Any]) -> bool:
-    """Tell whether a model made a prediction, by whichever statistics."""
+def _is_by(model: Model, info: PredictionInfo) -> bool:
+    """Tell whether a model made a prediction, with any statistics of batch normalisation."""
     made_by = info.get("model")
     return isinstance(made_by, Mapping) and (made_by.get("run"), made_by.get("epoch")) == (model.run, model.epoch)
 
 
 class _Counts:
-    """Counts of true and predicted classes, by what voxels they are of."""
+    """Counts of true and predicted classes: on all annotated voxels, on learnt ones, and on held-out ones."""
 
     def __init__(self, scheme: LabelScheme) -> None:
         classes = len(scheme.classes)
@@ -118,6 +136,6 @@ class _Counts:
         for part, counts in others.of.items():
             self.of[part] += counts
 
-    def scores(self, part: str) -> dict[str, Any]:
+    def scores(self, part: str) -> Scores:
         iou = iou_per_class(self.of[part], self.scheme)
         return {"iou": iou, "mean_iou": mean_iou(iou)}

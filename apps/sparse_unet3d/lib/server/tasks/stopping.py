@@ -1,4 +1,4 @@
-"""The server ends soon after Ctrl-C or SIGTERM, whatever it is at."""
+"""Ends the server soon after Ctrl-C or SIGTERM, even during long work."""
 
 import logging
 import os
@@ -12,29 +12,29 @@ import psutil
 logger = logging.getLogger(__name__)
 
 GRACE = 3.0
-"""Seconds that requests have to end by themselves; files are renamed into place, and so are never half written."""
+"""Seconds that requests have to end by themselves. Files are renamed into place, so none is left half written."""
 
 _stopping = threading.Event()
 
 
 class Stopped(Exception):
-    """The work is given up, as the server is being stopped."""
+    """The work was given up because the server is being stopped."""
 
 
 def go_on() -> None:
-    """Let long work end where the server is being stopped; to be called again and again.
+    """End long work if the server is being stopped; long work calls this again and again.
 
     Raises:
-        Stopped: it is.
+        Stopped: the server is being stopped.
     """
     if _stopping.is_set():
         raise Stopped("the server is being stopped")
 
 
 def end_on_signals() -> None:
-    """Have Ctrl-C and SIGTERM end running work, before what the web server does, which waits for it.
+    """Make Ctrl-C and SIGTERM end running work, for which the web server would otherwise wait.
 
-    The signals do the same as before besides. Only the main thread may call this.
+    The earlier signal handlers still run. Only the main thread may call this.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         earlier = signal.getsignal(number)
@@ -50,10 +50,10 @@ def end_on_signals() -> None:
 
 
 def _end(received: int) -> None:
-    """End the processes that trainings run in, and this one if it doesn't by itself."""
+    """End the training processes, and this process if it doesn't end by itself."""
     _kill_children()
     time.sleep(GRACE)
-    logger.warning("Requests are still running; ending all the same")
+    logger.warning("Ending although requests are still running")
     _kill_children()
     os._exit(128 + received)
 

@@ -1,4 +1,4 @@
-"""Which image is offered next for annotation."""
+"""Strategies: which image to offer next for annotation."""
 
 import logging
 import time
@@ -11,44 +11,43 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from lib.core.errors import InputError
 from lib.server.slicer.slice_names import SliceNames
-from lib.server.store.annotations import FINAL
-from lib.server.store.datastore import PREDICTION, AnnotationStore
+from lib.server.store.datastore import AnnotationStore
 
 from .suggestions import Suggestions, described
 
 logger = logging.getLogger(__name__)
 
 PASSED_OVER = 3600
-"""Seconds for which an image that was offered, and that nobody annotated since, counts as passed over, or in work."""
+"""Seconds for which an image counts as passed over, or as being painted, after it was offered and not annotated."""
 
 
 class Sparse(Strategy):
-    """Offers all images, also annotated ones: that with the fewest annotated slices first.
+    """Offers all images, including annotated ones; the image with the fewest annotated slices comes first.
 
-    Who presses Next Sample again without submitting anything wants another image, and what somebody else was just
-    offered is being painted: those that were just offered come after all others, the one offered longest ago first.
-    Where several have as few slices, so it goes as well, then by name. Those that were found unreadable come last: the
-    annotator has been told, and can go on with the others.
+    Images offered within the last hour come after all others, the one offered longest ago first. An annotator who
+    presses Next Sample again without submitting wants another image, and an image that somebody else was offered is
+    being painted. Among images with equally few slices, the one offered longest ago comes first, then the first by
+    name. Unreadable images come last, because the annotator has been told and can go on with the others.
     """
 
     def __init__(self) -> None:
         super().__init__("Image with the fewest annotated slices")
 
     def __call__(self, request: Mapping[str, Any], datastore: AnnotationStore) -> dict[str, Any] | None:
-        images = _ordered(datastore, lambda image_id: _annotated_slices(image_id, datastore))
+        images = _ordered(datastore, lambda image_id: (_annotated_slices(image_id, datastore),))
         return {"id": images[0]} if images else None
 
 
 class NextSlice(Strategy):
-    """Offers the image of which the latest prediction was least sure, and says which of its slices to annotate.
+    """Offers the image with the most uncertain latest prediction, and says which of its slices to annotate.
 
-    That prediction may be of an earlier model; it is made anew of the image that is offered only. Images of which there
-    is none yet count as the mean of the others; without any, and before there is a model, the image with the fewest
+    That prediction may come from an earlier model; only the offered image is predicted again. An image without a
+    prediction counts as the mean of the others. If no image has one, or there is no model, the image with the fewest
     annotated slices comes first. Otherwise as ``Sparse``.
     """
 
     def __init__(self, suggestions: Suggestions) -> None:
-        super().__init__("Image of which the latest prediction was least sure, and the slice to paint next")
+        super().__init__("Image with the most uncertain latest prediction, and the slice to paint next")
         self.suggestions = suggestions
 
     def __call__(self, request: Mapping[str, Any], datastore: AnnotationStore) -> dict[str, Any] | None:
@@ -56,13 +55,13 @@ class NextSlice(Strategy):
         known = {image_id: value for image_id, value in values.items() if value is not None}
         mean = sum(known.values()) / len(known) if known else 0.0
 
-        def rank(image_id: str) -> tuple[float, int]:
+        def rank(image_id: str) -> tuple[float, ...]:
             return -known.get(image_id, mean), _annotated_slices(image_id, datastore)
 
         for image_id in _ordered(datastore, rank):
             if image_id not in datastore.list_images():
                 continue
-            # Whoever has a broken image is told so, now or by what loads it.
+            # Loading the image will say why it is broken.
             if datastore.is_unreadable(image_id):
                 return {"id": image_id}
             datastore.check_image(image_id)
@@ -74,7 +73,7 @@ class NextSlice(Strategy):
                 logger.warning("%s was removed meanwhile: %s", image_id, error.detail)
                 continue
             except InputError as error:
-                # It can be annotated all the same, and isn't to stand in the way of the others.
+                # The image can still be annotated, and must not hold up the others.
                 logger.warning("No slice is suggested in %s: %s", image_id, error)
                 return {"id": image_id, "note": str(error)}
             except Exception:
@@ -91,12 +90,12 @@ class NextSlice(Strategy):
         return None
 
 
-def _ordered(datastore: AnnotationStore, merit: Callable[[str], Any]) -> list[str]:
-    """Return all images: those of the least merit first, that weren't just offered and that can be read."""
+def _ordered(datastore: AnnotationStore, merit: Callable[[str], tuple[float, ...]]) -> list[str]:
+    """Return all images in the order to offer them: by least merit, then see ``Sparse``."""
     recently = time.time() - PASSED_OVER
 
-    def rank(image_id: str) -> tuple[bool, int, Any, int, str]:
-        annotation = datastore.get_label_info(image_id, FINAL)
+    def rank(image_id: str) -> tuple[bool, int, tuple[float, ...], int, str]:
+        annotation = datastore.current(image_id)
         offered = _offered(datastore.get_image_info(image_id))
         passed_over = offered > max(recently, annotation.get("ts", 0))
         unreadable = datastore.is_unreadable(image_id)
@@ -106,18 +105,18 @@ def _ordered(datastore: AnnotationStore, merit: Callable[[str], Any]) -> list[st
 
 
 def _annotated_slices(image_id: str, datastore: AnnotationStore) -> int:
-    statistics = datastore.get_label_info(image_id, FINAL).get("statistics", {})
-    return sum(map(len, statistics.get("annotated_slices", [])))
+    statistics = datastore.current(image_id).get("statistics")
+    return sum(map(len, statistics["annotated_slices"])) if statistics else 0
 
 
 def _uncertainty(image_id: str, datastore: AnnotationStore) -> float | None:
-    """Return how unsure the latest prediction was, None if unknown; clients may have written anything there."""
-    value = datastore.get_label_info(image_id, PREDICTION).get("uncertainty")
+    """Return the uncertainty of the latest prediction, or None; clients may have written anything there."""
+    value: object = datastore.prediction_info(image_id).get("uncertainty")
     return value if isinstance(value, int | float) and 0 <= value <= 1 else None
 
 
 def _offered(image_info: Mapping[str, Any]) -> int:
-    """Return when the image was offered last, by any strategy, 0 for never; clients may have written anything there."""
+    """Return when any strategy last offered the image, 0 for never; clients may have written anything there."""
     by_strategy = image_info.get("strategy")
     offers = by_strategy.values() if isinstance(by_strategy, Mapping) else ()
     stamps = [offer.get("ts") for offer in offers if isinstance(offer, Mapping)]

@@ -1,11 +1,11 @@
-"""Which slices of an image of the datastore are worth annotating next, by the latest prediction."""
+"""Which slices of a stored image to annotate next, judged by the latest prediction."""
 
 import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,7 @@ from lib.core.volumes.reading import read_geometry, read_label_map
 from lib.core.volumes.volume import Geometry, Placed
 from lib.server.conf import Conf
 from lib.server.slicer.slice_names import SliceNames
-from lib.server.store.annotations import FINAL
-from lib.server.store.datastore import PREDICTION, UNCERTAINTY, AnnotationStore
+from lib.server.store.datastore import UNCERTAINTY, AnnotationStore
 from lib.server.store.predictions import is_by, stored_prediction
 
 from .infer import Segmentation
@@ -30,7 +29,7 @@ NOTHING_LEFT = "nothing is left to paint in this image: every slice is annotated
 
 
 class Suggestions:
-    """Suggests slices; predicts anew where there is no prediction by the model in use."""
+    """Suggests slices; predicts an image again if its prediction isn't by the published model."""
 
     def __init__(self, conf: Conf, store: AnnotationStore, segmentation: Segmentation) -> None:
         self.scheme, self.unpainted = conf.scheme, conf.plan.unpainted
@@ -42,26 +41,26 @@ class Suggestions:
         Args:
             image_id: the image.
             count: how many are wanted.
-            at_once: go by what was predicted last, by whichever model, rather than predict anew.
+            at_once: use the stored prediction, of any model, instead of predicting again.
 
         Returns:
-            The image's grid; the suggestions in the order to paint them, none if every slice is annotated, or every
-            voxel labelled; and a note for people, empty if there is nothing to say.
+            The image's grid; the suggestions in the order to paint them, none if every slice is annotated or every
+            voxel is labelled; and a note for people, which may be empty.
 
         Raises:
             InputError: the image or its annotation can't be read.
         """
         image = read_geometry(self.store.get_image_uri(image_id))
-        statistics = self.store.get_label_info(image_id, FINAL).get("statistics", {})
-        painted = annotated = _places(statistics.get("annotated_slices", []))
-        if self.unpainted == "unlabelled":
-            # Nobody may have meant these dabs as slices.
+        statistics = self.store.current(image_id).get("statistics")
+        painted = annotated = _places(statistics["annotated_slices"] if statistics else [])
+        if statistics and self.unpainted == "unlabelled":
+            # These may be stray dabs that nobody meant as slices.
             dabs = _places(statistics.get("mostly_unpainted", []))
             annotated = [place for place in annotated if place not in dabs]
-        # Where unpainted voxels count, all are labelled once every slice across one axis is annotated.
+        # If unpainted voxels count as background, annotating every slice across one axis labels all voxels.
         across = Counter(place.axis for place in painted)
         filled = self.unpainted == "background" and any(across[axis] == n for axis, n in enumerate(image.shape))
-        whole = statistics.get("labelled_voxels") == math.prod(image.shape)
+        whole = statistics is not None and statistics["labelled_voxels"] == math.prod(image.shape)
         if filled or whole or len(annotated) == sum(image.shape):
             return image, [], ""
         evidence, note = self._evidence(image_id, image, painted, at_once)
@@ -70,15 +69,15 @@ class Suggestions:
         return image, suggest_slices(image.shape, annotated, count, evidence), note
 
     def paint_next(self, image_id: str) -> str | None:
-        """Return in a line, for the annotator, which slice of an image to paint next; None if that can't be told.
+        """Return a line for the annotator about the slice of an image to paint next, or None if that failed.
 
-        Nothing is predicted for it, so that the reply to a submission comes soon.
+        It doesn't predict anything, so the reply to a submission comes soon.
         """
         try:
             image, suggestions, note = self.of(image_id, 1, at_once=True)
             gain = self.gain()
         except Exception:
-            # What was submitted is stored, and isn't to look as if it weren't, whatever goes wrong here.
+            # The submission is stored; a failure here must not make it look as if it weren't.
             logger.exception("No slice is suggested in %s", image_id)
             return None
         if not suggestions:
@@ -89,7 +88,7 @@ class Suggestions:
         return f"{_named(suggestion, SliceNames.of(image))}: {suggestion.why}{older}{brings}"
 
     def gain(self) -> float | None:
-        """Return how much validation IoU the next slice is expected to bring; None if there is too little to go by."""
+        """Return the validation IoU that the next slice is expected to add; None if too few scores are known."""
         scored = self.segmentation.folder.history()
         gain = expected_gain([(one["slices"], one["score"]) for one in scored if one["metric"] == "validation IoU"])
         return None if gain is None else round(gain, 4)
@@ -97,14 +96,14 @@ class Suggestions:
     def _evidence(
         self, image_id: str, image: Geometry, painted: Sequence[AnnotatedSlice], at_once: bool
     ) -> tuple[Evidence | None, str]:
-        """Return what the model says, and a note; None where it says nothing, so that slices are spread evenly."""
+        """Return what the model says, or None if there is nothing to use; and a note for people."""
         try:
             model = self.segmentation.model()
         except InputError as error:
             return None, f"the slices are spread evenly: {error}"
         if at_once and not self.store.has_read(image_id):
             return None, "the slices are spread evenly: the image wasn't read since the server started"
-        is_latest = is_by(model, self.store.get_label_info(image_id, PREDICTION))
+        is_latest = is_by(model, self.store.prediction_info(image_id))
         if at_once or is_latest:
             try:
                 evidence = self._stored(image_id, image, painted)
@@ -112,20 +111,20 @@ class Suggestions:
             except InputError as error:
                 if at_once:
                     return None, f"the slices are spread evenly: {error}"
-                logger.warning("The prediction of %s is made anew: %s", image_id, error)
+                logger.warning("Predicting %s again: %s", image_id, error)
         self.segmentation.predict(self.store.get_image_uri(image_id), image_id)
         return (
             self._stored(image_id, image, painted),
-            "the image was segmented anew, as there was no prediction by the model in use",
+            "the image was segmented again, because its prediction wasn't by the published model",
         )
 
     def _stored(self, image_id: str, image: Geometry, painted: Sequence[AnnotatedSlice]) -> Evidence:
         """Return the evidence of the stored prediction.
 
         Raises:
-            InputError: it isn't there, can't be read, or is of another image or other classes.
+            InputError: there is none, it can't be read, or it is of another image or other classes.
         """
-        # A person waits for it, and reading large maps takes seconds.
+        # Reading large maps takes seconds, and a person waits.
         with ThreadPoolExecutor() as pool:
             labels = pool.submit(stored_prediction, self.store, image_id, image, self.scheme)
             entropy = pool.submit(self._uncertainty, image_id, image)
@@ -146,17 +145,32 @@ class Suggestions:
 
 
 def _places(by_axis: Sequence[Sequence[int]]) -> list[AnnotatedSlice]:
-    """Return slices that ``statistics`` list by axis."""
+    """Return the slices that statistics list by axis."""
     return [AnnotatedSlice(axis, index) for axis, indices in enumerate(by_axis) for index in indices]
 
 
-def described(suggestion: Suggestion, volume: Placed, names: SliceNames) -> dict[str, Any]:
-    """Return a suggestion as JSON values.
+class SuggestedSlice(TypedDict):
+    """A suggestion as JSON.
 
-    Returns:
-        ``axis`` and ``index`` in the order of the file; ``name`` as 3D Slicer shows and counts it; ``position``, the
-        slice's middle in RAS mm; ``score`` 0 … 1 or None; ``why``.
+    Attributes:
+        axis: 0, 1, 2 in the order of the file.
+        index: of the slice along the axis, in the order of the file.
+        name: as 3D Slicer shows and counts it.
+        position: middle of the slice, RAS in mm.
+        score: 0 … 1; None without a model.
+        why: the reason, for people.
     """
+
+    axis: int
+    index: int
+    name: str
+    position: list[float]
+    score: float | None
+    why: str
+
+
+def described(suggestion: Suggestion, volume: Placed, names: SliceNames) -> SuggestedSlice:
+    """Return a suggestion as JSON."""
     axis, index = suggestion.place
     middle = [(length - 1) / 2 for length in volume.shape]
     middle[axis] = index

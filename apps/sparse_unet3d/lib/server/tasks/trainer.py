@@ -1,11 +1,11 @@
-"""The trainer that 3D Slicer's Train button starts."""
+"""The trainer behind 3D Slicer's Train button."""
 
 import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypedDict
 
 from monailabel.interfaces.tasks.train import TrainTask
 from torch.utils.tensorboard import SummaryWriter
@@ -27,13 +27,23 @@ from lib.server.store.usable import read_all, unlike_channels
 logger = logging.getLogger(__name__)
 
 NOT_TRAINED = {"epoch": 0, "total_epochs": 1, "total_time": "", "best_metric": 0.0, "message": "not trained yet"}
-"""What Slicer is told before the first training; it divides by ``total_epochs``."""
+"""What Slicer is told before the first training. It divides by ``total_epochs``, so that isn't 0."""
+
+
+class TrainingCheck(TypedDict):
+    """What a client is told when a training starts.
+
+    Attributes:
+        left_out: why some images or labels aren't used, and what to do; empty if all are.
+    """
+
+    left_out: list[str]
 
 
 class Trainer(TrainTask):
-    """Trains on all annotated images of the datastore, in a process of its own that may be killed at any time.
+    """Trains on all annotated images of the datastore, in a process that may be killed at any time.
 
-    MONAI Label's BasicTrainTask isn't used: it replaces the published model whatever the new one scores.
+    It doesn't use MONAI Label's BasicTrainTask, which publishes every new model whatever its score.
     """
 
     def __init__(self, conf: Conf) -> None:
@@ -42,7 +52,7 @@ class Trainer(TrainTask):
         self.folder = ModelFolder(conf.models)
 
     def config(self) -> dict[str, Any]:
-        """The options that Slicer's table shows. Of a list the first item is the default."""
+        """Return the options in Slicer's table; the first item of a list is the default."""
         defaults = TrainingOptions()
         return {
             "max_epochs": defaults.max_epochs,
@@ -51,39 +61,37 @@ class Trainer(TrainTask):
         }
 
     def stats(self) -> dict[str, Any]:
-        """What Slicer shows of the running training or the last one."""
+        """Return what Slicer shows of the running training, or else of the last one."""
         try:
             stats = json.loads(self.folder.stats_path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return dict(NOT_TRAINED)
         return {**NOT_TRAINED, **stats}
 
-    def check(self, request: Mapping[str, Any], datastore: AnnotationStore) -> dict[str, Any]:
-        """Refuse a training that can't start; quick, as it is done before the process is started.
+    def check(self, request: Mapping[str, Any], datastore: AnnotationStore) -> TrainingCheck:
+        """Refuse a training that can't start, by reading headers only.
 
         Returns:
-            ``left_out``: images that can't be trained on as far as their headers tell, and labels in ``labels/final``
-            that aren't used, each with what to do; empty where all are trained on.
+            Which images training leaves out by their headers, and which labels in ``labels/final`` aren't used.
 
         Raises:
-            InputError: an option that isn't possible; nothing annotated that can be used, or not of the classes that
-                it takes.
+            InputError: an option is out of range, or the usable annotations are missing or lack necessary classes.
         """
         read_options(request)
         geometries, left_out = read_all(datastore, datastore.annotated_geometry)
         left_out |= unlike_channels({image_id: geometry.channels for image_id, geometry in geometries.items()})
         notes = [*left_out.values(), *datastore.describe_left_out()]
         try:
-            check_painted(classes_taught(datastore, self.conf, set(geometries) - set(left_out)), self.conf.scheme)
+            check_painted(learnable_classes_of(datastore, self.conf, set(geometries) - set(left_out)), self.conf.scheme)
         except InputError as error:
             raise InputError(_and_left_out(str(error), notes)) from error
         return {"left_out": notes}
 
     def __call__(self, request: Mapping[str, Any], datastore: AnnotationStore) -> dict[str, Any]:
-        """Train; what happens is told through the statistics file, TensorBoard events and the log.
+        """Train; report through the statistics file, TensorBoard events and the log.
 
         Raises:
-            InputError: nothing can be learnt from the annotations, or an option isn't possible.
+            InputError: nothing can be learnt from the annotations, or an option is out of range.
         """
         try:
             options = read_options(request)
@@ -97,7 +105,7 @@ class Trainer(TrainTask):
                 machine = this_machine(self.conf.memory)
                 latest = train(cases, self.conf.scheme, self.folder, options, self.conf.plan, machine, progress.report)
         except Exception as error:
-            # Slicer shows nothing else of a process that has failed.
+            # This message is all that Slicer shows of a failed process.
             message = str(error)
             if not isinstance(error, InputError):
                 logger.exception("Training has failed")
@@ -108,8 +116,8 @@ class Trainer(TrainTask):
         return latest
 
 
-def classes_taught(datastore: AnnotationStore, conf: Conf, images: Iterable[str]) -> set[str]:
-    """Return the names of the classes that the annotations of some images together teach."""
+def learnable_classes_of(datastore: AnnotationStore, conf: Conf, images: Iterable[str]) -> set[str]:
+    """Return the names of the classes that can be learnt from the annotations of some images together."""
     learnable = set[str]()
     for image_id in images:
         if statistics := datastore.current(image_id).get("statistics"):
@@ -118,10 +126,10 @@ def classes_taught(datastore: AnnotationStore, conf: Conf, images: Iterable[str]
 
 
 def read_options(request: Mapping[str, Any]) -> TrainingOptions:
-    """Read the training options out of a request; values may be texts, or lists of which the first counts.
+    """Read the training options from a request; a value may be a text, or a list whose first item counts.
 
     Raises:
-        InputError: a value that isn't possible.
+        InputError: a value is out of range.
     """
     defaults = TrainingOptions()
     return TrainingOptions(
@@ -152,7 +160,7 @@ def read_cases(datastore: AnnotationReader, scheme: LabelScheme) -> tuple[list[T
     """Read all annotated images with their annotations.
 
     Returns:
-        The cases, and of images that can't be used why, and what to do.
+        The cases; and, for each image that can't be used, why and what to do.
     """
     read, left_out = read_all(datastore, lambda image_id: datastore.annotated_volume(image_id, scheme))
     left_out |= unlike_channels({image_id: volume.channels for image_id, (volume, _) in read.items()})
@@ -165,13 +173,13 @@ def read_cases(datastore: AnnotationReader, scheme: LabelScheme) -> tuple[list[T
 
 
 def _and_left_out(message: str, left_out: Sequence[str]) -> str:
-    """Add to a message what isn't trained on."""
+    """Add to a message what training leaves out."""
     more = [f"and {len(left_out) - MOST_NAMED} more"] if len(left_out) > MOST_NAMED else []
     return f"{message}; left out: {'; '.join([*left_out[:MOST_NAMED], *more])}" if left_out else message
 
 
 class _Progress:
-    """Tells of each epoch in the statistics file, as TensorBoard events and in the log."""
+    """Reports each epoch in the statistics file, as TensorBoard events and in the log."""
 
     def __init__(self, folder: ModelFolder, left_out: Sequence[str]) -> None:
         self.folder, self.left_out = folder, left_out
@@ -185,14 +193,14 @@ class _Progress:
             self.events.close()
 
     def report(self, report: Report) -> None:
-        # JSON has no NaN, and /info would fail with it.
+        # JSON has no NaN, and /info would fail on one.
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in report.items()}
         took = timedelta(seconds=round(report["seconds"]))
-        # Slicer takes a training that has a total time for finished, and stops moving its progress bar.
+        # Once there is a total time, Slicer takes the training for finished and stops its progress bar.
         finite["message"] = _and_left_out(report["message"], self.left_out)
         write_json(self.folder.stats_path, {**finite, "total_time": str(took) if report["finished"] else ""})
         if self.events is None:
-            # A continued run goes on in its own folder.
+            # A continued run adds to its own folder.
             self.events = SummaryWriter(self.folder.events / report["run"].replace(":", ""))
         epoch = report["epoch"]
         self.events.add_scalar("loss", report["loss"], epoch)
