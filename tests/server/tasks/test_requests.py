@@ -1,4 +1,4 @@
-"""Requests to a real server: what 3D Slicer and other clients send, and what they get wrong."""
+"""Requests to a real server, as 3D Slicer and other clients send them."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from lib.core.labels import LabelScheme
-from segmentations import SlicerScene, write_numbered
+from segmentations import SlicerScene
 from serving import (
     NAMED,
     PATIENCE,
@@ -34,28 +34,6 @@ from serving import (
 pytestmark = pytest.mark.slow
 
 PREDICTED = {"inside (predicted)": 1, "tubule (predicted)": 2}
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Studies with images of every kind that can't be segmented, too."""
-    folder = tmp_path_factory.mktemp("studies")
-    write_image(folder / "a.nii.gz", seed=1)
-    write_image(folder / "b.nii.gz", seed=2)
-    write_image(folder / "two channels.nii.gz", (*SHAPE, 2))
-    write_image(folder / "misread.nii.gz", (*SHAPE, 2), np.diag([0.5, 0.5, 1.25, 1.0]))
-    write_numbered(folder / "numbered.nii.gz", np.diag([0.5, 0.5, 1.25, 1.0]), (*SHAPE, 2))
-    write_label(folder / "flat.nii.gz", np.ones((20, 20), np.uint8))
-    array = np.ones(SHAPE, np.float32)
-    array[1, 2, 3] = np.inf
-    write_label(folder / "infinite.nii.gz", array)
-    (folder / "truncated.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes()[:800])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(served: Path, start_server: Callable[..., Server]) -> Server:
-    return start_server(served).wait()
 
 
 @pytest.fixture(scope="module")
@@ -153,105 +131,6 @@ def test_overlapping_segments_of_an_image_that_slicer_misreads(server: Server, s
     refused = server.put_label("numbered", file, params)
     assert (refused.status_code, "'nucleus'" in refused.json()["detail"]) == (400, True)
     assert snapshot(served) == before
-
-
-# What clients get wrong
-
-
-@pytest.fixture
-def unchanged(server: Server, served: Path) -> object:
-    """The test changes no stored file, and the server answers afterwards."""
-    before = snapshot(served)
-    yield
-    assert snapshot(served) == before
-    assert server.get("/info/").status_code == 200
-
-
-@pytest.mark.usefixtures("unchanged")
-@pytest.mark.parametrize(
-    ("case", "status", "words"),
-    [
-        ("unknown image", 404, "'nobody'"),
-        ("other shape", 400, "20, 18, 11"),
-        ("other place", 400, "grid"),
-        ("not whole", 400, "whole number"),
-        ("empty", 400, "no paint"),
-        ("unknown segment", 400, "'nucleus'"),
-        ("truncated", 400, "damaged"),
-        ("tag original", 400, "'original'"),
-        ("tag version_1", 400, "'version_1'"),
-        ("tag prediction", 400, "'prediction'"),
-        ("of a 2-D image", 400, "flat.nii.gz"),
-    ],
-)
-def test_bad_labels(server: Server, tmp_path: Path, case: str, status: int, words: str) -> None:
-    label, params = as_slicer_sends(paint())
-    affine = scaled(*SPACING)
-    image, tag = "a", case.removeprefix("tag ") if case.startswith("tag ") else ""
-    if case == "unknown image":
-        image = "nobody"
-    elif case == "of a 2-D image":
-        image = "flat"
-    elif case == "other shape":
-        label = label[:, :, 1:]
-    elif case == "other place":
-        affine[2, 3] += 2
-    elif case == "empty":
-        label[:] = 0
-    elif case == "unknown segment":
-        params["label_info"][3]["name"] = "nucleus"
-    file = write_label(tmp_path / "label.nii.gz", label + np.float32(0.25) if case == "not whole" else label, affine)
-    if case == "truncated":
-        file.write_bytes(file.read_bytes()[:100])
-    reply = server.put_label(image, file, params, tag)
-    assert reply.status_code == status
-    assert words in reply.json()["detail"]
-
-
-@pytest.mark.usefixtures("unchanged")
-def test_bad_uploads_of_images(server: Server, served: Path, tmp_path: Path) -> None:
-    for name, words in (("infinite", "1 values are infinite"), ("flat", "2-D"), ("truncated", "damaged")):
-        reply = server.put_image("new", shutil.copy(served / f"{name}.nii.gz", tmp_path / "new.nii.gz"))
-        assert reply.status_code == 400
-        assert words in reply.json()["detail"]
-        assert "'new'" in reply.json()["detail"]
-    assert server.put_image("a", write_image(tmp_path / "a.nii.gz", seed=5)).status_code == 400
-    assert server.put_image("../a", write_image(tmp_path / "a.nii.gz", seed=5)).status_code == 400
-
-
-@pytest.mark.usefixtures("unchanged")
-def test_unknown_names_are_not_found(server: Server) -> None:
-    url = server.url
-    for reply in (
-        requests.post(f"{url}/activelearning/best", json={}, timeout=PATIENCE),
-        requests.post(f"{url}/infer/other", params={"image": "a"}, timeout=PATIENCE),
-        requests.post(f"{url}/train/other", json={}, timeout=PATIENCE),
-        requests.post(f"{url}/scoring/dice", json={}, timeout=PATIENCE),
-        requests.post(f"{url}/batch/infer/other", json={}, timeout=PATIENCE),
-        requests.delete(f"{url}/datastore/image", params={"id": "nobody"}, timeout=PATIENCE),
-        requests.delete(f"{url}/datastore/label", params={"id": "b", "tag": "version_9"}, timeout=PATIENCE),
-        server.get("/datastore/label", params={"label": "a", "tag": "version_9"}),
-        server.get("/datastore/image", params={"image": "nobody"}),
-        server.infer("nobody"),
-    ):
-        assert reply.status_code == 404, reply.text
-
-
-@pytest.mark.usefixtures("unchanged")
-def test_annotations_are_not_deleted(server: Server) -> None:
-    for tag in ("final", "original", "version_1"):
-        reply = requests.delete(f"{server.url}/datastore/label", params={"id": "a", "tag": tag}, timeout=PATIENCE)
-        assert (reply.status_code, "never deleted" in reply.text) == (400, True)
-    assert requests.delete(f"{server.url}/datastore/image", params={"id": "a"}, timeout=PATIENCE).status_code == 400
-
-
-@pytest.mark.usefixtures("unchanged")
-def test_bad_training_options(server: Server) -> None:
-    for options in ({"max_epochs": "many"}, {"start": "again"}, {"max_minutes": [-1]}):
-        reply = requests.post(f"{server.url}/train/sparse_unet3d", json=options, timeout=PATIENCE)
-        assert reply.status_code == 400
-        assert next(iter(options)) in reply.json()["detail"]
-    assert requests.get(f"{server.url}/train/", timeout=PATIENCE).status_code == 404
 
 
 # With a model
