@@ -77,13 +77,14 @@ def test_simultaneous_submissions_are_all_kept(studies: Path, tmp_path: Path) ->
     # Two stores, as in two processes; two threads in each.
     stores = [open_store(studies), open_store(studies)]
     errors = []
+    told = []
 
     def work(store: AnnotationStore, worker: int) -> None:
         try:
             for number in range(4):
                 annotation = paint()
                 annotation[0, 0, worker], annotation[0, 1, number] = 1, 2
-                submit(store, tmp_path, annotation)
+                told.append(submit(store, tmp_path, annotation).info["version"])
         except Exception as error:
             errors.append(error)
 
@@ -95,6 +96,7 @@ def test_simultaneous_submissions_are_all_kept(studies: Path, tmp_path: Path) ->
     assert not errors
     contents = {stored(studies, f"version_{number}").tobytes() for number in range(1, 17)}
     assert len(contents) == 16
+    assert sorted(told) == list(range(1, 17))
     assert label_info(studies, "final")["version"] == 16
     assert (stored(studies, "final") == stored(studies, "version_16")).all()
     index = json.loads((studies / "datastore_v2.json").read_text())["objects"]["a"]["labels"]
