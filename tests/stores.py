@@ -63,7 +63,7 @@ def put(studies: Path, array: NDArray[np.uint8], image: str = "a") -> Path:
 
 
 def trainer(studies: Path) -> Trainer:
-    return Trainer(Conf.parse({"width": "2"}, "/app", str(studies)))
+    return Trainer(Conf.parse({"width": "2"}, str(studies)))
 
 
 def corrected() -> NDArray[np.uint8]:

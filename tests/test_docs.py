@@ -30,7 +30,7 @@ def test_every_server_option_is_explained():
 
 
 def test_every_training_option_is_explained(tmp_path):
-    config = Trainer(Conf.parse({}, "", str(tmp_path))).config()
+    config = Trainer(Conf.parse({}, str(tmp_path))).config()
     assert first_table(section("options.md", "Training options")) == list(config)
     assert f"| {TrainingOptions().max_epochs} |" in section("options.md", "Training options")
 

@@ -41,7 +41,7 @@ class SparseUNet3D(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         try:
-            self.settings = Conf.parse(conf or {}, app_dir, studies)
+            self.settings = Conf.parse(conf or {}, studies)
             require_folder(studies, self.settings.create)
         except InputError as error:
             refuse_to_start(error)

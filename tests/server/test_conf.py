@@ -10,7 +10,7 @@ from lib.server.conf import KEYS, Conf
 
 
 def parse(**conf: str) -> Conf:
-    return Conf.parse(conf, "/app", "/studies")
+    return Conf.parse(conf, "/studies")
 
 
 def test_without_options() -> None:
@@ -53,11 +53,11 @@ def test_with_all_options() -> None:
 @pytest.mark.parametrize("studies", ["http://store/dicom-web", "https://store", "HTTP:/store", "dicom://store:104"])
 def test_an_address_is_no_studies_folder(studies: str) -> None:
     with pytest.raises(InputError, match="can't be served yet; copy them into a folder"):
-        Conf.parse({}, "/app", studies)
+        Conf.parse({}, studies)
 
 
 def test_a_drive_of_windows_is_no_address() -> None:
-    Conf.parse({}, "/app", "C:/data")
+    Conf.parse({}, "C:/data")
 
 
 def test_an_unknown_key_is_named_with_the_known_ones() -> None:

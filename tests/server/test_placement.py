@@ -48,7 +48,7 @@ def place(path: str | Path) -> tuple[float, ...]:
     ],
 )
 def test_a_prediction_lies_over_its_image(tmp_path: Path, fields: dict[str, Any], ending: str) -> None:
-    conf = Conf.parse({"width": "2"}, ".", str(tmp_path))
+    conf = Conf.parse({"width": "2"}, str(tmp_path))
     image = tmp_path / "a.nii"
     write_nifti(image, **fields)
     store = AnnotationStore(str(tmp_path), conf.scheme)

@@ -81,7 +81,7 @@ def test_nothing_to_score(studies: Path, tmp_path: Path) -> None:
 
 def trained(studies: Path) -> tuple[ModelFolder, Model]:
     """A model that the trainer trained on the annotations, as in the server."""
-    conf = Conf.parse({"width": "2"}, "/app", str(studies))
+    conf = Conf.parse({"width": "2"}, str(studies))
     Trainer(conf)({"max_epochs": 1, "max_minutes": 0.001}, AnnotationStore(str(studies), SCHEME))
     folder = ModelFolder(conf.models)
     return folder, folder.load(SCHEME)

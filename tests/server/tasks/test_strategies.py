@@ -111,7 +111,7 @@ def test_an_empty_datastore_offers_nothing(tmp_path: Path) -> None:
 @pytest.fixture
 def next_slice(studies: Path) -> tuple[NextSlice, AnnotationStore]:
     """The strategy for a model of images with one channel."""
-    conf = Conf.parse({"labels": "inside,tubule"}, "", str(studies))
+    conf = Conf.parse({"labels": "inside,tubule"}, str(studies))
     store = AnnotationStore(str(studies), conf.scheme)
     publish(conf.models, conf.scheme)
     return NextSlice(Suggestions(conf, store, Segmentation(conf, store))), store
@@ -229,7 +229,7 @@ def test_predictions_of_earlier_versions_which_kept_less_are_gone_by(
 
 
 def test_why_a_model_is_not_gone_by_is_said(studies: Path) -> None:
-    conf = Conf.parse({"labels": "lumen"}, "", str(studies))
+    conf = Conf.parse({"labels": "lumen"}, str(studies))
     store = AnnotationStore(str(studies), conf.scheme)
     publish(conf.models, LabelScheme(("inside", "tubule"), "outside"))
     sample = NextSlice(Suggestions(conf, store, Segmentation(conf, store)))(REQUEST, store)
@@ -256,7 +256,7 @@ def test_any_uncertainty_that_clients_write_is_borne(
 
 def test_nothing_is_left_where_every_voxel_is_labelled(studies: Path, tmp_path: Path) -> None:
     """Also where most planes don't count as annotated slices."""
-    conf = Conf.parse({"labels": "inside,tubule", "unpainted": "background"}, "", str(studies))
+    conf = Conf.parse({"labels": "inside,tubule", "unpainted": "background"}, str(studies))
     store = AnnotationStore(str(studies), conf.scheme)
     dabs = np.zeros(SHAPE, np.uint8)
     for z in range(SHAPE[2]):
@@ -270,7 +270,7 @@ def test_nothing_is_left_where_every_voxel_is_labelled(studies: Path, tmp_path: 
 
 def test_where_all_is_stored_nothing_is_predicted(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then Next Sample takes as long as reading files does."""
-    conf = Conf.parse({"labels": "inside,tubule"}, "", str(studies))
+    conf = Conf.parse({"labels": "inside,tubule"}, str(studies))
     store = AnnotationStore(str(studies), conf.scheme)
     publish(conf.models, conf.scheme)
     segmentation = Segmentation(conf, store)

@@ -18,7 +18,7 @@ from serving import NAMED, SHAPE, paint, scaled, write_image, write_label
 
 
 def set_up(studies: Path, **conf_: str) -> tuple[Trainer, AnnotationStore]:
-    conf = Conf.parse({"width": "2", **conf_}, "/app", str(studies))
+    conf = Conf.parse({"width": "2", **conf_}, str(studies))
     store = AnnotationStore(str(studies), conf.scheme)
     store.serve(watch=False)
     return Trainer(conf), store

@@ -60,12 +60,11 @@ class Conf:
     create: bool = False
 
     @classmethod
-    def parse(cls, conf: Mapping[str, str], app_dir: str, studies: str) -> "Conf":
+    def parse(cls, conf: Mapping[str, str], studies: str) -> "Conf":
         """Read ``--conf`` options.
 
         Args:
             conf: the options as texts.
-            app_dir: folder of the app; unused.
             studies: studies folder.
 
         Raises:
