@@ -221,6 +221,6 @@ def test_other_requests_that_make_no_sense(server: Server, served: Path) -> None
             files={"file": ("mine.nii.gz", file)},
             timeout=PATIENCE,
         )
-    assert (reply.status_code, "studies folder only" in reply.text) == (400, True)
+    assert (reply.status_code, "only in images of the studies folder" in reply.text) == (400, True)
     reply = requests.post(f"{server.url}/batch/infer/accept_slice", json={}, timeout=PATIENCE)
     assert (reply.status_code, "whole images" in reply.text) == (404, True)
