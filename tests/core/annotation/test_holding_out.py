@@ -1,4 +1,4 @@
-"""What is held out of annotations of every kind, judged by brute force on the working grid."""
+"""What is held out of annotations of every kind, scored by brute force on the working grid."""
 
 import json
 
@@ -84,26 +84,26 @@ def test_blocks_are_apart_from_what_is_learnt_and_hold_enough(kind, spacing):
     annotation = KINDS[kind].astype(np.uint8)
     one = painted(annotation, spacing)
     split = hold_out({"a": one}, SCHEME, 0)
-    learnt, judged = split.part("a", annotation, one.grid)
+    trained, scored = split.part("a", annotation, one.grid)
     assert split.validation.get("a", []) == []
     (block,) = split.blocks["a"]
     assert block.axis == ACROSS.get(kind, block.axis)
     distances = np.abs(
-        working_planes(learnt, one.grid, block.axis)[:, None] - working_planes(judged, one.grid, block.axis)
+        working_planes(trained, one.grid, block.axis)[:, None] - working_planes(scored, one.grid, block.axis)
     )
     assert distances.min() > 3
-    assert np.count_nonzero(judged) >= 0.05 * np.count_nonzero(annotation)
-    assert np.count_nonzero(learnt) >= 0.5 * np.count_nonzero(annotation)
-    assert not np.any((learnt > 0) & (judged > 0))
-    assert set(np.unique(judged)) <= set(np.unique(learnt))
+    assert np.count_nonzero(scored) >= 0.05 * np.count_nonzero(annotation)
+    assert np.count_nonzero(trained) >= 0.5 * np.count_nonzero(annotation)
+    assert not np.any((trained > 0) & (scored > 0))
+    assert set(np.unique(scored)) <= set(np.unique(trained))
     # Nothing more is lost than the margins, and what is kept is as it was painted.
     inside = np.moveaxis(annotation, block.axis, 0)[block.first : block.last + 1]
-    assert (np.moveaxis(judged, block.axis, 0)[block.first : block.last + 1] == inside).all()
-    for part in (learnt, judged):
+    assert (np.moveaxis(scored, block.axis, 0)[block.first : block.last + 1] == inside).all()
+    for part in (trained, scored):
         assert (part[part > 0] == annotation[part > 0]).all()
     voxels = max(1, one.grid.native[block.axis] / one.grid.working[block.axis])
     lost = np.flatnonzero(
-        np.any((annotation > 0) & (learnt == 0) & (judged == 0), axis=tuple({0, 1, 2} - {block.axis}))
+        np.any((annotation > 0) & (trained == 0) & (scored == 0), axis=tuple({0, 1, 2} - {block.axis}))
     )
     assert len(lost) <= 2 * np.ceil(4 * voxels)
 
@@ -119,11 +119,11 @@ def test_what_was_held_out_stays_held_out_and_what_was_learnt_stays_in_training(
     assert before.blocks["a"]
     after = hold_out({"a": painted(whole, spacing), "b": painted(KINDS["stack"], spacing)}, SCHEME, 7, before)
     grid = grid_of(spacing)
-    learnt_before, judged_before = before.part("a", first, grid)
-    learnt, judged = after.part("a", whole, grid)
-    assert not np.any(learnt[judged_before > 0])
-    assert (judged[judged_before > 0] > 0).all()
-    assert (learnt[learnt_before > 0] > 0).all()
+    trained_before, scored_before = before.part("a", first, grid)
+    trained, scored = after.part("a", whole, grid)
+    assert not np.any(trained[scored_before > 0])
+    assert (scored[scored_before > 0] > 0).all()
+    assert (trained[trained_before > 0] > 0).all()
     assert after.blocks["a"][0].axis == before.blocks["a"][0].axis
     assert after.blocks["b"]
 
@@ -134,45 +134,47 @@ def test_a_block_that_has_become_too_little_gets_another_one_where_nothing_was_l
     first = whole.copy()
     first[:, :, 24:] = 0
     before = hold_out({"a": painted(first)}, SCHEME, 0)
-    learnt_before, judged_before = before.part("a", first, grid_of(None, shape))
+    trained_before, scored_before = before.part("a", first, grid_of(None, shape))
     after = hold_out({"a": painted(whole)}, SCHEME, 0, before)
-    learnt, judged = after.part("a", whole, grid_of(None, shape))
-    assert np.count_nonzero(judged) >= 0.05 * whole.size
-    assert (judged[judged_before > 0] > 0).all()
-    assert (learnt[learnt_before > 0] > 0).all()
+    trained, scored = after.part("a", whole, grid_of(None, shape))
+    assert np.count_nonzero(scored) >= 0.05 * whole.size
+    assert (scored[scored_before > 0] > 0).all()
+    assert (trained[trained_before > 0] > 0).all()
     axis = before.blocks["a"][0].axis
-    planes = [np.flatnonzero(np.any(part, axis=tuple({0, 1, 2} - {axis}))) for part in (learnt + learnt_before, judged)]
+    planes = [
+        np.flatnonzero(np.any(part, axis=tuple({0, 1, 2} - {axis}))) for part in (trained + trained_before, scored)
+    ]
     assert np.abs(planes[0][:, None] - planes[1]).min() > 3
 
 
-def test_a_stack_over_slices_learnt_from_before_is_judged_beside_them_only():
-    """Three crossing slices were learnt from; then everything is labelled."""
+def test_a_stack_over_slices_trained_on_before_is_scored_beside_them_only():
+    """Three crossing slices were trained on; then everything is labelled."""
     whole = KINDS["dense"]
     few = [AnnotatedSlice(0, 20), AnnotatedSlice(1, 12), AnnotatedSlice(2, 9)]
     before = hold_out({"a": painted(keep_slices(whole, few))}, SCHEME, 0)
     assert before == SliceSplit({"a": few}, {})
     after = hold_out({"a": painted(whole)}, SCHEME, 0, before)
-    learnt, judged = after.part("a", whole, grid_of(None))
-    assert np.count_nonzero(judged) >= 0.05 * whole.size
+    trained, scored = after.part("a", whole, grid_of(None))
+    assert np.count_nonzero(scored) >= 0.05 * whole.size
     for axis, index in few:
-        assert np.moveaxis(learnt, axis, 0)[index].all()
-        assert not np.moveaxis(judged, axis, 0)[index - 3 : index + 4].any()
+        assert np.moveaxis(trained, axis, 0)[index].all()
+        assert not np.moveaxis(scored, axis, 0)[index - 3 : index + 4].any()
     assert set(few) <= set(after.training["a"])
 
 
-def test_slices_held_out_before_are_not_learnt_from_when_their_neighbours_are_painted():
+def test_slices_held_out_before_are_not_trained_on_when_their_neighbours_are_painted():
     places = [AnnotatedSlice(axis, index) for axis in range(3) for index in (5, 14, 23)]
     whole = KINDS["dense"]
     before = hold_out({"a": painted(keep_slices(whole, places))}, SCHEME, 0)
     assert before.validation["a"]
     after = hold_out({"a": painted(whole)}, SCHEME, 0, before)
-    learnt, _ = after.part("a", whole, grid_of(None))
+    trained, _ = after.part("a", whole, grid_of(None))
     if after.has_validation:
         for axis, index in before.validation["a"]:
-            assert not np.moveaxis(learnt, axis, 0)[index].any()
+            assert not np.moveaxis(trained, axis, 0)[index].any()
 
 
-def test_what_is_painted_beside_a_block_later_was_neither_learnt_from_nor_held_out():
+def test_what_is_painted_beside_a_block_later_was_neither_trained_on_nor_held_out():
     whole = KINDS["stack"]
     first = whole.copy()
     first[:, :, 20:] = 0
@@ -193,12 +195,12 @@ def test_few_crossing_slices_are_held_out_as_planes():
     assert not split.blocks
     assert len(split.validation["a"]) == 1
     assert sorted(split.training["a"] + split.validation["a"]) == places
-    learnt, judged = split.part("a", annotation, grid_of(None))
-    assert ((learnt > 0) | (judged > 0)).sum() == np.count_nonzero(annotation)
+    trained, scored = split.part("a", annotation, grid_of(None))
+    assert ((trained > 0) | (scored > 0)).sum() == np.count_nonzero(annotation)
 
 
-def test_neighbours_among_few_slices_are_not_held_out_and_judged_beside():
-    """Two neighbours along one axis: neither is held out, and of slices that cross them nothing near is judged."""
+def test_neighbours_among_few_slices_are_not_held_out_and_scored_beside():
+    """Two neighbours along one axis: neither is held out, and of slices that cross them nothing near is scored."""
     places = [AnnotatedSlice(axis, index) for axis in range(3) for index in (5, 14, 23)] + [AnnotatedSlice(2, 15)]
     annotation = keep_slices(structures(SHAPE), places)
     crossing = 0
@@ -206,24 +208,24 @@ def test_neighbours_among_few_slices_are_not_held_out_and_judged_beside():
         split = hold_out({"a": painted(annotation)}, SCHEME, seed)
         assert split.validation["a"]
         assert not {AnnotatedSlice(2, 14), AnnotatedSlice(2, 15)} & set(split.validation["a"])
-        _, judged = split.part("a", annotation, grid_of(None))
-        assert not judged[:, :, 11:19].any()
+        _, scored = split.part("a", annotation, grid_of(None))
+        assert not scored[:, :, 11:19].any()
         crossing += any(axis < 2 for axis, _ in split.validation["a"])
     assert crossing
 
 
 @pytest.mark.parametrize("planes", [[10], [10, 11], range(8, 13), range(7)])
-def test_a_stack_that_leaves_no_room_for_a_margin_is_learnt_from_as_a_whole(planes):
+def test_a_stack_that_leaves_no_room_for_a_margin_is_trained_on_as_a_whole(planes):
     annotation = slices(*((2, index) for index in planes))
     one = painted(annotation)
     split = hold_out({"a": one}, SCHEME, 0)
     assert not split.has_validation
-    learnt, judged = split.part("a", annotation, one.grid)
-    assert (learnt == annotation).all()
-    assert not judged.any()
+    trained, scored = split.part("a", annotation, one.grid)
+    assert (trained == annotation).all()
+    assert not scored.any()
 
 
-def test_a_dab_is_learnt_from_as_a_whole():
+def test_a_dab_is_trained_on_as_a_whole():
     annotation = np.zeros(SHAPE, np.uint8)
     annotation[3:9, 4:6, 7] = 1
     annotation[12:16, 4:6, 9] = 3
@@ -235,9 +237,9 @@ def test_a_class_that_is_at_one_place_only_is_learnt():
     annotation[20:28, 20:28, :] = 1
     annotation[0:5] = 2
     one = painted(annotation)
-    learnt, judged = hold_out({"a": one}, SCHEME, 0).part("a", annotation, one.grid)
-    assert set(np.unique(learnt)) == {0, 1, 2, 3}
-    assert {1, 3} <= set(np.unique(judged))
+    trained, scored = hold_out({"a": one}, SCHEME, 0).part("a", annotation, one.grid)
+    assert set(np.unique(trained)) == {0, 1, 2, 3}
+    assert {1, 3} <= set(np.unique(scored))
 
 
 def test_a_score_on_next_to_nothing_is_none():

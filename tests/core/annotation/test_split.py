@@ -135,12 +135,12 @@ def test_apply_split_parts_every_voxel_as_a_loop_does():
     painted[10, 9, 7] = 2
     training = [AnnotatedSlice(0, 3), AnnotatedSlice(1, 5), AnnotatedSlice(2, 2)]
     validation = [AnnotatedSlice(0, 8), AnnotatedSlice(2, 7)]
-    learnt, judged = apply_split(painted, training, validation)
+    trained, scored = apply_split(painted, training, validation)
     for voxel in np.ndindex(painted.shape):
         in_training = any(voxel[axis] == i for axis, i in training)
         in_validation = any(voxel[axis] == i for axis, i in validation)
         held = in_validation and not in_training
-        assert (learnt[voxel], judged[voxel]) == ((0, painted[voxel]) if held else (painted[voxel], 0))
-    assert learnt.dtype == judged.dtype == np.uint8
-    assert learnt[10, 9, 9] == 1, "paint on no slice is trained on"
-    assert judged.any()
+        assert (trained[voxel], scored[voxel]) == ((0, painted[voxel]) if held else (painted[voxel], 0))
+    assert trained.dtype == scored.dtype == np.uint8
+    assert trained[10, 9, 9] == 1, "paint on no slice is trained on"
+    assert scored.any()

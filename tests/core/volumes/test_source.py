@@ -23,7 +23,7 @@ BOX = (slice(1, 4), slice(0, 5), slice(2, 3))
 
 
 class NumpyFolder:
-    """A made-up format: a folder with a JSON header and the array (C, X, Y, Z), of which a box alone is read."""
+    """A made-up format: a folder with a JSON header and a memory-mapped array (C, X, Y, Z)."""
 
     def __init__(self, path: Path) -> None:
         header = json.loads((path / "header.json").read_text())
