@@ -10,6 +10,9 @@ from lib.core.errors import InputError
 
 from .errors import ServerError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as typer gives it."""
+
 
 def make_app(text: str) -> typer.Typer:
     """Return a command line without commands; ``text`` says what it is for."""
@@ -44,4 +47,9 @@ def run(app: typer.Typer, name: str) -> int:
         return 2
     except ServerError as error:
         print(error, file=sys.stderr)
+    except SystemExit as end:
+        # Typer turns an interrupt into this without a word.
+        if end.code == INTERRUPTED:
+            print("Interrupted.", file=sys.stderr)
+        raise
     return 1
