@@ -28,7 +28,7 @@ from lib.core.volumes.intensity import scale_intensity  # noqa: E402
 from lib.core.volumes.reading import read_label_map, read_volume  # noqa: E402
 from lib.core.volumes.volume import Volume  # noqa: E402
 from lib.phantom.samples import make_samples  # noqa: E402
-from lib.report.demo_report import composite, view  # noqa: E402
+from lib.report.pictures import composite, view  # noqa: E402
 from lib.simulation.annotator import choose_slices, paint_slices, truth_as_annotation  # noqa: E402
 from serving import Server  # noqa: E402
 

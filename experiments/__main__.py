@@ -71,11 +71,11 @@ def reproduce(
     output: Output = OUTPUT,
 ) -> None:
     """Reproduce the paper's tables and figure; an interrupted command can be continued."""
-    from .reproduce import Options
+    from .reproduce import ReproduceOptions
     from .reproduce import reproduce as make
 
     finished = make(
-        Options(
+        ReproduceOptions(
             tables=[each.value for each in What if each is not What.ALL] if what is What.ALL else (what.value,),
             size=size.value,
             folder=data,
@@ -109,19 +109,19 @@ def simulate(
     output: Output = OUTPUT,
 ) -> None:
     """Compare simulated annotators who choose the next slice in different ways."""
-    from .annotators import Course
-    from .simulate import Options
+    from .annotators import Schedule
+    from .simulate import SimulateOptions
     from .simulate import simulate as make
     from .strategies import STRATEGIES
 
     make(
-        Options(
+        SimulateOptions(
             folder=data,
             labels=labels,
             volume=volume,
             strategies=strategies.split(",") if strategies else tuple(STRATEGIES),
             seeds=seeds,
-            course=Course(most_slices=slices),
+            schedule=Schedule(most_slices=slices),
             jobs=jobs,
             experiments=output,
         )

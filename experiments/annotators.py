@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -17,17 +17,14 @@ from lib.core.device.machine import Machine
 from lib.core.inference.segmenter import Segmenter
 from lib.core.labels import UNLABELLED, LabelScheme
 from lib.core.metrics import confusion, iou_per_class, mean_iou
-from lib.core.network.batch_norm import Statistics
 from lib.core.network.unet import UNet
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
 from lib.core.training.learner import Learner
-from lib.core.volumes.volume import Volume
 
-from .features import SliceFeatures, slice_features
 from .run import commit, machine_name
-from .strategies import STRATEGIES, Generator, Sight, boundary_lengths
+from .strategies import STRATEGIES, Generator, StrategyInput
 from .study import Subject
 
 MOST_SLICES = 20
@@ -43,7 +40,7 @@ ENOUGH = 0.95
 
 
 @dataclass(frozen=True)
-class Course:
+class Schedule:
     """How an annotator and the model work together.
 
     The steps are to be so many that the annotation limits what is reached, not the training.
@@ -81,11 +78,43 @@ class Game:
         return f"{self.strategy}-{self.seed}"
 
 
-Record = dict[str, Any]
-"""What is kept of a game: ``strategy``, ``seed``, ``settings``; after each training ``slices`` (how many; of the
-reference, how many the others have after as many steps), ``iou``, ``iou_unannotated`` (see ``iou_elsewhere``) and
-``labelled`` (part of the voxels); ``places`` (axis, index) in the order of their annotation, ``lengths`` of the
-boundaries in each; ``seconds``, ``commit``, ``machine``."""
+class GameSettings(TypedDict):
+    """Everything that a game depends on, except how the software trains and segments; compared as a whole.
+
+    ``checksum``: of the volume. ``code``: of the modules that choose slices. ``course``: numbers of the schedule.
+    """
+
+    checksum: int
+    code: int
+    course: list[int]
+    plan: dict[str, Any]
+
+
+class PlayedGame(TypedDict):
+    """What happened in a game. The lists from ``slices`` to ``labelled`` have an entry for each training.
+
+    ``slices``: their number; for the reference, the number that the others have after the same steps. ``iou``: mean
+    foreground IoU on the whole volume. ``iou_unannotated``: see ``iou_elsewhere``. ``labelled``: share of the voxels,
+    0 … 1. ``places``: (axis, index) in the order of annotation. ``lengths``: of the boundaries in each of them.
+    """
+
+    strategy: str
+    seed: int
+    slices: list[int]
+    iou: list[float]
+    iou_unannotated: list[float]
+    labelled: list[float]
+    places: list[list[int]]
+    lengths: list[int]
+    seconds: float
+    commit: str
+    machine: str
+
+
+class GameRecord(PlayedGame):
+    """The same with its settings, as its JSON file holds it."""
+
+    settings: GameSettings
 
 
 def enough_iou(dense: Sequence[Sequence[float]]) -> float:
@@ -98,7 +127,7 @@ def first_slices(shape: Sequence[int], generator: Generator) -> list[AnnotatedSl
     return [AnnotatedSlice(axis, int(generator.integers(n // 3, n - n // 3))) for axis, n in enumerate(shape)]
 
 
-def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course, device: str) -> Record:
+def play(subject: Subject, scheme: LabelScheme, game: Game, schedule: Schedule, device: str) -> PlayedGame:
     """Let a strategy choose slices until there are enough, training after each, on ``cpu`` or ``cuda``."""
     # Asked for before the game, as another commit may be made beside it.
     software = commit()
@@ -109,8 +138,7 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course, devi
     places = first_slices(subject.truth.shape, generator)
     player = _Player(subject, plan, game.seed, device)
     slices, iou, elsewhere, labelled = [], [], [], []
-    before = None
-    for number, steps in enumerate(course.rounds, start=len(places)):
+    for number, steps in enumerate(schedule.rounds, start=len(places)):
         annotation = subject.truth if game.strategy == DENSE else keep_slices(subject.truth, places)
         player.train(annotation, steps)
         labels, uncertainty = player.segment()
@@ -118,19 +146,9 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, course: Course, devi
         iou.append(_iou(labels, subject.truth, scheme))
         elsewhere.append(iou_elsewhere(labels, subject.truth, annotation, scheme))
         labelled.append(float(np.mean(annotation != UNLABELLED)))
-        if game.strategy != DENSE and number < course.most_slices:
-            sight = Sight(
-                evidence=Evidence(scheme, annotation, labels, uncertainty),
-                annotated=places,
-                chosen=len(places) - 3,
-                before=before,
-                volume=subject.volume,
-                segment=player.labels_of,
-                features=player.features,
-                generator=generator,
-            )
-            places.append(STRATEGIES[game.strategy](sight))
-            before = labels
+        if game.strategy != DENSE and number < schedule.most_slices:
+            evidence = Evidence(scheme, annotation, labels, uncertainty)
+            places.append(STRATEGIES[game.strategy](StrategyInput(evidence, places, generator)))
     return {
         "strategy": game.strategy,
         "seed": game.seed,
@@ -173,6 +191,20 @@ def iou_elsewhere(
     return both / either if either else 1.0
 
 
+def boundary_lengths(labels: NDArray[np.uint8], axis: int) -> NDArray[np.int64]:
+    """Count, in each slice across an axis, the pairs of neighbouring voxels whose classes differ.
+
+    Args:
+        labels: (X, Y, Z), classes.
+        axis: 0, 1 or 2.
+    """
+    planes = np.moveaxis(labels, axis, 0)
+    lengths = np.zeros(len(planes), dtype=np.int64)
+    for within in (1, 2):
+        lengths += np.count_nonzero(np.diff(planes.astype(np.int16), axis=within), axis=(1, 2))
+    return lengths
+
+
 class _Player:
     """The network, trained on ever more annotation of one volume."""
 
@@ -201,18 +233,6 @@ class _Player:
 
     def segment(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return labels and entropy of the volume, both (X, Y, Z)."""
-        return self._segmenter(None).segment_with_entropy(self.subject.volume, self.machine)
-
-    def labels_of(self, volume: Volume, statistics: Statistics | None) -> NDArray[np.uint8]:
-        """Segment an image, by these statistics of batch normalisation or, None, by the plan's."""
-        return self._segmenter(statistics).segment(volume, self.machine)
-
-    def features(self) -> SliceFeatures:
-        """Return what the network finds in the volume's slices, see ``slice_features``."""
         assert self._network is not None
-        return slice_features(self._network, self.plan, self.subject.volume)
-
-    def _segmenter(self, statistics: Statistics | None) -> Segmenter:
-        assert self._network is not None
-        plan = replace(self.plan, statistics=statistics or self.plan.statistics)
-        return Segmenter(self._network, plan, PRECISION)
+        segmenter = Segmenter(self._network, self.plan, PRECISION)
+        return segmenter.segment_with_entropy(self.subject.volume, self.machine)

@@ -4,32 +4,90 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import TypedDict
 
 from scipy.stats import wilcoxon
 
-from .annotators import DENSE, Record, enough_iou
+from .annotators import DENSE, GameRecord, enough_iou
 from .strategies import BASELINES, OURS
 
+ByStrategy = dict[str, list[float]]
+"""A number for each seed, by strategy."""
 
-def summarise(records: Sequence[Record]) -> dict[str, Any]:
-    """Compare the strategies on one volume.
+Reached = dict[str, list[float | None]]
+"""The cost of reaching 95 % of the dense IoU for each seed, by strategy; None where it is never reached."""
 
-    Returns:
-        ``dense_iou``, the reference's curves by seed; by strategy, and then by seed (``seeds``), ``slices``, ``iou``
-        (curves on the whole volume), ``iou_unannotated`` (on what is unannotated yet), ``places``, ``area_under_curve``
-        (mean IoU over the numbers of slices), ``area_unannotated``, ``slices_to_95_percent`` (from which on the IoU is
-        always enough, see ``enough_iou``; None if never), ``slices_to_first_95_percent`` (with which it is for the
-        first time), and of the slices from which on it is always enough ``length_to_95_percent``, the length of the
-        boundaries in them, which painting takes time in proportion to, and ``labelled_to_95_percent``, their part of
-        all voxels; ``medians`` of these ``slices``, of the ``first`` and of the ``length``, None where half of the
-        seeds or more never get there; ``saved``, which part of each ours takes less than the best baseline; both are
-        over the seeds that ours and all baselines share. ``paired``: Wilcoxon's p of our areas against those of each
-        baseline, over the seeds that these two share, and ``holm``, it corrected for their number.
+
+class PairedTest(TypedDict):
+    """Our areas against a baseline's: the median difference, and Wilcoxon's p, plain and corrected by Holm's method."""
+
+    difference: float | None
+    p: float | None
+    holm: float | None
+
+
+class PairedOverVolumes(PairedTest):
+    """The same over several volumes; ``pairs``: number of volumes times seeds."""
+
+    pairs: int
+
+
+class CompareSettings(TypedDict):
+    """What comparisons must share to be shown together: checksum of the code; steps and slices."""
+
+    code: int
+    course: list[int]
+
+
+class StrategyComparison(TypedDict):
+    """How the strategies compare on one volume.
+
+    ``dense_iou``: curves of the reference by seed. The other entries are by strategy.
+
+    - ``seeds``, ``slices`` (numbers of annotated slices), ``iou`` and ``iou_unannotated`` (curves by seed, on the whole
+      volume and where nothing is annotated yet), ``places`` (axis, index) of the slices by seed;
+    - ``area_under_curve``, ``area_unannotated``: mean IoU over the numbers of slices;
+    - ``slices_to_95_percent``: number of slices from which on the IoU stays at 95 % of the dense IoU, see
+      ``enough_iou``; ``slices_to_first_95_percent``: number with which it is first reached;
+    - ``length_to_95_percent``: length of the boundaries in the former slices, which painting takes time in proportion
+      to; ``labelled_to_95_percent``: their share of all voxels, 0 … 1.
+
+    ``medians``: of these ``slices``, of the ``first`` and of the ``length``, by strategy; None where at least half of
+    the seeds never get there. ``saved``: the part of each that ours saves against the best baseline. Both cover the
+    seeds that ours and all baselines share. ``paired``: by baseline, over the seeds that it shares with ours.
     """
+
+    dense_iou: list[list[float]]
+    seeds: dict[str, list[int]]
+    slices: dict[str, list[int]]
+    iou: dict[str, list[list[float]]]
+    iou_unannotated: dict[str, list[list[float]]]
+    places: dict[str, list[list[list[int]]]]
+    area_under_curve: ByStrategy
+    area_unannotated: ByStrategy
+    slices_to_95_percent: Reached
+    slices_to_first_95_percent: Reached
+    length_to_95_percent: Reached
+    labelled_to_95_percent: Reached
+    medians: dict[str, dict[str, float | None]]
+    saved: dict[str, float | None]
+    paired: dict[str, PairedTest]
+    commits: list[str]
+    machines: list[str]
+    date: str
+
+
+class Comparison(StrategyComparison):
+    """The same with what it was made by, as ``simulate.json`` holds it."""
+
+    settings: CompareSettings
+
+
+def summarise(records: Sequence[GameRecord]) -> StrategyComparison:
+    """Compare the strategies on one volume."""
     dense = [record["iou"] for record in records if record["strategy"] == DENSE]
     enough = enough_iou(dense)
-    by_strategy: dict[str, list[Record]] = {}
+    by_strategy: dict[str, list[GameRecord]] = {}
     for record in sorted(records, key=lambda record: int(record["seed"])):
         if record["strategy"] != DENSE:
             by_strategy.setdefault(record["strategy"], []).append(record)
@@ -76,14 +134,14 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def compare_over_volumes(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+def compare_over_volumes(results: Mapping[str, StrategyComparison]) -> dict[str, PairedOverVolumes]:
     """Compare our areas with those of each baseline over all volumes and seeds.
 
     Args:
-        results: by data set, see ``summarise``.
+        results: by data set.
 
     Returns:
-        By baseline, ``difference``, the median, ``p`` by Wilcoxon's test, ``holm``, and ``pairs``, how many there are.
+        By baseline.
     """
     pairs = {
         baseline: [
@@ -98,7 +156,7 @@ def compare_over_volumes(results: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     return {baseline: {**own, "pairs": len(pairs[baseline])} for baseline, own in compared.items()}
 
 
-def _slices_to(record: Record, level: float) -> int | None:
+def _slices_to(record: GameRecord, level: float) -> int | None:
     """Return the number of slices from which on the IoU is never below a level again; None if it is at the end."""
     enough = None
     for slices, iou in zip(record["slices"], record["iou"], strict=True):
@@ -106,13 +164,13 @@ def _slices_to(record: Record, level: float) -> int | None:
     return enough
 
 
-def _first_slices_to(record: Record, level: float) -> int | None:
+def _first_slices_to(record: GameRecord, level: float) -> int | None:
     """Return the number of slices with which the IoU reaches a level first; None if never."""
     return next((n for n, iou in zip(record["slices"], record["iou"], strict=True) if iou >= level), None)
 
 
 def _medians(
-    by_strategy: Mapping[str, Sequence[Record]], cost: Callable[[Record, float], int | None], level: float
+    by_strategy: Mapping[str, Sequence[GameRecord]], cost: Callable[[GameRecord, float], int | None], level: float
 ) -> dict[str, float | None]:
     """Return by strategy the median of what it takes to reach a level, over the seeds that ours and baselines share."""
     seeds = ({record["seed"] for record in by_strategy.get(name, ())} for name in (OURS, *BASELINES))
@@ -133,9 +191,9 @@ def _saved(medians: Mapping[str, float | None]) -> float | None:
     return None if ours is None or not others else round(1 - ours / min(others), 3)
 
 
-def _corrected(paired: Mapping[str, dict[str, float | None]]) -> dict[str, dict[str, float | None]]:
-    """Add ``holm``: p values corrected for how many there are, by Holm's method."""
-    corrected: dict[str, dict[str, float | None]] = {name: {**own, "holm": None} for name, own in paired.items()}
+def _corrected(paired: Mapping[str, PairedTest]) -> dict[str, PairedTest]:
+    """Fill in ``holm``: p corrected for the number of tests by Holm's method."""
+    corrected: dict[str, PairedTest] = {name: {**own} for name, own in paired.items()}
     values = sorted((p, name) for name, own in paired.items() if (p := own["p"]) is not None)
     highest = 0.0
     for number, (p, name) in enumerate(values):
@@ -144,13 +202,13 @@ def _corrected(paired: Mapping[str, dict[str, float | None]]) -> dict[str, dict[
     return corrected
 
 
-def _length_to(record: Record, level: float) -> int | None:
+def _length_to(record: GameRecord, level: float) -> int | None:
     """Return how long the boundaries are in the slices that it takes, see ``_slices_to``."""
     count = _slices_to(record, level)
     return None if count is None else sum(record["lengths"][:count])
 
 
-def _labelled_to(record: Record, level: float) -> float | None:
+def _labelled_to(record: GameRecord, level: float) -> float | None:
     """Return which part of all voxels is labelled in the slices that it takes, see ``_slices_to``."""
     count = _slices_to(record, level)
     return None if count is None else float(record["labelled"][record["slices"].index(count)])
@@ -165,7 +223,7 @@ def _differences(
     return [area - theirs[seed] for seed, area in ours if seed in theirs]
 
 
-def _paired(differences: Sequence[float]) -> dict[str, float | None]:
-    """Return the median difference, and Wilcoxon's p."""
+def _paired(differences: Sequence[float]) -> PairedTest:
+    """Return the median difference and Wilcoxon's p, not yet corrected."""
     p = float(wilcoxon(differences).pvalue) if len(differences) > 1 and any(differences) else None
-    return {"difference": statistics.median(differences) if differences else None, "p": p}
+    return {"difference": statistics.median(differences) if differences else None, "p": p, "holm": None}

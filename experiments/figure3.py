@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from skimage.measure import marching_cubes
 
-from lib.report.demo_report import png_of_figure
+from lib.report.pictures import png_of_figure
 
 SMOOTHING = 0.7
 """Standard deviation in voxels, so that the steps between voxels don't show."""

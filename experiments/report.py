@@ -1,10 +1,8 @@
 """The report of the experiments: tables beside the paper's, curves, slices and surfaces in one HTML file."""
 
-import json
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,36 +10,25 @@ from numpy.typing import NDArray
 
 from lib.core.files import replacing
 from lib.core.volumes.intensity import scale_intensity
-from lib.report.demo_report import (
+from lib.report.page import Cell, Legend, Shown, Table, render, two_digits, write_page
+from lib.report.pictures import (
+    AXES,
     FOREGROUND_COLOURS,
     PICTURE_PIXELS,
     colours,
     composite,
-    html_table,
-    image_tag,
-    legend,
-    page,
     painted,
     png_of,
     png_of_figure,
-    show,
     view,
 )
 
+from . import TEMPLATES
 from .figure3 import draw_surfaces
 from .methods import METHODS
-from .run import Record, shown_labels
+from .run import RunRecord, shown_labels
 from .study import Study
-from .tables import ROWS
-
-EXPLANATION = (
-    "IoU (intersection over union) is the overlap of a segmentation with the truth: 1 is perfect, 0 is none. A number "
-    "is the mean over the foreground classes ({classes}), of all voxels of the test slices together but for those that "
-    "training slices cross; the paper does not say which classes its numbers are of. Small, below each number: the "
-    "classes one by one, and the lowest and highest of several seeds; in Table 2 the volumes one by one. BN is batch "
-    "normalisation. The paper's numbers are of its own volumes, which were not published: compare the order of the "
-    "methods, not the digits."
-)
+from .tables import ROWS, TableResult, TableRow, mean_of, methods_in, read_table
 
 CURVE_COLOURS = {
     "2d_bn": "#999999",
@@ -54,70 +41,100 @@ CURVE_COLOURS = {
 }
 
 
-def write_report(path: Path, results: Path, records: Mapping[str, Sequence[Record]], study: Study, dense: Path) -> None:
-    """Write the HTML file from the tables that there are, and Figure 3 as ``figure3.png`` beside it.
+@dataclass(frozen=True)
+class _Strip:
+    """Pictures of one slice, side by side."""
+
+    place: str
+    pictures: Sequence[Shown]
+
+
+@dataclass(frozen=True)
+class _Section:
+    """What the page says of a table or of Figure 3."""
+
+    caption: str
+    table: Table
+    picture: Shown | None
+    strips: Sequence[_Strip]
+    provenance: str
+
+
+def write_report(
+    path: Path, results: Path, records: Mapping[str, Sequence[RunRecord]], study: Study, dense: Path
+) -> None:
+    """Write the HTML file from the tables in ``results``, and Figure 3 as ``figure3.png`` beside it.
 
     Args:
         path: the file.
         results: folder with ``table1.json``, …
-        records: by table, whose slices are shown.
+        records: by table, the finished runs whose slices are shown.
         study: the volumes.
-        dense: Figure 3's dense segmentation; not there: the picture that was drawn before is shown.
+        dense: Figure 3's dense segmentation. If it is missing, the page shows the existing ``figure3.png``.
     """
-    tables = {name: json.loads(file.read_text()) for name in ROWS if (file := results / f"{name}.json").is_file()}
-    classes = ", ".join(study.scheme.foreground)
-    sections = ["<h1>The paper's experiments</h1>", f"<p>{escape(EXPLANATION.format(classes=classes))}</p>"]
-    sections.append(legend(study.scheme, colours(study.scheme)))
-    for name, table in tables.items():
-        own = records.get(name, ())
-        sections.append(f"<h2>{escape(table['caption'])}</h2>")
-        sections.append(_by_slices(table) if name == "table2" else _table(table))
-        if name == "table2":
-            # Its slices, of each volume and number of slices, would fill pages.
-            sections.append(image_tag(draw_curve(table), "IoU over the labelled voxels"))
-        elif name == "figure3":
-            sections.append(_figure(results / "figure3.png", study, own, dense))
-        else:
-            sections += _slices(own, study)
-        sections.append(f"<p class=small>{escape(_provenance(table))}</p>")
-    with replacing(path) as beside:
-        beside.write_text(page("The paper's experiments", sections), encoding="utf-8")
+    tables = {name: read_table(file) for name in ROWS if (file := results / f"{name}.json").is_file()}
+    html = render(
+        "reproduce.html.j2",
+        TEMPLATES,
+        classes=", ".join(study.scheme.foreground),
+        legend=Legend.of(study.scheme, colours(study.scheme)),
+        sections=[
+            _section(name, table, records.get(name, ()), study, dense, results) for name, table in tables.items()
+        ],
+    )
+    write_page(path, html)
 
 
-def _methods(table: Mapping[str, Any]) -> list[str]:
-    return [method for method in METHODS if any(method in row for row in table["rows"])]
+def _section(
+    name: str, table: TableResult, records: Sequence[RunRecord], study: Study, dense: Path, results: Path
+) -> _Section:
+    picture: Shown | None = None
+    strips = [] if name == "table2" else _strips(records, study)
+    if name == "table2":
+        # Its slices, one for each volume and number of slices, would fill pages.
+        picture = Shown(draw_curve(table), "IoU over the labelled voxels")
+    elif name == "figure3":
+        picture = _surfaces(results / "figure3.png", study, dense)
+        strips = strips if picture else []
+    return _Section(
+        table["caption"],
+        _by_slices(table) if name == "table2" else _by_row(table),
+        picture,
+        strips,
+        _provenance(table),
+    )
 
 
-def _table(table: Mapping[str, Any]) -> str:
-    methods = _methods(table)
+def _by_row(table: TableResult) -> Table:
+    methods = methods_in(table)
     beside = [method for method in methods if any(method in row.get("paper", {}) for row in table["rows"])]
     head = ["test", *(METHODS[method].title for method in methods), *(f"paper: {METHODS[m].title}" for m in beside)]
     lines = [
-        [escape(row["test"].replace("_", " ")), *(_cell(row, method) for method in methods), *_paper(row, beside)]
+        [
+            Cell(row["test"].replace("_", " ")),
+            *(Cell(_digits(mean_of(row, method)), _details(row, method)) for method in methods),
+            *_paper(row.get("paper", {}), beside),
+        ]
         for row in table["rows"]
     ]
     average, seeds = table["average"], table["average_seeds"]
     if len(lines) > 1:
         averages = [
-            f"<b>{_digits(average.get(method))}</b>{_note(_spread(seeds.get(method, ())))}" for method in methods
+            Cell(_digits(mean_of(average, method)), _spread(seeds.get(method, ())), bold=True) for method in methods
         ]
-        lines.append(["<b>average</b>", *averages, *_paper(average, beside)])
-    return html_table(head, lines)
+        lines.append([Cell("average", bold=True), *averages, *_paper(average.get("paper", {}), beside)])
+    return Table(head, lines)
 
 
-def _paper(row: Mapping[str, Any], methods: Sequence[str]) -> list[str]:
-    return [_digits(row.get("paper", {}).get(method)) for method in methods]
+def _paper(printed: Mapping[str, object], methods: Sequence[str]) -> list[Cell]:
+    return [Cell(_digits(mean_of(printed, method))) for method in methods]
 
 
-def _cell(row: Mapping[str, Any], method: str) -> str:
-    if method not in row:
-        return "–"
-    return _digits(row[method]) + _note(_details(row, method))
-
-
-def _details(row: Mapping[str, Any], method: str) -> str:
-    """Return the IoU of each class, and the spread over the seeds."""
-    classes = ", ".join(f"{name} {show(value)}" for name, value in row["classes"][method].items())
+def _details(row: TableRow, method: str) -> str:
+    """Return the IoU of each class, and the spread over the seeds; nothing where the method isn't finished."""
+    if method not in row["classes"]:
+        return ""
+    classes = ", ".join(f"{name} {two_digits(value)}" for name, value in row["classes"][method].items())
     return "; ".join(filter(None, (classes, _spread(row["seeds"][method]))))
 
 
@@ -125,32 +142,28 @@ def _spread(seeds: Sequence[float]) -> str:
     return f"{min(seeds):.3f} to {max(seeds):.3f}" if len(seeds) > 1 else ""
 
 
-def _note(text: str) -> str:
-    return f"<br><span class=note>{escape(text)}</span>" if text else ""
-
-
-def _by_slices(table: Mapping[str, Any]) -> str:
-    methods = _methods(table)
+def _by_slices(table: TableResult) -> Table:
+    methods = methods_in(table)
     head = ["slices x, y, z", "labelled", *(METHODS[m].title for m in methods), "paper: labelled", "paper: 3-D with BN"]
     lines = []
     for row in table["rows"]:
         paper = row.get("paper", {})
         cells = []
         for method in methods:
-            details = [_details(row, method)] if method in row else []
+            details = [_details(row, method)]
             if method in row["volumes"]:
                 details.append("volumes " + ", ".join(f"{value:.3f}" for value in row["volumes"][method].values()))
-            cells.append(_digits(row.get(method)) + _note("; ".join(details)))
+            cells.append(Cell(_digits(mean_of(row, method)), "; ".join(filter(None, details))))
         lines.append(
             [
-                ", ".join(map(str, row["slices"])),
-                _percent(row.get("labelled_percent")),
+                Cell(", ".join(map(str, row["slices"]))),
+                Cell(_percent(row.get("labelled_percent"))),
                 *cells,
-                _percent(paper.get("labelled_percent")),
-                _digits(paper.get("3d_bn")) + _note(", ".join(f"{value:.3f}" for value in paper.get("volumes", ()))),
+                Cell(_percent(paper.get("labelled_percent"))),
+                Cell(_digits(mean_of(paper, "3d_bn")), ", ".join(f"{value:.3f}" for value in paper.get("volumes", ()))),
             ]
         )
-    return html_table(head, lines)
+    return Table(head, lines)
 
 
 def _digits(value: float | None) -> str:
@@ -161,7 +174,7 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f} %"
 
 
-def draw_curve(table: Mapping[str, Any]) -> bytes:
+def draw_curve(table: TableResult) -> bytes:
     """Draw IoU over the labelled voxels of Table 2, the mean over the volumes as a line and each volume as a dot.
 
     Returns:
@@ -169,11 +182,17 @@ def draw_curve(table: Mapping[str, Any]) -> bytes:
     """
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
-    for method in _methods(table):
-        rows = [row for row in table["rows"] if method in row]
+    for method in methods_in(table):
+        rows = [row for row in table["rows"] if mean_of(row, method) is not None]
         colour = CURVE_COLOURS[method]
         labelled = [row["labelled_percent"] for row in rows]
-        axes.plot(labelled, [row[method] for row in rows], color=colour, marker="o", label=METHODS[method].title)
+        axes.plot(
+            labelled,
+            [mean_of(row, method) or 0.0 for row in rows],
+            color=colour,
+            marker="o",
+            label=METHODS[method].title,
+        )
         for row in rows:
             values = list(row["volumes"][method].values())
             axes.plot([row["labelled_percent"]] * len(values), values, ".", color=colour, alpha=0.5)
@@ -181,7 +200,7 @@ def draw_curve(table: Mapping[str, Any]) -> bytes:
     if paper:
         axes.plot(
             [row["labelled_percent"] for row in paper],
-            [row["3d_bn"] for row in paper],
+            [mean_of(row, "3d_bn") or 0.0 for row in paper],
             color="black",
             linestyle="--",
             marker="s",
@@ -194,16 +213,16 @@ def draw_curve(table: Mapping[str, Any]) -> bytes:
     return png_of_figure(figure, dpi=120)
 
 
-def _slices(records: Sequence[Record], study: Study) -> list[str]:
+def _strips(records: Sequence[RunRecord], study: Study) -> list[_Strip]:
     """Show for each row the slice that its runs keep: image, truth, and what each method made of it."""
     table = colours(study.scheme)
-    sections = []
+    strips = []
     for row in dict.fromkeys(record["row"] for record in records):
-        # Of each method the first seed: records are sorted by seed.
+        # Records are sorted by seed: the first seed of each method is shown.
         own = {r["method"]: r for r in reversed(records) if r["row"] == row}
-        shown = next(iter(own.values()))["shown"]
-        subject = study.subjects[shown["volume"]]
-        layout = view(subject.volume, shown["axis"], shown["index"])
+        kept = next(iter(own.values()))["shown"]
+        subject = study.subjects[kept["volume"]]
+        layout = view(subject.volume, kept["axis"], kept["index"])
         plane = layout.of(scale_intensity(subject.volume.array))
         truth = np.where(subject.truth == study.scheme.background_value, 0, subject.truth)
         pictures = {"image": composite(plane), "truth": painted(plane, layout.of(truth), table)}
@@ -214,17 +233,13 @@ def _slices(records: Sequence[Record], study: Study) -> list[str]:
         width = PICTURE_PIXELS * 0.75
         height = width * plane.shape[1] * subject.volume.spacing[layout.down]
         height /= plane.shape[2] * subject.volume.spacing[layout.across]
-        cells = [
-            f"<figure>{image_tag(png_of(picture), f'{what}, {row}', width, height)}"
-            f"<figcaption>{escape(what)}</figcaption></figure>"
-            for what, picture in pictures.items()
-        ]
-        where = f"{row.replace('_', ' ')}: {shown['volume']}, slice {'xyz'[shown['axis']]} = {shown['index']}"
-        sections.append(f"<p class=small>{escape(where)}</p><div class=strip>{''.join(cells)}</div>")
-    return sections
+        shown = [Shown(png_of(picture), f"{what}, {row}", what, width, height) for what, picture in pictures.items()]
+        place = f"{row.replace('_', ' ')}: {kept['volume']}, slice {AXES[kept['axis']]} = {kept['index']}"
+        strips.append(_Strip(place, shown))
+    return strips
 
 
-def _in_volume(record: Record, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _in_volume(record: RunRecord, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Return an empty volume (X, Y, Z) with the slice that a record keeps in its place."""
     labels = np.zeros(shape, dtype=np.uint8)
     shown = record["shown"]
@@ -232,8 +247,8 @@ def _in_volume(record: Record, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return labels
 
 
-def _figure(path: Path, study: Study, records: Sequence[Record], dense: Path) -> str:
-    """Draw the surfaces if the segmentation is there; show them beside a slice of the recording."""
+def _surfaces(path: Path, study: Study, dense: Path) -> Shown | None:
+    """Draw the surfaces if the dense segmentation exists; return the picture, None where there is none."""
     *_, (name, subject) = study.subjects.items()
     if dense.is_file():
         with np.load(dense) as kept:
@@ -242,12 +257,10 @@ def _figure(path: Path, study: Study, records: Sequence[Record], dense: Path) ->
             picture = draw_surfaces(kept["labels"], subject.volume.spacing, names)
         with replacing(path) as beside:
             beside.write_bytes(picture)
-    if not path.is_file():
-        return ""
-    return image_tag(path.read_bytes(), f"Dense segmentation of {name} as surfaces") + "".join(_slices(records, study))
+    return Shown(path.read_bytes(), f"Dense segmentation of {name} as surfaces") if path.is_file() else None
 
 
-def _provenance(table: Mapping[str, Any]) -> str:
+def _provenance(table: TableResult) -> str:
     annotated = ", ".join(f"{name} {tuple(counts)}" for name, counts in table["annotated_slices"].items())
     commits = ", ".join(f"{method} {' and '.join(own)}" for method, own in table["commits"].items())
     return (

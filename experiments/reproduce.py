@@ -20,9 +20,9 @@ from lib.core.files import write_json
 
 from .engine import outcomes
 from .methods import METHODS, SIZES, OutOfTimeError, Size
-from .run import RECORDS, Record, Run, Setting, check_runs, commit, finished, perform
+from .run import RECORDS, Run, RunRecord, Setting, check_runs, commit, finished, perform
 from .study import Source, Study, load_study
-from .tables import DEFAULT_METHODS, ROWS, assemble, runs_of
+from .tables import DEFAULT_METHODS, ROWS, TableResult, assemble, runs_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ REPORTS_NEED = ("matplotlib", "PIL", "skimage")
 
 
 @dataclass(frozen=True)
-class Options:
+class ReproduceOptions:
     """What a person asks for.
 
     Attributes:
@@ -67,7 +67,7 @@ class Options:
         size = self.size if self.steps is None else f"{self.size}_{self.steps}_steps"
         return Path(size, self.folder.resolve().name) if self.folder else Path(size)
 
-    def command(self, table: str, records: Sequence[Record]) -> str:
+    def command(self, table: str, records: Sequence[RunRecord]) -> str:
         """Return the command that makes a table anew, several where its methods have unlike numbers of seeds."""
         by_seeds: dict[int, list[str]] = {}
         for method in METHODS:
@@ -89,7 +89,7 @@ class Options:
         return shlex.join(["python", "-m", "experiments", "reproduce", table, *words])
 
 
-def reproduce(options: Options) -> bool:
+def reproduce(options: ReproduceOptions) -> bool:
     """Do what is still to be done, and write tables and report.
 
     Returns:
@@ -141,13 +141,13 @@ def _alone(work: Path) -> Iterator[None]:
         yield
 
 
-def _make(runs: Sequence[Run], study: Study, setting: Setting, options: Options) -> bool:
+def _make(runs: Sequence[Run], study: Study, setting: Setting, options: ReproduceOptions) -> bool:
     """Do what is still to be done of these runs, and write tables and report, see ``reproduce``."""
     kept = {run.key: finished(run, study, setting) for run in runs}
     due = [run for run in runs if kept[run.key] is None]
     check_runs(due, study)
     print(f"{len(runs)} runs, {len(runs) - len(due)} of them are finished already.", flush=True)
-    other = sorted(_parts(filter(None, kept.values()), "commit", ", ") - {commit()})
+    other = sorted(_commits(filter(None, kept.values())) - {commit()})
     if other:
         print(f"Some were made by other commits ({', '.join(other)}); without {setting.records} all are made anew.")
     left, failures = len(due), list[str]()
@@ -178,7 +178,7 @@ def _make(runs: Sequence[Run], study: Study, setting: Setting, options: Options)
     return not left
 
 
-def _check(options: Options) -> None:
+def _check(options: ReproduceOptions) -> None:
     """Refuse options before anything is done.
 
     Raises:
@@ -213,7 +213,7 @@ def _check(options: Options) -> None:
         raise InputError("--dask: the package distributed is not installed; pip install distributed")
 
 
-def _methods(table: str, options: Options) -> list[str]:
+def _methods(table: str, options: ReproduceOptions) -> list[str]:
     """Return the methods that a table is made of, each once."""
     if table == "figure3" or options.methods is None:
         missing = [method for method in DEFAULT_METHODS[table] if not METHODS[method].is_available]
@@ -223,7 +223,7 @@ def _methods(table: str, options: Options) -> list[str]:
     return list(dict.fromkeys(options.methods))
 
 
-def _seeds(table: str, options: Options) -> range:
+def _seeds(table: str, options: ReproduceOptions) -> range:
     """Return the seeds of a table; the figure shows one segmentation."""
     return range(1 if table == "figure3" else options.seeds)
 
@@ -233,7 +233,7 @@ def _seconds_at_once(method: str, size: Size) -> float:
     return size.peer_seconds + STARTING_SECONDS if METHODS[method].in_one_go else 0
 
 
-def _attempt(setting: Setting, run: Run) -> tuple[Run, Record | str | None]:
+def _attempt(setting: Setting, run: Run) -> tuple[Run, RunRecord | str | None]:
     """Do a run; return its record, or why it failed, or None where time was up."""
     try:
         if setting.until is not None and time.time() + _seconds_at_once(run.method, setting.size) >= setting.until:
@@ -249,7 +249,9 @@ def _attempt(setting: Setting, run: Run) -> tuple[Run, Record | str | None]:
         return run, f"{type(error).__name__}: {error}"
 
 
-def _outcomes(runs: Sequence[Run], setting: Setting, options: Options) -> Iterator[tuple[Run, Record | str | None]]:
+def _outcomes(
+    runs: Sequence[Run], setting: Setting, options: ReproduceOptions
+) -> Iterator[tuple[Run, RunRecord | str | None]]:
     """Do runs, and tell of each that has come to an end."""
     began = time.monotonic()
     jobs = 1 if setting.size.device == "cuda" else options.jobs
@@ -269,9 +271,9 @@ def _outcomes(runs: Sequence[Run], setting: Setting, options: Options) -> Iterat
         yield run, outcome
 
 
-def _records(options: Options, study: Study, setting: Setting) -> dict[str, list[Record]]:
+def _records(options: ReproduceOptions, study: Study, setting: Setting) -> dict[str, list[RunRecord]]:
     """Return the records of all tables, also those of methods and seeds that weren't asked for."""
-    records: dict[str, list[Record]] = {}
+    records: dict[str, list[RunRecord]] = {}
     for table in ROWS:
         seeds = sorted({json.loads(path.read_text())["seed"] for path in setting.records.glob(f"{table}-*.json")})
         runs = runs_of(table, study, list(METHODS), setting.size, seeds, options.steps)
@@ -279,15 +281,17 @@ def _records(options: Options, study: Study, setting: Setting) -> dict[str, list
     return records
 
 
-def _parts(records: Iterable[Record], key: str, between: str) -> set[str]:
-    """Return what records name; of a run that others continued, one by one."""
-    return {part for record in records for part in record[key].split(between)}
+def _commits(records: Iterable[RunRecord]) -> set[str]:
+    """Return the commits that had a part in runs."""
+    return {commit for record in records for commit in record["commit"].split(", ")}
 
 
-def _write_table(table: str, records: Sequence[Record], options: Options, study: Study, results: Path) -> None:
+def _write_table(
+    table: str, records: Sequence[RunRecord], options: ReproduceOptions, study: Study, results: Path
+) -> None:
     if not records:
         return
-    content = {
+    content: TableResult = {
         **assemble(table, study, records, printed_too=options.folder is None),
         "measure": f"mean IoU of {', '.join(study.scheme.foreground)}, on the test slices where no training slice "
         "crosses them",
@@ -299,9 +303,9 @@ def _write_table(table: str, records: Sequence[Record], options: Options, study:
         "commits": {
             method: commits
             for method in METHODS
-            if (commits := sorted(_parts((r for r in records if r["method"] == method), "commit", ", ")))
+            if (commits := sorted(_commits(r for r in records if r["method"] == method)))
         },
-        "machines": sorted(_parts(records, "machine", "; ")),
+        "machines": sorted({machine for record in records for machine in record["machine"].split("; ")}),
         "minutes": round(sum(record["seconds"] for record in records) / 60, 1),
     }
     write_json(results / f"{table}.json", content)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -47,15 +47,55 @@ RECORDS = "runs"
 TOLD = 10
 """Times that a run tells of its progress."""
 
-Record = dict[str, Any]
-"""What is kept of a finished run, JSON values:
 
-``key``, ``table``, ``row``, ``method``, ``seed``; ``settings`` all that its result depends on; ``iou`` by class,
-``mean_iou``, ``counts`` of test voxels, rows true classes and columns predicted ones, 0 being background;
-``labelled_percent`` of the training volumes' voxels; ``seconds`` of learning; ``precision`` of the training steps, None
-where the network isn't ours; ``shown`` a segmented slice; ``machine`` and ``commit``, several where a run was continued
-by others; ``date``.
-"""
+class ShownSlice(TypedDict):
+    """A segmented slice.
+
+    ``volume``, ``axis`` and ``index``: its place. ``shape``: its size in voxels. ``labels``: its voxels, compressed;
+    ``shown_labels`` unpacks them.
+    """
+
+    volume: str
+    axis: int
+    index: int
+    shape: list[int]
+    labels: str
+
+
+class RunRecord(TypedDict):
+    """The result of a finished run, as its JSON file holds it.
+
+    ``settings``: everything that the result depends on, except the software. ``iou``: by class, None for a class that
+    is neither in the truth nor predicted. ``counts``: test voxels by true class (rows) and predicted class (columns), 0
+    being background. ``labelled_percent``: share of annotated voxels in the training volumes. ``seconds``: duration of
+    the training. ``precision``: floating-point format of the training steps, None for other software. ``machine`` and
+    ``commit``: several where a run was continued by others.
+    """
+
+    key: str
+    table: str
+    row: str
+    method: str
+    seed: int
+    mean_iou: float | None
+    iou: dict[str, float | None]
+    counts: list[list[int]]
+    labelled_percent: float
+    seconds: float
+    precision: str | None
+    machine: str
+    commit: str
+    date: str
+    shown: ShownSlice
+    settings: dict[str, Any]
+
+
+class _Pieces(TypedDict):
+    """What earlier pieces of a run took and who computed them, see ``PIECES``."""
+
+    seconds: float
+    commits: list[str]
+    machines: list[str]
 
 
 @dataclass(frozen=True)
@@ -137,16 +177,16 @@ def settings_of(run: Run, study: Study, setting: Setting) -> dict[str, Any]:
     return values
 
 
-def finished(run: Run, study: Study, setting: Setting) -> Record | None:
+def finished(run: Run, study: Study, setting: Setting) -> RunRecord | None:
     """Return the record of a run if it was finished with the same settings; None if it is to be made."""
     path = setting.record_of(run)
     if not path.is_file():
         return None
-    record: Record = json.loads(path.read_text(encoding="utf-8"))
+    record: RunRecord = json.loads(path.read_text(encoding="utf-8"))
     return record if record["settings"] == settings_of(run, study, setting) else None
 
 
-def perform(run: Run, setting: Setting) -> Record:
+def perform(run: Run, setting: Setting) -> RunRecord:
     """Do a run, or go on with it, and keep its record.
 
     Raises:
@@ -194,7 +234,7 @@ def perform(run: Run, setting: Setting) -> Record:
         _keep_dense(planes, setting.dense)
     iou = iou_per_class(counts, study.scheme)
     labelled = sum(np.count_nonzero(case.annotation) for case in cases)
-    record = {
+    record: RunRecord = {
         "key": run.key,
         "table": run.table,
         "row": run.row,
@@ -248,12 +288,12 @@ def _forget_what_does_not_count(run: Run, work: Path, settings: Mapping[str, Any
         write_json(path, settings)
 
 
-def _pieces(work: Path) -> Record:
+def _pieces(work: Path) -> _Pieces:
     """Return what is known of the earlier pieces of a run, see ``PIECES``."""
     path = work / PIECES
     if not path.is_file():
         return {"seconds": 0.0, "commits": [], "machines": []}
-    pieces: Record = json.loads(path.read_text(encoding="utf-8"))
+    pieces: _Pieces = json.loads(path.read_text(encoding="utf-8"))
     return pieces
 
 
@@ -262,7 +302,7 @@ def _take_note(names: list[str], name: str) -> None:
         names.append(name)
 
 
-def _shown(planes: Mapping[tuple[str, AnnotatedSlice], NDArray[np.uint8]], study: Study) -> Record:
+def _shown(planes: Mapping[tuple[str, AnnotatedSlice], NDArray[np.uint8]], study: Study) -> ShownSlice:
     """Keep the labels of one slice: across z where there is one, that with most foreground."""
 
     def merit(of: tuple[str, AnnotatedSlice]) -> tuple[int, int]:
@@ -273,10 +313,10 @@ def _shown(planes: Mapping[tuple[str, AnnotatedSlice], NDArray[np.uint8]], study
     name, place = max(planes, key=merit)
     plane = planes[name, place]
     packed = base64.b64encode(zlib.compress(np.ascontiguousarray(plane).tobytes(), 9)).decode()
-    return {"volume": name, "axis": place.axis, "index": place.index, "shape": plane.shape, "labels": packed}
+    return {"volume": name, "axis": place.axis, "index": place.index, "shape": list(plane.shape), "labels": packed}
 
 
-def shown_labels(record: Record) -> NDArray[np.uint8]:
+def shown_labels(record: RunRecord) -> NDArray[np.uint8]:
     """Return the segmented slice that a record keeps, the two other axes of (X, Y, Z)."""
     shown = record["shown"]
     values = np.frombuffer(zlib.decompress(base64.b64decode(shown["labels"])), dtype=np.uint8)

@@ -3,10 +3,9 @@
 import functools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,19 +17,20 @@ from lib.core.files import write_json
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.planning import make_plan
 
-from . import annotators, comparison, features, strategies
-from .annotators import DENSE, Course, Game, Record, play
+from . import annotators, comparison, strategies
+from .annotators import DENSE, Game, GameRecord, GameSettings, Schedule, play
+from .comparison import Comparison
 from .engine import outcomes
 from .simulate_report import write_simulate_report
 from .strategies import BASELINES, STRATEGIES
 from .study import Source, checksum_of_code, load_study
 
-CODE = (suggestion, strategies, features, annotators)
+CODE = (suggestion, strategies, annotators)
 """How slices are chosen: changed, all is played anew. Of how is trained and segmented, records tell the commit."""
 
 
 @dataclass(frozen=True)
-class Options:
+class SimulateOptions:
     """What a person asks for.
 
     Attributes:
@@ -39,7 +39,7 @@ class Options:
         volume: name of the volume that is annotated; None: the first one.
         strategies: names; the baselines are always among them.
         seeds: how many annotators each strategy has.
-        course: of the work.
+        schedule: of training and annotation.
         jobs: annotators at the same time; None: one for each processor core.
         experiments: folder with ``results/`` and ``work/``.
     """
@@ -49,12 +49,12 @@ class Options:
     volume: str | None
     strategies: Sequence[str]
     seeds: int
-    course: Course
+    schedule: Schedule
     jobs: int | None
     experiments: Path
 
 
-def simulate(options: Options) -> None:
+def simulate(options: SimulateOptions) -> None:
     """Do what is still to be done, and write ``simulate.json`` and the report; other volumes' results stay there.
 
     Raises:
@@ -75,21 +75,21 @@ def simulate(options: Options) -> None:
     subject = study.subjects[name]
     # With fewer slices than the shortest axis has, there is always something left to annotate.
     most = min(subject.truth.shape) - 1
-    if not 3 <= options.course.most_slices <= most:
-        raise InputError(f"--slices: {options.course.most_slices}; give 3, the first ones, to {most} for {name}")
+    if not 3 <= options.schedule.most_slices <= most:
+        raise InputError(f"--slices: {options.schedule.most_slices}; give 3, the first ones, to {most} for {name}")
     records = experiments / "work" / "simulate" / source.name / name
     wanted = list(dict.fromkeys((*options.strategies, *BASELINES, DENSE)))
     games = [Game(strategy, seed) for seed in range(options.seeds) for strategy in wanted]
-    settings = {
+    settings: GameSettings = {
         "checksum": subject.checksum,
         "code": checksum_of_code(*CODE),
-        "course": [options.course.first_steps, options.course.steps, options.course.most_slices],
+        "course": [options.schedule.first_steps, options.schedule.steps, options.schedule.most_slices],
         "plan": json.loads(json.dumps(make_plan([subject.volume], study.scheme, PlanOptions(), "cpu").to_json())),
     }
     due = [game for game in games if _finished(records / f"{game.key}.json", settings) is None]
     print(f"{name}: {len(games)} annotators, {len(games) - len(due)} of them are finished already.", flush=True)
     began = time.monotonic()
-    perform = functools.partial(_perform, source, name, options.course, settings, records)
+    perform = functools.partial(_perform, source, name, options.schedule, settings, records)
     for number, record in enumerate(outcomes(perform, due, options.jobs), start=1):
         seconds = time.monotonic() - began
         print(
@@ -98,42 +98,45 @@ def simulate(options: Options) -> None:
             flush=True,
         )
     kept = [game for path in sorted(records.glob("[!.]*.json")) if (game := _finished(path, settings)) is not None]
-    # Also by code that compares otherwise they can't be shown together.
-    alike = {"code": checksum_of_code(*CODE, comparison), "course": settings["course"]}
-    summary = {**comparison.summarise(kept), "settings": alike}
+    summary: Comparison = {
+        **comparison.summarise(kept),
+        # Results of code that compares in another way can't be shown together either.
+        "settings": {"code": checksum_of_code(*CODE, comparison), "course": settings["course"]},
+    }
     results = _merged(experiments / "results" / "simulate.json", f"{source.name}, {name}", summary)
     report = experiments / "results" / "simulate.html"
     write_simulate_report(report, results)
     print(f"Report: {report}")
 
 
-def _finished(path: Path, settings: Mapping[str, Any]) -> Record | None:
+def _finished(path: Path, settings: GameSettings) -> GameRecord | None:
     if not path.is_file():
         return None
-    record: Record = json.loads(path.read_text(encoding="utf-8"))
+    record: GameRecord = json.loads(path.read_text(encoding="utf-8"))
     return record if record["settings"] == settings else None
 
 
 def _perform(
-    source: Source, name: str, course: Course, settings: Mapping[str, Any], records: Path, game: Game
-) -> Record:
+    source: Source, name: str, schedule: Schedule, settings: GameSettings, records: Path, game: Game
+) -> GameRecord:
     keep_freed_memory()
     torch.set_num_threads(1)
     study = load_study(source)
-    record = {**play(study.subjects[name], study.scheme, game, course, default_device()), "settings": dict(settings)}
+    played = play(study.subjects[name], study.scheme, game, schedule, default_device())
+    record: GameRecord = {**played, "settings": settings}
     write_json(records / f"{game.key}.json", record)
     return record
 
 
-def _merged(path: Path, data: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(path: Path, data: str, summary: Comparison) -> dict[str, Comparison]:
     """Take a data set's results into the file; return all that it holds.
 
-    Results that came about in another way can't be compared with these, and are left out.
+    Results that were made with other settings can't be compared with these and are left out.
     """
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known: dict[str, Comparison] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     content = {name: own for name, own in known.items() if own.get("settings") == summary["settings"]}
     for name in sorted(known.keys() - content.keys() - {data}):
-        print(f"{name}: left out of the results, as it was of other code or another course; play it again")
-    content[data] = dict(summary)
+        print(f"{name}: left out of the results, as its code or its schedule differs; run `simulate` on it again")
+    content[data] = summary
     write_json(path, content)
     return content

@@ -2,75 +2,59 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lib.core.files import replacing
-from lib.report.demo_report import html_table, image_tag, page, png_of_figure
+from lib.report.page import Shown, Table, render, write_page
+from lib.report.pictures import png_of_figure
 
+from . import TEMPLATES
 from .annotators import ENOUGH, enough_iou
-from .comparison import compare_over_volumes
+from .comparison import Comparison, PairedTest, compare_over_volumes
 from .strategies import BASELINES, OURS, STRATEGIES
 
 COLOURS = {
     "next_slice": "#d55e00",
-    "any_axis": "#a6761d",
-    "by_class": "#e69f00",
-    "by_entropy": "#8c564b",
-    "by_flips": "#cc79a7",
-    "by_statistics": "#f0e442",
-    "by_change": "#bcbd22",
-    "by_features": "#e7298a",
-    "by_cost": "#7570b3",
-    "mean_entropy": "#56b4e9",
-    "with_noise": "#17becf",
-    "alternating": "#000000",
     "evenly_spaced": "#0072b2",
     "random": "#999999",
     "foreground_random": "#009e73",
 }
 
-EXPLANATION = (
-    "Each annotator starts with one slice along each axis; after each training a further slice is chosen, annotated "
-    "from the truth, and learnt from. IoU (intersection over union, mean over the foreground classes) is measured on "
-    "the whole volume, as that is what an annotator gets, and in the table also where nothing is annotated yet. Lines "
-    "are means over the seeds, bands reach from the worst to the best seed. The dotted line is what dense annotation "
-    "leads to in as many training steps, the dashed line 95 % of what it leads to at last."
-)
 
-OF_THESE = (
-    "The test tells chance apart on these volumes: the seeds of one volume are alike, so it says little about others."
-)
+@dataclass(frozen=True)
+class _Section:
+    """What the page says of a data set."""
+
+    data: str
+    curves: Shown
+    table: Table
+    provenance: str
 
 
-def write_simulate_report(path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
+def write_simulate_report(path: Path, results: Mapping[str, Comparison]) -> None:
     """Write the HTML file, renamed into place, and beside it the curves of each data set as ``simulate/DATA.png``.
 
     Args:
         path: the file.
-        results: by data set, see ``comparison.summarise``.
+        results: by data set.
     """
-    sections = ["<h1>Where to paint next: simulated annotators</h1>", f"<p>{escape(EXPLANATION)}</p>"]
+    sections = []
     for data, result in results.items():
-        sections.append(f"<h2>{escape(data)}</h2>")
         curves = draw_curves(result)
         with replacing(path.parent / "simulate" / f"{data.replace(', ', '_')}.png") as beside:
             beside.write_bytes(curves)
-        sections.append(image_tag(curves, f"IoU over annotated slices, {data}"))
-        sections.append(_table(result))
-        sections.append(f"<p class=small>{escape(_provenance(result))}</p>")
-    if len(results) > 1:
-        sections += ["<h2>All of these volumes</h2>", _paired_table(results), f"<p class=small>{escape(OF_THESE)}</p>"]
-    with replacing(path) as beside:
-        beside.write_text(page("Simulated annotators", sections), encoding="utf-8")
+        shown = Shown(curves, f"IoU over annotated slices, {data}")
+        sections.append(_Section(data, shown, _table(result), _provenance(result)))
+    paired = _paired_table(results) if len(results) > 1 else None
+    write_page(path, render("simulate.html.j2", TEMPLATES, sections=sections, paired=paired))
 
 
-def draw_curves(result: Mapping[str, Any]) -> bytes:
+def draw_curves(result: Comparison) -> bytes:
     """Draw IoU over the number of slices for each strategy of a data set.
 
     Returns:
@@ -82,13 +66,8 @@ def draw_curves(result: Mapping[str, Any]) -> bytes:
         if name not in result["iou"]:
             continue
         slices, curves = result["slices"][name], np.array(result["iou"][name])
-        # Of up to fifteen, those that it is about are to be seen.
-        is_compared = name in (OURS, *BASELINES)
-        line = {"linewidth": 2.5 if name == OURS else 1.5} if is_compared else {"linewidth": 1, "linestyle": "-."}
-        axes.plot(slices, curves.mean(axis=0), color=COLOURS[name], label=name, **line)
-        if is_compared:
-            band = curves.min(axis=0), curves.max(axis=0)
-            axes.fill_between(slices, *band, color=COLOURS[name], alpha=0.12, linewidth=0)
+        axes.plot(slices, curves.mean(axis=0), color=COLOURS[name], label=name, linewidth=2.5 if name == OURS else 1.5)
+        axes.fill_between(slices, curves.min(axis=0), curves.max(axis=0), color=COLOURS[name], alpha=0.12, linewidth=0)
     slices, dense = next(iter(result["slices"].values())), np.mean(result["dense_iou"], axis=0)
     axes.plot(slices, dense, "k:", linewidth=1, label="dense, as many steps")
     axes.axhline(
@@ -102,7 +81,7 @@ def draw_curves(result: Mapping[str, Any]) -> bytes:
     return png_of_figure(figure, dpi=120)
 
 
-def _table(result: Mapping[str, Any]) -> str:
+def _table(result: Comparison) -> Table:
     head = (
         "strategy",
         "area under the curve",
@@ -115,49 +94,56 @@ def _table(result: Mapping[str, Any]) -> str:
         "p",
         "p corrected (Holm)",
     )
-    lines = []
-    for name in STRATEGIES:
-        if name not in result["iou"]:
-            continue
-        lines.append(
-            (
-                name,
-                *(_mean_and_range(result[area][name]) for area in ("area_under_curve", "area_unannotated")),
-                *(
-                    ", ".join("never" if one is None else form.format(one) for one in result[what][name])
-                    for what, form in (
-                        ("slices_to_95_percent", "{}"),
-                        ("labelled_to_95_percent", "{:.0%}"),
-                        ("length_to_95_percent", "{}"),
-                        ("slices_to_first_95_percent", "{}"),
-                    )
-                ),
-                *_difference_and_p(result["paired"].get(name, {})),
-            )
+    lines = [
+        (
+            name,
+            _mean_and_range(result["area_under_curve"][name]),
+            _mean_and_range(result["area_unannotated"][name]),
+            _each(result["slices_to_95_percent"][name], "d"),
+            _each(result["labelled_to_95_percent"][name], ".0%"),
+            _each(result["length_to_95_percent"][name], "d"),
+            _each(result["slices_to_first_95_percent"][name], "d"),
+            *_difference_and_p(result["paired"].get(name)),
         )
-    return html_table(head, [list(map(escape, line)) for line in lines])
+        for name in STRATEGIES
+        if name in result["iou"]
+    ]
+    return Table.of_texts(head, lines)
 
 
-def _paired_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+def _paired_table(results: Mapping[str, Comparison]) -> Table:
     head = ("baseline", "pairs of one volume and seed", "next_slice's area is larger by", "p", "p corrected (Holm)")
     lines = [
         (name, str(own["pairs"]), *_difference_and_p(own))
         for name, own in compare_over_volumes(results).items()
         if own["pairs"]
     ]
-    return html_table(head, [list(map(escape, line)) for line in lines])
+    return Table.of_texts(head, lines)
 
 
-def _difference_and_p(paired: Mapping[str, Any]) -> tuple[str, ...]:
-    forms = {"difference": "{:+.3f}", "p": "{:.3f}", "holm": "{:.3f}"}
-    return tuple("" if paired.get(key) is None else form.format(paired[key]) for key, form in forms.items())
+def _difference_and_p(paired: PairedTest | None) -> tuple[str, str, str]:
+    if paired is None:
+        return "", "", ""
+    return (
+        _or_nothing(paired["difference"], "+.3f"),
+        _or_nothing(paired["p"], ".3f"),
+        _or_nothing(paired["holm"], ".3f"),
+    )
+
+
+def _or_nothing(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _each(values: Sequence[float | None], form: str) -> str:
+    return ", ".join("never" if value is None else format(value, form) for value in values)
 
 
 def _mean_and_range(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-def _provenance(result: Mapping[str, Any]) -> str:
+def _provenance(result: Comparison) -> str:
     dense = ", ".join(f"{iou:.3f}" for (*_, iou) in result["dense_iou"])
     return (
         f"{_medians(result)}Dense annotation: IoU {dense}. p is of Wilcoxon's signed-rank test over the seeds, "
@@ -166,7 +152,7 @@ def _provenance(result: Mapping[str, Any]) -> str:
     )
 
 
-def _medians(result: Mapping[str, Any]) -> str:
+def _medians(result: Comparison) -> str:
     """Say what it takes for 95 % by medians, and how much less or more ours takes than the best baseline."""
     named = {"slices": "slices for good", "first": "slices for the first time", "length": "voxel edges"}
     sentences = []

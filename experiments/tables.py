@@ -1,16 +1,18 @@
 """Tables 1 to 3 and Figure 3: which runs they are made of, and what becomes of their results (section 4)."""
 
+import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TypedDict, cast
 
 from lib.core.annotation.slices import AnnotatedSlice
 from lib.core.errors import InputError
 
 from . import printed
 from .methods import METHODS, Size
-from .run import Record, Run
+from .run import Run, RunRecord
 from .study import Places, Study, evenly
 
 SUBSETS = 3
@@ -153,35 +155,109 @@ def runs_of(
                 yield Run(table, row.name, method, seed, steps or own, row.training, row.test)
 
 
-def assemble(table: str, study: Study, records: Sequence[Record], printed_too: bool) -> dict[str, Any]:
-    """Make a table of what is finished.
+class PaperRow(TypedDict, total=False):
+    """The paper's numbers beside a row: each method's IoU under the method's name; in Table 2 also these.
+
+    ``volumes``: its samples one by one. ``labelled_percent``: labelled voxels.
+    """
+
+    volumes: list[float]
+    labelled_percent: float
+
+
+class TableRow(TypedDict, total=False):
+    """A row of a table. Each finished method's mean foreground IoU over the seeds stands under the method's name.
+
+    ``test``: name of the row; in Table 2 ``slices`` across x, y, z instead. ``classes`` and ``seeds``: IoU by class and
+    mean IoU by seed, by method. ``labelled_percent``: annotated voxels. ``volumes``, in Table 2: the IoU of each
+    volume, by method. ``paper``: the paper's numbers.
+    """
+
+    test: str
+    slices: list[int]
+    classes: dict[str, dict[str, float | None]]
+    seeds: dict[str, list[float]]
+    labelled_percent: float
+    volumes: dict[str, dict[str, float]]
+    paper: PaperRow
+
+
+class Averages(TypedDict, total=False):
+    """Means over the rows, and the paper's. Each method that is finished in all rows stands under its name."""
+
+    paper: PaperRow
+
+
+class AssembledTable(TypedDict):
+    """A table of the finished runs.
+
+    ``average_seeds``: the averages seed by seed, by method. ``annotated_slices``: their number across x, y, z, by
+    volume. ``runs``: number of finished runs.
+    """
+
+    caption: str
+    rows: list[TableRow]
+    average: Averages
+    average_seeds: dict[str, list[float]]
+    annotated_slices: dict[str, list[int]]
+    runs: int
+
+
+class TableResult(AssembledTable):
+    """The file of a table: ``measure``, ``size`` and ``data`` say what was measured, the rest how it came about."""
+
+    measure: str
+    size: str
+    data: str
+    seeds: list[int]
+    command: str
+    date: str
+    commits: dict[str, list[str]]
+    machines: list[str]
+    minutes: float
+
+
+def read_table(path: Path) -> TableResult:
+    """Read the file of a table."""
+    table: TableResult = json.loads(path.read_text(encoding="utf-8"))
+    return table
+
+
+def mean_of(row: Mapping[str, object], method: str) -> float | None:
+    """Return a method's mean IoU in a row or in averages; None where it isn't finished."""
+    value = row.get(method)
+    return value if isinstance(value, float) else None
+
+
+def methods_in(table: AssembledTable) -> list[str]:
+    """Return the methods that are finished in some row."""
+    return [method for method in METHODS if any(method in row for row in table["rows"])]
+
+
+def assemble(table: str, study: Study, records: Sequence[RunRecord], printed_too: bool) -> AssembledTable:
+    """Make a table of the finished runs.
 
     Args:
         table: one of ``ROWS``.
         study: the volumes.
         records: of its runs.
         printed_too: whether the paper's numbers belong beside these.
-
-    Returns:
-        ``caption``; ``rows``: each with its ``test``, the mean foreground IoU over the seeds by method (missing where
-        no run is finished), ``classes`` and ``seeds`` by method in detail, ``labelled_percent``, and ``paper``;
-        ``average`` over the rows, of methods that are finished in all of them, and ``average_seeds``, the same seed by
-        seed, not in Table 2; ``annotated_slices`` by volume, of all that there are across x, y, z; ``runs``, how many
-        are finished.
     """
     rows = _rows_of_table_2(study, records) if table == "table2" else _rows(table, study, records)
     if printed_too:
         for row, beside in zip(rows, _printed(table), strict=False):
             row["paper"] = beside
-    average: dict[str, Any] = {}
+    means: dict[str, float] = {}
     average_seeds: dict[str, list[float]] = {}
     for method in METHODS:
-        # The rows of Table 2 are a course, of which a mean says nothing.
-        if table != "table2" and all(method in row for row in rows):
-            average[method] = statistics.fmean(row[method] for row in rows)
+        in_rows = [value for row in rows if (value := mean_of(row, method)) is not None]
+        # The rows of Table 2 form a curve, whose mean says nothing.
+        if table != "table2" and len(in_rows) == len(rows):
+            means[method] = statistics.fmean(in_rows)
             average_seeds[method] = _seed_by_seed([row["seeds"][method] for row in rows])
+    average = cast(Averages, means)
     if printed_too and table in printed.AVERAGES:
-        average["paper"] = dict(printed.AVERAGES[table])
+        average["paper"] = cast(PaperRow, dict(printed.AVERAGES[table]))
     annotated = {
         name: [sum(place.axis == axis for place in subject.slices) for axis in range(3)]
         for name, subject in study.subjects.items()
@@ -196,61 +272,62 @@ def assemble(table: str, study: Study, records: Sequence[Record], printed_too: b
     }
 
 
-def _printed(table: str) -> list[dict[str, Any]]:
-    if table == "table1":
-        return [dict(row) for row in printed.TABLE_1]
-    if table == "table3":
-        return [dict(row) for row in printed.TABLE_3]
+def _printed(table: str) -> list[PaperRow]:
     if table == "table2":
         return [
-            {"3d_bn": statistics.fmean(values), "volumes": list(values), "labelled_percent": labelled}
+            cast(
+                PaperRow,
+                {"3d_bn": statistics.fmean(values), "volumes": list(values), "labelled_percent": labelled},
+            )
             for values, labelled in zip(printed.TABLE_2, printed.TABLE_2_LABELLED, strict=True)
         ]
-    return []
+    return [cast(PaperRow, dict(row)) for row in {"table1": printed.TABLE_1, "table3": printed.TABLE_3}.get(table, ())]
 
 
-def _rows(table: str, study: Study, records: Sequence[Record]) -> list[dict[str, Any]]:
+def _rows(table: str, study: Study, records: Sequence[RunRecord]) -> list[TableRow]:
     return [{"test": row.name, **_cells([r for r in records if r["row"] == row.name])} for row in ROWS[table](study)]
 
 
-def _rows_of_table_2(study: Study, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One row for each number of slices; values are means over the volumes, which stand in ``volumes`` one by one."""
+def _rows_of_table_2(study: Study, records: Sequence[RunRecord]) -> list[TableRow]:
+    """Return a row for each number of slices: means over the volumes, and the volumes one by one."""
     rows = []
     for counts in (*printed.TABLE_2_SLICES, PLATEAU):
         names = {name: f"{name}-{'_'.join(map(str, counts))}" for name in study.subjects}
         by_volume = {name: _cells([r for r in records if r["row"] == row]) for name, row in names.items()}
-        row: dict[str, Any] = {"slices": list(counts), "classes": {}, "seeds": {}}
+        row: TableRow = {"slices": list(counts), "classes": {}, "seeds": {}}
+        means: dict[str, float] = {}
         volumes: dict[str, dict[str, float]] = {}
         for method in METHODS:
-            own = {name: cells for name, cells in by_volume.items() if method in cells}
+            own = {name: mean for name, cells in by_volume.items() if (mean := mean_of(cells, method)) is not None}
             if own:
-                volumes[method] = {name: cells[method] for name, cells in own.items()}
+                volumes[method] = own
             if len(own) == len(by_volume):
-                row[method] = statistics.fmean(volumes[method].values())
-                row["classes"][method] = _by_class([cells["classes"][method] for cells in own.values()])
-                row["seeds"][method] = _seed_by_seed([cells["seeds"][method] for cells in own.values()])
+                means[method] = statistics.fmean(own.values())
+                row["classes"][method] = _by_class([cells["classes"][method] for cells in by_volume.values()])
+                row["seeds"][method] = _seed_by_seed([cells["seeds"][method] for cells in by_volume.values()])
         labelled = [cells["labelled_percent"] for cells in by_volume.values() if "labelled_percent" in cells]
-        if labelled:
-            row["labelled_percent"] = statistics.fmean(labelled)
-        rows.append({**row, "volumes": volumes})
+        shares = {"labelled_percent": statistics.fmean(labelled)} if labelled else {}
+        rows.append(cast(TableRow, {**row, **means, **shares, "volumes": volumes}))
     return rows
 
 
-def _cells(records: Sequence[Record]) -> dict[str, Any]:
-    """Return what a row says of its methods."""
-    cells: dict[str, Any] = {}
+def _cells(records: Sequence[RunRecord]) -> TableRow:
+    """Return what a row says of its methods; nothing where no run is finished."""
+    means: dict[str, float] = {}
     classes: dict[str, dict[str, float | None]] = {}
     seeds: dict[str, list[float]] = {}
     for method in METHODS:
         own = sorted((r for r in records if r["method"] == method), key=lambda r: r["seed"])
         if not own:
             continue
-        seeds[method] = [r["mean_iou"] for r in own]
-        cells[method] = statistics.fmean(seeds[method])
+        # ``check_runs`` refuses runs without foreground in the truth, so there is a mean.
+        seeds[method] = [mean for r in own if (mean := r["mean_iou"]) is not None]
+        means[method] = statistics.fmean(seeds[method])
         classes[method] = _by_class([record["iou"] for record in own])
-    if not cells:
+    if not means:
         return {}
-    return {**cells, "classes": classes, "seeds": seeds, "labelled_percent": records[0]["labelled_percent"]}
+    cells = {**means, "classes": classes, "seeds": seeds, "labelled_percent": records[0]["labelled_percent"]}
+    return cast(TableRow, cells)
 
 
 def _seed_by_seed(values: Sequence[Sequence[float]]) -> list[float]:

@@ -1,9 +1,9 @@
-"""Records of simulated annotators, as ``play`` returns them."""
+"""Records of simulated annotators, as their files hold them."""
 
-from typing import Any
+from experiments.annotators import GameRecord
 
 
-def record(strategy: str, seed: int, iou: list[float]) -> dict[str, Any]:
+def record(strategy: str, seed: int, iou: list[float]) -> GameRecord:
     """Return a game with this curve; boundaries are 2 long in each slice, each slice holds a tenth of the voxels."""
     slices = list(range(3, 3 + len(iou)))
     return {
@@ -15,6 +15,8 @@ def record(strategy: str, seed: int, iou: list[float]) -> dict[str, Any]:
         "labelled": [0.1 * count for count in slices],
         "places": [],
         "lengths": [2] * 9,
+        "seconds": 1.0,
         "commit": "abc",
         "machine": "a GPU",
+        "settings": {"checksum": 0, "code": 0, "course": [2, 1, 6], "plan": {}},
     }

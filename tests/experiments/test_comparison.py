@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.annotators import DENSE
-from experiments.comparison import _corrected, compare_over_volumes, summarise
+from experiments.comparison import PairedTest, StrategyComparison, _corrected, compare_over_volumes, summarise
 from game_records import record
 
 
@@ -66,12 +66,8 @@ def test_more_slices_than_the_best_baseline_are_less_than_nothing_saved() -> Non
 
 def test_p_values_are_corrected_by_holm() -> None:
     """The smallest of three by 3, the next by 2, and none below the one before it."""
-    paired = {
-        "a": {"difference": 0.1, "p": 0.01},
-        "b": {"difference": 0.1, "p": 0.04},
-        "c": {"difference": 0, "p": 0.03},
-    }
-    corrected = _corrected({**paired, "d": {"difference": None, "p": None}})
+    values = {"a": 0.01, "b": 0.04, "c": 0.03, "d": None}
+    corrected = _corrected({name: PairedTest(difference=0.1, p=p, holm=None) for name, p in values.items()})
     assert [corrected[name]["holm"] for name in "abc"] == pytest.approx([0.03, 0.06, 0.06])
     assert corrected["d"]["holm"] is None
 
@@ -93,7 +89,7 @@ def test_slices_saved_are_over_the_seeds_that_all_have() -> None:
 
 
 def test_over_all_volumes_each_seed_of_each_is_a_pair() -> None:
-    results = {}
+    results: dict[str, StrategyComparison] = {}
     for number, name in enumerate("abc"):
         records = [record(DENSE, 0, [0.8])]
         for seed in (0, 1):

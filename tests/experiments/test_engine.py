@@ -11,7 +11,7 @@ from distributed import LocalCluster
 
 from dense_volumes import write_balls
 from experiments.engine import outcomes
-from experiments.reproduce import Options, reproduce
+from experiments.reproduce import ReproduceOptions, reproduce
 from lib.core.errors import InputError
 from project import APP, PROJECT
 from serving import PATIENCE
@@ -54,7 +54,9 @@ def test_a_table_is_as_made_here(scheduler: str, tmp_path: Path) -> None:
     rows = []
     for name, jobs, dask in (("here", 1, None), ("there", None, scheduler)):
         output = tmp_path / name
-        options = Options(("table3",), "small", tmp_path / "balls", "", ["3d_bn"], 1, 2, None, jobs, dask, output)
+        options = ReproduceOptions(
+            ("table3",), "small", tmp_path / "balls", "", ["3d_bn"], 1, 2, None, jobs, dask, output
+        )
         assert reproduce(options)
         rows.append(json.loads((output / "results/small_2_steps/balls/table3.json").read_text())["rows"])
     assert [row["test"] for row in rows[0]] == [row["test"] for row in rows[1]] == ["ball_1", "ball_2"]

@@ -14,7 +14,7 @@ import pytest
 
 from dense_volumes import write_balls
 from experiments.methods import METHODS, Segment, Task, cut_slices
-from experiments.reproduce import Options
+from experiments.reproduce import ReproduceOptions
 from experiments.reproduce import reproduce as make
 from lib.core.errors import InputError
 from project import PROJECT
@@ -94,7 +94,7 @@ def test_all_is_made_in_pieces_by_processes_beside_each_other(balls: Path, tmp_p
     ],
 )
 def test_bad_options_are_refused(changes: dict[str, Any], message: str, balls: Path, tmp_path: Path) -> None:
-    options = Options(("table1",), "small", balls, "", None, 1, 1, None, 1, None, tmp_path)
+    options = ReproduceOptions(("table1",), "small", balls, "", None, 1, 1, None, 1, None, tmp_path)
     with pytest.raises(InputError, match=re.escape(message)):
         make(replace(options, **changes))
     assert not (tmp_path / "results").exists()
@@ -102,7 +102,7 @@ def test_bad_options_are_refused(changes: dict[str, Any], message: str, balls: P
 
 def test_a_table_that_no_method_can_do_is_refused(balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "3d_bn", replace(METHODS["3d_bn"], segments_unseen=False))
-    options = Options(("table1", "table3"), "small", balls, "", ["3d_bn"], 1, 1, None, 1, None, tmp_path)
+    options = ReproduceOptions(("table1", "table3"), "small", balls, "", ["3d_bn"], 1, 1, None, 1, None, tmp_path)
     with pytest.raises(InputError, match="table3: 3d_bn can only segment volumes learnt from"):
         make(options)
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_continued_is_not_begun_without_time(
     balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(METHODS, "3d_bn", replace(METHODS["3d_bn"], in_one_go=True))
-    options = Options(("table3",), "small", balls, "", ["3d_bn"], 1, 1, 5.0, 1, None, tmp_path)
+    options = ReproduceOptions(("table3",), "small", balls, "", ["3d_bn"], 1, 1, 5.0, 1, None, tmp_path)
     with pytest.raises(InputError, match=re.escape("--minutes: 5; 3d_bn takes 5 minutes and can't be continued")):
         make(options)
     # Enough for one, had it begun at once.
@@ -128,7 +128,9 @@ def test_without_a_gpu_what_needs_none_is_done(balls: Path, tmp_path: Path, monk
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     without = replace(METHODS["interpolation"], package=None, learn=segments_nothing)
     monkeypatch.setitem(METHODS, "interpolation", without)
-    options = Options(("table2",), "paper", balls, "", ["3d_bn", "interpolation"], 1, None, None, 1, None, tmp_path)
+    options = ReproduceOptions(
+        ("table2",), "paper", balls, "", ["3d_bn", "interpolation"], 1, None, None, 1, None, tmp_path
+    )
     assert not make(options)
     records = [json.loads(path.read_text()) for path in (tmp_path / "work").rglob("runs/*.json")]
     assert {record["method"] for record in records} == {"interpolation"}
@@ -139,7 +141,7 @@ def test_without_a_gpu_what_needs_none_is_done(balls: Path, tmp_path: Path, monk
 def test_the_same_runs_are_not_done_twice_at_a_time(
     balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = Options(("table3",), "small", balls, "", ["3d_bn"], 1, 1, None, 1, None, tmp_path)
+    options = ReproduceOptions(("table3",), "small", balls, "", ["3d_bn"], 1, 1, None, 1, None, tmp_path)
     tried = []
 
     def learn(task: Task) -> Segment:
@@ -158,7 +160,7 @@ def test_the_same_runs_are_not_done_twice_at_a_time(
 
 def test_commands_ask_for_the_methods_and_seeds_that_there_are(tmp_path: Path) -> None:
     folder = tmp_path / "my volumes; all"
-    options = Options(("table1",), "small", folder, "a,b c", None, 1, None, None, 1, None, tmp_path)
+    options = ReproduceOptions(("table1",), "small", folder, "a,b c", None, 1, None, None, 1, None, tmp_path)
     seeds = {"default": (0,), "3d_no_bn": (0,), "2d_bn": (0, 1, 2), "3d_bn": (0, 1, 2), "nnunetv2": (0, 1)}
     records = [{"method": method, "seed": seed} for method, own in seeds.items() for seed in own]
     asked = {}

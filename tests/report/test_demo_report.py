@@ -9,7 +9,8 @@ from PIL import Image
 from lib.commands.demo import summarise
 from lib.core.labels import LabelScheme
 from lib.core.volumes.volume import Volume
-from lib.report.demo_report import CHANNEL_NAMES, Segmented, best_slice, colours, composite, render, view
+from lib.report.demo_report import Segmented, best_slice, demo_page
+from lib.report.pictures import CHANNEL_NAMES, colours, composite, view
 
 SCHEME = LabelScheme(("inside", "tubule <1>"), "outside")
 LPS = np.diag([-1.0, -1.0, 2.0, 1.0])
@@ -61,7 +62,7 @@ def page(cases):
     ]
     report = summarise(cases, SCHEME, {"seconds": 60.0, "message": "published", "history": history})
     report |= {"slices_per_axis": 3, "seed": 0, "command": "demo", "versions": {"torch": "2"}, "seconds": 90.0}
-    return report, Page(render(report, cases, SCHEME))
+    return report, Page(demo_page(report, cases, SCHEME))
 
 
 def shown_voxel(affine, axis, index, row, column, shape):

@@ -7,11 +7,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from monailabel.client import MONAILabelClient
@@ -23,7 +23,9 @@ from lib.core.metrics import confusion, iou_per_class, mean_iou
 from lib.core.volumes.grids import onto_grid
 from lib.core.volumes.reading import read_label_map
 from lib.core.volumes.volume import Volume
-from lib.report.demo_report import Segmented, show, write_report
+from lib.report.demo_report import Segmented, write_demo_report
+from lib.report.demo_result import DemoResult, Epoch, Scores, Summary, Training, VolumeScores
+from lib.report.page import two_digits
 from lib.simulation.annotator import export_like_slicer, paint_slices, truth_as_annotation
 from lib.simulation.cases import Case, label_scheme, read_cases
 
@@ -33,7 +35,6 @@ from .server_process import running_server
 MODEL = "sparse_unet3d"
 POLL_SECONDS = 2
 SILENT_SECONDS = 30
-HISTORY = ("epoch", "seconds", "loss", "metric", "score", "iou")
 MAX_EPOCHS = 100_000
 
 
@@ -75,7 +76,7 @@ class Clock:
         print(f"[{minutes:2d}:{seconds:02d}] {text}", flush=True)
 
 
-def run_demo(options: DemoOptions) -> dict[str, Any]:
+def run_demo(options: DemoOptions) -> DemoResult:
     """Run the loop and write the report.
 
     Returns:
@@ -106,7 +107,7 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
                 prediction = segment(client, image_id, case.volume, scheme)
                 annotation = annotations.get(image_id, np.full_like(prediction, UNLABELLED))
                 segmented.append(Segmented(image_id, case.volume, annotation, prediction, case.truth))
-    report = {
+    result: DemoResult = {
         **summarise(segmented, scheme, training),
         "seconds": round(clock.seconds, 1),
         "slices_per_axis": options.slices_per_axis,
@@ -114,13 +115,16 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         "command": " ".join(["python", *sys.argv]),
         "versions": {name: version(name) for name in ("torch", "monai", "monailabel", "numpy")},
     }
-    write_json(options.output / "report.json", report)
-    write_report(options.output / "report.html", report, segmented, scheme)
-    for kind, text in (("semi_automated", "annotated volumes"), ("fully_automated", "unannotated volume")):
-        scores = ", ".join(f"{name} {show(value)}" for name, value in report[kind]["iou"].items())
-        clock.say(f"IoU on unpainted voxels, {text}: mean {show(report[kind]['mean_foreground_iou'])} ({scores})")
+    write_json(options.output / "report.json", result)
+    write_demo_report(options.output / "report.html", result, segmented, scheme)
+    for means, text in (
+        (result["semi_automated"], "annotated volumes"),
+        (result["fully_automated"], "unannotated volume"),
+    ):
+        classes = ", ".join(f"{name} {two_digits(value)}" for name, value in means["iou"].items())
+        clock.say(f"IoU on unpainted voxels, {text}: mean {two_digits(means['mean_foreground_iou'])} ({classes})")
     clock.say(f"Report with pictures: {options.output / 'report.html'}")
-    return report
+    return result
 
 
 def annotate(
@@ -150,7 +154,7 @@ def annotate(
     return annotations
 
 
-def next_image(client: MONAILabelClient, cases: Mapping[str, Case], annotated: Mapping[str, Any]) -> str:
+def next_image(client: MONAILabelClient, cases: Mapping[str, Case], annotated: Container[str]) -> str:
     """Ask for the next image to annotate, as the button "Next Sample" does."""
     offered = client.next_sample("sparse", {}).get("id")
     if offered not in cases or offered in annotated:
@@ -158,11 +162,15 @@ def next_image(client: MONAILabelClient, cases: Mapping[str, Case], annotated: M
     return str(offered)
 
 
-def train(client: MONAILabelClient, minutes: float, clock: Clock) -> dict[str, Any]:
-    """Train for so many minutes, printing each epoch, and return the final statistics with their ``history``."""
+def train(client: MONAILabelClient, minutes: float, clock: Clock) -> Training:
+    """Train, printing each epoch; return the trainer's last statistics and the ``history`` of all epochs.
+
+    Raises:
+        ServerError: training failed, or published no model.
+    """
     clock.say(f"Training for {minutes:g} minutes ...")
     client.train_start(MODEL, {"max_minutes": minutes, "max_epochs": MAX_EPOCHS, "start": "afresh"})
-    history: list[dict[str, Any]] = []
+    history: list[Epoch] = []
     status = "SUBMITTED"
     spoke = clock.seconds
     while status in ("SUBMITTED", "RUNNING"):
@@ -172,10 +180,10 @@ def train(client: MONAILabelClient, minutes: float, clock: Clock) -> dict[str, A
         status = task["status"]
         stats = client.info()["train_stats"][MODEL]
         if stats["epoch"] > (history[-1]["epoch"] if history else 0):
-            history.append(stats)
+            history.append(_epoch(stats))
             left = max(minutes * 60 - stats["seconds"], 0)
-            score = f", {stats['metric']} {show(stats['score'])}" if stats["score"] is not None else ""
-            clock.say(f"epoch {stats['epoch']}: loss {show(stats['loss'])}{score}, {left / 60:.1f} minutes left")
+            score = f", {stats['metric']} {two_digits(stats['score'])}" if stats["score"] is not None else ""
+            clock.say(f"epoch {stats['epoch']}: loss {two_digits(stats['loss'])}{score}, {left / 60:.1f} minutes left")
             spoke = clock.seconds
         elif clock.seconds - spoke > SILENT_SECONDS:
             clock.say("... at work on the next epoch")
@@ -185,7 +193,18 @@ def train(client: MONAILabelClient, minutes: float, clock: Clock) -> dict[str, A
         raise ServerError(f"Training ended with the status {status}. It printed at last:\n{details}")
     if MODEL not in client.info()["models"]:
         raise ServerError("Training ended, but no model was published.")
-    return {**stats, "history": [{key: epoch[key] for key in HISTORY} for epoch in history]}
+    return cast(Training, {**stats, "history": history})
+
+
+def _epoch(stats: Mapping[str, Any]) -> Epoch:
+    return {
+        "epoch": stats["epoch"],
+        "seconds": stats["seconds"],
+        "loss": stats["loss"],
+        "metric": stats["metric"],
+        "score": stats["score"],
+        "iou": stats["iou"],
+    }
 
 
 def segment(client: MONAILabelClient, image_id: str, volume: Volume, scheme: LabelScheme) -> NDArray[np.uint8]:
@@ -216,14 +235,9 @@ def percent(annotation: NDArray[np.uint8]) -> float:
     return 100 * np.count_nonzero(annotation != UNLABELLED) / annotation.size
 
 
-def summarise(segmented: Sequence[Segmented], scheme: LabelScheme, training: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare predictions with the truth on the voxels that were never annotated.
-
-    Returns:
-        JSON-able dict. ``semi_automated`` is the mean over the annotated volumes, ``fully_automated`` over the others;
-        ``labelled_voxels_percent`` is the share of painted voxels in the annotated volumes.
-    """
-    volumes = []
+def summarise(segmented: Sequence[Segmented], scheme: LabelScheme, training: Training) -> Summary:
+    """Compare predictions with the truth on the voxels that nobody painted."""
+    volumes: list[VolumeScores] = []
     for case in segmented:
         unseen = truth_as_annotation(case.truth, scheme)
         unseen[case.annotation != UNLABELLED] = UNLABELLED
@@ -249,6 +263,8 @@ def summarise(segmented: Sequence[Segmented], scheme: LabelScheme, training: Map
     }
 
 
-def _mean_over(volumes: Sequence[Mapping[str, Any]], scheme: LabelScheme) -> dict[str, Any]:
-    iou = {name: mean_iou({v["id"]: v["iou"][name] for v in volumes}) for name in scheme.foreground}
+def _mean_over(volumes: Sequence[Scores], scheme: LabelScheme) -> Scores:
+    iou = {
+        name: mean_iou({str(number): v["iou"][name] for number, v in enumerate(volumes)}) for name in scheme.foreground
+    }
     return {"mean_foreground_iou": mean_iou(iou), "iou": iou}

@@ -1,0 +1,117 @@
+"""Slices of volumes as pictures, in the orientation and colours that people see elsewhere."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from lib.core.labels import LabelScheme
+from lib.core.volumes.volume import Volume
+
+# Okabe and Ito's colours, which people with colour-blindness can tell apart; the first two are the samples' classes.
+FOREGROUND_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00")
+BACKGROUND_COLOUR = "#cc79a7"
+CHANNEL_COLOURS = {
+    1: ((1, 1, 1),),
+    2: ((1, 0, 1), (0, 1, 0)),
+    3: ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+}
+CHANNEL_NAMES = {1: ("grey",), 2: ("magenta", "green"), 3: ("red", "green", "blue")}
+AXES = "xyz"
+PICTURE_PIXELS = 270
+"""Width on the screen of a volume's longest side."""
+DIMMED = 0.45
+
+Picture = NDArray[np.uint8]
+"""RGB, (rows, columns, 3)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How a slice is laid out, so that it looks as in 3D Slicer.
+
+    Args:
+        axis: the axis that the slice is perpendicular to.
+        index: its place on that axis.
+        across: the array's axis that runs from left to right.
+        down: the array's axis that runs from top to bottom.
+        flips: those of ``across`` and ``down`` that are reversed.
+    """
+
+    axis: int
+    index: int
+    across: int
+    down: int
+    flips: frozenset[int]
+
+    def of(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Take the slice out of (X, Y, Z) or (C, X, Y, Z): (rows, columns) or (C, rows, columns)."""
+        lead = array.ndim - 3
+        plane: NDArray[Any] = np.take(array, self.index, axis=lead + self.axis)
+        if self.across < self.down:
+            plane = plane.swapaxes(-1, -2)
+        if self.across in self.flips:
+            plane = plane[..., ::-1]
+        if self.down in self.flips:
+            plane = plane[..., ::-1, :]
+        return plane
+
+
+def view(volume: Volume, axis: int, index: int) -> View:
+    """Lay out a slice as 3D Slicer's axial, coronal or sagittal view does.
+
+    Axial views show the patient's left on the right and posterior below. Coronal views show left on the right and
+    inferior below; sagittal views show posterior on the right and inferior below.
+    """
+    affine = volume.affine if volume.slicer_affine is None else volume.slicer_affine
+    codes = nibabel.aff2axcodes(affine)
+    # Each letter's world axis, and whether the voxel axis runs towards what Slicer shows on the right or below.
+    world = {other: "RAS".find(code) if code in "RAS" else "LPI".find(code) for other, code in enumerate(codes)}
+    across, down = sorted((other for other in range(3) if other != axis), key=lambda other: world[other])
+    flips = frozenset(other for other in (across, down) if codes[other] not in "LPI")
+    return View(axis, index, across, down, flips)
+
+
+def colours(scheme: LabelScheme) -> NDArray[np.uint8]:
+    """Return each class's colour, (K+2, 3), by annotation value; entry 0 is never shown."""
+    count = len(scheme.foreground)
+    table = ["#000000", *(FOREGROUND_COLOURS[i % len(FOREGROUND_COLOURS)] for i in range(count)), BACKGROUND_COLOUR]
+    return np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in table], np.uint8)
+
+
+def composite(plane: NDArray[np.float32]) -> Picture:
+    """Turn a slice's channels (C, rows, columns) in 0 … 1 into RGB; at most the first three are shown."""
+    shown = CHANNEL_COLOURS[min(len(plane), 3)]
+    rgb = np.tensordot(plane[: len(shown)], np.array(shown, np.float32), axes=(0, 0))
+    return np.clip(rgb * 255, 0, 255).astype(np.uint8)
+
+
+def painted(plane: NDArray[np.float32], labels: NDArray[np.integer[Any]], table: NDArray[np.uint8]) -> Picture:
+    """Lay labels over the dimmed grey image.
+
+    Args:
+        plane: (C, rows, columns) in 0 … 1.
+        labels: (rows, columns); where they are 0, the image is seen.
+        table: colours by label, see ``colours``.
+    """
+    grey = (plane.mean(axis=0) * 255 * DIMMED).astype(np.uint8)
+    return np.where((labels == 0)[..., np.newaxis], grey[..., np.newaxis], table[labels])
+
+
+def png_of(picture: Picture) -> bytes:
+    """Return a picture as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def png_of_figure(figure: Figure, dpi: int) -> bytes:
+    """Return a figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
