@@ -28,7 +28,7 @@ def smooth_volume(
 
 def sparse_annotation(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return (X, Y, Z) uint8: three slices along each axis with classes 1 … 3, elsewhere 0."""
-    classes = (1 + np.digitize(image[0], (0.4, 0.6))).astype(np.uint8)
+    classes: NDArray[np.uint8] = (1 + np.digitize(image[0], (0.4, 0.6))).astype(np.uint8)
     annotation = np.zeros_like(classes)
     for axis, size in enumerate(classes.shape):
         for part in (1, 2, 3):

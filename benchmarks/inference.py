@@ -88,8 +88,8 @@ def run_paper_tiling(
         labels = np.zeros(shape, dtype=np.uint8)
         with torch.no_grad():
             for done, origin in enumerate(wanted, start=1):
-                box = tuple(slice(start, start + size) for start, size in zip(origin, tile, strict=True))
-                logits = network(padded[(slice(None), *box)][None].to(device))[0]
+                x, y, z = (slice(start, start + size) for start, size in zip(origin, tile, strict=True))
+                logits = network(padded[None, :, x, y, z].to(device))[0]
                 target = labels[tuple(slice(start, start + size) for start, size in zip(origin, output, strict=True))]
                 inside = tuple(slice(0, size) for size in target.shape)
                 target[:] = logits.argmax(0).to(torch.uint8).cpu().numpy()[inside]
@@ -154,14 +154,15 @@ def run_monai(image: NDArray[np.float32], device: str = "cpu", width: int = PAPE
 
         def counted(window: Tensor) -> Tensor:
             nonlocal done
-            logits = network(window)
+            logits: Tensor = network(window)
             done += 1
             progress(done / windows)
             return logits
 
         with torch.no_grad():
             logits = inferer(torch.from_numpy(image)[None].to(device), counted)
-        return logits[0].argmax(0).to(torch.uint8).cpu().numpy()
+        labels: NDArray[np.uint8] = logits[0].argmax(0).to(torch.uint8).cpu().numpy()
+        return labels
 
     return run
 

@@ -100,11 +100,15 @@ def draw_monai(job: Job, one_resampling: bool, device: str = "cpu") -> Draw:
     # Uniform noise in ±1, smoothed by it, has a standard deviation of 3^-1/2 (2 √π sigma)^-3/2.
     magnitude = KEPT * job.elastic_sd * math.sqrt(3) * (2 * math.sqrt(math.pi) * sigma) ** 1.5
     keys, modes = ("image", "annotation"), ("bilinear", "nearest")
-    affine = {
+    affine: dict[str, Any] = {
         "rotate_range": [math.radians(job.rotation)] * 3,
         "scale_range": [job.scaling] * 3,
     }
-    elastic = {"sigma_range": (sigma, sigma), "magnitude_range": (magnitude, magnitude), "spatial_size": job.tile}
+    elastic: dict[str, Any] = {
+        "sigma_range": (sigma, sigma),
+        "magnitude_range": (magnitude, magnitude),
+        "spatial_size": job.tile,
+    }
     chain: list[Any] = [
         transforms.RandCropByLabelClassesd(
             keys, "annotation", box, ratios=[0, 1, 1, 1], num_classes=4, indices_key="annotation_cls_indices"
@@ -163,10 +167,10 @@ def draw_torchio(job: Job, one_resampling: bool) -> Draw:
     compose = torchio.Compose(chain)
 
     def draw() -> tuple[Any, Any]:
-        box = tuple(slice(start - MARGIN, start + size + MARGIN) for start, size in places.draw(generator))
+        x, y, z = (slice(start - MARGIN, start + size + MARGIN) for start, size in places.draw(generator))
         subject = torchio.Subject(
-            image=torchio.ScalarImage(tensor=torch.from_numpy(places.image[(slice(None), *box)])),
-            annotation=torchio.LabelMap(tensor=torch.from_numpy(places.annotation[box][None])),
+            image=torchio.ScalarImage(tensor=torch.from_numpy(places.image[:, x, y, z])),
+            annotation=torchio.LabelMap(tensor=torch.from_numpy(places.annotation[None, x, y, z])),
         )
         result = compose(subject)
         return result["image"].data, result["annotation"].data[0]

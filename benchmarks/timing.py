@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from . import PROJECT
@@ -159,11 +160,11 @@ def measure(sides: Mapping[str, Side], repeats: int, warm_up: bool, report: Repo
             processes[name] = _Process(name, side)
         for turn in range(-1 if warm_up else 0, repeats):
             # Back and forth, so that nobody always runs after the same neighbour.
-            order = list(sides) if turn % 2 == 0 else list(reversed(sides))
+            order = list(sides) if turn % 2 == 0 else list(sides)[::-1]
             for name in order:
                 which = f"run {turn + 1} of {repeats}" if turn >= 0 else "warming up"
                 report(f"{name}: {which}")
-                answer = processes[name].run(lambda text, which=which: report(f"{text} of {which}"))
+                answer = processes[name].run(partial(_report_run, report, which))
                 results[name].peak_bytes = answer["peak_bytes"]
                 results[name].facts = answer["facts"]
                 if turn >= 0:
@@ -172,6 +173,10 @@ def measure(sides: Mapping[str, Side], repeats: int, warm_up: bool, report: Repo
         for process in processes.values():
             process.close()
     return results
+
+
+def _report_run(report: Report, which: str, text: str) -> None:
+    report(f"{text} of {which}")
 
 
 def compare(ours: Runs, theirs: Mapping[str, Runs], bar: float, command: str, note: str) -> dict[str, Any]:

@@ -1,16 +1,20 @@
 """A folder of small volumes with dense label maps."""
 
+from pathlib import Path
+from typing import Any
+
 import nibabel
 import numpy as np
+from numpy.typing import NDArray
 
 
-def save(path, array):
+def save(path: Path, array: NDArray[Any]) -> None:
     """Write a map of voxels of 1 × 1 × 2 mm."""
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(array, np.diag([-1.0, -1.0, 2.0, 1.0])), path)
 
 
-def write_balls(folder):
+def write_balls(folder: Path) -> None:
     """Write images/ and labels/: two small volumes with a bright ball in each, and one without truth."""
     x, y, z = np.meshgrid(*(np.arange(size) for size in (24, 20, 12)), indexing="ij")
     rng = np.random.default_rng(0)

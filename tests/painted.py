@@ -1,10 +1,11 @@
 """Dense annotations for tests."""
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 
-def structures(shape, seed=0, size=9):
+def structures(shape: tuple[int, ...], seed: int = 0, size: float = 9) -> NDArray[np.uint8]:
     """Rounded structures of about ``size`` voxels all over a volume: values 1, 2, and 3 for the rest."""
     noise = gaussian_filter(np.random.default_rng(seed).normal(size=shape), size / 3)
     low, high = np.percentile(noise, [70, 85])

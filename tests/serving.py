@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from email import policy
 from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def as_slicer_sends(annotation: NDArray[np.uint8]) -> tuple[NDArray[np.int16], d
 
 def stored(studies: Path, tag: str, image: str = "a") -> NDArray[np.uint8]:
     """The voxels of a label file in the datastore's folder."""
-    return np.asarray(nibabel.load(studies / "labels" / tag / f"{image}.nii.gz").dataobj)
+    return np.asarray(nibabel.Nifti1Image.from_filename(studies / "labels" / tag / f"{image}.nii.gz").dataobj)
 
 
 def publish(folder: Path, scheme: LabelScheme, channels: int = 1, width: int = 2) -> None:
@@ -88,10 +89,13 @@ def parts(response: requests.Response, folder: Path) -> tuple[dict[str, Any], Pa
     """The parameters and the file of a multipart reply."""
     assert response.status_code == 200, response.text
     head = f"Content-Type: {response.headers['content-type']}\r\n\r\n".encode()
-    params, image = BytesParser().parsebytes(head + response.content).get_payload()
+    params, image = BytesParser(policy=policy.HTTP).parsebytes(head + response.content).iter_parts()
     file = folder / str(image.get_filename())
-    file.write_bytes(image.get_payload(decode=True))
-    return json.loads(params.get_payload(decode=True)), file
+    values, content = (part.get_payload(decode=True) for part in (params, image))
+    assert isinstance(values, bytes)
+    assert isinstance(content, bytes)
+    file.write_bytes(content)
+    return json.loads(values), file
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -125,10 +129,10 @@ class Server:
         self.tmp = folder / "tmp"
         self.tmp.mkdir()
         options = [word for key, value in conf.items() for word in ("--conf", key, value)]
-        command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", APP, "--studies", studies]
+        command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, "--host", "127.0.0.1", "--port", str(self.port), *options],
+                [*command, "--studies", str(studies), "--host", "127.0.0.1", "--port", str(self.port), *options],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=folder,

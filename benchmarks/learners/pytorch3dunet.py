@@ -60,7 +60,10 @@ def _raw(case: TrainingCase) -> NDArray[np.float32]:
 def _standardised(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Do what its ``Standardize`` does by channel."""
     axes = (1, 2, 3)
-    return (image - image.mean(axis=axes, keepdims=True)) / image.std(axis=axes, keepdims=True)
+    standardised: NDArray[np.float32] = (image - image.mean(axis=axes, keepdims=True)) / image.std(
+        axis=axes, keepdims=True
+    )
+    return standardised
 
 
 def _write(path: Path, case: TrainingCase, task: Task) -> str:
