@@ -1,72 +1,131 @@
 """``python -m benchmarks [PART ...]``: measure, write the results and their picture."""
 
-import argparse
 import math
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from enum import Enum
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Annotated, Protocol, cast
+
+import typer
+
+from lib.commands.command_line import make_app, run
+from lib.core.errors import InputError
 
 from . import PROJECT, inference, large, step, tiles, time_to_iou
 from .picture import draw_curves, draw_picture
-from .results import machine, merge_result, read_results
-from .timing import Settings, SideError, select
-
-PARTS: tuple[ModuleType, ...] = (tiles, inference, step, time_to_iou, large)
-"""Each has ``KEYS``, what it can measure, and ``measure(keys, settings, report)``, which yields keys and entries."""
+from .results import Entry, SpeedEntry, machine, merge_result, read_results
+from .timing import Announce, BenchmarkOptions, SideError, select
 
 
-def parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    result = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    keys = ", ".join(key for part in PARTS for key in part.KEYS)
-    result.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure (default: all): {keys}; or a group")
-    result.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
-    result.add_argument("--repeats", type=_positive, metavar="N", help="timed runs of each side")
-    result.add_argument(
-        "--paper-tiles",
-        type=_positive,
-        metavar="N",
-        help="time the paper's literal tiling on N tiles and scale (default: on all, which takes minutes)",
-    )
-    result.add_argument("--minutes", type=_minutes, metavar="M", help="how long each learner may learn (default: 8)")
-    result.add_argument(
-        "--results",
-        type=Path,
-        default=PROJECT / "benchmarks" / "results.json",
-        metavar="FILE",
-        help="where results are merged in; the pictures go beside it (default: benchmarks/results.json)",
-    )
-    return result
+class Part(Protocol):
+    """A module that measures.
+
+    ``KEYS``: what it can measure. ``measure(keys, chosen, announce)`` yields the key and the entry of each comparison,
+    and raises ``SideError`` if a side fails.
+    """
+
+    @property
+    def KEYS(self) -> tuple[str, ...]: ...
+
+    def measure(
+        self, keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce
+    ) -> Iterator[tuple[str, Entry]]: ...
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}; give at least 1")
-    return value
+PARTS: tuple[Part, ...] = (tiles, inference, step, time_to_iou, large)
+KEYS = [key for part in PARTS for key in part.KEYS]
+GROUPS = list(dict.fromkeys(key.split(".")[0] for key in KEYS))
 
 
-def _minutes(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{value}; give more than 0")
-    return value
+class Device(str, Enum):
+    """What to compute on."""
+
+    CPU, CUDA = "cpu", "cuda"
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
-    given = {"--device": arguments.device if arguments.device != "cpu" else None}
-    given |= {"--repeats": arguments.repeats, "--paper-tiles": arguments.paper_tiles, "--minutes": arguments.minutes}
-    options = " ".join(
-        f"{name} {value:g}" if name == "--minutes" else f"{name} {value}"
-        for name, value in given.items()
-        if value is not None
-    )
-    return Settings(arguments.device, arguments.repeats, arguments.paper_tiles, arguments.minutes, options)
+app = make_app("Time this software against the alternatives.")
 
 
-class _Progress:
+@app.command(
+    epilog="Keys: "
+    + ", ".join(key for key in KEYS if not key.startswith("time_to_iou."))
+    + ", time_to_iou.DATA.curve.LEARNER, time_to_iou.DATA.LEVEL.PEER."
+)
+def benchmark(
+    parts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PART",
+            help=f"What to measure: a group ({', '.join(GROUPS)}) or a key below. Default: everything.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="What to compute on.")] = Device.CPU,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Timed runs of each side. Default: each part's own.", show_default=False)
+    ] = None,
+    paper_tiles: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Time the paper's literal tiling on so many tiles and scale. Default: all tiles, which takes minutes.",
+            show_default=False,
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="How long each learner may learn. Default: 8.", show_default=False)
+    ] = None,
+    results: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="Where results are merged in; the pictures go beside it.",
+            show_default="benchmarks/results.json",
+        ),
+    ] = PROJECT / "benchmarks" / "results.json",
+) -> None:
+    """Time this software against the alternatives; write the results and their pictures."""
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise InputError(f"--minutes: {minutes:g}; give more than 0")
+    given = {
+        "--device": device.value if device is not Device.CPU else None,
+        "--repeats": repeats,
+        "--paper-tiles": paper_tiles,
+        "--minutes": None if minutes is None else f"{minutes:g}",
+    }
+    repeated = " ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+    chosen = BenchmarkOptions(device.value, repeats, paper_tiles, minutes, repeated)
+    failed = _measure(select(KEYS, parts or ()), chosen, results)
+    entries = read_results(results)
+    if entries:
+        draw_picture(entries, results.with_suffix(".png"))
+        draw_curves(entries, results.with_name("time_to_iou.png"))
+    if failed:
+        raise typer.Exit(1)
+
+
+def _measure(wanted: Sequence[str], chosen: BenchmarkOptions, results: Path) -> bool:
+    """Measure, and keep each entry as soon as it is there; return whether a side failed."""
+    facts, line, failed = machine(chosen.device), _StatusLine(), False
+    for part in PARTS:
+        keys = [key for key in part.KEYS if key in wanted]
+        if not keys:
+            continue
+        try:
+            for key, entry in part.measure(keys, chosen, line):
+                merge_result(results, chosen.device, facts, key, entry)
+                line.clear()
+                print(f"{key}: {_describe(entry)}", flush=True)
+        except SideError as error:
+            line.clear()
+            print(error, file=sys.stderr)
+            failed = True
+    return failed
+
+
+class _StatusLine:
     """Shows what is going on: on a terminal on one line that changes, elsewhere line by line."""
 
     def __init__(self) -> None:
@@ -84,48 +143,17 @@ class _Progress:
             print(f"\r{'':<110}\r", end="", file=sys.stderr, flush=True)
 
 
-def main() -> int:
-    """Measure; return the exit code: 0 done, 1 a side failed, 2 there is no such part, 130 interrupted."""
-    arguments = parser().parse_args()
-    settings = _settings(arguments)
-    try:
-        wanted = select([key for part in PARTS for key in part.KEYS], arguments.parts)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    facts, progress, failed = machine(settings.device), _Progress(), False
-    for part in PARTS:
-        keys = [key for key in part.KEYS if key in wanted]
-        if not keys:
-            continue
-        try:
-            for key, entry in part.measure(keys, settings, progress):
-                merge_result(arguments.results, settings.device, facts, key, entry)
-                progress.clear()
-                print(f"{key}: {_describe(entry)}", flush=True)
-        except SideError as error:
-            progress.clear()
-            print(error, file=sys.stderr)
-            failed = True
-        except KeyboardInterrupt:
-            print("\nInterrupted; what was measured is kept.", file=sys.stderr)
-            return 130
-    results = read_results(arguments.results)
-    if results:
-        draw_picture(results, arguments.results.with_suffix(".png"))
-        draw_curves(results, arguments.results.with_name("time_to_iou.png"))
-    return int(failed)
-
-
-def _describe(entry: dict[str, Any]) -> str:
+def _describe(entry: Entry) -> str:
     if entry.get("ratio") is None:
-        return str(entry["note"])
+        return entry["note"]
+    speed = cast(SpeedEntry, entry)
+    unit, (low, high) = speed.get("unit", "s"), speed["spread"]
     text = (
-        "ours {ours:.3g} {unit}, theirs {theirs:.3g} {unit} ({theirs_is}): {ratio:.2f} times as fast "
-        "({spread[0]:.2f} to {spread[1]:.2f})".format(**{"unit": "s", **entry})
+        f"ours {speed['ours']:.3g} {unit}, theirs {speed['theirs']:.3g} {unit} ({speed['theirs_is']}): "
+        f"{speed['ratio']:.2f} times as fast ({low:.2f} to {high:.2f})"
     )
-    return text if entry["bar"] is None else f"{text}, asked for {entry['bar']:g}"
+    return text if speed["bar"] is None else f"{text}, target {speed['bar']:g}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(app, "python -m benchmarks"))

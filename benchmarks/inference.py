@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from . import ours
 from .data import CHANNELS, CLASSES, PAPER_TILE, PAPER_WIDTH, SAMPLE_SHAPE, smooth_volume
-from .timing import Report, Settings, Side, compare, gigabytes
+from .results import DepthEntry, Entry
+from .timing import Announce, BenchmarkOptions, Side, compare, gigabytes
 from .timing import measure as measure_sides
 
 BARS = {
@@ -45,10 +46,10 @@ HALO = (32, 32, 26)
 """Voxels on each side of pytorch3dunet's patches: those of its example configurations, but along z as many as the
 paper's window leaves beside a patch of this volume's whole depth."""
 
-Run = Callable[[Callable[[float], None]], Any]
+TimedRun = Callable[[Callable[[float], None]], Any]
 
 
-def run_ours(image: NDArray[np.float32], memory: float, device: str = "cpu", width: int = PAPER_WIDTH) -> Run:
+def run_ours(image: NDArray[np.float32], memory: float, device: str = "cpu", width: int = PAPER_WIDTH) -> TimedRun:
     """Prepare our side; the run returns (X, Y, Z) classes."""
     return ours.whole_volume(image, memory, device, width)
 
@@ -59,7 +60,7 @@ def run_paper_tiling(
     device: str = "cpu",
     width: int = PAPER_WIDTH,
     tile: tuple[int, ...] = PAPER_TILE,
-) -> Run:
+) -> TimedRun:
     """Prepare the paper's literal tiling: outputs side by side, mirrored at the border, float32, default layout.
 
     Args:
@@ -138,7 +139,7 @@ class SamePaddedUNet(torch.nn.Module):
         return logits
 
 
-def run_monai(image: NDArray[np.float32], device: str = "cpu", width: int = PAPER_WIDTH) -> Run:
+def run_monai(image: NDArray[np.float32], device: str = "cpu", width: int = PAPER_WIDTH) -> TimedRun:
     """Prepare MONAI's ``SlidingWindowInferer`` at its default overlap; the run returns (X, Y, Z) classes."""
     from monai.inferers import SlidingWindowInferer
 
@@ -178,7 +179,7 @@ def pytorch3dunet_network(width: int = PAPER_WIDTH) -> torch.nn.Module:
     return network
 
 
-def run_pytorch3dunet(image: NDArray[np.float32], device: str = "cpu", width: int = PAPER_WIDTH) -> Run:
+def run_pytorch3dunet(image: NDArray[np.float32], device: str = "cpu", width: int = PAPER_WIDTH) -> TimedRun:
     """Prepare pytorch3dunet's ``StandardPredictor``, as its command ``predict3dunet`` drives it.
 
     It reads an HDF5 file and writes one; the run returns (X, Y, Z) classes read from that.
@@ -243,7 +244,7 @@ def run_pytorch3dunet(image: NDArray[np.float32], device: str = "cpu", width: in
     return run
 
 
-RUNS: dict[str, Callable[..., Run]] = {
+RUNS: dict[str, Callable[..., TimedRun]] = {
     "ours": run_ours,
     "paper_tiling": run_paper_tiling,
     "monai_sliding_window": run_monai,
@@ -263,20 +264,20 @@ def prepare(way: str, depth: int = 1, **options: Any) -> Callable[[Callable[[flo
     return timed
 
 
-def measure(keys: Sequence[str], settings: Settings, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+def measure(keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce) -> Iterator[tuple[str, Entry]]:
     """Yield key and entry of each comparison."""
     compared = [key for key in keys if key != DEPTH]
     if compared:
-        yield from _comparisons(compared, settings, report)
+        yield from _comparisons(compared, chosen, announce)
     if DEPTH in keys:
-        yield DEPTH, _depths(settings, report)
+        yield DEPTH, _depths(chosen, announce)
 
 
-def _side(way: str, settings: Settings, **options: Any) -> Side:
-    return Side("benchmarks.inference:prepare", {"way": way, "device": settings.device, **options})
+def _side(way: str, chosen: BenchmarkOptions, **options: Any) -> Side:
+    return Side("benchmarks.inference:prepare", {"way": way, "device": chosen.device, **options})
 
 
-def _comparisons(keys: Sequence[str], settings: Settings, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+def _comparisons(keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce) -> Iterator[tuple[str, Entry]]:
     # Which of our sides a comparison is with, and which peer.
     pairs = {
         "inference.paper_tiling_8gb": ("ours, 8 GB", "paper_tiling"),
@@ -285,15 +286,15 @@ def _comparisons(keys: Sequence[str], settings: Settings, report: Report) -> Ite
         "inference.pytorch3dunet": ("ours, 8 GB", "pytorch3dunet"),
     }
     all_sides = {
-        "ours, 8 GB": _side("ours", settings, memory=SMALL),
-        "ours, 16 GB": _side("ours", settings, memory=LARGE),
-        "paper_tiling": _side("paper_tiling", settings, tiles=settings.paper_tiles),
-        "monai_sliding_window": _side("monai_sliding_window", settings),
-        "pytorch3dunet": _side("pytorch3dunet", settings),
+        "ours, 8 GB": _side("ours", chosen, memory=SMALL),
+        "ours, 16 GB": _side("ours", chosen, memory=LARGE),
+        "paper_tiling": _side("paper_tiling", chosen, tiles=chosen.paper_tiles),
+        "monai_sliding_window": _side("monai_sliding_window", chosen),
+        "pytorch3dunet": _side("pytorch3dunet", chosen),
     }
     needed = {name for key in keys for name in pairs[key]}
     sides = {name: side for name, side in all_sides.items() if name in needed}
-    runs = measure_sides(sides, settings.repeats or REPEATS, warm_up=False, report=report)
+    runs = measure_sides(sides, chosen.repeats or REPEATS, warm_up=False, announce=announce)
     volume, window = ("×".join(map(str, sizes)) for sizes in (SAMPLE_SHAPE, PAPER_TILE))
     notes = {
         "paper_tiling": f"tiles of {window}",
@@ -307,13 +308,13 @@ def _comparisons(keys: Sequence[str], settings: Settings, report: Report) -> Ite
         part = runs[peer].facts.get("done", 1)
         if part < 1:
             note += f"; timed on {100 * part:.0f} % of the tiles and scaled"
-        yield key, compare(runs[own], {peer: runs[peer]}, BARS[key], settings.command(key), note)
+        yield key, compare(runs[own], {peer: runs[peer]}, BARS[key], chosen.command(key), note)
 
 
-def _depths(settings: Settings, report: Report) -> dict[str, Any]:
+def _depths(chosen: BenchmarkOptions, announce: Announce) -> DepthEntry:
     """Measure how time and memory grow with the depth of the volume."""
-    names = {f"depth ×{depth}": _side("ours", settings, memory=DEPTH_MEMORY, depth=depth) for depth in DEPTHS}
-    runs = measure_sides(names, settings.repeats or 1, warm_up=False, report=report)
+    names = {f"depth ×{depth}": _side("ours", chosen, memory=DEPTH_MEMORY, depth=depth) for depth in DEPTHS}
+    runs = measure_sides(names, chosen.repeats or 1, warm_up=False, announce=announce)
     seconds = [measured.median for measured in runs.values()]
     peaks = [gigabytes(measured) for measured in runs.values()]
     rows = zip(DEPTHS, seconds, peaks, strict=True)
@@ -323,5 +324,5 @@ def _depths(settings: Settings, report: Report) -> dict[str, Any]:
         "peak_gb": peaks,
         "note": f"{DEPTH_MEMORY / 1e9:g} GB allowed, beside the software and the volume; "
         + ", ".join(f"depth ×{depth}: {s:.1f} s, {gb:.1f} GB" for depth, s, gb in rows),
-        "command": settings.command(DEPTH),
+        "command": chosen.command(DEPTH),
     }

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from lib.commands.errors import ServerError
 from lib.commands.server_process import running_server
 
-from .timing import Report, Settings, SideError
+from .results import Entry, LargeEntry
+from .timing import Announce, BenchmarkOptions, SideError
 
-KEYS = ("large",)
+KEYS: tuple[str, ...] = ("large",)
 
 SHAPE = (512, 512, 300)
 VOXEL_SIZE = (0.8, 0.8, 1.0)
@@ -75,13 +76,13 @@ def generate() -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
 class _Meter:
     """Takes time and memory of each step."""
 
-    report: Report
+    announce: Announce
     seconds: dict[str, float] = field(default_factory=dict)
     gigabytes: dict[str, float] = field(default_factory=dict)
 
     def step(self, name: str, act: Callable[[], Any], of: Callable[[], int]) -> None:
         """Do one step, and keep how long it took and the most bytes that ``of`` told meanwhile."""
-        self.report(name)
+        self.announce(name)
         peak, over = 0, threading.Event()
 
         def watch() -> None:
@@ -102,7 +103,7 @@ class _Meter:
         self.gigabytes[name] = peak / 1e9
 
 
-def measure(keys: Sequence[str], settings: Settings, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+def measure(keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce) -> Iterator[tuple[str, Entry]]:
     """Go through the first round; yield one entry, without peers.
 
     Raises:
@@ -111,30 +112,28 @@ def measure(keys: Sequence[str], settings: Settings, report: Report) -> Iterator
     if not keys:
         return
     with tempfile.TemporaryDirectory() as folder:
-        meter = _go_through(Path(folder), report)
+        meter = _go_through(Path(folder), announce)
     figures = [
         f"{name} {meter.seconds[name]:.1f} s" + (f" (bar {BARS[name]:g})" if name in BARS else "")
         for name in meter.seconds
     ]
     memory = [f"{name} {meter.gigabytes[name]:.2f} GB (bar {bar:.2f})" for name, bar in MEMORY_BARS.items()]
     size = "×".join(map(str, SHAPE))
-    yield (
-        KEYS[0],
-        {
-            "ratio": None,
-            "bar": None,
-            "seconds": meter.seconds,
-            "gigabytes": {name: meter.gigabytes[name] for name in MEMORY_BARS},
-            "note": f"{size} int16: {', '.join(figures)}; {', '.join(memory)}",
-            "command": settings.command(KEYS[0]),
-        },
-    )
+    entry: LargeEntry = {
+        "ratio": None,
+        "bar": None,
+        "seconds": meter.seconds,
+        "gigabytes": {name: meter.gigabytes[name] for name in MEMORY_BARS},
+        "note": f"{size} int16: {', '.join(figures)}; {', '.join(memory)}",
+        "command": chosen.command(KEYS[0]),
+    }
+    yield KEYS[0], entry
 
 
-def _go_through(folder: Path, report: Report) -> _Meter:
+def _go_through(folder: Path, announce: Announce) -> _Meter:
     studies = folder / "studies"
     studies.mkdir()
-    report("generating the volume")
+    announce("generating the volume")
     image, classes = generate()
     affine = np.diag([-VOXEL_SIZE[0], -VOXEL_SIZE[1], VOXEL_SIZE[2], 1.0])
     nibabel.save(nibabel.Nifti1Image(image, affine), studies / "ct.nii.gz")
@@ -147,7 +146,7 @@ def _go_through(folder: Path, report: Report) -> _Meter:
     nibabel.save(nibabel.Nifti1Image(painted, affine), label)
     del image, classes, painted
     with _server(studies, folder) as (client, server):
-        meter = _Meter(report)
+        meter = _Meter(announce)
         _round(meter, client, server, label)
     # Another one, which has to compute again.
     with _server(studies, folder) as (client, server):

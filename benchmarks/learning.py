@@ -19,6 +19,7 @@ from lib.simulation.annotator import paint_slices, truth_as_annotation
 from lib.simulation.cases import BACKGROUND, read_cases
 
 from . import PROJECT
+from .results import Curve
 
 SLICES_PER_AXIS = 3
 ANNOTATION_SEED = 0
@@ -34,9 +35,6 @@ EVALUATION_SHARE = 0.4
 
 Segment = Callable[[TrainingCase], NDArray[np.uint8]]
 """Segments a case's volume by what is learnt so far: (X, Y, Z), 0 background, 1 … K foreground."""
-
-Curve = list[tuple[float, float]]
-"""Seconds since the annotation was submitted, and mean foreground IoU then, 0 … 1."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 
@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from .learners import LEARNERS
+from .results import CurveEntry, Entry, with_ratio
 from .time_to_iou import CURVE, DATA, LEVELS, NO_LEARNER, OURS, PART
 
 REACHED, MISSED, LINE = "#3f7f5f", "#c0603f", "#202020"
@@ -26,14 +27,14 @@ COLOURS = {
 """Of the learners; told apart by colour-blind people too."""
 
 
-def draw_picture(results: Mapping[str, Any], path: Path) -> None:
+def draw_picture(results: Mapping[str, Entry], path: Path) -> None:
     """Write a PNG with a bar per comparison, and a line across it at the ratio asked for.
 
     Args:
         results: as in ``results.json``.
         path: of the picture.
     """
-    entries = {key: entry for key, entry in sorted(results.items(), reverse=True) if entry.get("ratio") is not None}
+    entries = dict(sorted(with_ratio(results).items(), reverse=True))
     if not entries:
         return
     figure, axes = plt.subplots(figsize=(9, 1.2 + 0.5 * len(entries)), layout="constrained")
@@ -61,7 +62,7 @@ def draw_picture(results: Mapping[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def draw_curves(results: Mapping[str, Any], path: Path) -> None:
+def draw_curves(results: Mapping[str, Entry], path: Path) -> None:
     """Write a PNG with a panel per data set: mean foreground IoU over time, a curve per learner and run.
 
     Args:
@@ -101,9 +102,9 @@ def draw_curves(results: Mapping[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _curves_of(data: str, results: Mapping[str, Any]) -> dict[str, Any]:
+def _curves_of(data: str, results: Mapping[str, Entry]) -> dict[str, CurveEntry]:
     keys = {learner: f"{PART}.{data}.{CURVE}.{learner}" for learner in LEARNERS}
-    return {learner: results[key] for learner, key in keys.items() if key in results}
+    return {learner: cast(CurveEntry, results[key]) for learner, key in keys.items() if key in results}
 
 
 def _draw_curve(axes: Any, learner: str, curve: Sequence[Sequence[float]]) -> Any:

@@ -5,9 +5,15 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
+
+from lib.core.files import replacing
+
+MACHINE = "machine"
+"""Key of the facts about the machines, by device."""
 
 PACKAGES = (
     "torch",
@@ -21,9 +27,132 @@ PACKAGES = (
 )
 
 
-def machine(device: str) -> dict[str, Any]:
+Curve = list[tuple[float, float]]
+"""Seconds since the annotation was submitted, and mean foreground IoU then, 0 … 1; in the order of time."""
+
+
+class Entry(TypedDict):
+    """What was measured.
+
+    ``note``: in words. ``command``: repeats the measurement.
+    """
+
+    note: str
+    command: str
+
+
+class _SpeedDetails(TypedDict, total=False):
+    """What only some comparisons have.
+
+    ``runs``: each run of each side. ``peak_gb``: memory by side. ``unit`` of ``ours`` and ``theirs``, where it isn't
+    seconds. ``waited``: share of the time in which training waited for tiles. ``facts``: what each side said about
+    itself. ``largest_loss_difference``: between two loss curves, relative. ``final``: IoU at the end, by side.
+    """
+
+    runs: Mapping[str, list[float] | list[float | None]]
+    peak_gb: dict[str, float]
+    unit: str
+    waited: float
+    facts: dict[str, dict[str, Any]]
+    largest_loss_difference: float
+    final: dict[str, float]
+
+
+class _Comparison(Entry, _SpeedDetails):
+    """``theirs_is``: name of the other side. ``bar``: the target for the ratio, None where there is none."""
+
+    theirs_is: str
+    bar: float | None
+
+
+class SpeedEntry(_Comparison):
+    """A comparison of speed.
+
+    ``ours`` and ``theirs``: medians in seconds. ``ratio``: above 1 we are faster. ``spread``: lowest and highest ratio
+    of two runs made next to each other.
+    """
+
+    ours: float
+    theirs: float
+    ratio: float
+    spread: list[float]
+
+
+class UnreachedEntry(_Comparison):
+    """A comparison in which a side doesn't reach the level in all its runs: it has no time, and there is no ratio."""
+
+    ours: float | None
+    theirs: float | None
+    ratio: None
+    spread: None
+
+
+class DepthEntry(Entry):
+    """How our time in seconds and memory in GB grow with the depth of the volume in voxels."""
+
+    depths: list[int]
+    ours: list[float]
+    peak_gb: list[float]
+
+
+class IouEntry(Entry):
+    """Mean foreground IoU, medians, and what each run of each side said about itself."""
+
+    ours: float
+    theirs: float
+    runs: dict[str, list[dict[str, Any]]]
+
+
+class LargeEntry(Entry):
+    """Seconds and GB of each step on a large volume; without peers, so ``ratio`` and ``bar`` are None."""
+
+    ratio: None
+    bar: None
+    seconds: dict[str, float]
+    gigabytes: dict[str, float]
+
+
+class _CurveDetails(TypedDict, total=False):
+    """``peak_gb``: memory of the last run. ``setup``: how the learner was used, in words."""
+
+    peak_gb: float
+    setup: str
+
+
+class CurveEntry(Entry, _CurveDetails):
+    """How fast a learner learns.
+
+    ``curves``: of each run. ``final``: mean foreground IoU at the end of each run. ``iou``: by class at the end of the
+    last run. ``evaluation_seconds``: median duration of a scoring in the last run.
+    """
+
+    curves: list[Curve]
+    final: list[float]
+    iou: dict[str, float | None]
+    budget_seconds: float
+    evaluation_seconds: float
+
+
+class MachineFacts(TypedDict, total=False):
+    """What timings depend on; ``memory_gb`` and ``gpu`` only where known."""
+
+    processor: str
+    cores: int | None
+    system: str
+    python: str
+    versions: dict[str, str]
+    memory_gb: float
+    gpu: str
+
+
+def with_ratio(results: Mapping[str, Entry]) -> dict[str, SpeedEntry]:
+    """Return the comparisons that have a ratio, by key."""
+    return {key: cast(SpeedEntry, entry) for key, entry in results.items() if entry.get("ratio") is not None}
+
+
+def machine(device: str) -> MachineFacts:
     """Return what timings depend on: processor, cores, memory, GPU, versions."""
-    facts: dict[str, Any] = {
+    facts: MachineFacts = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.system(),
@@ -33,7 +162,7 @@ def machine(device: str) -> dict[str, Any]:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         facts["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
     if device == "cuda":
-        # Asked in another process: torch would count in the memory of each process started from this one.
+        # Another process asks: here torch would add to the memory of each process that this one starts.
         name = "import torch; print(torch.cuda.get_device_name())"
         facts["gpu"] = subprocess.run([sys.executable, "-c", name], capture_output=True, text=True).stdout.strip()
     return facts
@@ -60,18 +189,20 @@ def result_key(key: str, device: str) -> str:
     return key if device == "cpu" else f"{device}.{key}"
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """Read the results; none yet where there is no file."""
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return results
+def read_results(path: Path) -> dict[str, Entry]:
+    """Read the entries by key; none if there is no file."""
+    return {key: entry for key, entry in _content(path).items() if key != MACHINE}
 
 
-def merge_result(path: Path, device: str, facts: dict[str, Any], key: str, entry: dict[str, Any]) -> None:
+def _content(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return content
+
+
+def merge_result(path: Path, device: str, facts: MachineFacts, key: str, entry: Entry) -> None:
     """Put an entry, and the machine it was measured on, into the file; all other entries stay."""
-    results = read_results(path)
-    results.setdefault("machine", {})[device] = facts
-    results[result_key(key, device)] = entry
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
-    beside.replace(path)
+    content = _content(path)
+    content.setdefault(MACHINE, {})[device] = facts
+    content[result_key(key, device)] = entry
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

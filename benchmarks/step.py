@@ -33,7 +33,8 @@ from lib.simulation.annotator import paint_slices
 
 from .data import PAPER_TILE, PAPER_WIDTH, smooth_volume, sparse_annotation
 from .learning import Task, score, unseen_truth
-from .timing import Report, Settings, Side, compare
+from .results import Entry, IouEntry, SpeedEntry
+from .timing import Announce, BenchmarkOptions, Side, compare
 from .timing import measure as measure_sides
 
 RATE = "step.labelled_voxels_per_second"
@@ -210,41 +211,46 @@ def prepare_paper(
     return run
 
 
-def measure(keys: Sequence[str], settings: Settings, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+def measure(keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce) -> Iterator[tuple[str, Entry]]:
     """Yield key and entry of each comparison."""
     for key, function in ((RATE, _rate), (IOU, _iou), (PAPER, _paper)):
         if key in keys:
-            yield key, function(settings, report)
+            yield key, function(chosen, announce)
 
 
-def _sides(function: Callable[..., Any], settings: Settings, **of_side: dict[str, Any]) -> dict[str, Side]:
+def _sides(function: Callable[..., Any], chosen: BenchmarkOptions, **of_side: dict[str, Any]) -> dict[str, Side]:
     """Return a side for each named set of options."""
     return {
-        name: Side(f"{__name__}:{function.__name__}", {"device": settings.device, **options})
+        name: Side(f"{__name__}:{function.__name__}", {"device": chosen.device, **options})
         for name, options in of_side.items()
     }
 
 
-def _rate(settings: Settings, report: Report) -> dict[str, Any]:
-    sides = _sides(prepare_rate, settings, ours={"way": "ours"}, literal={"way": "literal"})
-    runs = measure_sides(sides, settings.repeats or RATE_REPEATS, warm_up=True, report=report)
+def _rate(chosen: BenchmarkOptions, announce: Announce) -> SpeedEntry:
+    sides = _sides(prepare_rate, chosen, ours={"way": "ours"}, literal={"way": "literal"})
+    runs = measure_sides(sides, chosen.repeats or RATE_REPEATS, warm_up=True, announce=announce)
     note = (
         "labelled voxels learnt per second by the paper's network at full width, three slices along each axis of a "
         f"volume of the paper's size; ours waits for tiles {100 * runs['ours'].facts['waited']:.1f} % of the time"
     )
-    entry = compare(runs["ours"], {"literal": runs["literal"]}, RATE_BAR, settings.command(RATE), note)
-    entry["runs"] = {name: [UNIT / seconds for seconds in values] for name, values in entry["runs"].items()}
-    rates = {name: UNIT / entry[name] for name in ("ours", "theirs")}
-    return {**entry, **rates, "waited": runs["ours"].facts["waited"], "unit": "labelled voxels/s"}
+    entry = compare(runs["ours"], {"literal": runs["literal"]}, RATE_BAR, chosen.command(RATE), note)
+    return {
+        **entry,
+        "ours": UNIT / runs["ours"].median,
+        "theirs": UNIT / runs["literal"].median,
+        "runs": {name: [UNIT / seconds for seconds in own.seconds] for name, own in runs.items()},
+        "waited": runs["ours"].facts["waited"],
+        "unit": "labelled voxels/s",
+    }
 
 
-def _iou(settings: Settings, report: Report) -> dict[str, Any]:
+def _iou(chosen: BenchmarkOptions, announce: Announce) -> IouEntry:
     facts: dict[str, list[dict[str, Any]]] = {"ours": [], "literal": []}
-    for seed in range(settings.repeats or IOU_REPEATS):
+    for seed in range(chosen.repeats or IOU_REPEATS):
         sides = _sides(
-            prepare_iou, settings, ours={"way": "ours", "seed": seed}, literal={"way": "literal", "seed": seed}
+            prepare_iou, chosen, ours={"way": "ours", "seed": seed}, literal={"way": "literal", "seed": seed}
         )
-        for name, runs in measure_sides(sides, 1, warm_up=False, report=report).items():
+        for name, runs in measure_sides(sides, 1, warm_up=False, announce=announce).items():
             facts[name].append(runs.facts)
     medians = {
         name: {fact: statistics.median(run[fact] for run in runs) for fact in runs[0]} for name, runs in facts.items()
@@ -258,13 +264,13 @@ def _iou(settings: Settings, report: Report) -> dict[str, Any]:
         "theirs": medians["literal"]["iou"],
         "runs": facts,
         "note": f"mean foreground IoU from {IOU_VOXELS} labelled voxels at width {IOU_WIDTH}, medians: {described}",
-        "command": settings.command(IOU),
+        "command": chosen.command(IOU),
     }
 
 
-def _paper(settings: Settings, report: Report) -> dict[str, Any]:
-    sides = _sides(prepare_paper, settings, half={"half": True}, full={"half": False})
-    runs = measure_sides(sides, 1, warm_up=False, report=report)
+def _paper(chosen: BenchmarkOptions, announce: Announce) -> SpeedEntry:
+    sides = _sides(prepare_paper, chosen, half={"half": True}, full={"half": False})
+    runs = measure_sides(sides, 1, warm_up=False, announce=announce)
     facts = {name: measured.facts for name, measured in runs.items()}
     minutes = PAPER_STEPS * facts["half"]["step_seconds"] / 60
     differences = [
@@ -277,12 +283,12 @@ def _paper(settings: Settings, report: Report) -> dict[str, Any]:
         "theirs_is": "the paper's 3 days on a Titan X",
         "ratio": ratio,
         "spread": [ratio, ratio],
-        "bar": PAPER_BAR if settings.device == "cuda" else None,
+        "bar": PAPER_BAR if chosen.device == "cuda" else None,
         "facts": facts,
         "largest_loss_difference": max(differences),
-        "note": f"the paper's {PAPER_STEPS} iterations, scaled from {COMPARED_STEPS[settings.device]}: "
+        "note": f"the paper's {PAPER_STEPS} iterations, scaled from {COMPARED_STEPS[chosen.device]}: "
         f"{1000 * facts['half']['step_seconds']:.0f} ms each in {facts['half']['precision']}, "
         f"{1000 * facts['full']['step_seconds']:.0f} ms in float32, drawing tiles included; the mean loss of a part of "
         f"the curve differs from that in float32 by at most {100 * max(differences):.1f} %",
-        "command": settings.command(PAPER),
+        "command": chosen.command(PAPER),
     }

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from . import ours
 from .data import PAPER_TILE, SAMPLE_SHAPE, smooth_volume, sparse_annotation
-from .timing import Report, Settings, Side, compare
+from .results import Entry
+from .timing import Announce, BenchmarkOptions, Side, compare
 from .timing import measure as measure_sides
 
 KEYS = ("tiles.monai", "tiles.torchio", "tiles.elasticdeform")
@@ -279,16 +280,16 @@ def prepare(way: str, **options: Any) -> Callable[[Callable[[float], None]], Non
     return run
 
 
-def measure(keys: Sequence[str], settings: Settings, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+def measure(keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce) -> Iterator[tuple[str, Entry]]:
     """Yield key and entry of each comparison."""
     names = ["ours", *(name for key in keys for name in WAYS[key])]
     sides = {}
     for name in names:
-        device = {"device": settings.device} if name in ON_GPU else {}
+        device = {"device": chosen.device} if name in ON_GPU else {}
         sides[name] = Side("benchmarks.tiles:prepare", {"way": name, **device}, threads=1)
-    runs = measure_sides(sides, settings.repeats or REPEATS, warm_up=True, report=report)
+    runs = measure_sides(sides, chosen.repeats or REPEATS, warm_up=True, announce=announce)
     tile, volume = ("×".join(map(str, sizes)) for sizes in (PAPER_TILE, SAMPLE_SHAPE))
     for key in keys:
         theirs = {name: runs[name] for name in WAYS[key]}
         note = f"one augmented training tile of {tile} from a volume of {volume} with 3 channels; one core"
-        yield key, compare(runs["ours"], theirs, BAR, settings.command(key), note)
+        yield key, compare(runs["ours"], theirs, BAR, chosen.command(key), note)

@@ -9,7 +9,7 @@ import contextlib
 import importlib
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from lib.phantom.specimen import write_samples
 
 from . import PROJECT
 from .learners import LEARNERS
-from .learning import Curve, Trial, read_task, seconds_to_start, time_to_level
-from .timing import Report, Settings, Side, SideError, gigabytes
+from .learning import Trial, read_task, seconds_to_start, time_to_level
+from .results import Curve, CurveEntry, Entry, SpeedEntry, UnreachedEntry
+from .timing import Announce, BenchmarkOptions, Side, SideError, gigabytes
 from .timing import measure as measure_sides
 
 DATA = {
@@ -78,37 +79,37 @@ def prepare(
     return run
 
 
-def measure(keys: Sequence[str], settings: Settings, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+def measure(keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce) -> Iterator[tuple[str, Entry]]:
     """Yield key and entry of each curve and of each comparison.
 
     Raises:
         SideError: a learner failed; raised after the others have been measured.
     """
-    if settings.device != "cpu":
-        report(f"{PART}: left out, it compares on the CPU only\n")
+    if chosen.device != "cpu":
+        announce(f"{PART}: left out, it compares on the CPU only\n")
         return
     failures: list[str] = []
     for data in DATA:
         wanted = [key for key in keys if key.startswith(f"{PART}.{data}.")]
         if not wanted:
             continue
-        with _data_folder(data, report) as folder:
+        with _data_folder(data, announce) as folder:
             if not (folder / "images").is_dir():
-                report(f"{PART}.{data}: left out, there is no {folder / 'images'}\n")
+                announce(f"{PART}.{data}: left out, there is no {folder / 'images'}\n")
                 continue
-            yield from _measure_data(data, folder, wanted, settings, report, failures)
+            yield from _measure_data(data, folder, wanted, chosen, announce, failures)
     if failures:
         raise SideError("\n".join(failures))
 
 
 @contextlib.contextmanager
-def _data_folder(data: str, report: Report) -> Iterator[Path]:
+def _data_folder(data: str, announce: Announce) -> Iterator[Path]:
     if data != "phantom":
         yield REAL_DATA / data
         return
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
-        report(f"{PART}.{data}: making the volumes")
+        announce(f"{PART}.{data}: making the volumes")
         for part in ("images", "labels"):
             (folder / part).mkdir()
         write_samples(folder / "images", folder / "labels")
@@ -116,16 +117,16 @@ def _data_folder(data: str, report: Report) -> Iterator[Path]:
 
 
 def _measure_data(
-    data: str, folder: Path, keys: Sequence[str], settings: Settings, report: Report, failures: list[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+    data: str, folder: Path, keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce, failures: list[str]
+) -> Iterator[tuple[str, Entry]]:
     """Measure one data set; what fails is added to the failures."""
     named = {key.rsplit(".", 1)[1] for key in keys}
     if not all(f".{CURVE}." in key for key in keys):
         named.add(OURS)
-    seconds = 60 * (settings.minutes or MINUTES)
-    curves: dict[str, dict[str, Any]] = {}
+    seconds = 60 * (chosen.minutes or MINUTES)
+    curves: dict[str, CurveEntry] = {}
     failed = set[str]()
-    for seed in range(settings.repeats or 1):
+    for seed in range(chosen.repeats or 1):
         for learner in LEARNERS:
             if learner not in named - failed:
                 continue
@@ -133,23 +134,23 @@ def _measure_data(
             side = Side(f"{__name__}:prepare", {**options, "seconds": seconds, "seed": seed})
             try:
                 # Each alone: a process that waits for its turn would still hold its memory.
-                (runs,) = measure_sides({f"{data}, {learner}": side}, 1, warm_up=False, report=report).values()
+                (runs,) = measure_sides({f"{data}, {learner}": side}, 1, warm_up=False, announce=announce).values()
             except SideError as error:
                 failures.append(str(error))
                 failed.add(learner)
                 continue
             key = f"{PART}.{data}.{CURVE}.{learner}"
             earlier = curves[learner]["curves"] if learner in curves else []
-            entry = curve_entry([*earlier, runs.facts["curve"]], runs.facts, seconds, settings.command(key))
+            entry = curve_entry([*earlier, runs.facts["curve"]], runs.facts, seconds, chosen.command(key))
             curves[learner] = {**entry, "peak_gb": gigabytes(runs), "setup": LEARNERS[learner].setup}
             yield key, curves[learner]
     for key in keys:
         what, peer = key.removeprefix(f"{PART}.{data}.").rsplit(".", 1)
         if what != CURVE and {OURS, peer} <= curves.keys() - failed:
-            yield key, comparison(curves[OURS], curves[peer], peer, what, settings.command(key))
+            yield key, comparison(curves[OURS], curves[peer], peer, what, chosen.command(key))
 
 
-def curve_entry(curves: Sequence[Curve], facts: dict[str, Any], seconds: float, command: str) -> dict[str, Any]:
+def curve_entry(curves: Sequence[Curve], facts: Mapping[str, Any], seconds: float, command: str) -> CurveEntry:
     """Make the entry of a learner.
 
     Args:
@@ -165,7 +166,7 @@ def curve_entry(curves: Sequence[Curve], facts: dict[str, Any], seconds: float, 
     final = [curve[-1][1] for curve in curves]
     classes = ", ".join(f"{name} {value or 0:.3f}" for name, value in facts["iou"].items())
     return {
-        "curves": curves,
+        "curves": list(curves),
         "final": final,
         "iou": facts["iou"],
         "budget_seconds": seconds,
@@ -175,7 +176,9 @@ def curve_entry(curves: Sequence[Curve], facts: dict[str, Any], seconds: float, 
     }
 
 
-def comparison(ours: dict[str, Any], theirs: dict[str, Any], peer: str, level: str, command: str) -> dict[str, Any]:
+def comparison(
+    ours: CurveEntry, theirs: CurveEntry, peer: str, level: str, command: str
+) -> SpeedEntry | UnreachedEntry:
     """Make the entry of a comparison at one level.
 
     Args:
@@ -186,38 +189,52 @@ def comparison(ours: dict[str, Any], theirs: dict[str, Any], peer: str, level: s
         command: what repeats it.
 
     Returns:
-        As ``timing.compare``, with ``final``, the IoU of both at the end. ``ours`` and ``theirs`` are None where a
-        run doesn't reach the level; so are then ``ratio`` and ``spread``.
+        With a ratio if all runs reach the level; with ``final``, the IoU of both at the end.
     """
     sides = {OURS: ours, peer: theirs}
     runs = {
         name: [time_to_level(curve, float(level), LEARNERS[name].published) for curve in side["curves"]]
         for name, side in sides.items()
     }
-    medians = {
-        name: None if None in seconds else statistics.median(seconds)  # type: ignore[type-var]
-        for name, seconds in runs.items()
-    }
+    # Sides with a run that never gets there are left out.
+    reached = {name: times for name, seconds in runs.items() if (times := _all_reached(seconds)) is not None}
+    medians = {name: statistics.median(times) for name, times in reached.items()}
     final = {name: statistics.median(side["final"]) for name, side in sides.items()}
     note = f"seconds to mean foreground IoU {level}, {ours['budget_seconds']:g} s for each"
     note += "".join(
-        f"; {name} {'reaches' if medians[name] else 'does not reach'} it, {final[name]:.3f} at the end"
+        f"; {name} {'reaches' if name in medians else 'does not reach'} it, {final[name]:.3f} at the end"
         for name in sides
     )
-    ratio, spread = None, None
-    if None not in medians.values():
-        ratio = medians[peer] / medians[OURS]  # type: ignore[operator]
-        pairs = [other / own for own, other in zip(runs[OURS], runs[peer], strict=True)]  # type: ignore[operator]
-        spread = [min(pairs), max(pairs)]
+    bar = None if peer == NO_LEARNER else BAR
+    if reached.keys() != sides.keys():
+        return {
+            "ours": medians.get(OURS),
+            "theirs": medians.get(peer),
+            "theirs_is": peer,
+            "ratio": None,
+            "spread": None,
+            "bar": bar,
+            "runs": runs,
+            "final": final,
+            "note": note,
+            "command": command,
+        }
+    pairs = [other / own for own, other in zip(reached[OURS], reached[peer], strict=True)]
     return {
         "ours": medians[OURS],
         "theirs": medians[peer],
         "theirs_is": peer,
-        "ratio": ratio,
-        "spread": spread,
-        "bar": None if peer == NO_LEARNER else BAR,
+        "ratio": medians[peer] / medians[OURS],
+        "spread": [min(pairs), max(pairs)],
+        "bar": bar,
         "runs": runs,
         "final": final,
         "note": note,
         "command": command,
     }
+
+
+def _all_reached(seconds: Sequence[float | None]) -> list[float] | None:
+    """Return the times if all runs reached the level, None otherwise."""
+    times = [time for time in seconds if time is not None]
+    return times if len(times) == len(seconds) else None

@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from . import PROJECT
+from lib.core.errors import InputError
 
-Report = Callable[[str], None]
+from . import PROJECT
+from .results import SpeedEntry
+
+Announce = Callable[[str], None]
 """Called with what is going on now."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchmarkOptions:
     """What the command line decides for all parts.
 
     Attributes:
@@ -56,7 +59,7 @@ class Side:
 
 
 @dataclass
-class Runs:
+class Timings:
     """What was measured of one side.
 
     Attributes:
@@ -105,11 +108,11 @@ class _Process:
             self.close()
             raise
 
-    def run(self, report: Report) -> dict[str, Any]:
+    def run(self, announce: Announce) -> dict[str, Any]:
         """Run once; return the answer."""
-        return self._ask("run", report)
+        return self._ask("run", announce)
 
-    def _ask(self, line: str, report: Report) -> dict[str, Any]:
+    def _ask(self, line: str, announce: Announce) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -121,7 +124,7 @@ class _Process:
             values: dict[str, Any] = json.loads(answer)
             if "progress" not in values:
                 return values
-            report(f"{self.name}: {100 * values['progress']:.0f} %")
+            announce(f"{self.name}: {100 * values['progress']:.0f} %")
         self._process.wait()
         self._log.seek(0)
         written = "".join(self._log.readlines()[-20:])
@@ -140,31 +143,31 @@ class _Process:
         self._log.close()
 
 
-def measure(sides: Mapping[str, Side], repeats: int, warm_up: bool, report: Report) -> dict[str, Runs]:
+def measure(sides: Mapping[str, Side], repeats: int, warm_up: bool, announce: Announce) -> dict[str, Timings]:
     """Run all sides in turns, so that what else the machine does meets them alike.
 
     Args:
         sides: by name.
         repeats: timed runs of each.
         warm_up: run each once before, untimed.
-        report: shows progress.
+        announce: shows progress.
 
     Raises:
         SideError: a side failed.
     """
     processes: dict[str, _Process] = {}
-    results = {name: Runs() for name in sides}
+    results = {name: Timings() for name in sides}
     try:
         for name, side in sides.items():
-            report(f"{name}: starting")
+            announce(f"{name}: starting")
             processes[name] = _Process(name, side)
         for turn in range(-1 if warm_up else 0, repeats):
             # Back and forth, so that nobody always runs after the same neighbour.
             order = list(sides) if turn % 2 == 0 else list(sides)[::-1]
             for name in order:
                 which = f"run {turn + 1} of {repeats}" if turn >= 0 else "warming up"
-                report(f"{name}: {which}")
-                answer = processes[name].run(partial(_report_run, report, which))
+                announce(f"{name}: {which}")
+                answer = processes[name].run(partial(_report_run, announce, which))
                 results[name].peak_bytes = answer["peak_bytes"]
                 results[name].facts = answer["facts"]
                 if turn >= 0:
@@ -175,11 +178,11 @@ def measure(sides: Mapping[str, Side], repeats: int, warm_up: bool, report: Repo
     return results
 
 
-def _report_run(report: Report, which: str, text: str) -> None:
-    report(f"{text} of {which}")
+def _report_run(announce: Announce, which: str, text: str) -> None:
+    announce(f"{text} of {which}")
 
 
-def compare(ours: Runs, theirs: Mapping[str, Runs], bar: float, command: str, note: str) -> dict[str, Any]:
+def compare(ours: Timings, theirs: Mapping[str, Timings], bar: float, command: str, note: str) -> SpeedEntry:
     """Make the entry of a comparison.
 
     Args:
@@ -210,7 +213,7 @@ def compare(ours: Runs, theirs: Mapping[str, Runs], bar: float, command: str, no
     }
 
 
-def gigabytes(runs: Runs) -> float:
+def gigabytes(runs: Timings) -> float:
     """Return the peak memory that counts: the GPU's where there is one."""
     return float(runs.facts.get("peak_bytes_on_gpu", runs.peak_bytes)) / 1e9
 
@@ -219,11 +222,11 @@ def select(keys: Sequence[str], wanted: Sequence[str]) -> list[str]:
     """Return the keys that are, or lie below, one of the wanted names; all of them if none is named.
 
     Raises:
-        ValueError: a name stands for no key.
+        InputError: a name stands for no key.
     """
     for name in wanted:
         if not any(_is_part(key, name) for key in keys):
-            raise ValueError(f"{name}: there is no such part; there are {', '.join(keys)}")
+            raise InputError(f"{name}: there is no such part; there are {', '.join(keys)}")
     return [key for key in keys if not wanted or any(_is_part(key, name) for name in wanted)]
 
 

@@ -12,35 +12,40 @@ from lib.commands.command_line import make_app, run
 from . import PROJECT
 
 UNFINISHED = 3
-"""Exit code if runs are left to do."""
+"""Exit code if runs are unfinished."""
 
 app = make_app("The paper's tables 1 to 3 and figure 3, and simulated annotators.")
 
 
 class What(str, Enum):
-    """What the paper shows."""
+    """The paper's results."""
 
     TABLE1, TABLE2, TABLE3, FIGURE3, ALL = "table1", "table2", "table3", "figure3", "all"
 
 
 class SizeName(str, Enum):
-    """How large volumes and networks are, and how long training is."""
+    """Sizes of volumes, networks and training."""
 
     SMALL, PAPER = "small", "paper"
 
 
 Data = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="With images/ and labels/. Default: the phantom.", show_default=False),
+    typer.Option(
+        metavar="FOLDER", help="Folder with images/ and dense labels/. Default: the phantom.", show_default=False
+    ),
 ]
-Labels = Annotated[str, typer.Option(metavar="NAMES", help="The folder's classes, separated by commas.")]
+Labels = Annotated[
+    str, typer.Option(metavar="NAMES", help="Class names, separated by commas. Default: class_1, …", show_default=False)
+]
 Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Runs at a time. Default: one for each processor core.", show_default=False)
+    int | None,
+    typer.Option(min=1, help="Number of parallel runs. Default: one for each processor core.", show_default=False),
 ]
 Output = Annotated[
     Path,
     typer.Option(
-        metavar="FOLDER", help="Where results/ go, and work/ with the unfinished runs.", show_default="experiments"
+        metavar="FOLDER", help="Folder for results/, and for work/ with the runs.", show_default="experiments"
     ),
 ]
 OUTPUT = PROJECT / "experiments"
@@ -48,29 +53,41 @@ OUTPUT = PROJECT / "experiments"
 
 @app.command()
 def reproduce(
-    what: Annotated[What, typer.Argument(help="One of the paper's results, or all of them.")],
-    size: Annotated[SizeName, typer.Option(help="small runs on a laptop; paper needs a GPU.")] = SizeName.SMALL,
+    what: Annotated[What, typer.Argument(metavar="WHAT", help="What to reproduce.")],
+    size: Annotated[
+        SizeName,
+        typer.Option(help="Size of volumes, networks and training: small runs on a laptop; paper needs a GPU."),
+    ] = SizeName.SMALL,
     data: Data = None,
     labels: Labels = "",
     methods: Annotated[
-        str, typer.Option(metavar="NAMES", help="Separated by commas. Default: the methods of each table.")
+        str,
+        typer.Option(
+            metavar="NAMES", help="Methods, separated by commas. Default: those of each table.", show_default=False
+        ),
     ] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
     steps: Annotated[
-        int | None, typer.Option(help="Steps of each training, for a quick look. Default: the size's.")
+        int | None,
+        typer.Option(help="Steps of each training, for a quick look. Default: the size's.", show_default=False),
     ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Stop after so long; the same command goes on later.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Stop after this time; the same command continues later.", show_default=False),
+    ] = None,
     jobs: Jobs = None,
     dask: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Of a dask.distributed scheduler. Its workers need this folder and apps/sparse_unet3d in PYTHONPATH.",
+            help="Let a dask.distributed scheduler do the runs. Its workers need this folder and apps/sparse_unet3d in "
+            "PYTHONPATH.",
+            show_default=False,
         ),
     ] = None,
     output: Output = OUTPUT,
 ) -> None:
-    """Reproduce the paper's tables and figure; an interrupted command can be continued."""
+    """Reproduce the paper's tables and figure. After an interruption the same command continues."""
     from .reproduce import ReproduceOptions
     from .reproduce import reproduce as make
 
@@ -98,17 +115,17 @@ def simulate(
     data: Data = None,
     labels: Labels = "",
     volume: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The volume to annotate. Default: the first one.")
+        str | None, typer.Option(metavar="NAME", help="Volume to annotate. Default: the first one.", show_default=False)
     ] = None,
     strategies: Annotated[
-        str, typer.Option(metavar="NAMES", help="Separated by commas. Default: all strategies.")
+        str, typer.Option(metavar="NAMES", help="Strategies, separated by commas. Default: all.", show_default=False)
     ] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 8,
-    slices: Annotated[int, typer.Option(help="Annotated slices at the end.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 8,
+    slices: Annotated[int, typer.Option(help="Number of annotated slices at the end.")] = 20,
     jobs: Jobs = None,
     output: Output = OUTPUT,
 ) -> None:
-    """Compare simulated annotators who choose the next slice in different ways."""
+    """Compare strategies for choosing the next slice to annotate, with simulated annotators."""
     from .annotators import Schedule
     from .simulate import SimulateOptions
     from .simulate import simulate as make

@@ -105,8 +105,8 @@ Segment = Callable[[str, Volume, Places], Planes]
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """What a method is given.
+class MethodInput:
+    """What a method learns from, and how.
 
     Attributes:
         scheme: the label scheme.
@@ -152,7 +152,7 @@ class Method:
 
     title: str
     plan: Callable[[Sequence[Volume], LabelScheme, Size], Plan | None]
-    learn: Callable[[Task], Segment]
+    learn: Callable[[MethodInput], Segment]
     package: str | None = None
     segments_unseen: bool = True
     is_random: bool = True
@@ -184,25 +184,27 @@ def _paper_method(title: str, change: Callable[[Plan], Plan]) -> Method:
     return Method(title, plan, functools.partial(_learn_as_in_paper, plan))
 
 
-def _learn_as_in_paper(plan_of: Callable[..., Plan], task: Task) -> Segment:
-    plan = plan_of(task.volumes, task.scheme, task.size)
+def _learn_as_in_paper(plan_of: Callable[..., Plan], given: MethodInput) -> Segment:
+    plan = plan_of(given.volumes, given.scheme, given.size)
     if plan.dims == 3:
-        images = [prepare_training(case.volume, case.annotation, plan) for case in task.cases]
-        learner = Learner(plan, images, task.machine.device, task.seed)
-        network = _train(learner, task, task.steps)
-        return _by_volume(Segmenter(network, plan, learner.precision), task.machine)
+        images = [prepare_training(case.volume, case.annotation, plan) for case in given.cases]
+        learner = Learner(plan, images, given.machine.device, given.seed)
+        network = _train(learner, given, given.steps)
+        return _by_volume(Segmenter(network, plan, learner.precision), given.machine)
     images = [
         image
-        for case in task.cases
-        for image in prepare_training_slices(case.volume, case.annotation, task.slices[case.id], plan)
+        for case in given.cases
+        for image in prepare_training_slices(case.volume, case.annotation, given.slices[case.id], plan)
     ]
-    network = _train(Learner(plan, images, task.machine.device, task.seed), task, task.steps * task.size.slice_steps)
-    return lambda _name, volume, places: segment_slices(network, volume, places, plan, task.machine.device)
+    network = _train(
+        Learner(plan, images, given.machine.device, given.seed), given, given.steps * given.size.slice_steps
+    )
+    return lambda _name, volume, places: segment_slices(network, volume, places, plan, given.machine.device)
 
 
-def _train(learner: Learner, task: Task, steps: int) -> nn.Module:
+def _train(learner: Learner, given: MethodInput, steps: int) -> nn.Module:
     """Train for so many steps, or go on with it, keeping the state now and then; return the network."""
-    checkpoint = ModelFolder(task.folder).checkpoint
+    checkpoint = ModelFolder(given.folder).checkpoint
     done = 0
     if checkpoint.is_file():
         content = load_content(checkpoint)
@@ -221,7 +223,7 @@ def _train(learner: Learner, task: Task, steps: int) -> nn.Module:
             raise InputError(f"training diverged before step {piece.stop} (loss {course.loss}); look for outliers")
         done = piece.stop
         try:
-            task.progress(done / steps, f"step {done} of {steps}, loss {course.loss:.3f}")
+            given.progress(done / steps, f"step {done} of {steps}, loss {course.loss:.3f}")
         except OutOfTimeError:
             keep()
             raise
@@ -235,7 +237,7 @@ def training_precision(folder: Path) -> str | None:
     """Return the floating point format of a finished training's steps, chosen by their speed; None without training.
 
     Args:
-        folder: of the task.
+        folder: the method's, see ``MethodInput``.
     """
     checkpoint = ModelFolder(folder).checkpoint
     return str(load_content(checkpoint)["precision"]) if checkpoint.is_file() else None
@@ -254,29 +256,29 @@ def _default_plan(volumes: Sequence[Volume], scheme: LabelScheme, size: Size) ->
     return make_plan(volumes, scheme, PlanOptions(), size.device)
 
 
-def _learn_by_default(task: Task) -> Segment:
+def _learn_by_default(given: MethodInput) -> Segment:
     """Train as the server does, for as many steps; what it publishes is what segments."""
-    folder = ModelFolder(task.folder)
-    plan = _default_plan(task.volumes, task.scheme, task.size)
-    epochs = max(1, round(task.steps / plan.steps_per_epoch))
+    folder = ModelFolder(given.folder)
+    plan = _default_plan(given.volumes, given.scheme, given.size)
+    epochs = max(1, round(given.steps / plan.steps_per_epoch))
 
     def report(latest: Report) -> None:
         text = f"epoch {latest['epoch']} of {epochs}, loss {latest['loss']:.3f}, {latest['message']}"
-        task.progress(latest["epoch"] / epochs, text)
+        given.progress(latest["epoch"] / epochs, text)
 
     if not (folder.checkpoint.is_file() and load_content(folder.checkpoint)["finished"]):
-        options = TrainingOptions(max_epochs=epochs, seed=task.seed)
-        train(task.cases, task.scheme, folder, options, PlanOptions(), task.machine, report)
-    model = folder.load(task.scheme)
-    return _by_volume(Segmenter(model.network, model.plan, model.precision), task.machine)
+        options = TrainingOptions(max_epochs=epochs, seed=given.seed)
+        train(given.cases, given.scheme, folder, options, PlanOptions(), given.machine, report)
+    model = folder.load(given.scheme)
+    return _by_volume(Segmenter(model.network, model.plan, model.precision), given.machine)
 
 
 def _no_plan(_volumes: Sequence[Volume], _scheme: LabelScheme, _size: Size) -> None:
     return None
 
 
-def _interpolate(task: Task) -> Segment:
-    return _from_volumes({case.id: interpolate(case.annotation, task.scheme) for case in task.cases})
+def _interpolate(given: MethodInput) -> Segment:
+    return _from_volumes({case.id: interpolate(case.annotation, given.scheme) for case in given.cases})
 
 
 def _peer(name: str, module: str) -> Method:
@@ -285,8 +287,10 @@ def _peer(name: str, module: str) -> Method:
     return Method(name, _no_plan, learn, package=name, segments_unseen=False, in_one_go=True, on_cpu=True)
 
 
-def _learn_by_peer(peer: str, task: Task) -> Segment:
-    return _from_volumes(learn_peer(peer, task.scheme, task.cases, task.seed, task.size.peer_seconds, task.progress))
+def _learn_by_peer(peer: str, given: MethodInput) -> Segment:
+    return _from_volumes(
+        learn_peer(peer, given.scheme, given.cases, given.seed, given.size.peer_seconds, given.progress)
+    )
 
 
 def _from_volumes(segmented: Mapping[str, NDArray[np.uint8]]) -> Segment:

@@ -20,7 +20,7 @@ from lib.core.files import write_json
 
 from .engine import outcomes
 from .methods import METHODS, SIZES, OutOfTimeError, Size
-from .run import RECORDS, Run, RunRecord, Setting, check_runs, commit, finished, perform
+from .run import RECORDS, Run, RunContext, RunRecord, check_runs, commit, finished, perform
 from .study import Source, Study, load_study
 from .tables import DEFAULT_METHODS, ROWS, TableResult, assemble, runs_of
 
@@ -105,7 +105,7 @@ def reproduce(options: ReproduceOptions) -> bool:
     folder = options.folder.resolve() if options.folder else None
     source = Source(folder, options.labels, size.halved, options.experiments.resolve() / "work" / options.size)
     until = None if options.minutes is None else time.time() + 60 * options.minutes
-    setting = Setting(source, size, work / RECORDS, work, until)
+    context = RunContext(source, size, work / RECORDS, work, until)
     study = load_study(source)
     runs: list[Run] = []
     for table in options.tables:
@@ -120,7 +120,7 @@ def reproduce(options: ReproduceOptions) -> bool:
     # Seed by seed, so that all tables are there before the first is repeated.
     runs.sort(key=lambda run: run.seed)
     with _alone(work):
-        return _make(runs, study, setting, options)
+        return _make(runs, study, context, options)
 
 
 @contextmanager
@@ -141,35 +141,35 @@ def _alone(work: Path) -> Iterator[None]:
         yield
 
 
-def _make(runs: Sequence[Run], study: Study, setting: Setting, options: ReproduceOptions) -> bool:
+def _make(runs: Sequence[Run], study: Study, context: RunContext, options: ReproduceOptions) -> bool:
     """Do what is still to be done of these runs, and write tables and report, see ``reproduce``."""
-    kept = {run.key: finished(run, study, setting) for run in runs}
+    kept = {run.key: finished(run, study, context) for run in runs}
     due = [run for run in runs if kept[run.key] is None]
     check_runs(due, study)
     print(f"{len(runs)} runs, {len(runs) - len(due)} of them are finished already.", flush=True)
     other = sorted(_commits(filter(None, kept.values())) - {commit()})
     if other:
-        print(f"Some were made by other commits ({', '.join(other)}); without {setting.records} all are made anew.")
+        print(f"Some were made by other commits ({', '.join(other)}); without {context.records} all are made anew.")
     left, failures = len(due), list[str]()
-    if setting.size.device == "cuda" and not (torch.cuda.is_available() or options.dask):
+    if context.size.device == "cuda" and not (torch.cuda.is_available() or options.dask):
         due = [run for run in due if METHODS[run.method].on_cpu]
         if left > len(due):
             print(f"Here is no GPU, which {left - len(due)} runs of this size need; they are left for where one is.")
-    for run, outcome in _outcomes(due, setting, options):
+    for run, outcome in _outcomes(due, context, options):
         if outcome is None:
             continue
         left -= 1
         if isinstance(outcome, str):
             failures.append(f"{run.key}: {outcome}")
     results = options.experiments.resolve() / "results" / options.part()
-    records = _records(options, study, setting)
+    records = _records(options, study, context)
     for table in options.tables:
         _write_table(table, records[table], options, study, results)
     # A rented machine may lack what draws pictures: the report is then written where the results are taken to.
     if all(map(importlib.util.find_spec, REPORTS_NEED)):
         from .report import write_report
 
-        write_report(results / "report.html", results, records, study, setting.dense)
+        write_report(results / "report.html", results, records, study, context.dense)
         print(f"Report with pictures: {results / 'report.html'}")
     if failures:
         raise InputError("\n".join(failures))
@@ -233,12 +233,12 @@ def _seconds_at_once(method: str, size: Size) -> float:
     return size.peer_seconds + STARTING_SECONDS if METHODS[method].in_one_go else 0
 
 
-def _attempt(setting: Setting, run: Run) -> tuple[Run, RunRecord | str | None]:
+def _attempt(context: RunContext, run: Run) -> tuple[Run, RunRecord | str | None]:
     """Do a run; return its record, or why it failed, or None where time was up."""
     try:
-        if setting.until is not None and time.time() + _seconds_at_once(run.method, setting.size) >= setting.until:
+        if context.until is not None and time.time() + _seconds_at_once(run.method, context.size) >= context.until:
             return run, None
-        return run, perform(run, setting)
+        return run, perform(run, context)
     except OutOfTimeError:
         return run, None
     except InputError as error:
@@ -250,12 +250,12 @@ def _attempt(setting: Setting, run: Run) -> tuple[Run, RunRecord | str | None]:
 
 
 def _outcomes(
-    runs: Sequence[Run], setting: Setting, options: ReproduceOptions
+    runs: Sequence[Run], context: RunContext, options: ReproduceOptions
 ) -> Iterator[tuple[Run, RunRecord | str | None]]:
     """Do runs, and tell of each that has come to an end."""
     began = time.monotonic()
-    jobs = 1 if setting.size.device == "cuda" else options.jobs
-    attempt = functools.partial(_attempt, setting)
+    jobs = 1 if context.size.device == "cuda" else options.jobs
+    attempt = functools.partial(_attempt, context)
     # What can't be continued is other software, which starts processes of its own, and can't in another's worker.
     alone = [run for run in runs if METHODS[run.method].in_one_go]
     together = [run for run in runs if run not in alone]
@@ -271,13 +271,13 @@ def _outcomes(
         yield run, outcome
 
 
-def _records(options: ReproduceOptions, study: Study, setting: Setting) -> dict[str, list[RunRecord]]:
+def _records(options: ReproduceOptions, study: Study, context: RunContext) -> dict[str, list[RunRecord]]:
     """Return the records of all tables, also those of methods and seeds that weren't asked for."""
     records: dict[str, list[RunRecord]] = {}
     for table in ROWS:
-        seeds = sorted({json.loads(path.read_text())["seed"] for path in setting.records.glob(f"{table}-*.json")})
-        runs = runs_of(table, study, list(METHODS), setting.size, seeds, options.steps)
-        records[table] = [record for run in runs if (record := finished(run, study, setting)) is not None]
+        seeds = sorted({json.loads(path.read_text())["seed"] for path in context.records.glob(f"{table}-*.json")})
+        runs = runs_of(table, study, list(METHODS), context.size, seeds, options.steps)
+        records[table] = [record for run in runs if (record := finished(run, study, context)) is not None]
     return records
 
 

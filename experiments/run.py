@@ -29,7 +29,7 @@ from lib.core.labels import UNLABELLED
 from lib.core.metrics import confusion, iou_per_class, mean_iou
 
 from . import PROJECT
-from .methods import METHODS, OutOfTimeError, Size, Task, training_precision
+from .methods import METHODS, MethodInput, OutOfTimeError, Size, training_precision
 from .study import Places, Source, Study, load_study
 
 SETTINGS = "settings.json"
@@ -127,7 +127,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Setting:
+class RunContext:
     """What is the same for all runs.
 
     Attributes:
@@ -156,10 +156,10 @@ class Setting:
         return self.work / DENSE
 
 
-def settings_of(run: Run, study: Study, setting: Setting) -> dict[str, Any]:
+def run_settings(run: Run, study: Study, context: RunContext) -> dict[str, Any]:
     """Return all that a run's result depends on but for the software, as JSON values."""
     cases = [study.subjects[name].volume for name in run.training]
-    plan = METHODS[run.method].plan(cases, study.scheme, setting.size)
+    plan = METHODS[run.method].plan(cases, study.scheme, context.size)
     settings: dict[str, Any] = {
         "volumes": {name: study.subjects[name].checksum for name in {**run.training, **run.test}},
         "training": run.training,
@@ -168,25 +168,25 @@ def settings_of(run: Run, study: Study, setting: Setting) -> dict[str, Any]:
         "seed": run.seed,
     }
     if plan:
-        settings |= {"plan": plan.to_json(), "steps": run.steps, "memory": setting.size.memory}
+        settings |= {"plan": plan.to_json(), "steps": run.steps, "memory": context.size.memory}
         if plan.dims == 2:
-            settings["slice_steps"] = setting.size.slice_steps
+            settings["slice_steps"] = context.size.slice_steps
     else:
-        settings["peer_seconds"] = setting.size.peer_seconds
+        settings["peer_seconds"] = context.size.peer_seconds
     values: dict[str, Any] = json.loads(json.dumps(settings))
     return values
 
 
-def finished(run: Run, study: Study, setting: Setting) -> RunRecord | None:
+def finished(run: Run, study: Study, context: RunContext) -> RunRecord | None:
     """Return the record of a run if it was finished with the same settings; None if it is to be made."""
-    path = setting.record_of(run)
+    path = context.record_of(run)
     if not path.is_file():
         return None
     record: RunRecord = json.loads(path.read_text(encoding="utf-8"))
-    return record if record["settings"] == settings_of(run, study, setting) else None
+    return record if record["settings"] == run_settings(run, study, context) else None
 
 
-def perform(run: Run, setting: Setting) -> RunRecord:
+def perform(run: Run, context: RunContext) -> RunRecord:
     """Do a run, or go on with it, and keep its record.
 
     Raises:
@@ -195,32 +195,32 @@ def perform(run: Run, setting: Setting) -> RunRecord:
     """
     # Asked for before the run, as another commit may be made beside it.
     software = commit()
-    study = load_study(setting.source)
+    study = load_study(context.source)
     cases = [study.subjects[name].annotated(name, places) for name, places in run.training.items()]
     keep_freed_memory()
-    work = setting.work_of(run)
+    work = context.work_of(run)
     work.mkdir(parents=True, exist_ok=True)
-    settings = settings_of(run, study, setting)
-    _forget_what_does_not_count(run, work, settings)
+    settings = run_settings(run, study, context)
+    _discard_stale_work(run, work, settings)
     pieces = _pieces(work)
     # Before it learns: what a process leaves that is killed is gone on with, too.
     _take_note(pieces["commits"], software)
-    _take_note(pieces["machines"], machine_name("cpu" if METHODS[run.method].on_cpu else setting.size.device))
+    _take_note(pieces["machines"], machine_name("cpu" if METHODS[run.method].on_cpu else context.size.device))
     write_json(work / PIECES, pieces)
-    task = Task(
+    given = MethodInput(
         scheme=study.scheme,
         cases=cases,
         slices=run.training,
         steps=run.steps,
         seed=run.seed,
-        size=setting.size,
-        machine=Machine(setting.size.device, setting.size.memory),
+        size=context.size,
+        machine=Machine(context.size.device, context.size.memory),
         folder=work,
-        progress=_Progress(run, setting.until),
+        progress=_Supervisor(run, context.until),
     )
     began = time.monotonic()
     try:
-        segment = METHODS[run.method].learn(task)
+        segment = METHODS[run.method].learn(given)
     finally:
         pieces["seconds"] += time.monotonic() - began
         write_json(work / PIECES, pieces)
@@ -231,7 +231,7 @@ def perform(run: Run, setting: Setting) -> RunRecord:
             counts += confusion(plane, np.take(judged, place.index, axis=place.axis), study.scheme)
             planes[name, place] = plane
     if run.table == "figure3":
-        _keep_dense(planes, setting.dense)
+        _keep_dense(planes, context.dense)
     iou = iou_per_class(counts, study.scheme)
     labelled = sum(np.count_nonzero(case.annotation) for case in cases)
     record: RunRecord = {
@@ -252,7 +252,7 @@ def perform(run: Run, setting: Setting) -> RunRecord:
         "shown": _shown(planes, study),
         "settings": settings,
     }
-    write_json(setting.record_of(run), record)
+    write_json(context.record_of(run), record)
     shutil.rmtree(work)
     return record
 
@@ -264,7 +264,7 @@ def _keep_dense(planes: Mapping[tuple[str, AnnotatedSlice], NDArray[np.uint8]], 
         np.savez_compressed(beside, labels=labels)
 
 
-class _Progress:
+class _Supervisor:
     """Tells of a run's progress, and stops it when the time is up, unless it has learnt all by then."""
 
     def __init__(self, run: Run, until: float | None) -> None:
@@ -280,7 +280,7 @@ class _Progress:
             raise OutOfTimeError
 
 
-def _forget_what_does_not_count(run: Run, work: Path, settings: Mapping[str, Any]) -> None:
+def _discard_stale_work(run: Run, work: Path, settings: Mapping[str, Any]) -> None:
     """Start afresh unless what was begun has these settings and can be continued."""
     path = work / SETTINGS
     if METHODS[run.method].in_one_go or not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != settings:

@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.picture import draw_picture
 from benchmarks.results import merge_result, read_results
-from benchmarks.timing import Runs, Side, SideError, compare, measure, select
+from benchmarks.timing import Side, SideError, Timings, compare, measure, select
+from lib.core.errors import InputError
 
 KEYS = ("tiles.monai", "tiles.torchio", "tilesets.other", "inference.depth")
 
@@ -30,13 +31,13 @@ def test_parts_are_named_by_key_or_group() -> None:
     assert select(KEYS, []) == list(KEYS)
     assert select(KEYS, ["tiles"]) == ["tiles.monai", "tiles.torchio"]
     assert select(KEYS, ["inference.depth", "tiles.monai"]) == ["tiles.monai", "inference.depth"]
-    with pytest.raises(ValueError, match=r"tile: there is no such part; there are tiles\.monai"):
+    with pytest.raises(InputError, match=r"tile: there is no such part; there are tiles\.monai"):
         select(KEYS, ["tile"])
 
 
 def test_the_fastest_way_of_the_other_software_counts() -> None:
-    ours = Runs([2.0, 1.0, 4.0], peak_bytes=10**9)
-    theirs = {"slow": Runs([9.0, 9.0, 9.0]), "fast": Runs([8.0, 6.0, 4.0], peak_bytes=3 * 10**9)}
+    ours = Timings([2.0, 1.0, 4.0], peak_bytes=10**9)
+    theirs = {"slow": Timings([9.0, 9.0, 9.0]), "fast": Timings([8.0, 6.0, 4.0], peak_bytes=3 * 10**9)}
     entry = compare(ours, theirs, bar=10.0, command="c", note="n")
     assert (entry["ours"], entry["theirs"], entry["theirs_is"], entry["ratio"]) == (2.0, 6.0, "fast", 3.0)
     assert entry["spread"] == [1.0, 6.0]
@@ -49,7 +50,7 @@ def test_sides_run_in_turns_in_processes_of_their_own() -> None:
         "whole": Side("tests.benchmarks.sides:sleeper", {"seconds": 0.2, "allocate": 0}),
         "part": Side("tests.benchmarks.sides:sleeper", {"seconds": 0.1, "allocate": 100_000_000, "done": 0.01}),
     }
-    runs = measure(sides, repeats=2, warm_up=True, report=said.append)
+    runs = measure(sides, repeats=2, warm_up=True, announce=said.append)
     assert len(runs["whole"].seconds) == 2
     assert min(runs["whole"].seconds) >= 0.2
     # A part of the work is scaled to all of it.
@@ -68,11 +69,11 @@ def test_sides_run_in_turns_in_processes_of_their_own() -> None:
 
 def test_a_side_that_fails_is_named_with_what_it_said() -> None:
     with pytest.raises(SideError, match=r"(?s)broken ended with code 1.*no such thing"):
-        measure({"broken": Side("tests.benchmarks.sides:broken")}, 1, warm_up=False, report=lambda _: None)
+        measure({"broken": Side("tests.benchmarks.sides:broken")}, 1, warm_up=False, announce=lambda _: None)
 
 
 def test_picture_shows_each_comparison(tmp_path: Path) -> None:
-    entry: dict[str, Any] = compare(Runs([1.0]), {"peer": Runs([5.0])}, bar=4.0, command="c", note="n")
+    entry: dict[str, Any] = compare(Timings([1.0]), {"peer": Timings([5.0])}, bar=4.0, command="c", note="n")
     results = {"machine": {}, "inference.depth": {"ours": [1.0]}, "tiles.monai": entry}
     draw_picture(results, tmp_path / "one.png")
     draw_picture({**results, "tiles.torchio": entry}, tmp_path / "two.png")

@@ -3,7 +3,7 @@ import pytest
 
 from benchmarks import step
 from benchmarks.data import smooth_volume
-from benchmarks.timing import Runs, Settings
+from benchmarks.timing import BenchmarkOptions, Timings
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.planning import make_plan
 from lib.core.volumes.volume import Volume
@@ -45,18 +45,18 @@ def test_the_papers_training_is_scaled_from_some_steps(monkeypatch: pytest.Monke
 def test_entries_say_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """With runs of known times in place of measured ones."""
     runs = {
-        "ours": Runs([0.5, 1.0, 2.0], facts={"done": 1.0, "waited": 0.01}),
-        "literal": Runs([4.0, 4.0, 4.0], facts={"done": 1.0}),
+        "ours": Timings([0.5, 1.0, 2.0], facts={"done": 1.0, "waited": 0.01}),
+        "literal": Timings([4.0, 4.0, 4.0], facts={"done": 1.0}),
     }
     monkeypatch.setattr(step, "measure_sides", lambda *_, **__: runs)
-    ((key, entry),) = step.measure([step.RATE], Settings(), lambda _: None)
+    ((key, entry),) = step.measure([step.RATE], BenchmarkOptions(), lambda _: None)
     assert key == "step.labelled_voxels_per_second"
     assert (entry["ours"], entry["theirs"], entry["ratio"]) == (100_000, 25_000, 4.0)
     assert entry["spread"] == [2.0, 8.0]
     assert entry["runs"]["ours"] == [200_000, 100_000, 50_000]
     facts = {"step_seconds": 0.03, "losses": [1.0, 0.5], "precision": "torch.bfloat16", "waited": 0.0}
-    runs = {"half": Runs(facts=facts), "full": Runs(facts={**facts, "losses": [1.0, 0.4]})}
-    ((_, entry),) = step.measure([step.PAPER], Settings("cuda"), lambda _: None)
+    runs = {"half": Timings(facts=facts), "full": Timings(facts={**facts, "losses": [1.0, 0.4]})}
+    ((_, entry),) = step.measure([step.PAPER], BenchmarkOptions("cuda"), lambda _: None)
     assert entry["ours"] == pytest.approx(70_000 * 0.03)
     assert entry["ratio"] == pytest.approx(3 * 24 * 60 / 35)
     assert entry["largest_loss_difference"] == pytest.approx(0.25)

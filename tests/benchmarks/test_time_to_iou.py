@@ -183,7 +183,7 @@ def test_comparison_at_a_level() -> None:
     assert (entry["ours"], entry["theirs"], entry["ratio"]) == pytest.approx((25.0, 75.0, 3.0))
     assert entry["spread"] == pytest.approx([3.0, 3.0])
     assert entry["final"] == {"ours": pytest.approx(0.85), "monai_dynunet": pytest.approx(0.8)}
-    assert _describe(entry).endswith("3.00 times as fast (3.00 to 3.00), asked for 3")
+    assert _describe(entry).endswith("3.00 times as fast (3.00 to 3.00), target 3")
 
 
 def test_a_level_that_is_not_reached_has_no_ratio(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_level_that_is_not_reached_has_no_ratio(tmp_path: Path) -> None:
     assert "ours reaches it" in entry["note"]
     assert "interpolation does not reach it" in _describe(entry)
     reached = comparison(ours, ours, "interpolation", "0.70", "command")
-    assert "asked for" not in _describe(reached)
+    assert "target" not in _describe(reached)
     results = {"time_to_iou.phantom.0.70.interpolation": entry}
     draw_picture(results, tmp_path / "bars.png")
     assert not (tmp_path / "bars.png").exists()

@@ -1,4 +1,4 @@
-"""Other software on a small task; skipped where it isn't installed."""
+"""Other software on a small example; skipped where it isn't installed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dense_volumes import write_balls
-from experiments.methods import METHODS, SIZES, Task
+from experiments.methods import METHODS, SIZES, MethodInput
 from experiments.study import Source, load_study
 from lib.core.device.machine import Machine
 
@@ -22,7 +22,7 @@ def test_other_software_segments_what_it_learnt_from(name: str, tmp_path: Path) 
     study = load_study(Source(tmp_path / "balls", "ball", False, tmp_path))
     slices = {id_: subject.slices for id_, subject in study.subjects.items()}
     told: list[float] = []
-    task = Task(
+    given = MethodInput(
         scheme=study.scheme,
         cases=[subject.annotated(id_, subject.slices) for id_, subject in study.subjects.items()],
         slices=slices,
@@ -33,7 +33,7 @@ def test_other_software_segments_what_it_learnt_from(name: str, tmp_path: Path) 
         folder=tmp_path,
         progress=lambda part, _text: told.append(part),
     )
-    segment = method.learn(task)
+    segment = method.learn(given)
     places = study.subjects["ball_1"].slices
     planes = segment("ball_1", study.subjects["ball_1"].volume, places)
     assert list(planes) == list(places)

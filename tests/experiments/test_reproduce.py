@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dense_volumes import write_balls
-from experiments.methods import METHODS, Segment, Task, cut_slices
+from experiments.methods import METHODS, MethodInput, Segment, cut_slices
 from experiments.reproduce import ReproduceOptions
 from experiments.reproduce import reproduce as make
 from lib.core.errors import InputError
@@ -120,7 +120,7 @@ def test_what_cannot_be_continued_is_not_begun_without_time(
     assert make(replace(options, minutes=10000.0))
 
 
-def segments_nothing(task: Task) -> Segment:
+def segments_nothing(given: MethodInput) -> Segment:
     return lambda _name, volume, places: cut_slices(np.zeros(volume.shape, np.uint8), places)
 
 
@@ -144,12 +144,12 @@ def test_the_same_runs_are_not_done_twice_at_a_time(
     options = ReproduceOptions(("table3",), "small", balls, "", ["3d_bn"], 1, 1, None, 1, None, tmp_path)
     tried = []
 
-    def learn(task: Task) -> Segment:
-        tried.append(task)
+    def learn(given: MethodInput) -> Segment:
+        tried.append(given)
         if len(tried) == 1:
             with pytest.raises(InputError, match=r"work/small_1_steps/balls: another `reproduce` is at work there"):
                 make(options)
-        return segments_nothing(task)
+        return segments_nothing(given)
 
     monkeypatch.setitem(METHODS, "3d_bn", replace(METHODS["3d_bn"], learn=learn))
     assert make(options)

@@ -13,7 +13,7 @@ from dense_volumes import write_balls
 from experiments import methods
 from experiments import run as module
 from experiments.methods import METHODS, SIZES, Method, OutOfTimeError, cut_slices
-from experiments.run import Run, Setting, check_runs, finished, perform, shown_labels
+from experiments.run import Run, RunContext, check_runs, finished, perform, shown_labels
 from experiments.study import Source, Study, load_study
 from lib.core.annotation.slices import AnnotatedSlice
 from lib.core.errors import InputError
@@ -26,15 +26,15 @@ NARROW = replace(SIZES["small"], options=PlanOptions(width=2), slice_steps=2)
 
 
 @pytest.fixture
-def setting(tmp_path: Path) -> Setting:
+def context(tmp_path: Path) -> RunContext:
     write_balls(tmp_path / "balls")
     source = Source(tmp_path / "balls", "ball", False, tmp_path / "work")
-    return Setting(source, NARROW, tmp_path / "runs", tmp_path / "work")
+    return RunContext(source, NARROW, tmp_path / "runs", tmp_path / "work")
 
 
 @pytest.fixture
-def study(setting: Setting) -> Study:
-    return load_study(setting.source)
+def study(context: RunContext) -> Study:
+    return load_study(context.source)
 
 
 def a_run(method: str, steps: int = 4) -> Run:
@@ -48,7 +48,7 @@ def use(monkeypatch: pytest.MonkeyPatch, segment: Any) -> None:
 
 
 def test_voxels_of_test_slices_that_nothing_was_learnt_from_are_judged(
-    setting: Setting, study: Study, monkeypatch: pytest.MonkeyPatch
+    context: RunContext, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A segmentation wrong on the training slices and elsewhere, but for one voxel right on the test slices."""
     wrong = {}
@@ -70,7 +70,7 @@ def test_voxels_of_test_slices_that_nothing_was_learnt_from_are_judged(
     assert foreground > 20
     wrong["ball_2"][2, 9, 2] = 1
     use(monkeypatch, lambda name, _volume, places: cut_slices(wrong[name], places))
-    record = perform(a_run("default"), setting)
+    record = perform(a_run("default"), context)
     assert record["mean_iou"] == pytest.approx(foreground / (foreground + 1))
     assert record["iou"] == {"ball": record["mean_iou"]}
     assert np.array(record["counts"])[1].tolist() == [0, foreground]
@@ -79,29 +79,29 @@ def test_voxels_of_test_slices_that_nothing_was_learnt_from_are_judged(
 
 
 def test_record_keeps_a_slice_as_it_was_segmented(
-    setting: Setting, study: Study, monkeypatch: pytest.MonkeyPatch
+    context: RunContext, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = np.random.default_rng(0).integers(0, 2, (24, 20, 12)).astype(np.uint8)
     use(monkeypatch, lambda _name, _volume, places: cut_slices(labels, places))
-    record = perform(a_run("default"), setting)
-    assert json.loads(setting.record_of(a_run("default")).read_text()) == json.loads(json.dumps(record))
+    record = perform(a_run("default"), context)
+    assert json.loads(context.record_of(a_run("default")).read_text()) == json.loads(json.dumps(record))
     # The only test slice across z.
     assert (record["shown"]["volume"], record["shown"]["axis"], record["shown"]["index"]) == ("ball_1", 2, 4)
     np.testing.assert_array_equal(shown_labels(record), labels[:, :, 4])
 
 
 @pytest.mark.parametrize("method", ["2d_bn", "3d_no_bn", "3d_bn", "default"])
-def test_methods_of_the_tables_learn_and_segment(method: str, setting: Setting) -> None:
-    record = perform(a_run(method, steps=40), setting)
+def test_methods_of_the_tables_learn_and_segment(method: str, context: RunContext) -> None:
+    record = perform(a_run(method, steps=40), context)
     assert record["precision"] in ("torch.float32", "torch.bfloat16")
     # Nothing but the ball is bright; an untrained network finds it by chance at most.
     assert record["mean_iou"] > 0.5
     # Two slices across one axis cross a training slice of each other axis, the third one too.
     assert np.sum(record["counts"]) == (20 - 1) * (12 - 1) + (24 - 1) * (20 - 1) + 24 * 12
-    assert not setting.work_of(a_run(method)).exists()
+    assert not context.work_of(a_run(method)).exists()
 
 
-def test_paper_methods_differ_in_one_thing(setting: Setting, study: Study) -> None:
+def test_paper_methods_differ_in_one_thing(context: RunContext, study: Study) -> None:
     volumes = [study.subjects["ball_1"].volume]
     plans = {name: METHODS[name].plan(volumes, study.scheme, NARROW) for name in ("2d_bn", "3d_no_bn", "3d_bn")}
     ours, without, flat = plans["3d_bn"], plans["3d_no_bn"], plans["2d_bn"]
@@ -113,100 +113,102 @@ def test_paper_methods_differ_in_one_thing(setting: Setting, study: Study) -> No
 
 @pytest.mark.parametrize("method", ["2d_bn", "3d_bn"])
 def test_an_interrupted_run_ends_as_one_in_one_piece(
-    method: str, setting: Setting, monkeypatch: pytest.MonkeyPatch
+    method: str, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(methods, "PIECE", 1)
-    whole = perform(a_run(method, steps=3), setting)
-    setting.record_of(a_run(method)).unlink()
+    whole = perform(a_run(method, steps=3), context)
+    context.record_of(a_run(method)).unlink()
     pieces = 0
     while True:
         try:
             # The time is over at once, but each piece is finished.
-            record = perform(a_run(method, steps=3), replace(setting, until=time.time()))
+            record = perform(a_run(method, steps=3), replace(context, until=time.time()))
             break
         except OutOfTimeError:
             pieces += 1
-            assert not setting.record_of(a_run(method)).exists()
+            assert not context.record_of(a_run(method)).exists()
     # What has learnt all isn't stopped any more.
     assert pieces == (2 if method == "3d_bn" else 5)
     assert record["counts"] == whole["counts"]
     assert record["shown"] == whole["shown"]
 
 
-def test_commits_and_machines_of_all_pieces_are_recorded(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commits_and_machines_of_all_pieces_are_recorded(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(methods, "PIECE", 1)
     for commit, machine in (("a", "small"), ("b", "small"), ("a", "large")):
         monkeypatch.setattr(module, "commit", lambda commit=commit: commit)
         monkeypatch.setattr(module, "machine_name", lambda _device, machine=machine: machine)
         with pytest.raises(OutOfTimeError):
-            perform(a_run("3d_bn", steps=4), replace(setting, until=time.time()))
-    record = perform(a_run("3d_bn", steps=4), setting)
+            perform(a_run("3d_bn", steps=4), replace(context, until=time.time()))
+    record = perform(a_run("3d_bn", steps=4), context)
     assert (record["commit"], record["machine"]) == ("a, b", "small; large")
     # Begun anew, it is by the last one alone.
-    record = perform(a_run("3d_bn", steps=3), setting)
+    record = perform(a_run("3d_bn", steps=3), context)
     assert (record["commit"], record["machine"]) == ("a", "large")
 
 
-def test_what_computes_on_the_cpu_is_recorded_as_such(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_computes_on_the_cpu_is_recorded_as_such(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.zeros((24, 20, 12), np.uint8)
     use(monkeypatch, lambda _name, _volume, places: cut_slices(labels, places))
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
-    record = perform(a_run("default"), replace(setting, size=SIZES["paper"]))
+    record = perform(a_run("default"), replace(context, size=SIZES["paper"]))
     assert "thread(s)" in record["machine"]
     assert record["precision"] is None
 
 
-def test_what_was_begun_with_other_settings_is_begun_anew(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_begun_with_other_settings_is_begun_anew(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(methods, "PIECE", 1)
-    whole = perform(a_run("3d_bn", steps=2), setting)
-    setting.record_of(a_run("3d_bn")).unlink()
+    whole = perform(a_run("3d_bn", steps=2), context)
+    context.record_of(a_run("3d_bn")).unlink()
     with pytest.raises(OutOfTimeError):
-        perform(a_run("3d_bn", steps=9), replace(setting, until=time.time()))
-    assert perform(a_run("3d_bn", steps=2), setting)["counts"] == whole["counts"]
+        perform(a_run("3d_bn", steps=9), replace(context, until=time.time()))
+    assert perform(a_run("3d_bn", steps=2), context)["counts"] == whole["counts"]
 
 
-def test_a_work_folder_that_lost_its_settings_is_begun_anew(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_work_folder_that_lost_its_settings_is_begun_anew(
+    context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As after a process was killed while it cleared the folder."""
     monkeypatch.setattr(methods, "PIECE", 1)
-    whole = perform(a_run("3d_bn", steps=2), setting)
-    setting.record_of(a_run("3d_bn")).unlink()
+    whole = perform(a_run("3d_bn", steps=2), context)
+    context.record_of(a_run("3d_bn")).unlink()
     with pytest.raises(OutOfTimeError):
-        perform(a_run("3d_bn", steps=9), replace(setting, until=time.time()))
-    (setting.work_of(a_run("3d_bn")) / "settings.json").unlink()
-    assert perform(a_run("3d_bn", steps=2), setting)["counts"] == whole["counts"]
+        perform(a_run("3d_bn", steps=9), replace(context, until=time.time()))
+    (context.work_of(a_run("3d_bn")) / "settings.json").unlink()
+    assert perform(a_run("3d_bn", steps=2), context)["counts"] == whole["counts"]
 
 
-def test_only_runs_of_the_same_settings_are_finished(setting: Setting, study: Study) -> None:
+def test_only_runs_of_the_same_settings_are_finished(context: RunContext, study: Study) -> None:
     run = a_run("3d_bn", steps=1)
-    assert finished(run, study, setting) is None
-    record = perform(run, setting)
-    assert finished(run, study, setting) == json.loads(json.dumps(record))
-    assert finished(replace(run, steps=2), study, setting) is None
-    assert finished(replace(run, test={"ball_2": TEST["ball_2"]}), study, setting) is None
-    wider = replace(setting, size=replace(NARROW, options=PlanOptions(width=3)))
+    assert finished(run, study, context) is None
+    record = perform(run, context)
+    assert finished(run, study, context) == json.loads(json.dumps(record))
+    assert finished(replace(run, steps=2), study, context) is None
+    assert finished(replace(run, test={"ball_2": TEST["ball_2"]}), study, context) is None
+    wider = replace(context, size=replace(NARROW, options=PlanOptions(width=3)))
     assert finished(run, study, wider) is None
     # What only the 2-D network goes by.
-    longer = replace(setting, size=replace(NARROW, slice_steps=3))
+    longer = replace(context, size=replace(NARROW, slice_steps=3))
     assert finished(run, study, longer) is not None
     flat = a_run("2d_bn", steps=1)
-    perform(flat, setting)
-    assert finished(flat, study, setting) is not None
+    perform(flat, context)
+    assert finished(flat, study, context) is not None
     assert finished(flat, study, longer) is None
 
 
 def test_runs_with_other_class_names_or_voxels_are_not_finished(
-    setting: Setting, study: Study, monkeypatch: pytest.MonkeyPatch
+    context: RunContext, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = np.zeros((24, 20, 12), np.uint8)
     use(monkeypatch, lambda _name, _volume, places: cut_slices(labels, places))
-    perform(a_run("default"), setting)
-    assert finished(a_run("default"), study, setting) is not None
-    assert finished(a_run("default"), replace(study, scheme=LabelScheme(("cell",), "outside")), setting) is None
+    perform(a_run("default"), context)
+    assert finished(a_run("default"), study, context) is not None
+    assert finished(a_run("default"), replace(study, scheme=LabelScheme(("cell",), "outside")), context) is None
     stretched = {
         name: replace(subject, volume=replace(subject.volume, affine=subject.volume.affine * 2))
         for name, subject in study.subjects.items()
     }
-    assert finished(a_run("default"), replace(study, subjects=stretched), setting) is None
+    assert finished(a_run("default"), replace(study, subjects=stretched), context) is None
 
 
 def test_runs_that_would_fail_are_refused_before_the_first(study: Study) -> None:
