@@ -1,4 +1,4 @@
-"""An annotator who asks after each slice where to paint next."""
+"""Simulated annotators, who let a strategy choose each next slice."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
 from lib.core.training.learner import Learner
 
-from .run import commit, machine_name
+from .provenance import commit, machine_name
 from .strategies import STRATEGIES, Generator, StrategyInput
 from .study import Subject
 
@@ -31,24 +31,24 @@ MOST_SLICES = 20
 MEMORY = 3 * 10**9
 
 PRECISION = torch.bfloat16
-"""That all annotators train and segment in: by a short measurement each, some would in one, some in the other."""
+"""Floating-point format of all annotators; if each chose by speed, they would differ."""
 
 DENSE = "dense"
 
 ENOUGH = 0.95
-"""Part of the IoU reached by dense annotation at which an annotator could stop."""
+"""Part of the final IoU of dense annotation at which an annotator could stop."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How an annotator and the model work together.
+    """How annotation and training alternate.
 
-    The steps are to be so many that the annotation limits what is reached, not the training.
+    There must be enough steps for the annotation, not the training, to limit the result.
 
     Attributes:
-        first_steps: of training on one slice along each axis.
-        steps: of training after each further slice.
-        most_slices: annotated at the end.
+        first_steps: training steps on one slice along each axis.
+        steps: training steps after each further slice.
+        most_slices: number of annotated slices at the end.
     """
 
     first_steps: int = 300
@@ -57,17 +57,17 @@ class Schedule:
 
     @property
     def rounds(self) -> list[int]:
-        """Steps of each training."""
+        """Number of steps of each training."""
         return [self.first_steps, *[self.steps] * (self.most_slices - 3)]
 
 
 @dataclass(frozen=True)
 class Game:
-    """One annotator on one volume: by a strategy, or for reference with dense annotation.
+    """One annotator on one volume, who follows a strategy or, as the reference, annotates densely.
 
     Attributes:
         strategy: one of ``STRATEGIES``, or ``DENSE``.
-        seed: of all randomness; the first slices are the same for all strategies.
+        seed: seed of all randomness; all strategies have the same first slices.
     """
 
     strategy: str
@@ -118,7 +118,7 @@ class GameRecord(PlayedGame):
 
 
 def enough_iou(dense: Sequence[Sequence[float]]) -> float:
-    """Return the IoU at which an annotator could stop, given the reference's curves by seed: of the median at last."""
+    """Return the IoU at which an annotator could stop: ``ENOUGH`` of the median final IoU of the reference's curves."""
     return ENOUGH * median(curve[-1] for curve in dense)
 
 
@@ -128,12 +128,12 @@ def first_slices(shape: Sequence[int], generator: Generator) -> list[AnnotatedSl
 
 
 def play(subject: Subject, scheme: LabelScheme, game: Game, schedule: Schedule, device: str) -> PlayedGame:
-    """Let a strategy choose slices until there are enough, training after each, on ``cpu`` or ``cuda``."""
-    # Asked for before the game, as another commit may be made beside it.
+    """Let a strategy choose slices, and train after each, on ``cpu`` or ``cuda``."""
+    # Asked for before the game, because somebody may commit during it.
     software = commit()
     began = time.monotonic()
     generator = np.random.default_rng(game.seed)
-    # Everywhere as for a CPU, so that a game is the same but for roundings.
+    # The plan for a CPU everywhere, so that a game is the same up to rounding.
     plan = make_plan([subject.volume], scheme, PlanOptions(), "cpu")
     places = first_slices(subject.truth.shape, generator)
     player = _Player(subject, plan, game.seed, device)
@@ -165,16 +165,16 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, schedule: Schedule, 
 
 
 def _iou(labels: NDArray[np.uint8], truth: NDArray[np.uint8], scheme: LabelScheme) -> float:
-    """Return the mean foreground IoU where there is a truth."""
+    """Return the mean foreground IoU where the truth is known."""
     return mean_iou(iou_per_class(confusion(labels, truth, scheme), scheme)) or 0.0
 
 
 def iou_elsewhere(
     labels: NDArray[np.uint8], truth: NDArray[np.uint8], annotation: NDArray[np.uint8], scheme: LabelScheme
 ) -> float:
-    """Return the IoU where nothing is annotated, of all foreground classes' voxels together.
+    """Return the IoU of all foreground voxels together where nothing is annotated.
 
-    The mean over the classes would jump when hardly anything of one is left there.
+    The mean over the classes would jump when hardly any voxels of a class are left there.
 
     Args:
         labels: (X, Y, Z), 0 background, 1 … K foreground.
@@ -183,7 +183,7 @@ def iou_elsewhere(
         scheme: the label scheme.
 
     Returns:
-        0 … 1; 1 where no foreground is, nor is predicted.
+        0 … 1; 1 if there is no foreground, neither in the truth nor in the prediction.
     """
     counts = confusion(labels, np.where(annotation == UNLABELLED, truth, UNLABELLED).astype(np.uint8), scheme)
     both = int(counts.diagonal()[1:].sum())
@@ -206,7 +206,7 @@ def boundary_lengths(labels: NDArray[np.uint8], axis: int) -> NDArray[np.int64]:
 
 
 class _Player:
-    """The network, trained on ever more annotation of one volume."""
+    """A network that trains on growing annotation of one volume."""
 
     def __init__(self, subject: Subject, plan: Plan, seed: int, device: str) -> None:
         self.subject, self.plan, self.seed = subject, plan, seed
@@ -216,7 +216,7 @@ class _Player:
         self._network: UNet | None = None
 
     def train(self, annotation: NDArray[np.uint8], steps: int) -> None:
-        """Go on with training, on this annotation (X, Y, Z), for so many steps.
+        """Continue training for ``steps`` steps on an annotation (X, Y, Z).
 
         The learning rate falls each time, as it does whenever somebody presses Train.
         """

@@ -1,4 +1,4 @@
-"""How the strategies of simulated annotators compare: curves, areas, slices needed, paired tests."""
+"""Comparison of strategies: curves, areas, number of slices needed, paired tests."""
 
 import math
 import statistics
@@ -157,7 +157,7 @@ def compare_over_volumes(results: Mapping[str, StrategyComparison]) -> dict[str,
 
 
 def _slices_to(record: GameRecord, level: float) -> int | None:
-    """Return the number of slices from which on the IoU is never below a level again; None if it is at the end."""
+    """Return the number of slices from which on the IoU stays at a level; None if it ends below."""
     enough = None
     for slices, iou in zip(record["slices"], record["iou"], strict=True):
         enough = (enough or slices) if iou >= level else None
@@ -165,14 +165,14 @@ def _slices_to(record: GameRecord, level: float) -> int | None:
 
 
 def _first_slices_to(record: GameRecord, level: float) -> int | None:
-    """Return the number of slices with which the IoU reaches a level first; None if never."""
+    """Return the number of slices with which the IoU first reaches a level; None if never."""
     return next((n for n, iou in zip(record["slices"], record["iou"], strict=True) if iou >= level), None)
 
 
 def _medians(
     by_strategy: Mapping[str, Sequence[GameRecord]], cost: Callable[[GameRecord, float], int | None], level: float
 ) -> dict[str, float | None]:
-    """Return by strategy the median of what it takes to reach a level, over the seeds that ours and baselines share."""
+    """Return the median cost of reaching a level by strategy, over the seeds that ours and all baselines share."""
     seeds = ({record["seed"] for record in by_strategy.get(name, ())} for name in (OURS, *BASELINES))
     shared = set.intersection(*seeds)
     medians: dict[str, float | None] = {}
@@ -185,7 +185,7 @@ def _medians(
 
 
 def _saved(medians: Mapping[str, float | None]) -> float | None:
-    """Return which part ours takes less than the best baseline; None unless both get there."""
+    """Return the part that ours saves against the best baseline; None unless both get there."""
     ours = medians.get(OURS)
     others = [median for name in BASELINES if (median := medians.get(name)) is not None]
     return None if ours is None or not others else round(1 - ours / min(others), 3)
@@ -203,13 +203,13 @@ def _corrected(paired: Mapping[str, PairedTest]) -> dict[str, PairedTest]:
 
 
 def _length_to(record: GameRecord, level: float) -> int | None:
-    """Return how long the boundaries are in the slices that it takes, see ``_slices_to``."""
+    """Return the length of the boundaries in the slices of ``_slices_to``."""
     count = _slices_to(record, level)
     return None if count is None else sum(record["lengths"][:count])
 
 
 def _labelled_to(record: GameRecord, level: float) -> float | None:
-    """Return which part of all voxels is labelled in the slices that it takes, see ``_slices_to``."""
+    """Return the share of voxels, 0 … 1, that the slices of ``_slices_to`` label."""
     count = _slices_to(record, level)
     return None if count is None else float(record["labelled"][record["slices"].index(count)])
 
@@ -217,7 +217,7 @@ def _labelled_to(record: GameRecord, level: float) -> float | None:
 def _differences(
     areas: Mapping[str, Sequence[float]], seeds: Mapping[str, Sequence[int]], baseline: str
 ) -> list[float]:
-    """Return by how much our area is larger than a baseline's, for each seed that both have."""
+    """Return our area minus a baseline's for each seed that both have."""
     theirs = dict(zip(seeds[baseline], areas[baseline], strict=True))
     ours = zip(seeds[OURS], areas[OURS], strict=True)
     return [area - theirs[seed] for seed, area in ours if seed in theirs]

@@ -12,22 +12,22 @@ from skimage.measure import marching_cubes
 from lib.report.pictures import png_of_figure
 
 SMOOTHING = 0.7
-"""Standard deviation in voxels, so that the steps between voxels don't show."""
+"""Standard deviation in voxels; hides the steps between voxels."""
 
 MOST_TRIANGLES = 120_000
-"""More are not seen, and take minutes to draw."""
+"""More triangles look the same and take minutes to draw."""
 
 
 def draw_surfaces(labels: NDArray[np.uint8], spacing: tuple[float, ...], colours: list[str]) -> bytes:
-    """Draw each class as a surface, the first opaque, those around it translucent.
+    """Draw each class as a surface, the first opaque and the others translucent.
 
     Args:
         labels: (X, Y, Z), 0 background, 1 … K foreground.
         spacing: voxel size along each axis.
-        colours: of the classes.
+        colours: colour of each class, as ``#rrggbb``.
 
     Returns:
-        A PNG: seen obliquely from above, x to the right, z up.
+        A PNG file: a view obliquely from above, x to the right, z up.
     """
     figure = Figure(figsize=(10, 7), facecolor="white")
     axes = Axes3D(figure, rect=(0, 0, 1, 1), computed_zorder=False)
@@ -35,7 +35,7 @@ def draw_surfaces(labels: NDArray[np.uint8], spacing: tuple[float, ...], colours
     light = LightSource(azdeg=315, altdeg=55)
     for value, colour in enumerate(colours, start=1):
         smoothed = gaussian_filter(np.pad(labels == value, 2).astype(np.float32), SMOOTHING)
-        # Of a class that isn't there, or in single voxels only, nothing is left.
+        # Smoothing leaves nothing of a missing class or of single voxels.
         if smoothed.max() <= 0.5:
             continue
         step = 1

@@ -16,10 +16,10 @@ def interpolate(annotation: NDArray[np.uint8], scheme: LabelScheme) -> NDArray[n
     Returns:
         (X, Y, Z), 0 background, 1 … K foreground.
     """
-    # Imported here, since it comes with the benchmarks' requirements only.
+    # Imported here, because only the benchmarks' requirements contain it.
     import itk
 
-    # Painted background is nothing that could be interpolated: here too 0 means both that and unlabelled.
+    # The algorithm interpolates structures only; to it, 0 is both painted background and unlabelled.
     painted = np.where(annotation == scheme.background_value, 0, annotation).astype(np.uint8)
     filled = itk.morphological_contour_interpolator(itk.image_from_array(painted))
     result: NDArray[np.uint8] = itk.array_from_image(filled).astype(np.uint8)

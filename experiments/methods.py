@@ -1,4 +1,4 @@
-"""The methods that are compared: the paper's networks, one line apart, this software's default, and others."""
+"""The methods that are compared: variants of the paper's network, this software's default, and other software."""
 
 import functools
 import math
@@ -36,32 +36,32 @@ from .peers import learn_peer
 from .study import Places
 
 WHOLE_SLICE = PAPER.tiles.covering((1024, 1024))
-"""Tile of the 2-D network: of smaller slices, less is drawn."""
+"""Largest tile of the 2-D network; smaller slices get smaller tiles."""
 
 PIECE = 10
-"""Steps between two looks at the clock."""
+"""Training steps between two checks of the time."""
 
 KEEP_SECONDS = 60
-"""Between two checkpoints: as much may be lost when a process is killed."""
+"""Time between two checkpoints, which is what a killed process can lose."""
 
 
 class OutOfTimeError(Exception):
-    """The time is up; what was begun can be continued."""
+    """The time is up; the run can be continued."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the experiments are.
+    """The size of the experiments.
 
     Attributes:
         halved: whether the phantom's sides have half as many voxels.
-        options: for the plan of the paper's networks.
-        device: that the experiments are made for, ``cpu`` or ``cuda``.
-        memory: bytes for segmenting; always as many, since with them the tiles' statistics change.
-        steps: of training.
-        table_2_steps: the same in Table 2, where the paper trained for 10 hours instead of 3 days.
-        slice_steps: steps of the 2-D network for each of a 3-D network's, in about as much time.
-        peer_seconds: how long other software learns.
+        options: options of the plan of the paper's networks.
+        device: device that the size is made for, ``cpu`` or ``cuda``.
+        memory: bytes for segmentation; fixed, because the tiles and with them their statistics depend on it.
+        steps: number of training steps.
+        table_2_steps: the same for Table 2, where the paper trained for 10 hours instead of 3 days.
+        slice_steps: steps of the 2-D network per step of a 3-D network, which takes about the same time.
+        peer_seconds: training time of other software.
     """
 
     halved: bool
@@ -101,7 +101,7 @@ Planes = dict[AnnotatedSlice, NDArray[np.uint8]]
 """Segmented slices, the two other axes of (X, Y, Z): 0 background, 1 … K foreground."""
 
 Segment = Callable[[str, Volume, Places], Planes]
-"""Segments slices of a volume, given its name too."""
+"""Segments slices of a volume: ``segment(name, volume, places)``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,13 +111,13 @@ class MethodInput:
     Attributes:
         scheme: the label scheme.
         cases: the annotated volumes.
-        slices: by volume, its annotated slices.
-        steps: of training, for a 3-D network.
-        seed: of all randomness.
-        size: of the experiments.
+        slices: the annotated slices of each volume.
+        steps: number of training steps of a 3-D network.
+        seed: seed of all randomness.
+        size: size of the experiments.
         machine: what to compute on.
-        folder: where a method keeps what it needs to go on after an interruption.
-        progress: told the part that is done, 0 … 1, and something about it; raises ``OutOfTimeError``.
+        folder: folder for what the method needs to continue after an interruption.
+        progress: called with the finished part, 0 … 1, and a text about it; raises ``OutOfTimeError``.
     """
 
     scheme: LabelScheme
@@ -137,17 +137,17 @@ class MethodInput:
 
 @dataclass(frozen=True)
 class Method:
-    """One of them.
+    """A method.
 
     Attributes:
-        title: for tables.
-        plan: how it trains on these volumes at this size; None for what has no plan of ours.
-        learn: does the work.
-        package: that it needs besides this software's own.
+        title: name for tables.
+        plan: returns the plan for volumes and a size; None for methods without a plan of ours.
+        learn: trains, and returns what segments.
+        package: package that it needs in addition.
         segments_unseen: whether it can segment volumes that it hasn't learnt from.
-        is_random: whether seeds make a difference.
-        in_one_go: whether it must learn to its end at once, rather than go on after an interruption.
-        on_cpu: whether it computes on the CPU, also where there is a GPU.
+        is_random: whether the seed makes a difference.
+        in_one_go: whether it can't continue after an interruption.
+        on_cpu: whether it computes on the CPU even if there is a GPU.
     """
 
     title: str
@@ -166,16 +166,16 @@ class Method:
 
 
 def paper_plan(change: Callable[[Plan], Plan], volumes: Sequence[Volume], scheme: LabelScheme, size: Size) -> Plan:
-    """Return the plan of the paper's 3-D network with batch normalisation, changed to one of its variants.
+    """Return the plan of a variant of the paper's 3-D network with batch normalisation.
 
     Args:
-        change: makes the variant.
-        volumes: that are learnt from.
+        change: turns the network's plan into the variant's.
+        volumes: the training volumes.
         scheme: the label scheme.
-        size: of the experiments.
+        size: size of the experiments.
     """
     plan = make_plan(volumes, scheme, size.options, size.device)
-    # In half precision where that is faster, unlike the paper: it takes less than half the time.
+    # Half precision where that is faster, unlike the paper: it takes less than half the time.
     return change(replace(plan, statistics="tile", averaging=0.0, half_precision=True))
 
 
@@ -234,7 +234,7 @@ def _train(learner: Learner, given: MethodInput, steps: int) -> nn.Module:
 
 
 def training_precision(folder: Path) -> str | None:
-    """Return the floating point format of a finished training's steps, chosen by their speed; None without training.
+    """Return the floating-point format that a finished training chose for its steps; None without training.
 
     Args:
         folder: the method's, see ``MethodInput``.
@@ -257,7 +257,7 @@ def _default_plan(volumes: Sequence[Volume], scheme: LabelScheme, size: Size) ->
 
 
 def _learn_by_default(given: MethodInput) -> Segment:
-    """Train as the server does, for as many steps; what it publishes is what segments."""
+    """Train like the server for the given number of steps; the published model segments."""
     folder = ModelFolder(given.folder)
     plan = _default_plan(given.volumes, given.scheme, given.size)
     epochs = max(1, round(given.steps / plan.steps_per_epoch))
@@ -282,7 +282,7 @@ def _interpolate(given: MethodInput) -> Segment:
 
 
 def _peer(name: str, module: str) -> Method:
-    """Return other software, called so that it segments what it has learnt from."""
+    """Return a method of other software, which segments only what it has learnt from."""
     learn = functools.partial(_learn_by_peer, module)
     return Method(name, _no_plan, learn, package=name, segments_unseen=False, in_one_go=True, on_cpu=True)
 
@@ -298,8 +298,8 @@ def _from_volumes(segmented: Mapping[str, NDArray[np.uint8]]) -> Segment:
 
 
 METHODS: Mapping[str, Method] = {
-    # Their rates are those that taught most: in 2-D of 0.02 and 0.1; without BN of 0.01, 0.02, 0.05 and 0.2, which
-    # diverged. In 3-D with BN, 0.05 and 0.1 came to the same.
+    # The learning rates with the best IoU: in 2-D 0.1 (0.02 was tried); without BN 0.02 (0.01, 0.05, and 0.2, which
+    # diverged). In 3-D with BN, 0.05 and 0.1 were equal.
     "2d_bn": _paper_method(
         "2-D with BN",
         lambda plan: replace(plan, dims=2, tile=WHOLE_SLICE, context=PAPER.tiles.context, learning_rate=0.1),
@@ -319,4 +319,4 @@ METHODS: Mapping[str, Method] = {
     "pytorch3dunet": _peer("pytorch3dunet", "pytorch3dunet"),
     "nnunetv2": _peer("nnunetv2", "nnunet"),
 }
-"""By the names that tables have. BN: batch normalisation."""
+"""By their names in tables. BN: batch normalisation."""

@@ -18,25 +18,25 @@ def learn_peer(
     seconds: float,
     progress: Callable[[float, str], None],
 ) -> dict[str, NDArray[np.uint8]]:
-    """Let other software learn from the annotations for a time; return the cases' volumes segmented, by id.
+    """Train other software on annotated volumes for a time, and let it segment them.
 
     Args:
-        peer: a module of ``benchmarks.learners``.
+        peer: name of a module in ``benchmarks.learners``.
         scheme: the label scheme.
         cases: the annotated volumes.
-        seed: of its randomness.
-        seconds: how long it learns.
-        progress: told the part that is done, 0 … 1.
+        seed: seed of its randomness.
+        seconds: training time.
+        progress: called with the finished part, 0 … 1, and the peer's name.
 
     Returns:
-        (X, Y, Z) each, 0 background, 1 … K foreground.
+        The segmentation (X, Y, Z) of each volume by id: 0 background, 1 … K foreground.
     """
-    # Imported here, by name: each peer needs software that may not be installed.
+    # Imported here by name, because each peer needs software that may not be installed.
     learning = importlib.import_module("benchmarks.learning")
     learner = importlib.import_module(f"benchmarks.learners.{peer}")
 
     class LastOnly(learning.Trial):  # type: ignore[misc, name-defined]
-        """A trial that is scored at its end only."""
+        """A trial that is scored only at its end."""
 
         @property
         def is_due(self) -> bool:

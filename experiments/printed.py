@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 SLICES = ((7, 5, 21), (6, 7, 12), (4, 5, 10))
-"""Annotated slices of its three samples, across x, y and z (yz, xz and xy slices; section 3.1)."""
+"""Annotated slices of the paper's three samples, across x, y and z (yz, xz and xy slices; section 3.1)."""
 
 TABLE_2_SLICES = ((1, 1, 1), (2, 2, 1), (3, 3, 2), (5, 5, 3))
-"""Annotated slices of one sample, across x, y and z: the percentages beside them fit this order only."""
+"""Annotated slices of one sample across x, y and z; only this order fits the printed percentages."""
 
 TABLE_1: tuple[Mapping[str, float], ...] = (
     {"3d_no_bn": 0.822, "3d_bn": 0.855, "2d_bn": 0.785},
@@ -21,7 +21,7 @@ TABLE_2: tuple[tuple[float, ...], ...] = (
     (0.761, 0.808, 0.835),
     (0.856, 0.849, 0.872),
 )
-"""IoU of the 3-D network with batch normalisation by number of slices, for each sample."""
+"""IoU of the 3-D network with batch normalisation: a row for each number of slices, a column for each sample."""
 
 TABLE_2_LABELLED = (2.5, 3.3, 5.7, 8.9)
 """Labelled voxels in percent."""
@@ -37,4 +37,4 @@ AVERAGES: Mapping[str, Mapping[str, float]] = {
     "table1": {"3d_no_bn": 0.842, "3d_bn": 0.863, "2d_bn": 0.796},
     "table3": {"3d_no_bn": 0.723, "3d_bn": 0.704, "2d_bn": 0.547},
 }
-"""As printed, below the columns."""
+"""Averages as printed below the columns."""

@@ -24,11 +24,12 @@ from lib.report.pictures import (
 )
 
 from . import TEMPLATES
+from .assembly import TableResult, TableRow, mean_of, methods_in, read_table
 from .figure3 import draw_surfaces
 from .methods import METHODS
-from .run import RunRecord, shown_labels
+from .records import RunRecord, shown_labels
 from .study import Study
-from .tables import ROWS, TableResult, TableRow, mean_of, methods_in, read_table
+from .tables import ROWS
 
 CURVE_COLOURS = {
     "2d_bn": "#999999",

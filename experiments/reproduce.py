@@ -1,4 +1,4 @@
-"""The command ``reproduce``: do the runs of tables and of Figure 3, and write what came out."""
+"""The command ``reproduce``: do the runs of tables and of Figure 3, and write the results."""
 
 import functools
 import importlib.util
@@ -18,18 +18,21 @@ from filelock import FileLock, Timeout
 from lib.core.errors import InputError
 from lib.core.files import write_json
 
+from .assembly import TableResult, assemble
 from .engine import outcomes
 from .methods import METHODS, SIZES, OutOfTimeError, Size
-from .run import RECORDS, Run, RunContext, RunRecord, check_runs, commit, finished, perform
+from .provenance import commit
+from .records import RunRecord
+from .run import RECORDS, Run, RunContext, check_runs, finished, perform
 from .study import Source, Study, load_study
-from .tables import DEFAULT_METHODS, ROWS, TableResult, assemble, runs_of
+from .tables import DEFAULT_METHODS, ROWS, runs_of
 
 logger = logging.getLogger(__name__)
 
 STARTING_SECONDS = 60
-"""What other software is given besides its time to learn."""
+"""Time for other software to start, besides its time to learn."""
 
-REPORTS_NEED = ("matplotlib", "PIL", "skimage")
+REPORT_PACKAGES = ("matplotlib", "PIL", "skimage")
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,16 @@ class ReproduceOptions:
     Attributes:
         tables: some of ``tables.ROWS``.
         size: one of ``SIZES``.
-        folder: with ``images/`` and dense ``labels/``; None: the phantom.
+        folder: folder with ``images/`` and dense ``labels/``; None: the phantom.
         labels: names of the foreground classes in the folder, separated by commas; empty: class_1, …
-        methods: names of methods; None: those of each table, as far as they are installed.
-        seeds: how many runs differ only in their seed.
-        steps: of training, for a quick look, whose results are kept apart; None: as many as the size has.
-        minutes: after which runs stop, to be continued by the same command; None: never.
-        jobs: runs at the same time; None: one for each processor core. On a GPU, and of other software, always one.
-        dask: address of a scheduler of dask.distributed that does the runs, instead of jobs; None: this machine does.
-        experiments: folder with ``results/``, and ``work/`` for runs.
+        methods: names of methods; None: those of each table whose packages are installed.
+        seeds: number of seeds; runs that differ only in their seed.
+        steps: training steps for a quick look, whose results are kept apart; None: the size's.
+        minutes: time after which runs stop, to be continued by the same command; None: no limit.
+        jobs: number of parallel runs; None: one for each processor core. A GPU and other software always do one at a
+            time.
+        dask: address of a dask.distributed scheduler that does the runs instead; None: this machine does them.
+        experiments: folder for ``results/``, and for ``work/`` with the runs.
     """
 
     tables: Sequence[str]
@@ -63,12 +67,12 @@ class ReproduceOptions:
     experiments: Path
 
     def part(self) -> Path:
-        """Return where results are, below those of all."""
+        """Return the folder of the results, relative to those of all sizes and data sets."""
         size = self.size if self.steps is None else f"{self.size}_{self.steps}_steps"
         return Path(size, self.folder.resolve().name) if self.folder else Path(size)
 
     def command(self, table: str, records: Sequence[RunRecord]) -> str:
-        """Return the command that makes a table anew, several where its methods have unlike numbers of seeds."""
+        """Return the commands that repeat a table: one for each number of seeds that some of its methods have."""
         by_seeds: dict[int, list[str]] = {}
         for method in METHODS:
             own = [record["seed"] for record in records if record["method"] == method]
@@ -90,14 +94,14 @@ class ReproduceOptions:
 
 
 def reproduce(options: ReproduceOptions) -> bool:
-    """Do what is still to be done, and write tables and report.
+    """Do the runs that aren't finished yet, and write tables and report.
 
     Returns:
-        Whether all runs are finished; False if time was up before, or they need a GPU that isn't here.
+        Whether all runs are finished; False if the time was up, or some need a GPU that this machine lacks.
 
     Raises:
-        InputError: the volumes or the options cannot be used; another command does these runs already; or a run failed,
-            after all others were done.
+        InputError: the volumes or the options can't be used; another command works on these runs; or a run failed,
+            in which case the others were still done.
     """
     _check(options)
     size = SIZES[options.size]
@@ -113,11 +117,11 @@ def reproduce(options: ReproduceOptions) -> bool:
         of_table = list(runs_of(table, study, methods, size, _seeds(table, options), options.steps))
         if not of_table:
             raise InputError(
-                f"{table}: {', '.join(methods)} can only segment volumes learnt from, and here others are; give other "
-                "--methods"
+                f"{table}: {', '.join(methods)} can only segment volumes learnt from, and here others are tested; give "
+                "other --methods"
             )
         runs += of_table
-    # Seed by seed, so that all tables are there before the first is repeated.
+    # Seed by seed, so that every table is complete before any is repeated.
     runs.sort(key=lambda run: run.seed)
     with _alone(work):
         return _make(runs, study, context, options)
@@ -125,36 +129,36 @@ def reproduce(options: ReproduceOptions) -> bool:
 
 @contextmanager
 def _alone(work: Path) -> Iterator[None]:
-    """Keep other commands from doing the runs of the same folder meanwhile.
+    """Lock the folder against other commands.
 
     Raises:
-        InputError: one is at work already.
+        InputError: another command works there.
     """
     work.mkdir(parents=True, exist_ok=True)
     try:
         held = FileLock(work / ".lock").acquire(blocking=False)
     except Timeout as error:
         raise InputError(
-            f"{work}: another `reproduce` is at work there; wait for its end, or give another --output"
+            f"{work}: another `reproduce` is at work there; wait until it ends, or give another --output"
         ) from error
     with held:
         yield
 
 
 def _make(runs: Sequence[Run], study: Study, context: RunContext, options: ReproduceOptions) -> bool:
-    """Do what is still to be done of these runs, and write tables and report, see ``reproduce``."""
+    """Do those of the runs that aren't finished, and write tables and report, see ``reproduce``."""
     kept = {run.key: finished(run, study, context) for run in runs}
     due = [run for run in runs if kept[run.key] is None]
     check_runs(due, study)
     print(f"{len(runs)} runs, {len(runs) - len(due)} of them are finished already.", flush=True)
     other = sorted(_commits(filter(None, kept.values())) - {commit()})
     if other:
-        print(f"Some were made by other commits ({', '.join(other)}); without {context.records} all are made anew.")
+        print(f"Some were made by other commits ({', '.join(other)}); remove {context.records} to repeat all.")
     left, failures = len(due), list[str]()
     if context.size.device == "cuda" and not (torch.cuda.is_available() or options.dask):
         due = [run for run in due if METHODS[run.method].on_cpu]
         if left > len(due):
-            print(f"Here is no GPU, which {left - len(due)} runs of this size need; they are left for where one is.")
+            print(f"No GPU: skipping {left - len(due)} runs that need one.")
     for run, outcome in _outcomes(due, context, options):
         if outcome is None:
             continue
@@ -165,8 +169,8 @@ def _make(runs: Sequence[Run], study: Study, context: RunContext, options: Repro
     records = _records(options, study, context)
     for table in options.tables:
         _write_table(table, records[table], options, study, results)
-    # A rented machine may lack what draws pictures: the report is then written where the results are taken to.
-    if all(map(importlib.util.find_spec, REPORTS_NEED)):
+    # A rented machine may lack what draws pictures; the report is then written where the results are copied to.
+    if all(map(importlib.util.find_spec, REPORT_PACKAGES)):
         from .report import write_report
 
         write_report(results / "report.html", results, records, study, context.dense)
@@ -174,12 +178,12 @@ def _make(runs: Sequence[Run], study: Study, context: RunContext, options: Repro
     if failures:
         raise InputError("\n".join(failures))
     if left:
-        print(f"{left} runs are unfinished; the same command goes on with them.")
+        print(f"{left} runs are unfinished; the same command continues them.")
     return not left
 
 
 def _check(options: ReproduceOptions) -> None:
-    """Refuse options before anything is done.
+    """Refuse impossible options before any work is done.
 
     Raises:
         InputError: names the option, its value, and what is possible.
@@ -207,14 +211,14 @@ def _check(options: ReproduceOptions) -> None:
         raise InputError(f"--jobs: {options.jobs}; give at least 1")
     if options.jobs is not None and options.dask:
         raise InputError(
-            f"--jobs: {options.jobs}; the workers at --dask decide how many runs there are at a time; leave --jobs out"
+            f"--jobs: {options.jobs}; the workers at --dask decide how many runs are done at a time; leave --jobs out"
         )
     if options.dask and not importlib.util.find_spec("distributed"):
         raise InputError("--dask: the package distributed is not installed; pip install distributed")
 
 
 def _methods(table: str, options: ReproduceOptions) -> list[str]:
-    """Return the methods that a table is made of, each once."""
+    """Return the methods of a table, each once."""
     if table == "figure3" or options.methods is None:
         missing = [method for method in DEFAULT_METHODS[table] if not METHODS[method].is_available]
         for method in missing:
@@ -224,17 +228,17 @@ def _methods(table: str, options: ReproduceOptions) -> list[str]:
 
 
 def _seeds(table: str, options: ReproduceOptions) -> range:
-    """Return the seeds of a table; the figure shows one segmentation."""
+    """Return the seeds of a table; the figure has one, as it shows one segmentation."""
     return range(1 if table == "figure3" else options.seeds)
 
 
 def _seconds_at_once(method: str, size: Size) -> float:
-    """Return how long a method must be left to learn, 0 if it can be stopped at any time."""
+    """Return the seconds that a method needs without interruption; 0 if it can be stopped at any time."""
     return size.peer_seconds + STARTING_SECONDS if METHODS[method].in_one_go else 0
 
 
 def _attempt(context: RunContext, run: Run) -> tuple[Run, RunRecord | str | None]:
-    """Do a run; return its record, or why it failed, or None where time was up."""
+    """Do a run; return its record, or the reason of its failure, or None if the time was up."""
     try:
         if context.until is not None and time.time() + _seconds_at_once(run.method, context.size) >= context.until:
             return run, None
@@ -244,7 +248,7 @@ def _attempt(context: RunContext, run: Run) -> tuple[Run, RunRecord | str | None
     except InputError as error:
         return run, str(error)
     except Exception as error:
-        # Out of memory, or other software's errors: the runs after this one can be done all the same.
+        # Lack of memory or an error in other software doesn't keep the next runs from working.
         logger.exception("%s failed", run.key)
         return run, f"{type(error).__name__}: {error}"
 
@@ -252,11 +256,11 @@ def _attempt(context: RunContext, run: Run) -> tuple[Run, RunRecord | str | None
 def _outcomes(
     runs: Sequence[Run], context: RunContext, options: ReproduceOptions
 ) -> Iterator[tuple[Run, RunRecord | str | None]]:
-    """Do runs, and tell of each that has come to an end."""
+    """Do runs; yield and print each outcome as it arrives."""
     began = time.monotonic()
     jobs = 1 if context.size.device == "cuda" else options.jobs
     attempt = functools.partial(_attempt, context)
-    # What can't be continued is other software, which starts processes of its own, and can't in another's worker.
+    # Methods that can't be continued are other software. It starts processes, which a worker process can't.
     alone = [run for run in runs if METHODS[run.method].in_one_go]
     together = [run for run in runs if run not in alone]
     attempts = itertools.chain(outcomes(attempt, together, jobs, options.dask), outcomes(attempt, alone, 1))
@@ -272,7 +276,7 @@ def _outcomes(
 
 
 def _records(options: ReproduceOptions, study: Study, context: RunContext) -> dict[str, list[RunRecord]]:
-    """Return the records of all tables, also those of methods and seeds that weren't asked for."""
+    """Return the finished runs of all tables, including methods and seeds that weren't asked for."""
     records: dict[str, list[RunRecord]] = {}
     for table in ROWS:
         seeds = sorted({json.loads(path.read_text())["seed"] for path in context.records.glob(f"{table}-*.json")})

@@ -1,14 +1,9 @@
-"""One run: a method learns from some annotated slices and is judged on others. It may be stopped and continued."""
+"""A run: a method learns from some annotated slices and is tested on others. It can be stopped and continued."""
 
-import base64
-import functools
 import json
-import platform
 import shutil
-import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lib.core.annotation.slices import AnnotatedSlice
@@ -28,70 +22,29 @@ from lib.core.files import replacing, write_json
 from lib.core.labels import UNLABELLED
 from lib.core.metrics import confusion, iou_per_class, mean_iou
 
-from . import PROJECT
 from .methods import METHODS, MethodInput, OutOfTimeError, Size, training_precision
+from .provenance import commit, machine_name
+from .records import RunRecord, ShownSlice, pack_slice
 from .study import Places, Source, Study, load_study
 
 SETTINGS = "settings.json"
-"""File in a run's folder."""
+"""File in a run's work folder: the settings that its checkpoint belongs to."""
 
 PIECES = "pieces.json"
-"""File in a run's folder: ``seconds`` of learning so far, ``commits`` and ``machines`` that had a part in it."""
+"""File in a run's work folder: what its earlier pieces took, and who computed them."""
 
 DENSE = "figure3.npz"
-"""File of Figure 3's dense segmentation, beside the runs' folders."""
+"""File of Figure 3's dense segmentation, beside the runs' work folders."""
 
 RECORDS = "runs"
-"""Folder of what finished runs are known by, beside the folders of those that aren't."""
+"""Folder of the finished runs' records, beside the runs' work folders."""
 
-TOLD = 10
-"""Times that a run tells of its progress."""
-
-
-class ShownSlice(TypedDict):
-    """A segmented slice.
-
-    ``volume``, ``axis`` and ``index``: its place. ``shape``: its size in voxels. ``labels``: its voxels, compressed;
-    ``shown_labels`` unpacks them.
-    """
-
-    volume: str
-    axis: int
-    index: int
-    shape: list[int]
-    labels: str
-
-
-class RunRecord(TypedDict):
-    """The result of a finished run, as its JSON file holds it.
-
-    ``settings``: everything that the result depends on, except the software. ``iou``: by class, None for a class that
-    is neither in the truth nor predicted. ``counts``: test voxels by true class (rows) and predicted class (columns), 0
-    being background. ``labelled_percent``: share of annotated voxels in the training volumes. ``seconds``: duration of
-    the training. ``precision``: floating-point format of the training steps, None for other software. ``machine`` and
-    ``commit``: several where a run was continued by others.
-    """
-
-    key: str
-    table: str
-    row: str
-    method: str
-    seed: int
-    mean_iou: float | None
-    iou: dict[str, float | None]
-    counts: list[list[int]]
-    labelled_percent: float
-    seconds: float
-    precision: str | None
-    machine: str
-    commit: str
-    date: str
-    shown: ShownSlice
-    settings: dict[str, Any]
+PROGRESS_LINES = 10
+"""Number of times that a run prints its progress."""
 
 
 class _Pieces(TypedDict):
-    """What earlier pieces of a run took and who computed them, see ``PIECES``."""
+    """The content of ``PIECES``; ``seconds``: duration of the training so far."""
 
     seconds: float
     commits: list[str]
@@ -100,16 +53,16 @@ class _Pieces(TypedDict):
 
 @dataclass(frozen=True)
 class Run:
-    """What is learnt from and judged by.
+    """What a method learns from, and what it is tested on.
 
     Attributes:
-        table: that it belongs to.
-        row: of the table.
+        table: the table that the run belongs to.
+        row: its row of the table.
         method: one of ``METHODS``.
-        seed: of all randomness.
-        steps: of training.
-        training: by volume the annotated slices that are learnt from.
-        test: by volume the slices that are judged; voxels that a training slice crosses don't count.
+        seed: seed of all randomness.
+        steps: number of training steps.
+        training: the annotated slices of each training volume.
+        test: the test slices of each test volume; voxels where a training slice crosses them don't count.
     """
 
     table: str
@@ -122,20 +75,20 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Names the run and its files."""
+        """Name of the run and of its files."""
         return f"{self.table}-{self.row}-{self.method}-{self.seed}"
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What is the same for all runs.
+    """What all runs share.
 
     Attributes:
-        source: of the volumes.
-        size: of networks and training.
-        records: folder for what finished runs are known by.
-        work: folder for runs that aren't finished.
-        until: time, in seconds since 1970, after which runs stop to be continued later; None: never.
+        source: where the volumes come from.
+        size: size of networks and training.
+        records: folder for the records of finished runs.
+        work: folder for unfinished runs.
+        until: time, in seconds since 1970, at which runs stop, to be continued later; None: never.
     """
 
     source: Source
@@ -152,12 +105,12 @@ class RunContext:
 
     @property
     def dense(self) -> Path:
-        """Where Figure 3's dense segmentation is kept."""
+        """File of Figure 3's dense segmentation."""
         return self.work / DENSE
 
 
 def run_settings(run: Run, study: Study, context: RunContext) -> dict[str, Any]:
-    """Return all that a run's result depends on but for the software, as JSON values."""
+    """Return everything that a run's result depends on, except the software, as JSON values."""
     cases = [study.subjects[name].volume for name in run.training]
     plan = METHODS[run.method].plan(cases, study.scheme, context.size)
     settings: dict[str, Any] = {
@@ -178,7 +131,7 @@ def run_settings(run: Run, study: Study, context: RunContext) -> dict[str, Any]:
 
 
 def finished(run: Run, study: Study, context: RunContext) -> RunRecord | None:
-    """Return the record of a run if it was finished with the same settings; None if it is to be made."""
+    """Return the record of a run if it was finished with the same settings, None otherwise."""
     path = context.record_of(run)
     if not path.is_file():
         return None
@@ -187,13 +140,13 @@ def finished(run: Run, study: Study, context: RunContext) -> RunRecord | None:
 
 
 def perform(run: Run, context: RunContext) -> RunRecord:
-    """Do a run, or go on with it, and keep its record.
+    """Start or continue a run, and write its record when it is finished.
 
     Raises:
-        OutOfTimeError: it isn't finished, and can be continued.
-        InputError: it diverged.
+        OutOfTimeError: the time is up; the run can be continued.
+        InputError: the training diverged.
     """
-    # Asked for before the run, as another commit may be made beside it.
+    # Asked for before the run, because somebody may commit during it.
     software = commit()
     study = load_study(context.source)
     cases = [study.subjects[name].annotated(name, places) for name, places in run.training.items()]
@@ -203,7 +156,7 @@ def perform(run: Run, context: RunContext) -> RunRecord:
     settings = run_settings(run, study, context)
     _discard_stale_work(run, work, settings)
     pieces = _pieces(work)
-    # Before it learns: what a process leaves that is killed is gone on with, too.
+    # Written before the training, because a killed process leaves a checkpoint that is continued, too.
     _take_note(pieces["commits"], software)
     _take_note(pieces["machines"], machine_name("cpu" if METHODS[run.method].on_cpu else context.size.device))
     write_json(work / PIECES, pieces)
@@ -226,9 +179,9 @@ def perform(run: Run, context: RunContext) -> RunRecord:
         write_json(work / PIECES, pieces)
     counts = np.zeros((len(study.scheme.classes),) * 2, dtype=np.int64)
     planes: dict[tuple[str, AnnotatedSlice], NDArray[np.uint8]] = {}
-    for name, judged in _judged(run, study).items():
+    for name, truth in _scored_truth(run, study).items():
         for place, plane in segment(name, study.subjects[name].volume, run.test[name]).items():
-            counts += confusion(plane, np.take(judged, place.index, axis=place.axis), study.scheme)
+            counts += confusion(plane, np.take(truth, place.index, axis=place.axis), study.scheme)
             planes[name, place] = plane
     if run.table == "figure3":
         _keep_dense(planes, context.dense)
@@ -258,30 +211,30 @@ def perform(run: Run, context: RunContext) -> RunRecord:
 
 
 def _keep_dense(planes: Mapping[tuple[str, AnnotatedSlice], NDArray[np.uint8]], path: Path) -> None:
-    """Keep the dense segmentation (X, Y, Z) that slices across z make up."""
+    """Stack slices across z into the dense segmentation (X, Y, Z), and write it."""
     labels = np.stack([planes[of] for of in sorted(planes)], axis=2)
     with replacing(path) as beside:
         np.savez_compressed(beside, labels=labels)
 
 
 class _Supervisor:
-    """Tells of a run's progress, and stops it when the time is up, unless it has learnt all by then."""
+    """Prints a run's progress, and stops it when the time is up, unless its training is finished."""
 
     def __init__(self, run: Run, until: float | None) -> None:
         self.run, self.until = run, until
-        self._told: int | None = None
+        self._printed: int | None = None
 
     def __call__(self, part: float, text: str) -> None:
-        """Take note of the part of the learning that is done, 0 … 1."""
-        if self._told is None or int(part * TOLD) > self._told:
-            self._told = int(part * TOLD)
+        """Take note of the finished part of the training, 0 … 1."""
+        if self._printed is None or int(part * PROGRESS_LINES) > self._printed:
+            self._printed = int(part * PROGRESS_LINES)
             print(f"    {self.run.key}: {100 * part:.0f} %, {text}", file=sys.stderr, flush=True)
         if part < 1 and self.until is not None and time.time() >= self.until:
             raise OutOfTimeError
 
 
 def _discard_stale_work(run: Run, work: Path, settings: Mapping[str, Any]) -> None:
-    """Start afresh unless what was begun has these settings and can be continued."""
+    """Empty the work folder unless it has these settings and the method can continue."""
     path = work / SETTINGS
     if METHODS[run.method].in_one_go or not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != settings:
         shutil.rmtree(work)
@@ -289,7 +242,6 @@ def _discard_stale_work(run: Run, work: Path, settings: Mapping[str, Any]) -> No
 
 
 def _pieces(work: Path) -> _Pieces:
-    """Return what is known of the earlier pieces of a run, see ``PIECES``."""
     path = work / PIECES
     if not path.is_file():
         return {"seconds": 0.0, "commits": [], "machines": []}
@@ -303,7 +255,7 @@ def _take_note(names: list[str], name: str) -> None:
 
 
 def _shown(planes: Mapping[tuple[str, AnnotatedSlice], NDArray[np.uint8]], study: Study) -> ShownSlice:
-    """Keep the labels of one slice: across z where there is one, that with most foreground."""
+    """Keep one slice for the report: across z if possible, and with most foreground."""
 
     def merit(of: tuple[str, AnnotatedSlice]) -> tuple[int, int]:
         name, place = of
@@ -311,67 +263,36 @@ def _shown(planes: Mapping[tuple[str, AnnotatedSlice], NDArray[np.uint8]], study
         return place.axis, int(np.count_nonzero(truth != study.scheme.background_value))
 
     name, place = max(planes, key=merit)
-    plane = planes[name, place]
-    packed = base64.b64encode(zlib.compress(np.ascontiguousarray(plane).tobytes(), 9)).decode()
-    return {"volume": name, "axis": place.axis, "index": place.index, "shape": list(plane.shape), "labels": packed}
-
-
-def shown_labels(record: RunRecord) -> NDArray[np.uint8]:
-    """Return the segmented slice that a record keeps, the two other axes of (X, Y, Z)."""
-    shown = record["shown"]
-    values = np.frombuffer(zlib.decompress(base64.b64decode(shown["labels"])), dtype=np.uint8)
-    return values.reshape(shown["shape"])
-
-
-def machine_name(device: str) -> str:
-    """Return what ``cpu`` or ``cuda`` is here, for records."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    instructions = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.machine()} {instructions}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
-
-
-@functools.cache
-def commit() -> str:
-    """Return the project's commit, with a + where files were changed since; ``unknown`` without git."""
-    try:
-        changed = _git("status", "--porcelain", "--", "apps", "experiments/*.py")
-        return _git("rev-parse", "--short", "HEAD") + "+" * bool(changed)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.strip()
+    return pack_slice(name, place, planes[name, place])
 
 
 def check_runs(runs: Sequence[Run], study: Study) -> None:
-    """Refuse runs that would fail after hours.
+    """Refuse runs that would otherwise fail after hours.
 
     Raises:
-        InputError: a run would have nothing to learn, or no foreground to be judged by.
+        InputError: a run has nothing to learn, or no foreground to be tested on.
     """
-    # Methods and seeds make no difference.
+    # Runs that differ only in method or seed share their slices.
     for row, run in {f"{run.table}-{run.row}": run for run in runs}.items():
         cases = [study.subjects[name].annotated(name, places) for name, places in run.training.items()]
         if len({int(value) for case in cases for value in np.unique(case.annotation)} - {UNLABELLED}) < 2:
             raise InputError(
-                f"{row}: the slices that would be learnt from show a single class or none; expected foreground "
-                "and background on them: give volumes with more foreground, or leave some out"
+                f"{row}: the training slices show a single class or none; expected foreground and background: give "
+                "volumes with more foreground, or leave some out"
             )
-        if not any(_is_foreground(judged, study) for judged in _judged(run, study).values()):
+        if not any(_has_foreground(truth, study) for truth in _scored_truth(run, study).values()):
             raise InputError(
-                f"{row}: there is no foreground on the slices that would be judged; give volumes with more of it, "
-                "or leave some out"
+                f"{row}: there is no foreground on the test slices; give volumes with more foreground, or leave some "
+                "out"
             )
 
 
-def _is_foreground(judged: NDArray[np.uint8], study: Study) -> bool:
-    return bool(np.any((judged != UNLABELLED) & (judged != study.scheme.background_value)))
+def _has_foreground(truth: NDArray[np.uint8], study: Study) -> bool:
+    return bool(np.any((truth != UNLABELLED) & (truth != study.scheme.background_value)))
 
 
-def _judged(run: Run, study: Study) -> dict[str, NDArray[np.uint8]]:
-    """Return for each volume the truth on its test slices, but for what a training slice crosses."""
+def _scored_truth(run: Run, study: Study) -> dict[str, NDArray[np.uint8]]:
+    """Return each volume's truth on its test slices, (X, Y, Z), without the voxels where a training slice crosses."""
     return {
         name: apply_split(study.subjects[name].truth, run.training.get(name, ()), places)[1]
         for name, places in run.test.items()

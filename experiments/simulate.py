@@ -1,4 +1,4 @@
-"""The command ``simulate``: annotators who choose slices in different ways, compared."""
+"""The command ``simulate``: compare strategies for choosing slices."""
 
 import functools
 import json
@@ -26,7 +26,7 @@ from .strategies import BASELINES, STRATEGIES
 from .study import Source, checksum_of_code, load_study
 
 CODE = (suggestion, strategies, annotators)
-"""How slices are chosen: changed, all is played anew. Of how is trained and segmented, records tell the commit."""
+"""The modules that choose slices; when they change, all games are repeated. Records name the commit of the rest."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class SimulateOptions:
     """What a person asks for.
 
     Attributes:
-        folder: with ``images/`` and dense ``labels/``; None: the phantom.
+        folder: folder with ``images/`` and dense ``labels/``; None: the phantom.
         labels: names of the foreground classes in the folder; empty: class_1, …
-        volume: name of the volume that is annotated; None: the first one.
-        strategies: names; the baselines are always among them.
-        seeds: how many annotators each strategy has.
-        schedule: of training and annotation.
-        jobs: annotators at the same time; None: one for each processor core.
+        volume: name of the volume to annotate; None: the first one.
+        strategies: names of strategies; the baselines are always added.
+        seeds: number of annotators for each strategy.
+        schedule: schedule of training and annotation.
+        jobs: number of annotators at a time; None: one for each processor core.
         experiments: folder with ``results/`` and ``work/``.
     """
 
@@ -55,10 +55,10 @@ class SimulateOptions:
 
 
 def simulate(options: SimulateOptions) -> None:
-    """Do what is still to be done, and write ``simulate.json`` and the report; other volumes' results stay there.
+    """Play the games that aren't finished yet, and write the report and ``simulate.json``, which other volumes share.
 
     Raises:
-        InputError: the volumes or the options cannot be used.
+        InputError: the volumes or the options can't be used.
     """
     unknown = [name for name in options.strategies if name not in STRATEGIES]
     if unknown:
@@ -73,7 +73,7 @@ def simulate(options: SimulateOptions) -> None:
     if name not in study.subjects:
         raise InputError(f"--volume: {name!r}; give one of {', '.join(study.subjects)}")
     subject = study.subjects[name]
-    # With fewer slices than the shortest axis has, there is always something left to annotate.
+    # Fewer slices than the shortest axis has always leave something to annotate.
     most = min(subject.truth.shape) - 1
     if not 3 <= options.schedule.most_slices <= most:
         raise InputError(f"--slices: {options.schedule.most_slices}; give 3, the first ones, to {most} for {name}")
@@ -94,7 +94,7 @@ def simulate(options: SimulateOptions) -> None:
         seconds = time.monotonic() - began
         print(
             f"[{seconds / 60:5.1f} min] {record['strategy']}, seed {record['seed']}: IoU {record['iou'][-1]:.3f} at "
-            f"last ({number} of {len(due)} done, about {seconds / number * (len(due) - number) / 60:.0f} min left)",
+            f"the end ({number} of {len(due)} done, about {seconds / number * (len(due) - number) / 60:.0f} min left)",
             flush=True,
         )
     kept = [game for path in sorted(records.glob("[!.]*.json")) if (game := _finished(path, settings)) is not None]

@@ -1,4 +1,4 @@
-"""What the experiments are made on: volumes with their truth, and the slices that count as annotated."""
+"""The volumes of the experiments with their truth, and the slices that count as annotated."""
 
 import ast
 import dataclasses
@@ -33,10 +33,10 @@ from .printed import SLICES
 PHANTOM_LABELS = ("inside", "tubule")
 
 FEWEST_SLICES = 3
-"""Annotated slices of a volume."""
+"""Least number of annotated slices of a volume."""
 
 DENSEST = 3
-"""At most one slice in so many along an axis counts as annotated: as densely as the paper's first sample across z."""
+"""At most every third slice along an axis counts as annotated, the density of the paper's first sample across z."""
 
 Places = tuple[AnnotatedSlice, ...]
 
@@ -46,10 +46,10 @@ class Source:
     """Where the volumes come from.
 
     Attributes:
-        folder: with ``images/`` and dense ``labels/``; None: the phantom of the paper's sizes.
-        labels: names of the foreground classes of a folder, separated by commas; empty: class_1, …
+        folder: folder with ``images/`` and dense ``labels/``; None: the phantom of the paper's sizes.
+        labels: names of the folder's foreground classes, separated by commas; empty: class_1, …
         halved: whether the phantom's sides have half as many voxels.
-        cache: folder where the phantom is kept.
+        cache: folder that keeps the phantom.
     """
 
     folder: Path | None
@@ -64,12 +64,12 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A volume with what is known of it.
+    """A volume with its truth.
 
     Attributes:
         volume: the image.
         truth: (X, Y, Z), values of an annotation: 1 … K foreground, K+1 background.
-        slices: those that count as annotated.
+        slices: the slices that count as annotated.
     """
 
     volume: Volume
@@ -78,18 +78,18 @@ class Subject:
 
     @functools.cached_property
     def checksum(self) -> int:
-        """Of the image's and the truth's values, and where the voxels lie."""
+        """Checksum of the image, the truth and the voxel grid."""
         grid = zlib.crc32(self.volume.affine.tobytes(), zlib.crc32(repr(self.volume.shape).encode()))
         return zlib.crc32(self.truth.tobytes(), zlib.crc32(self.volume.array.tobytes(), grid))
 
     def annotated(self, name: str, slices: Places) -> TrainingCase:
-        """Return the volume with these slices annotated, all else unlabelled."""
+        """Return the volume with these slices annotated and everything else unlabelled."""
         return TrainingCase(name, self.volume, keep_slices(self.truth, slices))
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """All volumes by name, and the label scheme of their truth."""
+    """All volumes by name, and their label scheme."""
 
     scheme: LabelScheme
     subjects: Mapping[str, Subject]
@@ -105,7 +105,8 @@ def choose_annotated(shape: Sequence[int], number: int) -> Places:
 
     Args:
         shape: the volume in voxels.
-        number: of the volume; the paper's numbers of slices are taken in turn, but at most one in ``DENSEST``.
+        number: number of the volume, which selects one of the paper's triples of slice numbers in turn; at most every
+            ``DENSEST``-th slice is chosen.
     """
     wanted = zip(shape, SLICES[number % len(SLICES)], strict=True)
     return tuple(
@@ -120,8 +121,9 @@ def load_study(source: Source) -> Study:
     """Read or make the volumes and choose the annotated slices; the same ones each time.
 
     Raises:
-        InputError: fewer than two volumes with a truth, a truth on another grid or with classes that have no name,
-            unlike numbers of channels, or a volume of which fewer than ``FEWEST_SLICES`` slices would be annotated.
+        InputError: fewer than two volumes have a truth; a truth has another grid than its volume, or classes without a
+            name; volumes differ in their number of channels; or a volume has fewer than ``FEWEST_SLICES`` slices to
+            annotate.
     """
     if source.folder:
         cases = read_cases(source.folder / "images", source.folder / "labels")
@@ -157,9 +159,9 @@ def _check_channels(subjects: Mapping[str, Subject]) -> None:
 
 
 def checksum_of_code(*modules: ModuleType) -> int:
-    """Return a number that changes with what the modules do, by which what they made is known to count no more.
+    """Return a checksum of the modules' code, so that results of older code are recognised.
 
-    Comments, docstrings and the layout of the source have no part in it.
+    It ignores comments, docstrings and the layout of the source.
     """
     trees = [ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")) for module in modules]
     for node in (node for tree in trees for node in ast.walk(tree)):
@@ -170,7 +172,7 @@ def checksum_of_code(*modules: ModuleType) -> int:
 
 
 def _is_text(statement: ast.stmt) -> bool:
-    """Tell whether a statement is a docstring, of whatever comes before it."""
+    """Tell whether a statement is a docstring, of a module, class, function or variable."""
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)
@@ -187,7 +189,7 @@ class _Made(NamedTuple):
 
 
 def _specimen(specimen: Specimen, source: Source, scheme: LabelScheme, number: int) -> tuple[Volume, NDArray[np.uint8]]:
-    """Return a specimen's image and truth, made once and kept beside a description of what was made."""
+    """Return a specimen's image and truth, made once and kept with a description of how they were made."""
     code = checksum_of_code(phantom, tubes, working_grid)
     description = f"{dataclasses.asdict(specimen)} halved: {source.halved}, code: {code}"
     path = source.cache / f"kidney_{number}.npz"
@@ -200,7 +202,7 @@ def _specimen(specimen: Specimen, source: Source, scheme: LabelScheme, number: i
             np.savez_compressed(beside, **made._asdict(), description=description)
     with np.load(path) as kept:
         x, y, z = kept["spacing"]
-        # As the samples are written: x points left, y posterior.
+        # Like the sample volumes: x points left, y posterior.
         return Volume(kept["image"], np.diag([-x, -y, z, 1.0]), name=path.name), kept["truth"]
 
 
@@ -214,7 +216,7 @@ def _is_made(path: Path, description: str) -> bool:
 def _halved(made: _Made) -> _Made:
     """Sample a phantom down by two along each axis, as the paper did with its own volumes."""
     grid = WorkingGrid.of(made.truth.shape, made.spacing, [2 * size for size in made.spacing])
-    # By oneDNN, roundings would depend on the number of threads, and with them whether runs count as of this volume.
+    # oneDNN rounds differently with each number of threads, which would change the volume's checksum.
     with torch.backends.mkldnn.flags(enabled=False):
         image = grid.image(made.image.astype(np.float32))
     return _Made(image, grid.annotation(made.truth), grid.voxel_size(made.spacing))

@@ -74,7 +74,7 @@ def test_workers_that_would_mix_their_randomness_are_refused() -> None:
 
 
 def test_a_scheduler_without_workers_is_refused() -> None:
-    with start(workers=0) as cluster, pytest.raises(InputError, match="no worker is there"):
+    with start(workers=0) as cluster, pytest.raises(InputError, match="no worker is connected"):
         list(outcomes(os.path.basename, ["a"], None, cluster.scheduler_address))
 
 

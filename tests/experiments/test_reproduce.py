@@ -38,7 +38,7 @@ def test_all_is_made_in_pieces_by_processes_beside_each_other(balls: Path, tmp_p
     # Over before it begins.
     late = reproduce("all", *asked, "--minutes", 0, "--jobs", 1)
     assert late.returncode == 3, late.stderr
-    assert "31 runs are unfinished; the same command goes on" in late.stdout
+    assert "31 runs are unfinished; the same command continues" in late.stdout
     done = reproduce("all", *asked, "--jobs", 2)
     assert done.returncode == 0, done.stderr
     results = output / "results" / "small_2_steps" / "balls"

@@ -13,7 +13,8 @@ from dense_volumes import write_balls
 from experiments import methods
 from experiments import run as module
 from experiments.methods import METHODS, SIZES, Method, OutOfTimeError, cut_slices
-from experiments.run import Run, RunContext, check_runs, finished, perform, shown_labels
+from experiments.records import shown_labels
+from experiments.run import Run, RunContext, check_runs, finished, perform
 from experiments.study import Source, Study, load_study
 from lib.core.annotation.slices import AnnotatedSlice
 from lib.core.errors import InputError
@@ -219,5 +220,5 @@ def test_runs_that_would_fail_are_refused_before_the_first(study: Study) -> None
             check_runs([a_run("3d_bn"), replace(a_run("3d_bn"), training=training)], study)
     # What is foreground there is crossed by the training slices.
     for test in (corner, {"ball_1": ()}, TRAINING):
-        with pytest.raises(InputError, match="no foreground on the slices that would be judged"):
+        with pytest.raises(InputError, match="no foreground on the test slices"):
             check_runs([replace(a_run("3d_bn"), test=test)], study)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from experiments import printed
+from experiments.assembly import assemble
 from experiments.methods import SIZES
 from experiments.study import Places, Study, Subject, choose_annotated, evenly
-from experiments.tables import DEFAULT_METHODS, PLATEAU, assemble, figure_3, runs_of, table_1, table_2, table_3
+from experiments.tables import DEFAULT_METHODS, PLATEAU, figure_3, runs_of, table_1, table_2, table_3
 from lib.core.annotation.slices import AnnotatedSlice, keep_slices
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
@@ -78,7 +79,7 @@ def test_table_2_refuses_volumes_that_leave_nothing_to_judge_by() -> None:
     shape = (40, 40, 40)
     counts = enumerate(printed.TABLE_2_SLICES[-1])
     most = tuple(AnnotatedSlice(axis, index) for axis, n in counts for index in evenly(shape[axis], n))
-    with pytest.raises(InputError, match="thin: 40 × 40 × 40 voxels leave no slice"):
+    with pytest.raises(InputError, match="thin: 40 × 40 × 40 voxels leave no slice to test"):
         table_2(
             Study(LabelScheme(("a",), "b"), {"thin": subject(shape, tuple(AnnotatedSlice(*place) for place in most))})
         )

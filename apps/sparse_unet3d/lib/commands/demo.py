@@ -1,6 +1,6 @@
 """The whole loop without a person: annotate slices, train, segment, and compare with the truth.
 
-Everything goes over the network through MONAI Label's own client, as from 3D Slicer.
+Everything goes over the network through MONAI Label's own client, as 3D Slicer's requests do.
 """
 
 import shutil
@@ -40,14 +40,14 @@ MAX_EPOCHS = 100_000
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What the demo is run on, and how.
+    """The volumes of the demo, and how it runs.
 
     Args:
-        images: folder of volumes.
+        images: folder of the volumes.
         truths: folder of dense label maps under the volumes' names, 0 background, 1 … K foreground.
-        labels: foreground class names separated by commas; empty: ``class_1``, … as many as the truth has.
-        slices_per_axis: slices annotated per axis, on all volumes but one.
-        minutes: how long to train.
+        labels: names of the foreground classes, separated by commas; empty: ``class_1``, … for the truth's classes.
+        slices_per_axis: number of slices to annotate per axis, on all volumes but one.
+        minutes: training time.
         output: folder for ``report.html``, ``report.json`` and ``server.log``.
         seed: decides which slices are annotated.
     """
@@ -62,7 +62,7 @@ class DemoOptions:
 
 
 class Clock:
-    """Prints what happens with the time since the start."""
+    """Prints messages with the time since the start."""
 
     def __init__(self) -> None:
         self.start = time.monotonic()
@@ -80,10 +80,10 @@ def run_demo(options: DemoOptions) -> DemoResult:
     """Run the loop and write the report.
 
     Returns:
-        What ``report.json`` says.
+        The content of ``report.json``.
 
     Raises:
-        InputError: the volumes or their truth cannot be used.
+        InputError: the volumes or their truth can't be used.
         ServerError: the server failed.
     """
     clock = Clock()
@@ -135,7 +135,7 @@ def annotate(
     downloads: Path,
     clock: Clock,
 ) -> dict[str, NDArray[np.uint8]]:
-    """Annotate all volumes but one, in the order in which the server offers them.
+    """Annotate all volumes but one, in the order that the server suggests.
 
     Returns:
         The submitted annotations (X, Y, Z), 0 unlabelled, 1 … K+1, by image id.
@@ -155,10 +155,10 @@ def annotate(
 
 
 def next_image(client: MONAILabelClient, cases: Mapping[str, Case], annotated: Container[str]) -> str:
-    """Ask for the next image to annotate, as the button "Next Sample" does."""
+    """Ask for the next image to annotate, like the button "Next Sample"."""
     offered = client.next_sample("sparse", {}).get("id")
     if offered not in cases or offered in annotated:
-        raise ServerError(f"The strategy 'sparse' offered {offered!r}; expected a volume that is not annotated yet.")
+        raise ServerError(f"The strategy 'sparse' offered {offered!r}; expected a volume without annotation.")
     return str(offered)
 
 
@@ -175,7 +175,7 @@ def train(client: MONAILabelClient, minutes: float, clock: Clock) -> Training:
     spoke = clock.seconds
     while status in ("SUBMITTED", "RUNNING"):
         time.sleep(POLL_SECONDS)
-        # The status first: what is written before the end of training is then read after it.
+        # The status is asked for first, so that the statistics read after the end are the final ones.
         task = client.train_status()
         status = task["status"]
         stats = client.info()["train_stats"][MODEL]
@@ -186,11 +186,11 @@ def train(client: MONAILabelClient, minutes: float, clock: Clock) -> Training:
             clock.say(f"epoch {stats['epoch']}: loss {two_digits(stats['loss'])}{score}, {left / 60:.1f} minutes left")
             spoke = clock.seconds
         elif clock.seconds - spoke > SILENT_SECONDS:
-            clock.say("... at work on the next epoch")
+            clock.say("... the next epoch is still running")
             spoke = clock.seconds
     if status != "DONE":
         details = "\n".join(f"  {line}" for line in task.get("details", []))
-        raise ServerError(f"Training ended with the status {status}. It printed at last:\n{details}")
+        raise ServerError(f"Training ended with the status {status}. Its last lines:\n{details}")
     if MODEL not in client.info()["models"]:
         raise ServerError("Training ended, but no model was published.")
     return cast(Training, {**stats, "history": history})
@@ -208,15 +208,15 @@ def _epoch(stats: Mapping[str, Any]) -> Epoch:
 
 
 def segment(client: MONAILabelClient, image_id: str, volume: Volume, scheme: LabelScheme) -> NDArray[np.uint8]:
-    """Let the server segment an image, as the button "Run" does.
+    """Let the server segment an image, like the button "Run".
 
     Returns:
-        The prediction (X, Y, Z) on the volume's own grid: 0 background, 1 … K foreground.
+        The prediction (X, Y, Z) on the volume's grid: 0 background, 1 … K foreground.
     """
     path, params = client.infer(MODEL, image_id, {"result_extension": ".nrrd", "result_dtype": "uint8"})
     result = onto_grid(read_label_map(path), volume)
     names = params["label_names"]
-    # A list names the values from 1 on; a dictionary says which value each name has.
+    # A list names the values 1, 2, …; a dictionary gives the value of each name.
     values = names if isinstance(names, dict) else {name: value for value, name in enumerate(names, start=1)}
     prediction = np.zeros(result.shape, np.uint8)
     for value, name in enumerate(scheme.predicted, start=1):
@@ -225,13 +225,13 @@ def segment(client: MONAILabelClient, image_id: str, volume: Volume, scheme: Lab
 
 
 def painted_slices(annotation: NDArray[np.uint8]) -> list[list[int]]:
-    """Return the indices of the slices of which every voxel is painted, per axis."""
+    """Return, for each axis, the indices of the slices whose every voxel is painted."""
     painted = annotation != UNLABELLED
     return [np.flatnonzero(painted.all(axis=others)).tolist() for others in ((1, 2), (0, 2), (0, 1))]
 
 
 def percent(annotation: NDArray[np.uint8]) -> float:
-    """Return the percentage of labelled voxels."""
+    """Return the percentage of labelled voxels, 0 … 100."""
     return 100 * np.count_nonzero(annotation != UNLABELLED) / annotation.size
 
 

@@ -1,4 +1,4 @@
-"""A MONAI Label server of one's own, for as long as it is needed."""
+"""A MONAI Label server that runs for the length of a block."""
 
 import http.client
 import socket
@@ -17,7 +17,7 @@ from .errors import ServerError
 
 APP = Path(__file__).parents[2]
 STOP_SECONDS = 20
-"""After so long a server that was told to stop is killed. Nothing is lost: it stores before it answers."""
+"""Time that a server has to stop before it is killed. Nothing is lost, because it stores before it answers."""
 TAIL_LINES = 25
 
 
@@ -25,20 +25,20 @@ TAIL_LINES = 25
 def running_server(
     studies: Path, conf: Mapping[str, str], log: Path, downloads: Path, app: Path = APP
 ) -> Iterator[MONAILabelClient]:
-    """Start a server on 127.0.0.1 at a free port; stop it, and all that it started, however the block ends.
+    """Start a server on a free port of 127.0.0.1; stop it and all its processes when the block ends, also by an error.
 
     Args:
-        studies: folder that it serves.
+        studies: folder that the server serves.
         conf: its ``--conf`` options.
-        log: file for what it prints.
-        downloads: folder where the client puts what it receives.
+        log: file for its output.
+        downloads: folder for what the client receives.
         app: folder of the MONAI Label app.
 
     Yields:
-        A client of the server, which answers by now.
+        A client of the server, which answers requests by then.
 
     Raises:
-        ServerError: it does not start, stops by itself or answers a request in the block with an error.
+        ServerError: the server doesn't start, stops, or answers a request in the block with an error.
     """
     port = _free_port()
     command = [sys.executable, "-m", "monailabel.main", "start_server"]
@@ -47,7 +47,7 @@ def running_server(
         command += ["--conf", key, value]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as output:
-        # A session of its own: Ctrl-C reaches this process alone, which then stops the server in order.
+        # In its own session Ctrl-C doesn't reach the server; this process stops it in order.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -73,7 +73,7 @@ def _free_port() -> int:
 
 
 def _wait_until_it_answers(client: MONAILabelClient, process: "subprocess.Popen[bytes]") -> None:
-    # As long as its process lives, however slow the computer is.
+    # No time limit, because a slow computer may need long; a server that fails ends its process.
     while process.poll() is None:
         with suppress(ConnectionError):
             client.info()
@@ -83,7 +83,7 @@ def _wait_until_it_answers(client: MONAILabelClient, process: "subprocess.Popen[
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    # Training runs in a process of its own, which outlives a server that is merely told to stop.
+    # Training runs in its own process, which would outlive a server that is only told to stop.
     children = []
     with suppress(psutil.NoSuchProcess):
         children = psutil.Process(process.pid).children(recursive=True)
@@ -101,7 +101,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _is_running(process: psutil.Process) -> bool:
-    # A zombie does nothing any more; whose child it is may never ask for it.
+    # A zombie has ended; its parent may never collect it.
     with suppress(psutil.NoSuchProcess):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False

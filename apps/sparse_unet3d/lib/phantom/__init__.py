@@ -1,1 +1,1 @@
-"""Made-up kidneys of *Xenopus* with their true labels, for samples, tests and experiments; nothing here learns."""
+"""Phantom *Xenopus* kidneys with true labels, for samples, tests and experiments; nothing here learns."""

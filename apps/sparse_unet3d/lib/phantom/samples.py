@@ -1,4 +1,4 @@
-"""The sample datastore: phantom volumes to try the software on."""
+"""The sample volumes: phantoms to try the software on."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,15 +7,15 @@ from .specimen import SAMPLE_SPECIMENS, Specimen, write_samples
 
 
 def make_samples(images_folder: Path, truth_folder: Path, specimens: Sequence[Specimen] = SAMPLE_SPECIMENS) -> bool:
-    """Make the sample volumes unless all of them are there.
+    """Make the sample volumes unless all of them exist.
 
     Args:
-        images_folder: where the images go; this is what the server serves.
-        truth_folder: where the true label maps go, under the images' names; the server never sees them.
+        images_folder: folder of the images, which the server serves.
+        truth_folder: folder of the true label maps, under the images' names; the server never sees it.
         specimens: what to make.
 
     Returns:
-        Whether anything was made.
+        Whether volumes were made.
     """
     truths = list(truth_folder.glob("*.nii.gz"))
     if len(truths) >= len(specimens) and all((images_folder / truth.name).exists() for truth in truths):

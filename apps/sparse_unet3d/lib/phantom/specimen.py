@@ -1,13 +1,13 @@
 """Kidney-like phantom volumes with known truth, after section 3.1 of the paper.
 
-A specimen is embryonic tissue with a few convoluted tubules, recorded in three channels as by a confocal microscope:
+A specimen is embryonic tissue with a few convoluted tubules. A simulated confocal microscope records three channels:
 
 1. the tubule stain (Tomato-Lectin): tubule walls, but also solid blood vessels and blobs of the same brightness;
-2. nuclei (DAPI) everywhere but in hollow places;
-3. cell membranes (Beta-Catenin) everywhere but in hollow places.
+2. nuclei (DAPI) everywhere except in hollow places;
+3. cell membranes (Beta-Catenin) everywhere except in hollow places.
 
-Hollow places are the tubules' lumina and cavities that no stained wall surrounds. So the brightness of a voxel doesn't
-tell its class, the surroundings do. All arrays have the axes (X, Y, Z); lengths are in µm.
+Hollow places are the tubules' lumina, and cavities without a stained wall. The brightness of a voxel therefore doesn't
+tell its class; its surroundings do. All arrays have the axes (X, Y, Z); lengths are in µm.
 """
 
 from collections.abc import Sequence
@@ -36,25 +36,25 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Specimen:
-    """All that distinguishes one specimen and its recording from another.
+    """Everything that determines a specimen and its recording.
 
     Args:
-        shape: voxels in x, y, z.
-        seed: a phantom is a function of its specimen alone, so another seed gives other tubules.
+        shape: number of voxels in x, y, z.
+        seed: seed of all randomness; equal specimens give equal phantoms.
         spacing: voxel size in µm.
-        calibre: mean outer radius of the tubules in µm, varying by about 10 % along each.
+        calibre: mean outer radius of the tubules in µm; it varies by about 10 % along each tubule.
         lumen: mean radius of the lumen as a fraction of the outer radius.
-        tubules: fraction of the volume that tubules with their lumina are grown to fill.
-        vessels: fraction of the volume filled by solid structures that take the tubule stain.
-        cavities: fraction of the volume filled by hollow places without a stained wall.
-        staining: brightness of the stained structures in each channel, 1 being that of a good stain.
+        tubules: fraction of the volume that tubules fill, including their lumina.
+        vessels: fraction of the volume that solid structures with the tubule stain fill.
+        cavities: fraction of the volume that hollow places without a stained wall fill.
+        staining: brightness of the stained structures in each channel; 1 is a good stain.
         haze: brightness of unstained tissue in the tubule stain's channel.
-        brightness: the detector's gain; at 1, full brightness lies at 60 % of its range above darkness.
+        brightness: the detector's gain; 1 puts full brightness at 60 % of its range above darkness.
         photons: photons counted at full brightness at the top of the volume; fewer make more shot noise.
         read_noise: standard deviation of the detector's noise, in photons.
         attenuation: depth in µm over which the light falls to 1/e.
         blur: standard deviation of the point-spread function in µm along x, y and z.
-        seams: standard deviation of the four tiles' gains; their offsets differ by a fifth of it.
+        seams: standard deviation of the gains of the four tiles; that of their offsets is a fifth of it.
     """
 
     shape: tuple[int, int, int]
@@ -127,14 +127,14 @@ PAPER_SPECIMENS = (
         seams=0.06,
     ),
 )
-"""Three volumes of the paper's sizes, with tubules large enough to be halved in each dimension once more."""
+"""Three volumes of the paper's sizes; their tubules are large enough for halved volumes."""
 
 
 def make_phantom(specimen: Specimen) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
     """Grow a specimen and record it.
 
     Returns:
-        The image (3, X, Y, Z), 12 bits in uint16 as from the paper's microscope, and the truth (X, Y, Z): 0 background,
+        The image (3, X, Y, Z), 12 bits in uint16 as from the paper's microscope; and the truth (X, Y, Z): 0 background,
         1 inside the tubule, 2 tubule (its wall). Equal specimens give equal arrays.
     """
     anatomy, noise = np.random.default_rng(specimen.seed).spawn(2)
@@ -147,10 +147,10 @@ def write_samples(
 ) -> list[Path]:
     """Write ``kidney_1.nii.gz``, … to ``images_folder`` and true label maps of the same names to ``truth_folder``.
 
-    Images are NIfTI of shape (X, Y, Z, 1, 3) with vector intent, the only multi-channel form of NIfTI that 3D Slicer
-    shows with the right geometry. Slicer works in mm and is awkward with things a thousand times smaller than patients,
-    so, as is usual in microscopy, 1 µm is written as 1 mm: where Slicer says 1.76 mm read 1.76 µm. The axes x, y, z
-    point left, posterior, superior, which Slicer shows as microscopists do: x to the right, y down.
+    Images are NIfTI files of shape (X, Y, Z, 1, 3) with vector intent, the only multi-channel form of NIfTI that 3D
+    Slicer shows with the right geometry. Slicer works in mm and is awkward with things a thousand times smaller than
+    patients. As is usual in microscopy, 1 µm is therefore written as 1 mm: read 1.76 µm where Slicer says 1.76 mm. The
+    axes x, y, z point left, posterior, superior, so Slicer shows x to the right and y down, as microscopists do.
 
     Returns:
         The paths of the images.
@@ -179,10 +179,14 @@ def _write_nifti(path: Path, array: NDArray[Any], spacing: tuple[float, float, f
 
 @dataclass(frozen=True, eq=False)
 class _Tissue:
-    """What there is in the specimen before it is stained, all maps (X, Y, Z).
+    """The specimen before it is stained, as maps (X, Y, Z).
 
-    truth: 0 background, 1 lumen, 2 wall; vessel: solid structures that take the tubule stain; hollow: lumina and
-    cavities; membrane: the boundaries between cells and of hollow places; nucleus: brightness of nuclei, 0 outside.
+    Attributes:
+        truth: 0 background, 1 lumen, 2 wall.
+        vessel: solid structures that take the tubule stain.
+        hollow: lumina and cavities.
+        membrane: boundaries between cells, and of hollow places.
+        nucleus: brightness of nuclei, 0 outside.
     """
 
     truth: NDArray[np.uint8]
@@ -219,16 +223,16 @@ class _Tissue:
 
 
 def _waves(shape: tuple[int, int, int], sigma: Floats, rng: np.random.Generator) -> Field:
-    """A smooth random field with mean 0 and standard deviation 1; ``sigma`` in voxels along each axis."""
+    """Return a smooth random field with mean 0 and standard deviation 1; ``sigma`` in voxels along each axis."""
     field: Field = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma, mode="wrap", truncate=3)
     field /= field.std()
     return field
 
 
 def _distance(specimen: Specimen, tubes: Tubes, unevenness: Field) -> tuple[Field, Field]:
-    """Distance from the nearest centre line as a fraction of the outer radius there, and that place's lumen fraction.
+    """Return each voxel's distance from the nearest centre line, and the lumen there, as fractions of the outer radius.
 
-    Both (X, Y, Z); far from all tubes the distance is infinite and the lumen 0.
+    Both are (X, Y, Z); far from all tubes the distance is infinite and the lumen 0.
     """
     relative = np.full(specimen.shape, np.inf, np.float32)
     lumen = np.zeros(specimen.shape, np.float32)
@@ -236,7 +240,7 @@ def _distance(specimen: Specimen, tubes: Tubes, unevenness: Field) -> tuple[Fiel
         return relative, lumen
     spacing = np.array(specimen.spacing)
     reach = float(tubes.radius.max()) * 1.25
-    # No voxel is farther from a point than from that point's projection onto the box, so that lines outside count too.
+    # A point outside the box counts by its projection onto the box, which is nearer to every voxel.
     voxels = np.clip((tubes.points / spacing).astype(int), 0, np.array(specimen.shape) - 1)
     empty = np.ones(specimen.shape, bool)
     empty[tuple(voxels.T)] = False
@@ -260,7 +264,7 @@ def _cells(
     middle: Mask,
     rng: np.random.Generator,
 ) -> tuple[Mask, Field]:
-    """Fill all but the hollow places with cells, each the places nearest to its nucleus.
+    """Fill the specimen with cells, except in hollow places; a cell is the region nearest to its nucleus.
 
     Returns:
         The membranes and the brightness of the nuclei, both (X, Y, Z).
@@ -268,14 +272,14 @@ def _cells(
     spacing = np.array(specimen.spacing)
 
     def scattered(pitch: float, where: Mask) -> NDArray[np.intp]:
-        """Voxels (N, 3) of ``where``, about one in each cube of ``pitch`` µm."""
+        """Choose voxels (N, 3) of ``where``, about one in each cube of ``pitch`` µm."""
         voxels = rng.permutation(np.argwhere(where))
         cubes = (voxels * spacing // pitch).astype(int)
         _, first = np.unique(np.ravel_multi_index(tuple(cubes.T), tuple(cubes.max(axis=0) + 1)), return_index=True)
         chosen: NDArray[np.intp] = voxels[np.sort(first)]
         return chosen
 
-    # A wall is one layer of cells, its nuclei in the middle.
+    # A wall is one layer of cells with the nuclei in its middle.
     nuclei = np.concatenate([scattered(10.0, middle), scattered(15.0, (truth == 0) & ~hollow)])
     radius = rng.uniform(2.4, 4.0, len(nuclei)).astype(np.float32)
     light = rng.uniform(0.6, 1.2, len(nuclei)).astype(np.float32)
@@ -296,7 +300,7 @@ def _cells(
 
 
 def _stain(specimen: Specimen, tissue: _Tissue, rng: np.random.Generator) -> Field:
-    """Brightness (3, X, Y, Z) of the stained specimen, about 0 to 1, before any microscope saw it."""
+    """Return the brightness (3, X, Y, Z) of the stained specimen, about 0 to 1, without the microscope's effects."""
     spacing = np.array(specimen.spacing)
     fine = _waves(specimen.shape, 2.5 / spacing, rng)
     coarse = _waves(specimen.shape, 18.0 / spacing, rng)
@@ -318,7 +322,7 @@ def _stain(specimen: Specimen, tissue: _Tissue, rng: np.random.Generator) -> Fie
 
 
 def _record(specimen: Specimen, brightness: Field, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """What the microscope makes of it: blur, falling light with depth, four tiles, photons, the detector's 12 bits."""
+    """Record the specimen: blur, attenuation with depth, four tiles, photons, and the detector's 12 bits."""
     spacing = np.array(specimen.spacing)
     depth = (np.arange(specimen.shape[2]) * spacing[2] / specimen.attenuation).astype(np.float32)
     cuts = [int(n * rng.uniform(0.44, 0.56)) for n in specimen.shape[:2]]

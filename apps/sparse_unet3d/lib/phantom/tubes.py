@@ -1,4 +1,4 @@
-"""Convoluted tubes that grow around each other in a box, as the tubules and vessels of a phantom; lengths in µm."""
+"""Convoluted tubes that grow around each other in a box: tubules and vessels of a phantom. Lengths are in µm."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Tubes:
-    """Tubes and blobs of one kind: points along their centre lines, densely enough to be taken for the line itself.
+    """Tubes and blobs of one kind, as dense points on their centre lines.
 
     Attributes:
         points: (N, 3) in µm.
-        radius: (N,), outer radius there in µm.
-        lumen: (N,), radius of the lumen as a fraction of it.
+        radius: (N,), outer radius at each point in µm.
+        lumen: (N,), radius of the lumen as a fraction of the outer radius.
     """
 
     points: Floats
@@ -28,7 +28,7 @@ class Tubes:
 
 
 class _Grown:
-    """The tubes of one kind that stand in the way of others: points 1/3 radius apart on their centre lines, in µm."""
+    """The tubes of one kind as obstacles: points 1/3 radius apart on their centre lines, in µm."""
 
     def __init__(self) -> None:
         self.points = np.empty((0, 3))
@@ -41,9 +41,9 @@ class _Grown:
         self.tree = cKDTree(self.points)
 
     def distance(self, points: Floats) -> Floats:
-        """Distance (N,) from the surface of the nearest tube.
+        """Return the distance (N,) of points (N, 3) from the surface of the nearest tube.
 
-        Of the three nearest points of centre lines only: within a kind radii differ too little for another to matter.
+        Only the three nearest points of centre lines count: radii of one kind differ too little for others to matter.
         """
         if not len(self.points):
             return np.full(len(points), np.inf)
@@ -54,7 +54,7 @@ class _Grown:
 
 
 class Space:
-    """The box that tubes grow in, and what grew there so far. Lengths in µm."""
+    """The box that tubes grow in, and the tubes so far. Lengths are in µm."""
 
     def __init__(self, size: Floats, rng: np.random.Generator) -> None:
         self.size = size
@@ -62,18 +62,21 @@ class Space:
         self.kinds: list[_Grown] = []
 
     def clearance(self, points: Floats, radius: float) -> Floats:
-        """Free distance (N,) between spheres of ``radius`` around ``points`` (N, 3) and all that grew before."""
+        """Return the free distance (N,) from spheres of ``radius`` around ``points`` (N, 3) to all earlier tubes."""
         free = np.full(len(points), np.inf)
         for kind in self.kinds:
             free = np.minimum(free, kind.distance(points) - radius)
         return free
 
     def fill(self, volume: float, radius: float, length: float, gap: float, variation: float, lumen: float) -> Tubes:
-        """Grow tubes of mean ``radius`` and at most ``length`` until they fill ``volume`` or find no more room.
+        """Grow tubes until they fill a volume or find no more room.
 
         Args:
-            volume: in µm³; radius, length, gap: in µm, the gap being what is kept free to other tubes.
-            variation: how far tubes differ in radius, and each along itself, as a fraction of it.
+            volume: volume to fill in µm³.
+            radius: mean radius of the tubes in µm.
+            length: greatest length of a tube in µm.
+            gap: distance from other tubes that is kept free, in µm.
+            variation: variation of the radius between tubes, and along each tube, as a fraction of the radius.
             lumen: mean radius of the lumen as a fraction of the tube's; 0 for none.
         """
         grown: list[Tubes] = []
@@ -99,10 +102,13 @@ class Space:
         )
 
     def _line(self, radius: float, length: float, gap: float) -> Floats | None:
-        """A winding centre line, points (N, 3) every third of the radius, that keeps ``gap`` from all others.
+        """Grow a winding centre line that keeps ``gap`` from all others: points (N, 3) every third of the radius.
 
-        It looks four radii ahead along a fan of arcs and takes the one with most room, so that it winds through free
-        space and around itself. None where it soon got stuck.
+        It looks four radii ahead along a fan of arcs and follows the one with most room. That way it winds through free
+        space and around itself.
+
+        Returns:
+            None if the line soon got stuck.
         """
         rng = self.rng
         step, tightest = radius / 3, 1 / (1.7 * radius)
@@ -128,7 +134,7 @@ class Space:
             # Points (fan, ahead, 3) along circular arcs.
             arcs = line[-1] + heading * np.sin(angle) / curvature + fan[:, None] / curvature**2 * (1 - np.cos(angle))
             free = self.clearance(arcs.reshape(-1, 3), radius).reshape(arcs.shape[:2])
-            # Its own line counts from where it can have turned away from itself.
+            # The line is an obstacle to itself only where it can have turned back towards itself.
             behind = (len(line) - 1 - np.arange(len(line))) * step
             near = behind[None, :] + ahead[:, None] < 3.2 * radius
             itself = cdist(arcs.reshape(-1, 3), np.array(line)).reshape(*arcs.shape[:2], -1) - 2 * radius
@@ -146,7 +152,7 @@ class Space:
         return np.array(line) if len(line) >= min(steps, 12) else None
 
     def _tube(self, line: Floats, radius: float, variation: float, lumen: float) -> Tubes:
-        """The dense form of a centre line, with calibre and lumen varying along it."""
+        """Return the dense form of a centre line; radius and lumen vary along it."""
         dense = 4
         count = dense * len(line)
         if len(line) > 3:

@@ -1,1 +1,1 @@
-"""Pages and pictures for people; nothing here measures."""
+"""HTML pages and pictures for people; nothing here measures."""

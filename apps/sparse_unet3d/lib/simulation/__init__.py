@@ -1,1 +1,1 @@
-"""Annotators without a person: they paint slices of volumes whose truth is known."""
+"""Simulated annotators: they paint slices of volumes with a known truth."""

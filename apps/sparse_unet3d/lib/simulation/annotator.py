@@ -13,7 +13,7 @@ from lib.core.volumes.volume import Volume
 
 
 def truth_as_annotation(truth: NDArray[np.integer[Any]], scheme: LabelScheme) -> NDArray[np.uint8]:
-    """Turn a dense label map into the annotation of somebody who painted every voxel.
+    """Turn a dense label map into an annotation in which every voxel is painted.
 
     Args:
         truth: (X, Y, Z), 0 background, 1 … K the foreground classes of ``scheme``.
@@ -28,17 +28,17 @@ def truth_as_annotation(truth: NDArray[np.integer[Any]], scheme: LabelScheme) ->
 def choose_slices(truth: NDArray[np.integer[Any]], axis: int, count: int, rng: np.random.Generator) -> list[int]:
     """Choose slices to annotate along one axis, as uniformly as possible over the foreground (section 4).
 
-    The extent of the foreground is cut into ``count`` equal parts. From the middle half of each part comes the slice
-    that shows the most classes, as a person would choose; among equals, the one nearest to a random place.
+    The extent of the foreground is divided into ``count`` equal parts. The middle half of each part contributes the
+    slice that shows the most classes, as a person would choose; among equals, the one nearest to a random place.
 
     Args:
         truth: (X, Y, Z), 0 background, 1 … K foreground.
         axis: 0, 1 or 2.
-        count: how many slices; fewer are chosen where the foreground is thinner than that.
-        rng: where the random places come from.
+        count: number of slices; fewer are chosen if the foreground is thinner.
+        rng: source of the random places.
 
     Returns:
-        Indices along ``axis``, ascending, none twice. Without any foreground, slices over the whole axis.
+        Indices along ``axis``, ascending, without duplicates; over the whole axis if there is no foreground.
     """
     others = tuple(other for other in range(truth.ndim) if other != axis)
     classes_shown = np.zeros(truth.shape[axis], int)
@@ -62,13 +62,13 @@ def choose_slices(truth: NDArray[np.integer[Any]], axis: int, count: int, rng: n
 def paint_slices(
     truth: NDArray[np.integer[Any]], scheme: LabelScheme, per_axis: int, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Annotate ``per_axis`` whole slices along each axis: every voxel of them, background too.
+    """Annotate ``per_axis`` whole slices along each axis, including their background.
 
     Args:
         truth: (X, Y, Z), 0 background, 1 … K foreground.
         scheme: the label scheme.
-        per_axis: annotated slices per axis.
-        rng: where the slices' random places come from.
+        per_axis: number of annotated slices per axis.
+        rng: source of the slices' random places.
 
     Returns:
         The annotation (X, Y, Z): 0 unlabelled, 1 … K+1.
@@ -85,17 +85,17 @@ def paint_slices(
 def export_like_slicer(
     path: Path, annotation: NDArray[np.uint8], volume: Volume, scheme: LabelScheme, segments: Sequence[str]
 ) -> dict[str, Any]:
-    """Write a label map and its parameters as "Submit Label" of 3D Slicer sends them.
+    """Write a label map and return its parameters, as "Submit Label" of 3D Slicer sends them.
 
-    All segments of the scene are exported, empty ones too: int16, the voxel value is the position in the list, on the
-    grid that Slicer takes the image to have (which is wrong for 4-D NIfTI files).
+    The map is int16; a voxel's value is the position of its segment in the scene. All segments are exported, even empty
+    ones. The grid is the one that Slicer takes the image to have, which is wrong for 4-D NIfTI files.
 
     Args:
         path: file to write, ``.nii.gz``.
         annotation: (X, Y, Z), 0 unlabelled, 1 … K+1.
         volume: the annotated image.
         scheme: the label scheme of ``annotation``.
-        segments: names of the segments in the scene (``labels`` of ``/info``); all classes are among them.
+        segments: names of the segments in the scene (``labels`` of ``/info``), including all classes.
 
     Returns:
         The ``params`` that go with the file.

@@ -1,4 +1,4 @@
-"""Volumes with dense label maps, from which annotators are simulated and segmentations judged."""
+"""Volumes with dense label maps, which simulate annotators and score segmentations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,14 @@ BACKGROUND = "outside"
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A volume, in one file or several, with its truth's file and values, (X, Y, Z): 0 background, 1 … K foreground."""
+    """A volume and its truth.
+
+    Attributes:
+        files: the file or files of the image.
+        volume: the image.
+        truth_file: the file of the truth.
+        truth: (X, Y, Z), 0 background, 1 … K foreground.
+    """
 
     files: tuple[Path, ...]
     volume: Volume
@@ -33,7 +40,7 @@ def read_cases(images: Path, truths: Path) -> dict[str, Case]:
     """Read all volumes that have a truth, by image id.
 
     Raises:
-        InputError: fewer than two volumes with a truth, or a truth on another grid than its volume.
+        InputError: fewer than two volumes have a truth, or a truth has another grid than its volume.
     """
     for folder in (images, truths):
         if not folder.is_dir():
@@ -57,7 +64,7 @@ def label_scheme(labels: str, cases: Mapping[str, Case]) -> LabelScheme:
     """Name the classes of the truth.
 
     Raises:
-        InputError: fewer names than classes; without names, a class that no volume has.
+        InputError: there are fewer names than classes; or, without names, the numbers of the classes have a gap.
     """
     files = {int(value): case.truth_file for case in cases.values() for value in np.unique(case.truth)}
     classes = max(files)
