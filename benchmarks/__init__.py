@@ -1,4 +1,4 @@
-"""Side-by-side timings of this software and of what a user would otherwise pick. ``make benchmark``; see README.md."""
+"""Timings of this software beside its alternatives: ``make benchmark``; see README.md."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Made-up data of the size of the paper's first sample: what is timed depends on sizes, not on what is shown."""
+"""Synthetic data of the size of the paper's first sample; timings depend on sizes, not on the content."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ PAPER_TILE = (132, 132, 116)
 def smooth_volume(
     shape: tuple[int, ...] = SAMPLE_SHAPE, channels: int = CHANNELS, seed: int = 0
 ) -> NDArray[np.float32]:
-    """Return (channels, X, Y, Z) float32 in 0 … 1: random, smooth over about eight voxels, with some noise."""
+    """Return a random image (channels, X, Y, Z), float32 in 0 … 1, smooth over about eight voxels, with some noise."""
     generator = np.random.default_rng(seed)
     image = np.empty((channels, *shape), dtype=np.float32)
     for channel in image:
@@ -27,7 +27,7 @@ def smooth_volume(
 
 
 def sparse_annotation(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return (X, Y, Z) uint8: three slices along each axis with classes 1 … 3, elsewhere 0."""
+    """Return an annotation (X, Y, Z) of three slices along each axis: classes 1 … 3 on them, 0 elsewhere."""
     classes: NDArray[np.uint8] = (1 + np.digitize(image[0], (0.4, 0.6))).astype(np.uint8)
     annotation = np.zeros_like(classes)
     for axis, size in enumerate(classes.shape):

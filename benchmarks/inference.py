@@ -1,6 +1,6 @@
-"""Segmenting a whole volume: the paper's first sample, 248×244×64 with 3 channels, by its network at full width.
+"""Segmentation of a whole volume: the paper's first sample, 248×244×64 with 3 channels, its network at full width.
 
-Frozen statistics on all sides; each side returns or writes the class of each voxel.
+All sides use frozen statistics, and return or write the class of each voxel.
 """
 
 import itertools
@@ -33,24 +33,24 @@ KEYS = (*BARS, DEPTH)
 REPEATS = 3
 
 SMALL, LARGE = 8e9, 16e9
-"""Bytes of memory that we may take; the peers take what they take."""
+"""Bytes of memory that our side may take; the peers have no limit."""
 
 DEPTHS = (1, 2, 4)
 DEPTH_MEMORY = 1e9
-"""Bytes that we may take for volumes of any depth: so few that the deeper ones are cut into tiles."""
+"""Bytes that our side may take for volumes of any depth; few enough for the deeper ones to need several tiles."""
 
 OUTPUT_BORDER = 44
-"""Voxels that the network's valid convolutions cut off on each side."""
+"""Voxels by which the network's valid convolutions shrink a tile on each side."""
 
 HALO = (32, 32, 26)
-"""Voxels on each side of pytorch3dunet's patches: those of its example configurations, but along z as many as the
-paper's window leaves beside a patch of this volume's whole depth."""
+"""Voxels on each side of pytorch3dunet's patches, as in its example configurations. Along z they fill the paper's
+window beside a patch of this volume's whole depth."""
 
 TimedRun = Callable[[Callable[[float], None]], Any]
 
 
 def run_ours(image: NDArray[np.float32], memory: float, device: str = "cpu", width: int = PAPER_WIDTH) -> TimedRun:
-    """Prepare our side; the run returns (X, Y, Z) classes."""
+    """Prepare our side; the run returns classes (X, Y, Z)."""
     return ours.whole_volume(image, memory, device, width)
 
 
@@ -65,13 +65,13 @@ def run_paper_tiling(
 
     Args:
         image: (C, X, Y, Z).
-        tiles: how many of them are computed; None: all.
+        tiles: number of tiles to compute; None: all.
         device: ``cpu`` or ``cuda``.
-        width: of the network.
+        width: width of the network.
         tile: input sizes.
 
     Returns:
-        A run that returns classes (X, Y, Z), and the part of the tiles that was computed.
+        A run that returns classes (X, Y, Z) and the computed part of the tiles, 0 … 1.
     """
     network = ours.paper_network(width).to(device)
     output = [size - 2 * OUTPUT_BORDER for size in tile]
@@ -80,7 +80,7 @@ def run_paper_tiling(
     def run(progress: Callable[[float], None]) -> tuple[NDArray[np.uint8], float]:
         origins = list(itertools.product(*(range(0, size, step) for size, step in zip(shape, output, strict=True))))
         wanted = origins[:tiles]
-        # Behind the volume as far as the last tiles reach.
+        # The padding behind the volume reaches to the end of the last tiles.
         pad = [
             (OUTPUT_BORDER, OUTPUT_BORDER + math.ceil(size / step) * step - size)
             for size, step in zip(shape, output, strict=True)
@@ -101,13 +101,13 @@ def run_paper_tiling(
 
 
 class SamePaddedUNet(torch.nn.Module):
-    """The paper's network with the same parameters, but padded by zeros, so that its output is as large as its input.
+    """The paper's network with the same parameters and zero padding: its output is as large as its input.
 
-    Where a size is odd before pooling, what comes up again is a voxel shorter and is extended by its last values, as
-    MONAI's ``BasicUNet`` does.
+    If a size is odd before pooling, the upsampled features are a voxel shorter. Their last values extend them, as in
+    MONAI's ``BasicUNet``.
 
     Args:
-        network: the valid one.
+        network: the network with valid convolutions.
     """
 
     def __init__(self, network: torch.nn.Module) -> None:
@@ -180,9 +180,9 @@ def pytorch3dunet_network(width: int = PAPER_WIDTH) -> torch.nn.Module:
 
 
 def run_pytorch3dunet(image: NDArray[np.float32], device: str = "cpu", width: int = PAPER_WIDTH) -> TimedRun:
-    """Prepare pytorch3dunet's ``StandardPredictor``, as its command ``predict3dunet`` drives it.
+    """Prepare pytorch3dunet's ``StandardPredictor`` as its command ``predict3dunet`` does.
 
-    It reads an HDF5 file and writes one; the run returns (X, Y, Z) classes read from that.
+    It reads an HDF5 file and writes another; the run returns the written classes (X, Y, Z).
     """
     import h5py
     from pytorch3dunet.datasets.utils import get_test_loaders
@@ -190,7 +190,7 @@ def run_pytorch3dunet(image: NDArray[np.float32], device: str = "cpu", width: in
     from pytorch3dunet.unet3d.config import TorchDevice
 
     network = pytorch3dunet_network(width).to(device)
-    # Lives as long as the run that refers to it.
+    # The folder lives as long as the run that refers to it.
     folder = tempfile.TemporaryDirectory()
     source = Path(folder.name) / "volume.h5"
     with h5py.File(source, "w") as file:
@@ -253,7 +253,7 @@ RUNS: dict[str, Callable[..., TimedRun]] = {
 
 
 def prepare(way: str, depth: int = 1, **options: Any) -> Callable[[Callable[[float], None]], dict[str, Any]]:
-    """Prepare a side for ``benchmarks.side``: one run segments a volume, of ``depth`` times the sample's depth."""
+    """Prepare a side for ``benchmarks.side``: a run segments a volume of ``depth`` times the sample's depth."""
     x, y, z = SAMPLE_SHAPE
     run = RUNS[way](smooth_volume((x, y, depth * z)), **options)
 
@@ -278,7 +278,7 @@ def _side(way: str, chosen: BenchmarkOptions, **options: Any) -> Side:
 
 
 def _comparisons(keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce) -> Iterator[tuple[str, Entry]]:
-    # Which of our sides a comparison is with, and which peer.
+    # Our side and the peer of each comparison.
     pairs = {
         "inference.paper_tiling_8gb": ("ours, 8 GB", "paper_tiling"),
         "inference.paper_tiling_16gb": ("ours, 16 GB", "paper_tiling"),

@@ -1,7 +1,7 @@
-"""What an annotator waits for on a large volume: a generated CT of 512×512×300, at the real server.
+"""An annotator's waiting times on a large volume, a synthetic CT of 512×512×300, with the real server.
 
 The steps are those of the first round: submit seven painted slices, train until a model is published, run it, accept a
-slice, ask for the next one, submit again; at last the server is told to end during *Run*.
+slice, ask for the next one, submit again. Finally the server is told to end during *Run*.
 """
 
 import json
@@ -32,10 +32,10 @@ KEYS: tuple[str, ...] = ("large",)
 SHAPE = (512, 512, 300)
 VOXEL_SIZE = (0.8, 0.8, 1.0)
 PAINTED = {0: (200, 300), 1: (180, 260), 2: (80, 150, 220)}
-"""By axis, the slices that are painted."""
+"""The painted slices by axis."""
 
 SEGMENTS = ("inside (predicted)", "tubule (predicted)", "annotate here", "inside", "tubule", "outside")
-"""What 3D Slicer exports, in that order."""
+"""The segments that 3D Slicer exports, in this order."""
 
 BARS = {
     "submit": 3.0,
@@ -46,17 +46,17 @@ BARS = {
     "accept_slice": 2.0,
     "end during Run": 5.0,
 }
-"""Seconds."""
+"""Targets in seconds."""
 
 MEMORY_BARS = {"submit": 2.5 * 2 * SHAPE[0] * SHAPE[1] * SHAPE[2] / 1e9, "training": 4.0}
-"""Gigabytes: of the server above its idle state, and of the training process."""
+"""Targets in GB: of the server above its idle state, and of the training process."""
 
 POLL = 0.2
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 
 def generate() -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """Make a body of soft tissue in air, with balls of two kinds; int16 HU, and classes 1, 2 and 3 (outside)."""
+    """Make a body of soft tissue in air with balls of two kinds: int16 HU, and classes 1, 2 and 3 (outside)."""
     generator = np.random.default_rng(0)
     image, classes = np.full(SHAPE, -1000, np.int16), np.full(SHAPE, 3, np.uint8)
     x, y, _ = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
@@ -74,14 +74,14 @@ def generate() -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
 
 @dataclass
 class _Meter:
-    """Takes time and memory of each step."""
+    """Measures time and memory of each step."""
 
     announce: Announce
     seconds: dict[str, float] = field(default_factory=dict)
     gigabytes: dict[str, float] = field(default_factory=dict)
 
     def step(self, name: str, act: Callable[[], Any], of: Callable[[], int]) -> None:
-        """Do one step, and keep how long it took and the most bytes that ``of`` told meanwhile."""
+        """Do a step; keep its duration, and the largest value that ``of``, in bytes, returned during it."""
         self.announce(name)
         peak, over = 0, threading.Event()
 
@@ -104,7 +104,7 @@ class _Meter:
 
 
 def measure(keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce) -> Iterator[tuple[str, Entry]]:
-    """Go through the first round; yield one entry, without peers.
+    """Play the first round; yield one entry, without peers.
 
     Raises:
         SideError: the server failed.
@@ -114,10 +114,10 @@ def measure(keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce) -
     with tempfile.TemporaryDirectory() as folder:
         meter = _go_through(Path(folder), announce)
     figures = [
-        f"{name} {meter.seconds[name]:.1f} s" + (f" (bar {BARS[name]:g})" if name in BARS else "")
+        f"{name} {meter.seconds[name]:.1f} s" + (f" (target {BARS[name]:g})" if name in BARS else "")
         for name in meter.seconds
     ]
-    memory = [f"{name} {meter.gigabytes[name]:.2f} GB (bar {bar:.2f})" for name, bar in MEMORY_BARS.items()]
+    memory = [f"{name} {meter.gigabytes[name]:.2f} GB (target {bar:.2f})" for name, bar in MEMORY_BARS.items()]
     size = "×".join(map(str, SHAPE))
     entry: LargeEntry = {
         "ratio": None,
@@ -148,7 +148,7 @@ def _go_through(folder: Path, announce: Announce) -> _Meter:
     with _server(studies, folder) as (client, server):
         meter = _Meter(announce)
         _round(meter, client, server, label)
-    # Another one, which has to compute again.
+    # A new server, which has to compute the prediction again.
     with _server(studies, folder) as (client, server):
         running = threading.Thread(target=lambda: _ignoring(lambda: _run(client, "sparse_unet3d")))
         running.start()

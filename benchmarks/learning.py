@@ -25,26 +25,26 @@ SLICES_PER_AXIS = 3
 ANNOTATION_SEED = 0
 
 FIRST_CHECKPOINT = 10.0
-"""Seconds after which a learner is scored for the first time."""
+"""Seconds before a learner is scored for the first time."""
 
 RESOLUTION = 0.1
-"""A learner is scored again after this part of the time it has had so far, but …"""
+"""The time between two scorings, as a part of the time so far; longer if scoring is slow."""
 
 EVALUATION_SHARE = 0.4
-"""… only as often that all scoring takes at most this part of the learner's own time."""
+"""Scoring takes at most this part of the learner's own time."""
 
 Segment = Callable[[TrainingCase], NDArray[np.uint8]]
-"""Segments a case's volume by what is learnt so far: (X, Y, Z), 0 background, 1 … K foreground."""
+"""Segments a case's volume with the current model: (X, Y, Z), 0 background, 1 … K foreground."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What all learners are given, and what they are judged by.
+    """What all learners learn from, and what scores them.
 
     Attributes:
         scheme: the label scheme.
         cases: the annotated volumes.
-        unseen: of each case the truth where nobody painted, in an annotation's values, elsewhere unlabelled.
+        unseen: the truth of each case where nobody painted, in an annotation's values; elsewhere unlabelled.
     """
 
     scheme: LabelScheme
@@ -53,25 +53,25 @@ class Task:
 
     @property
     def channels(self) -> int:
-        """Of the volumes."""
+        """Number of channels of the volumes."""
         return self.cases[0].volume.channels
 
     @property
     def classes(self) -> int:
-        """With the background."""
+        """Number of classes, including the background."""
         return len(self.scheme.classes)
 
 
 def read_task(folder: Path, labels: Sequence[str], slices_per_axis: int = SLICES_PER_AXIS) -> Task:
-    """Read volumes and annotate some slices of all but the last, as the demo does; always the same ones.
+    """Read volumes and annotate some slices of all but the last, as the demo does; always the same slices.
 
     Args:
-        folder: with ``images/`` and dense ``labels/`` under the same names.
+        folder: folder with ``images/`` and dense ``labels/`` under the same names.
         labels: names of the foreground classes.
-        slices_per_axis: annotated along each axis.
+        slices_per_axis: number of annotated slices along each axis.
 
     Raises:
-        InputError: fewer than two volumes with a truth, or a truth on another grid than its volume.
+        InputError: fewer than two volumes have a truth, or a truth has another grid than its volume.
     """
     scheme = LabelScheme(tuple(labels), BACKGROUND)
     generator = np.random.default_rng(ANNOTATION_SEED)
@@ -91,7 +91,7 @@ def unseen_truth(
 
 
 def score(task: Task, segment: Segment) -> dict[str, float | None]:
-    """Return IoU by foreground class on the voxels that nobody painted, those of all annotated volumes pooled."""
+    """Return the IoU of each foreground class on the unpainted voxels of all annotated volumes together."""
     counts = np.zeros((task.classes, task.classes), dtype=np.int64)
     for case, unseen in zip(task.cases, task.unseen, strict=True):
         counts += confusion(segment(case), unseen, task.scheme)
@@ -99,7 +99,7 @@ def score(task: Task, segment: Segment) -> dict[str, float | None]:
 
 
 def seconds_to_start(code: str) -> float:
-    """Return how long a new process takes that runs ``code``, which imports a learner's software."""
+    """Return the seconds that a new process takes to run ``code``, which imports a learner's software."""
     start = time.monotonic()
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT / "apps" / "sparse_unet3d", check=True)
     return time.monotonic() - start
@@ -109,7 +109,7 @@ class Clock:
     """Seconds since the annotation was submitted, without the pauses.
 
     Args:
-        before: seconds that have passed when the clock is made.
+        before: seconds that have already passed.
     """
 
     def __init__(self, before: float = 0.0) -> None:
@@ -117,12 +117,12 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Now; not to be asked during a pause."""
+        """The time now; wrong during a pause."""
         return time.monotonic() - self._start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Let what happens inside not count."""
+        """Stop the clock during the block."""
         began = time.monotonic()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Our side: the only place here that knows how this software is called."""
+"""Our side of the comparisons with other software's inference and augmentation."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ GREY_SLOPE_SD = GreyValueSettings.slope_sd
 
 
 def paper_network(width: int = PAPER_WIDTH) -> UNet:
-    """Return the paper's network in evaluation mode, its frozen statistics those of a tile of smooth values."""
+    """Return the paper's network in evaluation mode, with frozen statistics of a tile of smooth values."""
     torch.manual_seed(0)
     network = UNet(CHANNELS, CLASSES, width)
     normalisations = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm3d)]
@@ -48,10 +48,10 @@ def whole_volume(
         image: (C, X, Y, Z) in 0 … 1.
         memory: bytes that it may take.
         device: ``cpu`` or ``cuda``.
-        width: of the network.
+        width: width of the network.
 
     Returns:
-        What does it: given where to report progress, returns (X, Y, Z) classes.
+        A function that takes a function to call with the progress, 0 … 1, and returns classes (X, Y, Z).
     """
     network, tensor = paper_network(width).to(device), torch.from_numpy(image)
 
@@ -72,18 +72,18 @@ def tile_sampler(
     grey_values: bool = True,
     device: str = "cpu",
 ) -> Callable[[], tuple[Tensor, Tensor]]:
-    """Prepare drawing augmented training tiles.
+    """Prepare the drawing of augmented training tiles.
 
     Args:
         image: (C, X, Y, Z) in 0 … 1.
         annotation: (X, Y, Z) values 0 … 3.
         tile: input sizes.
         rotation, scaling, elastic_sd: strengths, see ``DeformationSettings``.
-        grey_values: change them too.
+        grey_values: whether to change grey values as well.
         device: ``cpu`` or ``cuda``.
 
     Returns:
-        What draws one: the image (C, *tile) and the targets of the tile's output.
+        A function that draws a tile: the image (C, *tile), and the targets of the tile's output.
     """
     volume = TrainingVolume(
         torch.from_numpy(image).to(device), torch.from_numpy(annotation).to(device), (1.0, 1.0, 1.0)

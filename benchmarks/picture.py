@@ -1,4 +1,4 @@
-"""The results as pictures: how many times as fast we are, beside what was asked for; and how fast all learn."""
+"""The results as pictures: our speed relative to others and the targets; and how fast each learner learns."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,15 +24,15 @@ COLOURS = {
     "monai_dynunet": "#d55e00",
     "interpolation": "#404040",
 }
-"""Of the learners; told apart by colour-blind people too."""
+"""Colours of the learners, which people with colour-blindness can tell apart."""
 
 
 def draw_picture(results: Mapping[str, Entry], path: Path) -> None:
-    """Write a PNG with a bar per comparison, and a line across it at the ratio asked for.
+    """Write a PNG with a bar for each comparison, and a line across it at the target.
 
     Args:
-        results: as in ``results.json``.
-        path: of the picture.
+        results: the entries of ``results.json``.
+        path: the PNG file.
     """
     entries = dict(sorted(with_ratio(results).items(), reverse=True))
     if not entries:
@@ -42,7 +42,7 @@ def draw_picture(results: Mapping[str, Entry], path: Path) -> None:
         ratio, (low, high) = entry["ratio"], entry["spread"]
         bar = entry["bar"]
         axes.barh(row, ratio, height=0.6, color=REACHED if ratio >= (bar or 0) else MISSED)
-        # Where runs were few, the ratio of the medians may lie outside the ratios of the runs.
+        # With few runs, the ratio of the medians may lie outside the ratios of the runs.
         axes.plot([low, high], [row, row], color=LINE, linewidth=1)
         if bar:
             axes.plot([bar] * 2, [row - 0.42, row + 0.42], color=LINE, linewidth=2.5)
@@ -52,9 +52,7 @@ def draw_picture(results: Mapping[str, Entry], path: Path) -> None:
             times, (max(ratio, high, bar or 0), row), (6, 0), textcoords="offset points", va="center", fontsize=8
         )
     axes.set_yticks(range(len(entries)), list(entries), fontsize=9)
-    axes.set_xlabel(
-        "times as fast as theirs (medians)\nthin line: lowest to highest of the runs; thick line: asked for"
-    )
+    axes.set_xlabel("times as fast as theirs (medians)\nthin line: lowest to highest of the runs; thick line: target")
     axes.axvline(1, color="grey", linewidth=0.8, linestyle=":")
     axes.set_xlim(0, 1.45 * max(max(e["ratio"], e["spread"][1], e["bar"] or 0) for e in entries.values()))
     axes.spines[["top", "right"]].set_visible(False)
@@ -63,11 +61,11 @@ def draw_picture(results: Mapping[str, Entry], path: Path) -> None:
 
 
 def draw_curves(results: Mapping[str, Entry], path: Path) -> None:
-    """Write a PNG with a panel per data set: mean foreground IoU over time, a curve per learner and run.
+    """Write a PNG with a panel for each data set: mean foreground IoU over time, a curve for each learner and run.
 
     Args:
-        results: as in ``results.json``.
-        path: of the picture.
+        results: the entries of ``results.json``.
+        path: the PNG file.
     """
     panels = {data: _curves_of(data, results) for data in DATA}
     panels = {data: entries for data, entries in panels.items() if entries}
@@ -108,14 +106,14 @@ def _curves_of(data: str, results: Mapping[str, Entry]) -> dict[str, CurveEntry]
 
 
 def _draw_curve(axes: Any, learner: str, curve: Sequence[Sequence[float]]) -> Any:
-    """Draw one; return what stands for it in the legend."""
+    """Draw a curve; return its handle for the legend."""
     seconds, iou = zip(*curve, strict=True)
     colour = COLOURS[learner]
     if learner == NO_LEARNER:
         axes.axhline(iou[0], color=colour, linewidth=1.2, linestyle=":")
         return axes.plot(seconds, iou, color=colour, marker="D", markersize=7, linestyle=":", linewidth=1.2)[0]
     width, order = (3.2, 5) if learner == OURS else (1.6, 3)
-    # What is published stays the result until it is replaced.
+    # A published model stays the result until another replaces it.
     style = "steps-post" if LEARNERS[learner].published else "default"
     return axes.plot(
         seconds, iou, color=colour, linewidth=width, zorder=order, drawstyle=style, marker="o", markersize=width + 0.5

@@ -1,4 +1,4 @@
-"""The file of results: one entry per comparison, kept until that comparison is measured again."""
+"""The file of results: an entry for each comparison, kept until the comparison is repeated."""
 
 import json
 import os
@@ -151,7 +151,7 @@ def with_ratio(results: Mapping[str, Entry]) -> dict[str, SpeedEntry]:
 
 
 def machine(device: str) -> MachineFacts:
-    """Return what timings depend on: processor, cores, memory, GPU, versions."""
+    """Return the facts that timings depend on: processor, cores, memory, GPU, versions."""
     facts: MachineFacts = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -185,7 +185,7 @@ def _version(name: str) -> str | None:
 
 
 def result_key(key: str, device: str) -> str:
-    """Return the name of an entry: the key, for other devices than the CPU with the device before it."""
+    """Return the name of an entry: the key, prefixed with the device if it isn't the CPU."""
     return key if device == "cpu" else f"{device}.{key}"
 
 
@@ -200,7 +200,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def merge_result(path: Path, device: str, facts: MachineFacts, key: str, entry: Entry) -> None:
-    """Put an entry, and the machine it was measured on, into the file; all other entries stay."""
+    """Write an entry and its machine into the file; all other entries stay."""
     content = _content(path)
     content.setdefault(MACHINE, {})[device] = facts
     content[result_key(key, device)] = entry

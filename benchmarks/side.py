@@ -1,9 +1,9 @@
-"""The process in which one side of a comparison runs: ``python -m benchmarks.side``, started by ``timing``.
+"""The process of one side of a comparison: ``python -m benchmarks.side``, started by ``timing``.
 
-Reads from standard input one JSON line ``{"entry": "module:function", "options": {...}, "threads": n}``, calls the
-function with the options, and answers ``{"ready": true}``. The function prepares everything and returns what is timed:
-a callable that is given a function to report its progress to (0 … 1), and returns nothing or further facts about the
-run. After that, each line asks for one run and is answered by ``{"progress": x}`` any number of times, and by
+It reads a JSON line ``{"entry": "module:function", "options": {...}, "threads": n}`` from standard input, calls the
+function with the options, and answers ``{"ready": true}``. The function prepares everything and returns the callable to
+time. The callable takes a function to call with its progress, 0 … 1, and returns nothing or facts about the run. Each
+further line asks for a run. The answer is ``{"progress": x}`` any number of times, then
 ``{"seconds": s, "peak_bytes": b, "facts": {...}}``.
 """
 
@@ -20,10 +20,10 @@ import torch
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process has had resident so far."""
+    """Return the peak resident memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Not getrusage, which on Linux counts in what the parent had before it started this process.
+        # On Linux getrusage includes the memory of the parent before it started this process.
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return 1024 * int(line.split()[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -32,7 +32,7 @@ def peak_bytes() -> int:
 
 def main() -> None:
     """Answer requests until standard input ends."""
-    # Peers write to standard output what they like, so answers go to a copy of it and the rest to standard error.
+    # Other software may print to standard output. Answers go to a copy of it, everything else to standard error.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 

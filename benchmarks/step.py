@@ -1,7 +1,7 @@
-"""The training step: labelled voxels learnt per second, what that does to what is learnt, and the paper's own setting.
+"""The training step: labelled voxels per second, the resulting IoU, and the paper's own training.
 
-The literal setting is the paper's: its tile, its network in float32, in torch's default layout. Its tiles are drawn
-beforehand, so that it waits for none.
+The literal side trains as the paper did: with its tile and its network, in float32 and in torch's default layout. Its
+tiles are drawn in advance, so it never waits for them.
 """
 
 import dataclasses
@@ -45,44 +45,44 @@ KEYS = (RATE, IOU, PAPER)
 RATE_BAR = 3.0
 RATE_REPEATS = 5
 RATE_STEPS = 4
-"""Of each run."""
+"""Steps of each run."""
 
 UNIT = 100_000
-"""Labelled voxels that a time is given for."""
+"""Times are given for this number of labelled voxels."""
 
 IOU_REPEATS = 3
 IOU_WIDTH = 8
-"""Narrower than the paper's network, so that both settings can be trained for long enough."""
+"""Narrower than the paper's network, so that both sides can train long enough."""
 
 IOU_VOXELS = 1_000_000
-"""Labelled voxels that are learnt before the IoU is taken."""
+"""Number of labelled voxels to learn from before the IoU is measured."""
 
 PAPER_STEPS = 70_000
 PAPER_MINUTES = 3 * 24 * 60
-"""What the paper says of its training."""
+"""The paper's training, as it reports it."""
 
 PAPER_BAR = PAPER_MINUTES / 60
-"""On a GPU of today it is to take at most 60 minutes."""
+"""The target on a current GPU is 60 minutes."""
 
 COMPARED_STEPS = {"cpu": 4, "cuda": 400}
-"""Of the paper's setting, in half and in full precision."""
+"""Steps of the paper's training, in half and in full precision."""
 
 PARTS_OF_CURVE = 10
 """Parts of a loss curve that are averaged before two are compared: single steps see other tiles."""
 
 MEMORY = 4 * 10**9
-"""Bytes for segmenting."""
+"""Bytes for segmentation."""
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
 
 
 def literal(plan: Plan) -> Plan:
-    """Return the plan with the paper's tile, all its context, and in full precision; all else stays."""
+    """Return the plan with the paper's tile, full context and full precision, otherwise unchanged."""
     return dataclasses.replace(plan, tile=PAPER_TILE, context=plan.architecture.tiles.context, half_precision=False)
 
 
 def _sample(device: str, options: PlanOptions) -> tuple[Plan, TrainingVolume]:
-    """Return a volume of the size of the paper's first sample, three slices along each axis, and a plan for it."""
+    """Return a plan and a volume, of the paper's first sample's size, with three annotated slices along each axis."""
     array = smooth_volume()
     volume = Volume(array, np.diag([1.76, 1.76, 2.04, 1.0]))
     plan = make_plan([volume], SCHEME, options, device)
@@ -92,12 +92,12 @@ def _sample(device: str, options: PlanOptions) -> tuple[Plan, TrainingVolume]:
 def prepare_rate(
     way: str, device: str, width: int = PAPER_WIDTH
 ) -> Callable[[Callable[[float], None]], dict[str, Any]]:
-    """Prepare a side for ``benchmarks.side``: one run makes some steps, its time counts for ``UNIT`` labelled voxels.
+    """Prepare a side for ``benchmarks.side``: a run makes some steps; its time is scaled to ``UNIT`` labelled voxels.
 
     Args:
         way: ``ours`` or ``literal``.
         device: ``cpu`` or ``cuda``.
-        width: of the network.
+        width: width of the network.
     """
     keep_freed_memory()
     plan, sample = _sample(device, PlanOptions(width=width))
@@ -132,16 +132,16 @@ def prepare_rate(
 def prepare_iou(
     way: str, device: str, seed: int, voxels: int = IOU_VOXELS, width: int = IOU_WIDTH
 ) -> Callable[[Callable[[float], None]], dict[str, Any]]:
-    """Prepare a side for ``benchmarks.side``: one run learns from so many labelled voxels and is judged on others.
+    """Prepare a side for ``benchmarks.side``: a run learns from labelled voxels and is scored on all others.
 
-    Two samples, three annotated slices along each axis; judged on all voxels that nobody painted.
+    It learns from two samples with three annotated slices along each axis.
 
     Args:
-        way: ``ours`` or ``literal``; they differ in the tile, the precision, and so in the number of steps.
+        way: ``ours`` or ``literal``; they differ in tile and precision, and therefore in the number of steps.
         device: ``cpu`` or ``cuda``.
-        seed: of weights and tiles.
-        voxels: labelled ones that are learnt.
-        width: of the network.
+        seed: seed of weights and tiles.
+        voxels: number of labelled voxels to learn from.
+        width: width of the network.
     """
     keep_freed_memory()
     specimens = SAMPLE_SPECIMENS[:2]
@@ -180,12 +180,12 @@ def prepare_iou(
 def prepare_paper(
     half: bool, device: str, width: int = PAPER_WIDTH
 ) -> Callable[[Callable[[float], None]], dict[str, Any]]:
-    """Prepare a side for ``benchmarks.side``: one run makes steps in the paper's own setting, drawing tiles included.
+    """Prepare a side for ``benchmarks.side``: a run makes steps of the paper's training and draws their tiles.
 
     Args:
-        half: compute in half precision, which is not the paper's.
+        half: compute in half precision, unlike the paper.
         device: ``cpu`` or ``cuda``.
-        width: of the network.
+        width: width of the network.
     """
     keep_freed_memory()
     plan, sample = _sample(device, PlanOptions(recipe="paper", width=width))
@@ -193,7 +193,7 @@ def prepare_paper(
     steps = COMPARED_STEPS[device]
 
     def run(progress: Callable[[float], None]) -> dict[str, Any]:
-        # What is done once, such as choosing algorithms, is over after the first step.
+        # The first step includes work that is done once, such as the choice of algorithms.
         losses = [learner.train(range(1), lambda: 0.0).loss]
         seconds = waited = 0.0
         for step in range(1, steps + 1):
@@ -230,7 +230,7 @@ def _rate(chosen: BenchmarkOptions, announce: Announce) -> SpeedEntry:
     sides = _sides(prepare_rate, chosen, ours={"way": "ours"}, literal={"way": "literal"})
     runs = measure_sides(sides, chosen.repeats or RATE_REPEATS, warm_up=True, announce=announce)
     note = (
-        "labelled voxels learnt per second by the paper's network at full width, three slices along each axis of a "
+        "labelled voxels per second, the paper's network at full width, three slices along each axis of a "
         f"volume of the paper's size; ours waits for tiles {100 * runs['ours'].facts['waited']:.1f} % of the time"
     )
     entry = compare(runs["ours"], {"literal": runs["literal"]}, RATE_BAR, chosen.command(RATE), note)

@@ -1,8 +1,8 @@
 """One augmented training tile with its annotation, on one core: rotation, scaling, elastic deformation, grey values.
 
-Every peer is set to the strengths of our plan, and used in the fastest way that its documentation shows for tiles of a
-volume: the volume is mirrored at its borders once beforehand (not timed), a box around a labelled voxel is cut out of
-it first and only that is deformed. Where a peer has several ways, all are timed and the fastest counts.
+Each peer gets the strengths of our plan, and is used in the fastest way that its documentation shows for tiles of a
+volume. The volume is mirrored at its borders in advance, which isn't timed. A box around a labelled voxel is cut out
+first, and only this box is deformed. If a peer offers several ways, all are timed and the fastest counts.
 """
 
 import math
@@ -26,17 +26,17 @@ BAR = 10.0
 REPEATS = 9
 
 CONTEXT = 44
-"""Voxels around its output that a tile needs, so that far it may reach beyond the volume."""
+"""Voxels that a tile needs around its output; it may reach this far beyond the volume."""
 
 MARGIN = 24
-"""Voxels around a tile that rotation and scaling mostly stay within; beyond, values are made up."""
+"""Voxels around a tile that rotation and scaling mostly stay within; further out, values are padding."""
 
 ELASTIC_MARGIN = 8
-"""The same for the elastic deformation alone: two standard deviations."""
+"""The same for elastic deformation alone: two standard deviations."""
 
 KEPT = 0.82
-"""Standard deviation of the displacement, on average over all voxels, as a part of that at our control points: splines
-through them keep 0.874 of the variance along each axis."""
+"""Mean standard deviation of the displacement over all voxels, relative to that at our control points. Splines through
+the points keep 0.874 of the variance along each axis."""
 
 WAYS = {
     "tiles.monai": ("monai", "monai_one_resampling"),
@@ -47,7 +47,7 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Job:
-    """What to draw tiles from, and how strongly to change them.
+    """The volume to draw tiles from, and the strengths of augmentation.
 
     Attributes:
         image: (C, X, Y, Z) float32 in 0 … 1.
@@ -56,7 +56,7 @@ class Job:
         rotation: largest angle about each axis in degrees.
         scaling: largest change of size, as a fraction.
         elastic_sd: standard deviation of the displacement along each axis in voxels.
-        grey_values: whether they change too.
+        grey_values: whether grey values change as well.
     """
 
     image: NDArray[np.float32] = field(default_factory=smooth_volume)
@@ -69,12 +69,12 @@ class Job:
 
     @property
     def labels(self) -> NDArray[np.uint8]:
-        """The annotation; a sparse one is made up where none is given."""
+        """The annotation; a synthetic sparse one if none is given."""
         return sparse_annotation(self.image) if self.annotation is None else self.annotation
 
 
 Draw = Callable[[], tuple[Any, Any]]
-"""Draws one tile: image (C, *tile) and annotation (*tile) or, ours, targets of the tile's output."""
+"""Draws a tile: image (C, *tile) and annotation (*tile); our side returns the targets of the tile's output instead."""
 
 
 def draw_ours(job: Job, device: str = "cpu") -> Draw:
@@ -85,7 +85,7 @@ def draw_ours(job: Job, device: str = "cpu") -> Draw:
 
 
 def draw_monai(job: Job, one_resampling: bool, device: str = "cpu") -> Draw:
-    """Prepare MONAI: crop, ``Rand3DElasticd``, ``RandAffined``; or ``Rand3DElasticd`` doing the affine part as well."""
+    """Prepare MONAI: crop, ``Rand3DElasticd``, ``RandAffined``; or ``Rand3DElasticd`` with the affine part as well."""
     from monai import transforms
 
     box = [size + 2 * MARGIN for size in job.tile]
@@ -96,9 +96,9 @@ def draw_monai(job: Job, one_resampling: bool, device: str = "cpu") -> Draw:
             "annotation": torch.from_numpy(np.pad(job.labels, pad)[None].astype(np.float32)).to(device),
         }
     )
-    # A Gaussian of this width makes the field as steep, for its size, as splines between points so far apart.
+    # A Gaussian of this width makes the field as steep, for its size, as splines through our control points.
     sigma = 0.42 * ours.ELASTIC_SPACING
-    # Uniform noise in ±1, smoothed by it, has a standard deviation of 3^-1/2 (2 √π sigma)^-3/2.
+    # Uniform noise in ±1, smoothed by it, has the standard deviation 3^-1/2 (2 √π sigma)^-3/2.
     magnitude = KEPT * job.elastic_sd * math.sqrt(3) * (2 * math.sqrt(math.pi) * sigma) ** 1.5
     keys, modes = ("image", "annotation"), ("bilinear", "nearest")
     affine: dict[str, Any] = {

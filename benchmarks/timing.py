@@ -1,4 +1,4 @@
-"""Measures sides against each other: alternating runs, each side in a process of its own, medians and spread."""
+"""Compares sides: alternating runs, each side in its own process, medians and spread."""
 
 import json
 import os
@@ -17,19 +17,19 @@ from . import PROJECT
 from .results import SpeedEntry
 
 Announce = Callable[[str], None]
-"""Called with what is going on now."""
+"""Called with a text about the current work."""
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """What the command line decides for all parts.
+    """The options of the command line, for all parts.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        repeats: timed runs of each side; None: as many as the part finds enough.
-        paper_tiles: how many of its tiles the paper's literal tiling is timed on; None: all.
-        minutes: how long each learner may learn; None: as long as the part finds enough.
-        options: the command line's options that the results depend on, for repeating them.
+        repeats: number of timed runs of each side; None: the part's default.
+        paper_tiles: number of tiles on which the paper's literal tiling is timed; None: all.
+        minutes: training time of each learner; None: the part's default.
+        options: the options as typed, to repeat the results.
     """
 
     device: str = "cpu"
@@ -45,12 +45,12 @@ class BenchmarkOptions:
 
 @dataclass(frozen=True)
 class Side:
-    """One of those that are compared.
+    """A side of a comparison.
 
     Attributes:
-        entry: ``module:function``; see ``side`` for what it returns.
+        entry: ``module:function``, see ``benchmarks.side``.
         options: the function's arguments, as JSON values.
-        threads: processor threads it may use.
+        threads: number of processor threads that it may use.
     """
 
     entry: str
@@ -60,13 +60,13 @@ class Side:
 
 @dataclass
 class Timings:
-    """What was measured of one side.
+    """The measurements of a side.
 
     Attributes:
-        seconds: of each run. A run that did only a part of the work says so (its fact ``done``, 0 … 1), and its time
-            is divided by that.
-        peak_bytes: most memory the process had.
-        facts: what the last run said about itself.
+        seconds: duration of each run. If a run does only a part of the work, its fact ``done`` is that part, 0 … 1, and
+            its time is divided by it.
+        peak_bytes: peak memory of the process.
+        facts: facts that the last run returned, as JSON values.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -75,21 +75,21 @@ class Timings:
 
     @property
     def median(self) -> float:
-        """Median of the runs in seconds."""
+        """Median duration of the runs in seconds."""
         return statistics.median(self.seconds)
 
 
 class SideError(Exception):
-    """A side failed; the message ends with the last lines that it wrote."""
+    """A side failed; the message ends with its last output."""
 
 
 class _Process:
-    """A running side."""
+    """The process of a side."""
 
     def __init__(self, name: str, side: Side) -> None:
         self.name = name
         threads = str(side.threads)
-        # Read by OpenMP, by Intel's library, and by ITK; the latter also runs under TorchIO.
+        # OpenMP, Intel's library and ITK, which TorchIO uses, read these.
         limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), threads)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by ``close``)
         self._process = subprocess.Popen(
@@ -109,7 +109,7 @@ class _Process:
             raise
 
     def run(self, announce: Announce) -> dict[str, Any]:
-        """Run once; return the answer."""
+        """Do a run; return the answer."""
         return self._ask("run", announce)
 
     def _ask(self, line: str, announce: Announce) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class _Process:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # It has ended; the loop below finds no answer and says why.
+            pass  # The process has ended; the loop below finds no answer and raises the error.
         for answer in self._process.stdout:
             values: dict[str, Any] = json.loads(answer)
             if "progress" not in values:
@@ -144,12 +144,12 @@ class _Process:
 
 
 def measure(sides: Mapping[str, Side], repeats: int, warm_up: bool, announce: Announce) -> dict[str, Timings]:
-    """Run all sides in turns, so that what else the machine does meets them alike.
+    """Run all sides in turns, so that other load on the machine affects them equally.
 
     Args:
-        sides: by name.
-        repeats: timed runs of each.
-        warm_up: run each once before, untimed.
+        sides: the sides by name.
+        repeats: number of timed runs of each.
+        warm_up: do one untimed run of each first.
         announce: shows progress.
 
     Raises:
@@ -162,7 +162,7 @@ def measure(sides: Mapping[str, Side], repeats: int, warm_up: bool, announce: An
             announce(f"{name}: starting")
             processes[name] = _Process(name, side)
         for turn in range(-1 if warm_up else 0, repeats):
-            # Back and forth, so that nobody always runs after the same neighbour.
+            # Back and forth, so that no side always runs after the same other one.
             order = list(sides) if turn % 2 == 0 else list(sides)[::-1]
             for name in order:
                 which = f"run {turn + 1} of {repeats}" if turn >= 0 else "warming up"
@@ -187,14 +187,10 @@ def compare(ours: Timings, theirs: Mapping[str, Timings], bar: float, command: s
 
     Args:
         ours: our runs.
-        theirs: the runs of each way to do it with the other software; the fastest counts.
-        bar: the ratio asked for.
-        command: what repeats it.
+        theirs: the runs of each way of using the other software; the fastest counts.
+        bar: the target for the ratio.
+        command: the command that repeats the comparison.
         note: what was compared, in words.
-
-    Returns:
-        ``ours`` and ``theirs`` in seconds (medians), ``ratio`` (theirs / ours, above 1 we are faster), ``spread``
-        (lowest and highest ratio of two runs made next to each other), and what is needed to judge them.
     """
     fastest = min(theirs, key=lambda name: theirs[name].median)
     peer = theirs[fastest]
@@ -214,12 +210,12 @@ def compare(ours: Timings, theirs: Mapping[str, Timings], bar: float, command: s
 
 
 def gigabytes(runs: Timings) -> float:
-    """Return the peak memory that counts: the GPU's where there is one."""
+    """Return the peak memory in GB: the GPU's if the side used one."""
     return float(runs.facts.get("peak_bytes_on_gpu", runs.peak_bytes)) / 1e9
 
 
 def select(keys: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Return the keys that are, or lie below, one of the wanted names; all of them if none is named.
+    """Return the keys that a list of keys and groups names; all keys if the list is empty.
 
     Raises:
         InputError: a name stands for no key.
