@@ -87,7 +87,7 @@ demo: .venv/installed
 test test-quick: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(APP) experiments benchmarks tests/*.py
+	$(BIN)/mypy $(APP) experiments benchmarks $(filter-out tests/test_%,$(wildcard tests/*.py))
 	PYTHONPATH=$(APP):. $(BIN)/lint-imports --no-cache >/dev/null || PYTHONPATH=$(APP):. $(BIN)/lint-imports --no-cache
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BESIDE) $(if $(filter test-quick,$@),-m "not slow") \
 	  $(if $(COVERAGE),$(COVERED))

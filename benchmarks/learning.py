@@ -134,15 +134,15 @@ class Trial:
     """A learner's run against the clock, which starts now.
 
     Args:
-        task: what is learnt.
-        budget: seconds after which it is over.
+        task: what to learn.
+        budget: seconds after which the trial ends.
         before: seconds that the learner took to start.
-        progress: told which part of the time is over, 0 … 1.
+        progress: called with the part of the time that has passed, 0 … 1.
 
     Attributes:
-        curve: what was scored so far.
-        iou: by class, of the last scoring.
-        evaluations: seconds that each scoring took; they don't count.
+        curve: the scores so far.
+        iou: IoU by class of the last scoring.
+        evaluations: duration of each scoring in seconds; it doesn't count as the learner's time.
     """
 
     def __init__(self, task: Task, budget: float, before: float, progress: Callable[[float], None]) -> None:
@@ -162,7 +162,7 @@ class Trial:
 
     @property
     def is_due(self) -> bool:
-        """Whether the learner is to be scored now; also tells of the progress, in whole percent."""
+        """Whether to score the learner now; also reports the progress in whole percent."""
         seconds = self.clock.seconds
         percent = min(100, int(100 * seconds / self.budget))
         if percent > self._told:
@@ -181,7 +181,7 @@ class Trial:
         self._due = seconds + max(RESOLUTION * seconds, self.evaluations[-1] / EVALUATION_SHARE)
 
     def goes_on(self, segment: Segment) -> bool:
-        """Score the learner if that is due, always at the end; tell whether there is time left."""
+        """Score the learner if it is due or the time is over; return whether there is time left."""
         over = self.is_over
         if self.is_due or over:
             self.score(segment)
@@ -189,13 +189,13 @@ class Trial:
 
 
 def time_to_level(curve: Curve, level: float, steps: bool) -> float | None:
-    """Return the seconds after which a curve reaches a level for the first time; None if it never does.
+    """Return the seconds until a curve first reaches a level; None if it never does.
 
     Args:
-        curve: ascending in time.
+        curve: the curve, ascending in time.
         level: mean foreground IoU.
-        steps: the learner's result is what was last scored until it is replaced; else it changes all the time, and
-            the time between two scorings is interpolated.
+        steps: whether the learner's result stays the same until the next scoring. Otherwise it changes all the time,
+            and the time between two scorings is interpolated.
     """
     before: tuple[float, float] | None = None
     for seconds, iou in curve:

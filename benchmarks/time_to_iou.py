@@ -1,8 +1,7 @@
-"""Time to a good segmentation: from the submitted annotation to a mean foreground IoU on voxels that nobody painted.
+"""Time from the submitted annotation to a level of mean foreground IoU on unpainted voxels.
 
-All learn from the same slices on the CPU, each for the same time, in a process of its own. A curve starts when the
-annotation is submitted: starting the software counts, and so does all that it does before and beside its training
-steps. Scoring doesn't.
+All learners learn from the same slices on the CPU for the same time, each in its own process. A curve starts when the
+annotation is submitted. Starting the software and everything else that it does counts; scoring doesn't.
 """
 
 import contextlib
@@ -35,7 +34,7 @@ OURS = "ours"
 PEERS = tuple(name for name in LEARNERS if name != OURS)
 BAR = 3.0
 NO_LEARNER = "interpolation"
-"""Takes no time that could be compared, so no ratio is asked for."""
+"""It doesn't learn, so its time can't be compared and there is no target."""
 
 MINUTES = 8.0
 PART = "time_to_iou"
@@ -54,20 +53,20 @@ KEYS = tuple(
 def prepare(
     learner: str, folder: str, labels: Sequence[str], seconds: float, seed: int
 ) -> Callable[[Callable[[float], None]], dict[str, Any]]:
-    """Prepare a side for ``benchmarks.side``: one run learns until its time is over.
+    """Prepare a side for ``benchmarks.side``: a run learns until its time is over.
 
     Args:
         learner: one of ``LEARNERS``.
-        folder: of the data set.
+        folder: folder of the data set.
         labels: names of the foreground classes.
-        seconds: how long it may learn, from the submitted annotation.
-        seed: of what it draws.
+        seconds: training time, from the submitted annotation.
+        seed: seed of its random numbers.
     """
     software = LEARNERS[learner]
     module, function = software.entry.split(":")
     learn = getattr(importlib.import_module(f"benchmarks.learners.{module}"), function)
     task = read_task(Path(folder), labels)
-    # By now the software's files have been read once, as on a computer on which it is used.
+    # The operating system has cached the software's files by now, as on a computer in daily use.
     start = seconds_to_start(software.imports)
 
     def run(progress: Callable[[float], None]) -> dict[str, Any]:
@@ -119,7 +118,7 @@ def _data_folder(data: str, announce: Announce) -> Iterator[Path]:
 def _measure_data(
     data: str, folder: Path, keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce, failures: list[str]
 ) -> Iterator[tuple[str, Entry]]:
-    """Measure one data set; what fails is added to the failures."""
+    """Measure one data set; add errors to ``failures``."""
     named = {key.rsplit(".", 1)[1] for key in keys}
     if not all(f".{CURVE}." in key for key in keys):
         named.add(OURS)
@@ -133,7 +132,7 @@ def _measure_data(
             options = {"learner": learner, "folder": str(folder), "labels": DATA[data]}
             side = Side(f"{__name__}:prepare", {**options, "seconds": seconds, "seed": seed})
             try:
-                # Each alone: a process that waits for its turn would still hold its memory.
+                # One after another, because a process that waits for its turn would hold its memory.
                 (runs,) = measure_sides({f"{data}, {learner}": side}, 1, warm_up=False, announce=announce).values()
             except SideError as error:
                 failures.append(str(error))
@@ -154,14 +153,10 @@ def curve_entry(curves: Sequence[Curve], facts: Mapping[str, Any], seconds: floa
     """Make the entry of a learner.
 
     Args:
-        curves: of each run.
-        facts: what the last run said about itself.
+        curves: the curve of each run.
+        facts: facts that the last run returned.
         seconds: the budget.
-        command: what repeats it.
-
-    Returns:
-        ``curves``, ``final`` (mean foreground IoU at the end of each run), ``iou`` by class at the end of the last
-        run, and what is needed to judge them.
+        command: the command that repeats the measurement.
     """
     final = [curve[-1][1] for curve in curves]
     classes = ", ".join(f"{name} {value or 0:.3f}" for name, value in facts["iou"].items())
@@ -183,10 +178,10 @@ def comparison(
 
     Args:
         ours: entry of our curves.
-        theirs: entry of the peer's curves, with as many runs.
-        peer: its name.
+        theirs: entry of the peer's curves, with the same number of runs.
+        peer: name of the peer.
         level: mean foreground IoU, as in the key.
-        command: what repeats it.
+        command: the command that repeats the measurement.
 
     Returns:
         With a ratio if all runs reach the level; with ``final``, the IoU of both at the end.
@@ -196,7 +191,7 @@ def comparison(
         name: [time_to_level(curve, float(level), LEARNERS[name].published) for curve in side["curves"]]
         for name, side in sides.items()
     }
-    # Sides with a run that never gets there are left out.
+    # Only sides whose runs all reach the level have a median.
     reached = {name: times for name, seconds in runs.items() if (times := _all_reached(seconds)) is not None}
     medians = {name: statistics.median(times) for name, times in reached.items()}
     final = {name: statistics.median(side["final"]) for name, side in sides.items()}

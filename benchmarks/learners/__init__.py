@@ -1,7 +1,7 @@
-"""Those who learn from the same annotated slices, each in a file of its own, called as a user of that software would.
+"""The learners, which all learn from the same annotated slices: a file for each software, used as its users would.
 
-Each file has functions ``learn(trial, seed)``: they learn ``trial.task`` until the trial is over, and let it score
-what they have learnt after each step. What is imported at the top of the file is what the software needs.
+Each file has functions ``learn(trial, seed)``. They learn ``trial.task`` until the trial is over, and let the trial
+score the model after each step. Each file imports what its software needs at its top.
 """
 
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Learner:
-    """One of them.
+    """A learner.
 
     Attributes:
         entry: ``module:function`` below this package.
-        imports: the code that its process runs before it sees the annotation; the time that takes counts.
-        setup: how it is used, in words.
+        imports: code that its process runs before it sees the annotation; this time counts.
+        setup: how the software is used, in words.
         published: whether its result stays the same until a better one replaces it.
     """
 

@@ -1,4 +1,4 @@
-"""MONAI's networks, trained by a loop of its own parts: its transforms, its loader and its sliding windows."""
+"""MONAI's networks, trained with its own transforms, loader and sliding windows."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -30,16 +30,16 @@ from lib.core.training.run import TrainingCase
 
 LARGEST_PATCH = (64, 64, 48)
 LARGEST_WINDOW = (192, 192, 64)
-"""Of the sliding windows; larger than the patches, so that they overlap less: that saves time and changes little."""
+"""Size of the sliding windows. They are larger than the patches: fewer windows save time and change little."""
 
 MULTIPLE = 8
-"""Of which patch sizes are: what three poolings need."""
+"""Patch sizes are multiples of this, because there are three poolings."""
 
 MOST_FEATURES = 320
 LEARNING_RATE = 1e-3
 BATCH = 1
 BUFFERED = 2
-"""Patches drawn in advance, beside the training step."""
+"""Patches drawn in advance, in parallel with the training step."""
 
 ANGLE = math.radians(15)
 SCALING = 0.15

@@ -1,4 +1,4 @@
-"""nnU-Net (nnunetv2) with an ignore label: its own fingerprint, plan, preprocessing, augmentation and training step."""
+"""nnU-Net (nnunetv2) with an ignore label, and its own plan, preprocessing, augmentation and training step."""
 
 import json
 import os
@@ -23,10 +23,10 @@ from lib.core.training.run import TrainingCase
 NUMBER, NAME = 1, "Dataset001_task"
 CONFIGURATION = "3d_fullres"
 PROCESSES = 2
-"""That preprocess; its own default is 8, for larger computers."""
+"""Processes for preprocessing; its default is 8, for larger computers."""
 
 AUGMENTING_PROCESSES = 1
-"""That draw patches, beside the training step."""
+"""Processes that draw patches in parallel with the training step."""
 
 OVERLAP = 0.25
 
@@ -55,7 +55,7 @@ def _train(trainer: nnUNetTrainer, trial: Trial) -> None:
     segmenter = _Segmenter(trainer)
     try:
         while trial.goes_on(segmenter.segment):
-            # It counts epochs of 250 steps up to 1000; here the learning rate falls to 0 in the time there is.
+            # Its learning rate falls to 0 over 1000 epochs of 250 steps; here it falls to 0 over the budget.
             part = min(1.0, trial.clock.seconds / trial.budget)
             trainer.lr_scheduler.step(part * trainer.num_epochs)
             trainer.network.train()

@@ -1,4 +1,4 @@
-"""This software, as its server trains when a person has pressed Train."""
+"""This software, which trains as its server does when a person presses Train."""
 
 import tempfile
 
@@ -15,13 +15,13 @@ from lib.core.training.run import Report, TrainingCase, TrainingOptions, train
 from lib.server.machine import SHARE
 
 ENDING = 0.03
-"""Part of the time that is left for planning and for the last validation, which the training's own limit leaves out."""
+"""Part of the time for planning and the last validation, which the training's own limit doesn't include."""
 
 MAX_EPOCHS = 1_000_000
 
 
 def learn(trial: Trial, seed: int) -> None:
-    """Train until the time is over, and score the published model whenever it has changed."""
+    """Train until the time is over; score the published model whenever it has changed."""
     keep_freed_memory()
     machine = Machine("cpu", int(SHARE * free_memory()))
     with tempfile.TemporaryDirectory() as path:

@@ -1,4 +1,4 @@
-"""pytorch3dunet, configured as in its examples for 3D volumes and driven as by its command ``train3dunet``."""
+"""pytorch3dunet, configured as in its examples for 3D volumes and run as by its command ``train3dunet``."""
 
 import tempfile
 from pathlib import Path
@@ -16,14 +16,14 @@ from lib.core.labels import IGNORED
 from lib.core.training.run import TrainingCase
 
 LARGEST_PATCH = (64, 64, 64)
-"""Z, Y, X. The smallest in Y and X that its slice builder takes without asking: the examples' 80×170×170 allow a few
-steps in the time there is."""
+"""Z, Y, X. The smallest sizes in Y and X that its slice builder accepts by default. The examples' 80×170×170 leave time
+for a few steps only."""
 
 POSITIONS = 5
-"""Of patches along an axis, at most."""
+"""Largest number of patches along an axis."""
 
 LEARNING_RATE = 1e-3
-"""Its default; the examples' 0.0002 learnt at a third of the speed."""
+"""Its default; the examples' 0.0002 learns a third as fast."""
 
 ENDLESS = 1_000_000
 
@@ -34,7 +34,7 @@ def learn(trial: Trial, seed: int) -> None:
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         files = [_write(folder / f"{number}.h5", case, trial.task) for number, case in enumerate(trial.task.cases)]
-        # It insists on other files for validation, but is never validated in the time there is.
+        # It requires other files for validation, but the time ends before any validation.
         validation = _write(folder / "validation.h5", trial.task.cases[0], trial.task)
         trainer = create_trainer(_configuration(trial.task, files, validation, folder))
 
@@ -114,7 +114,7 @@ def _configuration(task: Task, files: list[str], validation: str, folder: Path) 
                     "name": "FilterSliceBuilder",
                     "patch_shape": patch,
                     "stride_shape": stride,
-                    # Any patch will do in which foreground is painted.
+                    # Any patch with painted foreground is accepted.
                     "threshold": 0.0,
                     "ignore_index": task.classes,
                     "skip_shape_check": True,
