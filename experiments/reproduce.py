@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 STARTING_SECONDS = 60
 """Time for other software to start, besides its time to learn."""
 
-REPORT_PACKAGES = ("matplotlib", "PIL", "skimage")
+REPORT_PACKAGES = ("jinja2", "matplotlib", "PIL", "skimage")
 
 
 @dataclass(frozen=True)
