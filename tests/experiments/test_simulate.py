@@ -11,9 +11,11 @@ from dense_volumes import write_balls
 from experiments.annotators import DENSE, Schedule
 from experiments.comparison import summarise
 from experiments.simulate import SimulateOptions, simulate
+from experiments.simulate_report import write_simulate_report
 from experiments.strategies import STRATEGIES
 from game_records import record
 from lib.core.errors import InputError
+from project import PROJECT
 
 SHORT = Schedule(first_steps=2, steps=1, most_slices=6)
 
@@ -71,3 +73,12 @@ def test_a_volume_that_is_not_there_is_refused(tmp_path: Path) -> None:
     write_balls(tmp_path / "balls")
     with pytest.raises(InputError, match="--volume: 'ball'; give one of ball_1, ball_2"):
         simulate(SimulateOptions(tmp_path / "balls", "", "ball", ["random"], 1, SHORT, 1, tmp_path))
+
+
+def test_committed_results_are_shown(tmp_path: Path) -> None:
+    results = json.loads((PROJECT / "experiments" / "results" / "simulate.json").read_text())
+    write_simulate_report(tmp_path / "simulate.html", results)
+    html = (tmp_path / "simulate.html").read_text()
+    # As experiments/README.md has it.
+    assert "0.878 (0.839 to 0.916)" in html
+    assert "next_slice 6, evenly_spaced 18, random 16, foreground_random 9: 33% less" in html

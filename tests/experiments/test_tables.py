@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import printed
-from experiments.assembly import assemble
+from experiments.assembly import assemble, mean_of, methods_in, read_table
 from experiments.methods import SIZES
 from experiments.study import Places, Study, Subject, choose_annotated, evenly
 from experiments.tables import DEFAULT_METHODS, PLATEAU, figure_3, runs_of, table_1, table_2, table_3
@@ -15,6 +15,7 @@ from lib.core.annotation.slices import AnnotatedSlice, keep_slices
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.volumes.volume import Volume
+from project import PROJECT
 
 SHAPES = ((248, 244, 64), (245, 244, 56), (246, 244, 59))
 
@@ -165,3 +166,12 @@ def test_averages_printed_in_the_paper_are_those_of_its_rows() -> None:
     for name, rows in (("table1", printed.TABLE_1), ("table3", printed.TABLE_3)):
         for method, average in printed.AVERAGES[name].items():
             assert np.mean([row[method] for row in rows]) == pytest.approx(average, abs=6e-4)
+
+
+def test_committed_tables_are_read() -> None:
+    """With the numbers of experiments/README.md."""
+    table = read_table(PROJECT / "experiments" / "results" / "small" / "table1.json")
+    assert methods_in(table) == ["2d_bn", "3d_no_bn", "3d_bn", "default", "pytorch3dunet", "nnunetv2"]
+    average = {method: round(mean_of(table["average"], method) or 0, 3) for method in methods_in(table)}
+    assert list(average.values()) == [0.861, 0.680, 0.860, 0.848, 0.809, 0.492]
+    assert mean_of(table["average"], "interpolation") is None
