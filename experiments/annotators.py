@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from lib.core.annotation.slices import AnnotatedSlice, keep_slices
 from lib.core.annotation.suggestion import Evidence
@@ -17,7 +18,6 @@ from lib.core.device.machine import Machine
 from lib.core.inference.segmenter import Segmenter
 from lib.core.labels import UNLABELLED, LabelScheme
 from lib.core.metrics import confusion, iou_per_class, mean_iou
-from lib.core.network.unet import UNet
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
@@ -213,7 +213,7 @@ class _Player:
         self.machine = Machine(device, MEMORY)
         self._state: Mapping[str, Any] | None = None
         self._steps = 0
-        self._network: UNet | None = None
+        self._network: nn.Module | None = None
 
     def train(self, annotation: NDArray[np.uint8], steps: int) -> None:
         """Continue training for ``steps`` steps on an annotation (X, Y, Z).

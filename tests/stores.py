@@ -42,7 +42,8 @@ def submit(
 def label_info(studies: Path, tag: str, image: str = "a") -> dict[str, Any]:
     """What the index says of a label."""
     index = json.loads((studies / "datastore_v2.json").read_text())
-    return index["objects"][image]["labels"][tag]["info"]
+    info: dict[str, Any] = index["objects"][image]["labels"][tag]["info"]
+    return info
 
 
 def refusal(status: int, *words: str) -> Any:
