@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lib.core.labels import UNLABELLED, LabelScheme
 from lib.core.metrics import confusion, iou_per_class, mean_iou
-from lib.core.training.run import TrainingCase
+from lib.core.training.cases import TrainingCase
 from lib.simulation.annotator import paint_slices, truth_as_annotation
 from lib.simulation.cases import BACKGROUND, read_cases
 

@@ -25,8 +25,8 @@ from lib.core.metrics import mean_iou
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
+from lib.core.training.cases import TrainingCase
 from lib.core.training.learner import Learner
-from lib.core.training.run import TrainingCase
 from lib.core.volumes.volume import Volume
 from lib.phantom.specimen import SAMPLE_SPECIMENS, make_phantom
 from lib.simulation.annotator import paint_slices

@@ -27,8 +27,11 @@ from lib.core.network.architectures import PAPER
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
+from lib.core.training.cases import TrainingCase
 from lib.core.training.learner import Learner
-from lib.core.training.run import Report, TrainingCase, TrainingOptions, train
+from lib.core.training.options import TrainingOptions
+from lib.core.training.report import TrainingReport
+from lib.core.training.run import train
 from lib.core.volumes.volume import Volume
 
 from .interpolation import interpolate
@@ -262,7 +265,7 @@ def _learn_by_default(given: MethodInput) -> Segment:
     plan = _default_plan(given.volumes, given.scheme, given.size)
     epochs = max(1, round(given.steps / plan.steps_per_epoch))
 
-    def report(latest: Report) -> None:
+    def report(latest: TrainingReport) -> None:
         text = f"epoch {latest['epoch']} of {epochs}, loss {latest['loss']:.3f}, {latest['message']}"
         given.progress(latest["epoch"] / epochs, text)
 

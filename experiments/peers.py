@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.core.labels import LabelScheme
-from lib.core.training.run import TrainingCase
+from lib.core.training.cases import TrainingCase
 
 
 def learn_peer(

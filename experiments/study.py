@@ -18,7 +18,7 @@ from lib.core.annotation.slices import AnnotatedSlice, keep_slices
 from lib.core.errors import InputError
 from lib.core.files import replacing
 from lib.core.labels import LabelScheme
-from lib.core.training.run import TrainingCase
+from lib.core.training.cases import TrainingCase
 from lib.core.volumes import working_grid
 from lib.core.volumes.volume import Volume
 from lib.core.volumes.working_grid import WorkingGrid

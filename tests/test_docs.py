@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from lib.core.training.run import TrainingOptions
+from lib.core.training.options import TrainingOptions
 from lib.server.conf import KEYS, Conf
 from lib.server.tasks.trainer import Trainer
 from project import APP, PROJECT

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from benchmarks.learning import Task, Trial
 from lib.core.labels import UNLABELLED
-from lib.core.training.run import TrainingCase
+from lib.core.training.cases import TrainingCase
 
 LARGEST_PATCH = (64, 64, 48)
 LARGEST_WINDOW = (192, 192, 64)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.learning import Task, Trial
 from lib.core.labels import IGNORED
-from lib.core.training.run import TrainingCase
+from lib.core.training.cases import TrainingCase
 
 NUMBER, NAME = 1, "Dataset001_task"
 CONFIGURATION = "3d_fullres"

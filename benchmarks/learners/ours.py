@@ -11,7 +11,10 @@ from lib.core.device.memory import free_memory, keep_freed_memory
 from lib.core.inference.segmenter import Segmenter
 from lib.core.model.folder import ModelFolder
 from lib.core.plan.options import PlanOptions
-from lib.core.training.run import Report, TrainingCase, TrainingOptions, train
+from lib.core.training.cases import TrainingCase
+from lib.core.training.options import TrainingOptions
+from lib.core.training.report import TrainingReport
+from lib.core.training.run import train
 from lib.server.machine import SHARE
 
 ENDING = 0.03
@@ -32,7 +35,7 @@ def learn(trial: Trial, seed: int) -> None:
             model = folder.load(trial.task.scheme)
             return Segmenter(model.network, model.plan)
 
-        def report(latest: Report) -> None:
+        def report(latest: TrainingReport) -> None:
             nonlocal scored
             due = trial.is_due or latest["finished"]
             if not due or not folder.is_published():

@@ -13,7 +13,7 @@ from pytorch3dunet.unet3d.trainer import create_trainer
 
 from benchmarks.learning import Task, Trial
 from lib.core.labels import IGNORED
-from lib.core.training.run import TrainingCase
+from lib.core.training.cases import TrainingCase
 
 LARGEST_PATCH = (64, 64, 64)
 """Z, Y, X. The smallest sizes in Y and X that its slice builder accepts by default. The examples' 80×170×170 leave time

@@ -17,7 +17,7 @@ from benchmarks.picture import draw_curves, draw_picture
 from benchmarks.time_to_iou import KEYS, comparison, curve_entry
 from benchmarks.timing import Side, measure, select
 from lib.core.labels import LabelScheme
-from lib.core.training.run import TrainingCase
+from lib.core.training.cases import TrainingCase
 from lib.core.volumes.volume import Volume
 
 CLASSES = ("inside", "wall")

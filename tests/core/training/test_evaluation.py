@@ -14,7 +14,7 @@ from lib.core.labels import LabelScheme
 from lib.core.metrics import confusion, iou_per_class, mean_iou
 from lib.core.model.model import build_network
 from lib.core.plan.plan import Plan
-from lib.core.training.evaluation import Judged, judge
+from lib.core.training.evaluation import ScoredRegion, score_network
 from lib.core.volumes.volume import Volume
 
 SCHEME = LabelScheme(("ball", "shell"), "outside")
@@ -37,10 +37,10 @@ def test_scores_are_those_of_the_whole_segmentation(spacing: tuple[float, ...] |
         slices = [place for place in SLICES if place.index < shape[place.axis]]
         annotation = keep_slices(dense, slices)
         annotation[4:9, 2, 3] = 1
-        judged.append(Judged.of(PreparedImage.of(volume, plan), annotation, slices[:2]))
+        judged.append(ScoredRegion.of(PreparedImage.of(volume, plan), annotation, slices[:2]))
         counts += confusion(Segmenter(network, plan).segment(volume, machine), annotation, SCHEME)
     expected = iou_per_class(counts, SCHEME)
-    score, iou = judge(network, plan, torch.float32, judged, machine)
+    score, iou = score_network(network, plan, torch.float32, judged, machine)
     assert score == pytest.approx(mean_iou(expected), abs=0.005)
     assert iou == pytest.approx(expected, abs=0.005)
     assert min(iou.values()) > 0.05
@@ -50,7 +50,7 @@ def test_each_voxel_is_judged_once_with_the_slice_it_lies_on() -> None:
     volume = Volume(np.zeros((1, 70, 20, 12), np.float32), np.eye(4))
     annotation = keep_slices(np.full(volume.shape, 2, np.uint8), SLICES)
     annotation[1, 1, 1] = 3
-    one = Judged.of(PreparedImage.of(volume, PLAN), annotation, SLICES)
+    one = ScoredRegion.of(PreparedImage.of(volume, PLAN), annotation, SLICES)
     found = np.zeros_like(annotation)
     for place, values in one.parts:
         assert not found[place].any()

@@ -20,7 +20,9 @@ from lib.core.model.folder import ModelFolder
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.planning import make_plan
 from lib.core.training import run as training
-from lib.core.training.run import TrainingCase, TrainingOptions, train
+from lib.core.training.cases import TrainingCase
+from lib.core.training.options import TrainingOptions
+from lib.core.training.run import train
 from lib.core.volumes.volume import Volume
 
 pytestmark = pytest.mark.slow

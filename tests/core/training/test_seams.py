@@ -21,7 +21,9 @@ from lib.core.network.crop import centre_crop
 from lib.core.network.evaluator import Evaluator, WholeTiles
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.planning import make_plan
-from lib.core.training.run import TrainingCase, TrainingOptions, train
+from lib.core.training.cases import TrainingCase
+from lib.core.training.options import TrainingOptions
+from lib.core.training.run import train
 from lib.core.volumes.volume import Volume
 
 SCHEME = LabelScheme(("ball",), "outside")

@@ -1,4 +1,4 @@
-"""How well a network agrees with paint: IoU on judged voxels, of which only the surroundings are segmented."""
+"""How well a network agrees with paint: IoU on annotated voxels, of which only the surroundings are segmented."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -20,8 +20,8 @@ from lib.core.plan.plan import Plan
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
-    """The voxels of an image that a network is judged by.
+class ScoredRegion:
+    """The voxels of an image that a network is scored on.
 
     Attributes:
         image: the image.
@@ -41,7 +41,9 @@ class Judged:
         return min(apart, math.prod(tiles.covering(self.image.grid.working)))
 
     @classmethod
-    def of(cls, image: PreparedImage, annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice]) -> "Judged":
+    def of(
+        cls, image: PreparedImage, annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice]
+    ) -> "ScoredRegion":
         """Group the labelled voxels of an annotation such that little beside them has to be segmented.
 
         Args:
@@ -63,8 +65,8 @@ class Judged:
         return cls(image, parts)
 
 
-def judge(
-    network: nn.Module, plan: Plan, precision: torch.dtype, judged: Iterable[Judged], machine: Machine
+def score_network(
+    network: nn.Module, plan: Plan, precision: torch.dtype, regions: Iterable[ScoredRegion], machine: Machine
 ) -> tuple[float, dict[str, float | None]]:
     """Return mean and per class foreground IoU, over the voxels of all images together.
 
@@ -72,15 +74,15 @@ def judge(
         network: the network.
         plan: what it was trained by.
         precision: that *Run* uses with it.
-        judged: what it is judged by.
+        regions: the voxels to score.
         machine: what to compute on.
     """
     scheme = plan.scheme
     counts = np.zeros((len(scheme.classes),) * 2, dtype=np.int64)
     segmenter = Segmenter(network, plan, precision)
-    for one in judged:
-        places = [place for place, _ in one.parts]
-        for labels, (_, values) in zip(segmenter.segment_at(one.image, places, machine), one.parts, strict=True):
+    for region in regions:
+        places = [place for place, _ in region.parts]
+        for labels, (_, values) in zip(segmenter.segment_at(region.image, places, machine), region.parts, strict=True):
             counts += confusion(labels, values, scheme)
     iou = iou_per_class(counts, scheme)
     return mean_iou(iou) or 0.0, iou

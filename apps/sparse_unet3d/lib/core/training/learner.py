@@ -36,8 +36,8 @@ RESIDENT_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Course:
-    """What happened in some steps.
+class StepsMade:
+    """What came of some steps.
 
     Attributes:
         loss: mean over the steps that were made.
@@ -143,7 +143,7 @@ class Learner:
             # The run may have begun on another machine.
             self.precision = precision_on(self.device, state["precision"])
 
-    def train(self, steps: range, progress: Callable[[], float]) -> Course:
+    def train(self, steps: range, progress: Callable[[], float]) -> StepsMade:
         """Make some steps, fewer if the progress reaches 1 before; at least one.
 
         Args:
@@ -167,7 +167,7 @@ class Learner:
             if progress() >= 1:
                 break
         loss = sum(losses) / len(losses) if losses else math.nan
-        return Course(loss, labelled, time.monotonic() - began, waited, left_out)
+        return StepsMade(loss, labelled, time.monotonic() - began, waited, left_out)
 
     def _draw(self, step: int) -> tuple[Tensor, Tensor]:
         # One generator per step: a continued run draws what an uninterrupted one would have drawn.

@@ -1,98 +1,40 @@
-"""Training from sparse annotation: epochs, scores on held-out slices, publishing, checkpoints."""
+"""A training run: epochs, scores on held-out slices, publishing, checkpoints."""
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from lib.core.annotation.holding_out import Painted, hold_out
 from lib.core.annotation.slices import Detected, detect, fill_unpainted
 from lib.core.annotation.split import SliceSplit
 from lib.core.data.preparation import PreparedImage, prepare_training
-from lib.core.data.sampling import TrainingVolume
 from lib.core.device.machine import Machine
 from lib.core.errors import InputError
-from lib.core.files import replacing
 from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
-from lib.core.model.model import FORMAT, Model, check_fit, load_content
+from lib.core.model.model import Model
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
-from lib.core.volumes.volume import Volume
 from lib.core.volumes.working_grid import WorkingGrid
 
-from .evaluation import Judged, judge
-from .learner import Course, Learner
-
-Start = Literal["continue", "afresh"]
+from .cases import TrainingCase, check_cases
+from .checkpoint import Checkpoint
+from .evaluation import ScoredRegion, score_network
+from .learner import Learner, StepsMade
+from .options import TrainingOptions
+from .report import TrainingReport
 
 VALIDATION_SHARE = 0.1
-"""About the share of the training time that validation takes, but for the first epochs."""
-
+"""About the share of the training time that validation takes, except in the first epochs."""
 
 SAVING_SHARE = 0.05
 """Share of the time that checkpoints may take: those of wide networks take longer than an epoch on a GPU."""
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingCase:
-    """A volume with its annotation.
-
-    Attributes:
-        id: of the image.
-        volume: the image.
-        annotation: (X, Y, Z) uint8 on the volume's grid, 0 unlabelled, 1 … K foreground, K+1 background.
-    """
-
-    id: str
-    volume: Volume
-    annotation: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """What a person sets for one training.
-
-    Attributes:
-        max_epochs: epochs after which it ends.
-        max_minutes: minutes after which it ends, whichever comes first; 0 for no limit.
-        start: ``continue`` where the last training stood, or ``afresh`` with an untrained network.
-        seed: of all randomness.
-
-    Raises:
-        InputError: a value outside what is possible.
-    """
-
-    max_epochs: int = 100
-    max_minutes: float = 0.0
-    start: Start = "continue"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_epochs < 1:
-            raise InputError(f"max_epochs: {self.max_epochs}; give a whole number of at least 1")
-        if self.max_minutes < 0:
-            raise InputError(f"max_minutes: {self.max_minutes}; give 0 (no limit) or more")
-        if self.start not in get_args(Start):
-            raise InputError(f"start: {self.start!r}; give one of {', '.join(get_args(Start))}")
-
-
-Report = dict[str, Any]
-"""What is told after each epoch, JSON values:
-
-``run`` when the training started (ISO time), ``epoch``, ``total_epochs``, ``seconds`` of training so far, ``loss`` of
-the epoch, ``waited`` the part of its time, 0 … 1, in which it waited for training tiles, ``metric`` (``validation IoU``
-or ``training IoU``), ``score`` and ``iou`` by class of the last evaluation (None before the first), ``best_metric`` of
-the published model or 0, ``published`` whether this run has published a model, ``finished``, ``message`` for people.
-"""
 
 
 def is_evaluated(epoch: int, interval: int) -> bool:
@@ -107,51 +49,6 @@ def is_evaluated(epoch: int, interval: int) -> bool:
     return evaluated == epoch
 
 
-def check_painted(painted: Collection[str], scheme: LabelScheme) -> None:
-    """Refuse annotations that nothing can be learnt from.
-
-    Args:
-        painted: names of the classes that have voxels in any annotation.
-        scheme: the label scheme.
-
-    Raises:
-        InputError: nothing annotated, a single class, or no background.
-    """
-    if not painted:
-        raise InputError("training: nothing is annotated yet; paint some slices, submit them and train again")
-    if len(painted) == 1:
-        (only,) = painted
-        others = ", ".join(name for name in scheme.classes if name != only)
-        raise InputError(
-            f"training: only the class {only!r} is annotated, which leaves nothing to tell it from; "
-            f"paint some of {others} as well, submit and train again"
-        )
-    if scheme.background not in painted:
-        raise InputError(
-            f"training: no voxel of {scheme.background} is annotated in any image, and a model that sees none takes "
-            f"everything for {' or '.join(scheme.foreground)}; paint {scheme.background} in some slices too, submit "
-            "and train again. If all that is unpainted in annotated slices is "
-            f"{scheme.background}, start the server with --conf unpainted background"
-        )
-
-
-def check_cases(cases: Sequence[TrainingCase], scheme: LabelScheme) -> None:
-    """Refuse cases that can't be trained on together.
-
-    Raises:
-        InputError: as ``check_painted``, or unlike numbers of channels.
-    """
-    found = {value for case in cases for value in np.unique(case.annotation).tolist()}
-    check_painted([name for value, name in enumerate(scheme.classes, start=1) if value in found], scheme)
-    first = cases[0]
-    for case in cases[1:]:
-        if case.volume.channels != first.volume.channels:
-            raise InputError(
-                f"training: image {case.id!r} has {case.volume.channels} channel(s), {first.id!r} has "
-                f"{first.volume.channels}; put images recorded in different ways into different folders"
-            )
-
-
 def train(
     cases: Sequence[TrainingCase],
     scheme: LabelScheme,
@@ -159,8 +56,8 @@ def train(
     options: TrainingOptions,
     plan_options: PlanOptions,
     machine: Machine,
-    report: Callable[[Report], None],
-) -> Report:
+    report: Callable[[TrainingReport], None],
+) -> TrainingReport:
     """Train a network, publishing it whenever it gets better on the held-out slices.
 
     A process that runs this may be killed at any time: after the first epoch, and again every some epochs, the folder's
@@ -206,11 +103,14 @@ def _start_run(
     channels = cases[0].volume.channels
     checkpoint, note = None, ""
     if options.start == "continue" and folder.checkpoint.is_file():
-        checkpoint, note = _fitting_checkpoint(folder, scheme, channels, plan_options)
-    rival = _fitting_published(folder, scheme, channels, plan_options)
-    earlier = SliceSplit.from_json(checkpoint["split"]) if checkpoint else rival.split if rival else None
+        try:
+            checkpoint = Checkpoint.load(folder.checkpoint, scheme, channels, plan_options)
+        except InputError as error:
+            note = f"started afresh, since the last training cannot be continued ({error})"
+    published = _fitting_published(folder, scheme, channels, plan_options)
+    earlier = checkpoint.split if checkpoint else published.split if published else None
     if checkpoint:
-        plan = Plan.from_json(checkpoint["plan"]).continued(plan_options)
+        plan = checkpoint.plan.continued(plan_options)
     else:
         plan = make_plan([case.volume for case in cases], scheme, plan_options, machine.device)
     painted = {
@@ -218,7 +118,7 @@ def _start_run(
         for case in cases
     }
     split = hold_out(painted, scheme, options.seed, earlier)
-    run = _Run(cases, folder, options, machine, plan, split, rival, note)
+    run = _Run(cases, folder, options, machine, plan, split, published, note)
     if checkpoint:
         run.continue_from(checkpoint)
     return run
@@ -226,23 +126,6 @@ def _start_run(
 
 def _grid(case: TrainingCase, plan: Plan) -> WorkingGrid:
     return WorkingGrid.of(case.volume.shape, case.volume.spacing, plan.spacing)
-
-
-def _fitting_checkpoint(
-    folder: ModelFolder, scheme: LabelScheme, channels: int, plan_options: PlanOptions
-) -> tuple[Mapping[str, Any] | None, str]:
-    """Return the checkpoint's content, or None and why it doesn't fit what is to be trained."""
-    try:
-        content = load_content(folder.checkpoint)
-        plan, _ = Plan.from_json(content["plan"]), content["averaged"]
-        check_fit(folder.checkpoint, plan, scheme, channels)
-        if not plan.agrees_with(plan_options):
-            raise InputError(
-                f"{folder.checkpoint}: was trained by another --conf width, spacing, recipe, network or loss"
-            )
-    except (InputError, KeyError, TypeError) as error:
-        return None, f"started afresh, since the last training cannot be continued ({error})"
-    return content, ""
 
 
 def _fitting_published(
@@ -269,56 +152,51 @@ class _Run:
         machine: Machine,
         plan: Plan,
         split: SliceSplit,
-        rival: Model | None,
+        published: Model | None,
         note: str,
     ) -> None:
         self.folder, self.options, self.machine, self.plan, self.split = folder, options, machine, plan, split
-        self.rival, self.note = rival, note
+        self.note = note
         self.id = datetime.now(timezone.utc).isoformat(timespec="microseconds")
         self.epoch = 0
         self.steps = 0
         self.seconds = 0.0
-        self.published_score: float | None = None
-        self._prepare(cases)
+        # What is learnt from, and what is scored.
+        parts = [split.part(case.id, case.annotation, _grid(case, plan)) for case in cases]
+        volumes = [prepare_training(case.volume, learnt, plan) for case, (learnt, _) in zip(cases, parts, strict=True)]
+        self.learner = Learner(plan, volumes, machine.device, options.seed)
+        scored = [held_out if split.has_validation else learnt for learnt, held_out in parts]
+        slices = split.validation if split.has_validation else split.training
 
-    def _prepare(self, cases: Sequence[TrainingCase]) -> None:
-        """Split the annotations into what is learnt from and what is judged by."""
-        volumes: list[TrainingVolume] = []
-        for case in cases:
-            learnt, _ = self.split.part(case.id, case.annotation, _grid(case, self.plan))
-            volumes.append(prepare_training(case.volume, learnt, self.plan))
-        self.learner = Learner(self.plan, volumes, self.machine.device, self.options.seed)
+        def regions(images: Sequence[PreparedImage]) -> list[ScoredRegion]:
+            found = [
+                ScoredRegion.of(image, annotation, slices.get(case.id, []))
+                for case, image, annotation in zip(cases, images, scored, strict=True)
+            ]
+            return [region for region in found if region.parts]
+
         images = [
             PreparedImage(
                 case.volume.name,
                 # A view on the CPU; a copy of what may be taken off a GPU that is short of memory.
                 sampler.image.cpu(),
-                _grid(case, self.plan),
+                _grid(case, plan),
                 case.volume.outside,
             )
             for case, sampler in zip(cases, self.learner.sampler.images, strict=True)
         ]
-        self.judged = self._judged(cases, images)
-        tiles = self.plan.architecture.tiles
-        self.evaluation_interval = self._evaluation_interval(sum(one.work(tiles) for one in self.judged))
-        if self.rival:
-            # Whatever it scored before: annotations may have changed since (design, rule 5).
-            judged = self.judged
-            if self.rival.plan.spacing != self.plan.spacing:
-                judged = self._judged(cases, [PreparedImage.of(case.volume, self.rival.plan) for case in cases])
-            self.published_score, _ = judge(
-                self.rival.network, self.rival.plan, self.rival.precision, judged, self.machine
+        self.regions = regions(images)
+        tiles = plan.architecture.tiles
+        self.evaluation_interval = self._evaluation_interval(sum(region.work(tiles) for region in self.regions))
+        self.published_run = published.run if published else None
+        self.published_score: float | None = None
+        if published:
+            # Scored once more: annotations may have changed since it was published.
+            same_images = published.plan.spacing == plan.spacing
+            own = self.regions if same_images else regions([PreparedImage.of(c.volume, published.plan) for c in cases])
+            self.published_score, _ = score_network(
+                published.network, published.plan, published.precision, own, machine
             )
-
-    def _judged(self, cases: Sequence[TrainingCase], images: Sequence[PreparedImage]) -> list[Judged]:
-        """Return what networks are judged by: the held-out slices, or the training slices where there are none."""
-        judged = []
-        is_held_out = self.split.has_validation
-        slices = self.split.validation if is_held_out else self.split.training
-        for case, image in zip(cases, images, strict=True):
-            learnt, held_out = self.split.part(case.id, case.annotation, _grid(case, self.plan))
-            judged.append(Judged.of(image, held_out if is_held_out else learnt, slices.get(case.id, [])))
-        return [one for one in judged if one.parts]
 
     def _evaluation_interval(self, voxels: int) -> int:
         """Return every how many epochs to evaluate; counted in voxels, not seconds, so that runs can be repeated."""
@@ -332,35 +210,26 @@ class _Run:
     def metric(self) -> str:
         return "validation IoU" if self.split.has_validation else "training IoU"
 
-    def continue_from(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take over the network, and the course of the run too unless it has come to its end."""
-        self.learner.load(checkpoint, with_momentum=False)
-        # Never drawn again: each training iteration sees another image, also after the end of a run.
-        self.steps = checkpoint["steps"]
-        if checkpoint["finished"]:
+    def continue_from(self, checkpoint: Checkpoint) -> None:
+        """Take over the network; also where the run stands, unless it has come to its end."""
+        self.learner.load(checkpoint.learner, with_momentum=False)
+        # Step numbers go on, also after the end of a run: no training tile is ever drawn twice.
+        self.steps = checkpoint.steps
+        if checkpoint.finished:
             return
-        self.epoch, self.seconds = checkpoint["epoch"], checkpoint["seconds"]
+        self.epoch, self.seconds = checkpoint.epoch, checkpoint.seconds
         if self._progress() >= 1:
             # The options ask for less than was done already: that run is over, a new one starts from its weights.
             self.epoch, self.seconds = 0, 0.0
             return
-        self.learner.load(checkpoint, with_momentum=True)
-        self.id = checkpoint["run"]
+        self.learner.load(checkpoint.learner, with_momentum=True)
+        self.id = checkpoint.run
 
     def _save_checkpoint(self, finished: bool) -> None:
-        content = {
-            "format": FORMAT,
-            "plan": self.plan.to_json(),
-            "split": self.split.to_json(),
-            **self.learner.state(),
-            "run": self.id,
-            "epoch": self.epoch,
-            "seconds": self.seconds,
-            "steps": self.steps,
-            "finished": finished,
-        }
-        with replacing(self.folder.checkpoint) as beside:
-            torch.save(content, beside)
+        state = self.learner.state()
+        Checkpoint(self.plan, self.split, state, self.id, self.epoch, self.seconds, self.steps, finished).save(
+            self.folder.checkpoint
+        )
 
     def _progress(self) -> float:
         """Return the part of the run that is done, 0 … 1."""
@@ -369,25 +238,25 @@ class _Run:
             progress = max(progress, self.seconds / (60 * self.options.max_minutes))
         return min(progress, 1.0)
 
-    def go(self, report: Callable[[Report], None]) -> Report:
+    def go(self, report: Callable[[TrainingReport], None]) -> TrainingReport:
         """Train until the options say stop."""
         with self.learner:
             return self._go(report)
 
-    def _go(self, report: Callable[[Report], None]) -> Report:
-        published = self.rival is not None and self.rival.run == self.id
+    def _go(self, report: Callable[[TrainingReport], None]) -> TrainingReport:
+        published = self.published_run == self.id
         score: float | None = None
         iou: dict[str, float | None] | None = None
         saved = saving = 0.0
         while True:
             began, before = time.monotonic(), self.seconds
-            course = self._train_epoch()
+            made = self._train_epoch()
             self.epoch += 1
             self.seconds = before + time.monotonic() - began
             finished = self._progress() >= 1
             if finished or is_evaluated(self.epoch, self.evaluation_interval):
                 network = self.learner.result()
-                score, iou = judge(network, self.plan, self.learner.precision, self.judged, self.machine)
+                score, iou = score_network(network, self.plan, self.learner.precision, self.regions, self.machine)
                 if self.published_score is None or score >= self.published_score:
                     self.folder.publish(self._model(network, score))
                     self.published_score, published = score, True
@@ -400,14 +269,14 @@ class _Run:
                 self._save_checkpoint(finished)
                 saved = time.monotonic()
                 saving += saved
-            latest = self._report(course, score, iou, published, finished)
+            latest = self._report(made, score, iou, published, finished)
             report(latest)
             if finished:
                 return latest
 
     def _report(
-        self, course: Course, score: float | None, iou: dict[str, float | None] | None, published: bool, finished: bool
-    ) -> Report:
+        self, made: StepsMade, score: float | None, iou: dict[str, float | None] | None, published: bool, finished: bool
+    ) -> TrainingReport:
         best = self.published_score
         if best is None:
             message = "no model is published yet"
@@ -420,8 +289,8 @@ class _Run:
                 "; too few annotated slices to hold any out, or none far enough from the others, so the IoU is that of "
                 "what was trained on"
             )
-        if course.left_out:
-            message += f"; {course.left_out} steps of this epoch were left out, since they had no finite gradient"
+        if made.left_out:
+            message += f"; {made.left_out} steps of this epoch were left out, since they had no finite gradient"
         if self.note:
             message += f"; {self.note}"
         return {
@@ -429,8 +298,8 @@ class _Run:
             "epoch": self.epoch,
             "total_epochs": self.options.max_epochs,
             "seconds": round(self.seconds, 1),
-            "loss": course.loss,
-            "waited": round(course.waited / course.seconds, 4),
+            "loss": made.loss,
+            "waited": round(made.waited / made.seconds, 4),
             "metric": self.metric,
             "score": score,
             "iou": iou,
@@ -440,7 +309,7 @@ class _Run:
             "message": message,
         }
 
-    def _train_epoch(self) -> Course:
+    def _train_epoch(self) -> StepsMade:
         """Train for an epoch, or until the time is up."""
         steps = range(self.steps, self.steps + self.plan.steps_per_epoch)
         began, before = time.monotonic(), self.seconds
@@ -449,16 +318,16 @@ class _Run:
             self.seconds = before + time.monotonic() - began
             return self._progress()
 
-        course = self.learner.train(steps, progress)
+        made = self.learner.train(steps, progress)
         self.steps = steps.stop
         # Short of memory, it goes on with smaller tiles.
         self.plan = self.learner.plan
-        if course.left_out and not self.learner.is_finite():
+        if made.left_out and not self.learner.is_finite():
             raise InputError(
                 f"training: the network's weights aren't finite in epoch {self.epoch + 1}, so {self.folder.checkpoint} "
                 "holds nothing to continue from; train with start 'afresh'"
             )
-        return course
+        return made
 
     def _model(self, trained: nn.Module, score: float) -> Model:
         return Model(

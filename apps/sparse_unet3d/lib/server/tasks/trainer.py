@@ -16,7 +16,10 @@ from lib.core.errors import InputError
 from lib.core.files import write_json
 from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
-from lib.core.training.run import Report, TrainingCase, TrainingOptions, check_painted, train
+from lib.core.training.cases import TrainingCase, check_painted
+from lib.core.training.options import TrainingOptions
+from lib.core.training.report import TrainingReport
+from lib.core.training.run import train
 from lib.server.conf import Conf
 from lib.server.machine import this_machine
 from lib.server.store.annotations import AnnotationReader
@@ -113,7 +116,7 @@ class Trainer(TrainTask):
             write_json(self.folder.stats_path, {**self.stats(), "message": message})
             raise
         logger.info("Training has ended: %s", latest["message"])
-        return latest
+        return dict(latest)
 
 
 def learnable_classes_of(datastore: AnnotationStore, conf: Conf, images: Iterable[str]) -> set[str]:
@@ -192,8 +195,8 @@ class _Progress:
         if self.events:
             self.events.close()
 
-    def report(self, report: Report) -> None:
-        # JSON has no NaN, and /info would fail on one.
+    def report(self, report: TrainingReport) -> None:
+        # JSON has no NaN, and /info would fail with it.
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in report.items()}
         took = timedelta(seconds=round(report["seconds"]))
         # Once there is a total time, Slicer takes the training for finished and stops its progress bar.
@@ -207,7 +210,7 @@ class _Progress:
         self.events.add_scalar("waited", report["waited"], epoch)
         if report["score"] is not None:
             self.events.add_scalar(report["metric"], report["score"], epoch)
-            for name, iou in report["iou"].items():
+            for name, iou in (report["iou"] or {}).items():
                 if iou is not None:
                     self.events.add_scalar(f"{report['metric']}/{name}", iou, epoch)
         self.events.flush()

@@ -1,0 +1,71 @@
+"""What is learnt from: volumes with their annotations, and whether anything can be learnt from them."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.core.errors import InputError
+from lib.core.labels import LabelScheme
+from lib.core.volumes.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingCase:
+    """A volume with its annotation.
+
+    Attributes:
+        id: of the image.
+        volume: the image.
+        annotation: (X, Y, Z) uint8 on the volume's grid, 0 unlabelled, 1 … K foreground, K+1 background.
+    """
+
+    id: str
+    volume: Volume
+    annotation: NDArray[np.uint8]
+
+
+def check_painted(painted: Collection[str], scheme: LabelScheme) -> None:
+    """Refuse annotations that nothing can be learnt from.
+
+    Args:
+        painted: names of the classes that have voxels in any annotation.
+        scheme: the label scheme.
+
+    Raises:
+        InputError: nothing annotated, a single class, or no background.
+    """
+    if not painted:
+        raise InputError("training: nothing is annotated yet; paint some slices, submit them and train again")
+    if len(painted) == 1:
+        (only,) = painted
+        others = ", ".join(name for name in scheme.classes if name != only)
+        raise InputError(
+            f"training: only the class {only!r} is annotated, which leaves nothing to tell it from; "
+            f"paint some of {others} as well, submit and train again"
+        )
+    if scheme.background not in painted:
+        raise InputError(
+            f"training: no voxel of {scheme.background} is annotated in any image, and a model that sees none takes "
+            f"everything for {' or '.join(scheme.foreground)}; paint {scheme.background} in some slices too, submit "
+            "and train again. If all that is unpainted in annotated slices is "
+            f"{scheme.background}, start the server with --conf unpainted background"
+        )
+
+
+def check_cases(cases: Sequence[TrainingCase], scheme: LabelScheme) -> None:
+    """Refuse cases that can't be trained on together.
+
+    Raises:
+        InputError: as ``check_painted``, or unlike numbers of channels.
+    """
+    found = {value for case in cases for value in np.unique(case.annotation).tolist()}
+    check_painted([name for value, name in enumerate(scheme.classes, start=1) if value in found], scheme)
+    first = cases[0]
+    for case in cases[1:]:
+        if case.volume.channels != first.volume.channels:
+            raise InputError(
+                f"training: image {case.id!r} has {case.volume.channels} channel(s), {first.id!r} has "
+                f"{first.volume.channels}; put images recorded in different ways into different folders"
+            )

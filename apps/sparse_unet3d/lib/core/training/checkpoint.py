@@ -1,0 +1,83 @@
+"""The file from which training continues."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib.core.annotation.split import SliceSplit
+from lib.core.errors import InputError
+from lib.core.files import replacing
+from lib.core.labels import LabelScheme
+from lib.core.model.model import FORMAT, check_fit, load_content
+from lib.core.plan.options import PlanOptions
+from lib.core.plan.plan import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Where a training run stands.
+
+    Attributes:
+        plan: how it trains.
+        split: annotated slices that it learns from, and those held out.
+        learner: what ``Learner.state`` returned.
+        run: time when the run started, which identifies it.
+        epoch: epochs done.
+        seconds: duration of training so far.
+        steps: steps made, over all runs since the network was untrained.
+        finished: whether the run came to its end.
+    """
+
+    plan: Plan
+    split: SliceSplit
+    learner: Mapping[str, Any]
+    run: str
+    epoch: int
+    seconds: float
+    steps: int
+    finished: bool
+
+    def save(self, path: Path) -> None:
+        """Write the file, renamed into place."""
+        content = {
+            "format": FORMAT,
+            "plan": self.plan.to_json(),
+            "split": self.split.to_json(),
+            **self.learner,
+            "run": self.run,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "steps": self.steps,
+            "finished": self.finished,
+        }
+        with replacing(path) as beside:
+            torch.save(content, beside)
+
+    @classmethod
+    def load(cls, path: Path, scheme: LabelScheme, channels: int, options: PlanOptions) -> "Checkpoint":
+        """Read a file, and check that it fits what is to be trained.
+
+        Raises:
+            InputError: the file is missing or damaged, or of another label scheme, number of channels, or network.
+        """
+        content = load_content(path)
+        try:
+            plan = Plan.from_json(content["plan"])
+            check_fit(path, plan, scheme, channels)
+            if not plan.agrees_with(options):
+                raise InputError(f"{path}: was trained by another --conf width, spacing, recipe, network or loss")
+            return cls(
+                plan=plan,
+                split=SliceSplit.from_json(content["split"]),
+                learner={key: content[key] for key in ("network", "averaged", "optimiser", "precision")},
+                run=content["run"],
+                epoch=content["epoch"],
+                seconds=content["seconds"],
+                steps=content["steps"],
+                finished=content["finished"],
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path}: is no whole checkpoint ({error})") from error

@@ -1,0 +1,36 @@
+"""What a person sets for one training."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from lib.core.errors import InputError
+
+Start = Literal["continue", "afresh"]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What a person sets for one training.
+
+    Attributes:
+        max_epochs: epochs after which it ends.
+        max_minutes: minutes after which it ends, whichever comes first; 0 for no limit.
+        start: ``continue`` where the last training stood, or ``afresh`` with an untrained network.
+        seed: of all randomness.
+
+    Raises:
+        InputError: a value outside what is possible.
+    """
+
+    max_epochs: int = 100
+    max_minutes: float = 0.0
+    start: Start = "continue"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_epochs < 1:
+            raise InputError(f"max_epochs: {self.max_epochs}; give a whole number of at least 1")
+        if self.max_minutes < 0:
+            raise InputError(f"max_minutes: {self.max_minutes}; give 0 (no limit) or more")
+        if self.start not in get_args(Start):
+            raise InputError(f"start: {self.start!r}; give one of {', '.join(get_args(Start))}")
