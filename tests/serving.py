@@ -119,7 +119,7 @@ def wait_until(condition: Callable[[], object], process: "subprocess.Popen[Any] 
 class Server:
     """``monailabel start_server`` with the app, on a free port."""
 
-    def __init__(self, studies: Path, folder: Path, **conf: str) -> None:
+    def __init__(self, studies: Path, folder: Path, app: Path = APP, **conf: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -129,7 +129,7 @@ class Server:
         self.tmp = folder / "tmp"
         self.tmp.mkdir()
         options = [word for key, value in conf.items() for word in ("--conf", key, value)]
-        command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP)]
+        command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [*command, "--studies", str(studies), "--host", "127.0.0.1", "--port", str(self.port), *options],

@@ -1,1 +1,1 @@
-"""The 3-D U-Net, its tile arithmetic and its batch normalisation; no data and no training."""
+"""Architectures: the 3-D U-Net, tile sizes, batch normalisation, evaluators; no data and no training."""
