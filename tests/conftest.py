@@ -7,6 +7,7 @@ import pytest
 
 from dense_volumes import write_balls
 from lib.core.device.memory import keep_freed_memory
+from project import APP
 from serving import Server
 
 # As in a training process: without it the tests that train take half as long again.
@@ -26,7 +27,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
     started: list[Server] = []
 
     def start(studies: Path, **conf: str) -> Server:
-        started.append(Server(studies, tmp_path_factory.mktemp("server"), **conf))
+        started.append(Server(studies, tmp_path_factory.mktemp("server"), APP, **conf))
         return started[-1]
 
     yield start
