@@ -123,7 +123,8 @@ def test_drawing_weights_leaves_others_random_numbers_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    with learner():
+    with learner() as ours:
+        ours.result()
         assert torch.equal(torch.rand(3), expected)
 
 

@@ -117,7 +117,8 @@ class Learner:
                 self._first_tiles.append(self._draw(len(self._first_tiles)))
             with half_precision(self.device, self.precision):
                 averaged = by_average_statistics(averaged, (_batch(image) for image, _ in self._first_tiles))
-        network = build_network(self.plan).to(self.device)
+        with torch.random.fork_rng(devices=[]):
+            network = build_network(self.plan).to(self.device)
         network.load_state_dict(averaged.state_dict())
         return network.eval()
 
