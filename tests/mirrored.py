@@ -27,5 +27,6 @@ def mirrored_tile(image: Tensor) -> Tensor:
     """Return (1, C, *tile): the smallest valid input whose output covers an image (C, *spatial)."""
     sizes = [length + 2 * CONTEXT + (SMALLEST - length - 2 * CONTEXT) % LATTICE for length in image.shape[1:]]
     result = mirrored(image, CONTEXT + LATTICE)
-    x, y, z = (slice(LATTICE, LATTICE + size) for size in sizes)
-    return result[None, :, x, y, z]
+    box = (slice(None), *(slice(LATTICE, LATTICE + size) for size in sizes))
+    tile: Tensor = result[box]
+    return tile.unsqueeze(0)

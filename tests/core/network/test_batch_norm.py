@@ -122,7 +122,7 @@ def test_of_a_large_volume_some_tiles_that_do_not_overlap_are_taken() -> None:
     with torch.no_grad():
         features = first_convolution(image[None])[0].double().flatten(1)
     assert (first_norm.running_mean.double() - features.mean(dim=1)).abs().max() < 0.1 * features.std(dim=1).max()
-    starts = [origin[0] - 44 for origin in sample_tiles(image, tile, 10**9, PAPER.tiles).origins]
+    starts = [origin[0] - 44 for origin in sample_tiles(image, tile, 10**9, PAPER).origins]
     assert len(starts) >= 3
     assert all(abs(one - other) >= 92 for one, other in itertools.combinations(starts, 2))
     assert all(-4 <= start <= 320 - 92 + 4 for start in starts)

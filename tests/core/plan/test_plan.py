@@ -141,3 +141,16 @@ def test_other_number_of_channels_is_refused() -> None:
     plan = make_plan([volume((40, 40, 20))], SCHEME, PlanOptions(), "cpu")
     with pytest.raises(InputError, match=r"2 channel\(s\).* trained on 3"):
         prepare_image(volume((40, 40, 20), channels=2), plan)
+
+
+def test_a_context_that_the_network_cannot_use_is_refused() -> None:
+    with pytest.raises(InputError, match=r"context 18; expected 14 or 44"):
+        Plan(SCHEME, 1, None, 8, (132, 132, 132), context=18)
+
+
+def test_statistics_of_thin_volumes_are_taken_of_all_that_fits() -> None:
+    """Of 8 million voxels at width 8; a mirrored volume of 20 slices repeats itself after 40."""
+    plan = make_plan([volume((800, 800, 20), channels=1)], SCHEME, PlanOptions(width=8), "cpu")
+    across, down, thin = plan.test_tile
+    assert thin - 88 >= 20
+    assert 0.9 * 8_000_000 < across * down * 40 <= 8_000_000

@@ -91,6 +91,12 @@ def test_another_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert set(np.unique(labels)) == {0, 1}
 
 
+def test_another_network_by_the_papers_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "shallow", ShallowArchitecture())
+    models, _ = trained(tmp_path, PlanOptions(width=4, network="shallow", recipe="paper"), epochs=1)
+    assert models.load(SCHEME).plan.context == 4
+
+
 def test_residual_blocks_with_deep_supervision(tmp_path: Path) -> None:
     models, labels = trained(tmp_path, PlanOptions(width=2, network="residual"))
     assert models.load(SCHEME).plan.network == "residual"

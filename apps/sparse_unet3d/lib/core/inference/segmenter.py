@@ -80,7 +80,7 @@ class Segmenter:
         return self._predict(image, machine, lambda tiling: _labels_and_entropy(image, tiling, progress))
 
     def segment_at(self, image: PreparedImage, places: Sequence[Place], machine: Machine) -> list[NDArray[np.uint8]]:
-        """Segment groups of voxels and no more around them than that takes; of a whole volume where that is less work.
+        """Segment groups of voxels with the surroundings that they need, or the whole volume if that is less work.
 
         Args:
             image: prepared by the plan of this network.

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from lib.core.network.architecture import Architecture
 from lib.core.network.batch_norm import (
     Sample,
     by_mixed_statistics,
@@ -14,7 +16,7 @@ from lib.core.network.batch_norm import (
     by_volume_statistics,
 )
 from lib.core.network.crop import channels_last
-from lib.core.network.mirroring import cut_tile
+from lib.core.network.mirroring import cut
 from lib.core.network.tile_sizes import TileSizes
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import SAMPLED, STATISTICS_WORK
@@ -38,11 +40,11 @@ def settle_statistics(network: nn.Module, image: Tensor, plan: Plan, device: str
     if plan.statistics == "tile":
         return by_tile_statistics(placed)
     settle = by_volume_statistics if plan.statistics == "volume" else by_mixed_statistics
-    sample = sample_tiles(image, plan.test_tile, STATISTICS_WORK // plan.width, plan.architecture.tiles)
-    return settle(placed, Sample(channels_last(sample.tiles.to(device)), sample.origins, sample.shape))
+    sample = sample_tiles(image, plan.test_tile, STATISTICS_WORK // plan.width, plan.architecture)
+    return settle(placed, replace(sample, given=channels_last(sample.given.to(device))), plan.architecture.compute)
 
 
-def sample_tiles(image: Tensor, tile: Sequence[int], most: int, tiles: TileSizes) -> Sample:
+def sample_tiles(image: Tensor, tile: Sequence[int], most: int, architecture: Architecture) -> Sample:
     """Cut the tiles out of an image that its statistics are taken of.
 
     A tile that covers the image stands for all of it. Of a larger image these are up to ``SAMPLED`` tiles that have no
@@ -51,19 +53,21 @@ def sample_tiles(image: Tensor, tile: Sequence[int], most: int, tiles: TileSizes
     Args:
         image: (C, *spatial).
         tile: input sizes; less is taken of an image that needs less.
-        most: voxels that the tiles may have together; one tile is always taken.
-        tiles: the network's tile sizes.
+        most: voxels that may be computed together; one tile is always taken.
+        architecture: the network's.
     """
-    shape = image.shape[1:]
+    shape, tiles = image.shape[1:], architecture.tiles
     tile = tiles.no_larger_than_needed(tile, shape)
     along = [_apart(length, size, tiles) for length, size in zip(shape, tile, strict=True)]
-    count = min(SAMPLED, max(1, most // math.prod(tile)))
+    given = architecture.given_shape(shape, tile)
+    count = min(SAMPLED, max(1, most // math.prod(given)))
     parts = [[((number * (axis + 1)) % count + 0.5) / count for axis in range(len(shape))] for number in range(count)]
     # Where few fit along the axes, several parts may mean the same tile.
     origins = dict.fromkeys(
         tuple(places[int(at * len(places))] for places, at in zip(along, part, strict=True)) for part in parts
     )
-    return Sample(torch.cat([cut_tile(image, origin, tile, tiles) for origin in origins]), list(origins), shape)
+    inputs = [cut(image, [start - tiles.context for start in origin], given, tiles) for origin in origins]
+    return Sample(torch.cat(inputs), tile, list(origins), shape)
 
 
 def _apart(length: int, size: int, tiles: TileSizes) -> list[int]:

@@ -76,7 +76,7 @@ class ModelFolder:
             known = json.loads(self.history_path.read_text(encoding="utf-8"))
             return [entry for entry in known if isinstance(entry, dict) and entry.keys() >= fields]
         except (FileNotFoundError, TypeError, ValueError):
-            # A damaged file is begun anew: it only serves estimates.
+            # A damaged file is replaced, because it serves estimates only.
             return []
 
     def _published_run(self) -> str | None:

@@ -1,4 +1,4 @@
-"""A trained network with the plan it was trained by, and the folder that keeps models."""
+"""A trained network, the plan that it was trained by, and its file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,6 +88,8 @@ class Model:
                 epoch=content["epoch"],
                 precision=content.get("precision", torch.float32),
             )
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: is no whole model file ({error}); remove it and train again") from error
 

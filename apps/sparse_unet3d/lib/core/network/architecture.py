@@ -2,10 +2,11 @@
 
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .evaluator import Evaluator, WholeTiles
 from .tile_sizes import TileSizes
@@ -45,6 +46,26 @@ class Architecture(ABC):
         # Nobody else's random numbers change.
         with torch.random.fork_rng(devices=[]):
             return TileSizes.of(*(self.build(1, 2, width=1, dims=2, padded=padded) for padded in (False, True)))
+
+    def given_shape(self, shape: Sequence[int], tile: Sequence[int]) -> tuple[int, ...]:
+        """Return the size of the input from which ``compute`` computes a tile.
+
+        Args:
+            shape: the volume in voxels.
+            tile: valid input sizes.
+        """
+        return tuple(tile)
+
+    def compute(self, network: nn.Module, given: Tensor, tile: Sequence[int]) -> Tensor:
+        """Compute the logits (N, classes, *output) of tiles at once, every layer called as a module.
+
+        Args:
+            network: built by this architecture.
+            given: (N, C, *given), see ``given_shape``.
+            tile: valid input sizes.
+        """
+        logits: Tensor = network(given)
+        return logits
 
     def evaluator(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> Evaluator:
         """Return what runs a network, its statistics frozen, over tiles.

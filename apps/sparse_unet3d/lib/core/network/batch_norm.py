@@ -12,6 +12,7 @@ The paper normalises by the current statistics at test time too. There are four 
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ ROWS_AT_ONCE = 8
 """Rows of features that are converted to float32 together."""
 
 Network = TypeVar("Network", bound=nn.Module)
+
+Compute = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
+"""``Architecture.compute``."""
 
 Moments = tuple[Tensor, Tensor]
 """Mean and variance of each channel."""
@@ -90,27 +94,35 @@ class Sample:
     """Tiles that stand for a volume when its statistics are taken.
 
     Attributes:
-        tiles: (N, C, *tile).
+        given: (N, C, *given), what ``Architecture.compute`` takes of the tiles.
+        tile: valid input sizes.
         origins: for each tile, the voxel of the volume at which its output starts.
         shape: the volume in voxels.
     """
 
-    tiles: Tensor
+    given: Tensor
+    tile: tuple[int, ...]
     origins: Sequence[Sequence[int]]
     shape: Sequence[int]
 
 
-def by_volume_statistics(network: Network, sample: Sample) -> Network:
-    """Return a copy of the network that normalises by the statistics of a volume."""
-    return _settled(network, sample, lambda _kept, found: found)
+def by_volume_statistics(network: Network, sample: Sample, compute: Compute) -> Network:
+    """Return a copy of the network that normalises by the statistics of a volume.
+
+    Args:
+        network: any network with batch normalisation.
+        sample: of the volume.
+        compute: ``Architecture.compute`` of the network's architecture.
+    """
+    return _settled(network, sample, compute, lambda _kept, found: found)
 
 
-def by_mixed_statistics(network: Network, sample: Sample) -> Network:
+def by_mixed_statistics(network: Network, sample: Sample, compute: Compute) -> Network:
     """Return a copy of the network that normalises by the averages kept in it and by the statistics of a volume.
 
     Mean and variance are those of a mixture, half of it with the averages, half of it with the volume's statistics.
     """
-    return _settled(network, sample, _mixed)
+    return _settled(network, sample, compute, _mixed)
 
 
 def _mixed(kept: Moments, found: Moments) -> Moments:
@@ -119,7 +131,9 @@ def _mixed(kept: Moments, found: Moments) -> Moments:
 
 
 @torch.no_grad()
-def _settled(network: Network, sample: Sample, combine: Callable[[Moments, Moments], Moments]) -> Network:
+def _settled(
+    network: Network, sample: Sample, compute: Compute, combine: Callable[[Moments, Moments], Moments]
+) -> Network:
     """Settle all layers in one pass: each is given its statistics before its output goes on.
 
     When the network is used, the features of each layer then have the statistics that they are normalised by.
@@ -130,7 +144,7 @@ def _settled(network: Network, sample: Sample, combine: Callable[[Moments, Momen
         for layer, lattice in _lattices(settled).items()
     ]
     if hooks:
-        settled(sample.tiles)
+        compute(settled, sample.given, sample.tile)
     for hook in hooks:
         hook.remove()
     return settled
@@ -157,32 +171,44 @@ class _Settle:
             buffer.copy_(value)
 
     def _boxes(self, sizes: Sequence[int]) -> Iterable[tuple[Any, ...]]:
-        """Yield the box of each tile's features (tile, channels, *spatial) that lies inside the volume."""
-        start, step = self.lattice
-        for number, origin in enumerate(self.sample.origins):
-            box = [
-                _inside(size, (-begin - start) / step, (length - begin - start) / step)
-                for size, begin, length in zip(sizes, origin, self.sample.shape, strict=True)
+        """Yield boxes of features (tile, channels, *spatial) that together hold each place of the volume once."""
+        sample, (start, step) = self.sample, self.lattice
+        for number, origin in enumerate(sample.origins):
+            along = [
+                _inside(
+                    size,
+                    (-begin - start) / step,
+                    (length - begin - start) / step,
+                    given // step if given < tile else None,
+                )
+                for size, begin, length, given, tile in zip(
+                    sizes, origin, sample.shape, sample.given.shape[2:], sample.tile, strict=True
+                )
             ]
-            yield (number, slice(None), *box)
+            for box in itertools.product(*along):
+                yield (number, slice(None), *box)
 
 
-def _inside(size: int, low: float, high: float) -> slice:
+def _inside(size: int, low: float, high: float, period: int | None) -> list[slice]:
     """Return the features along an axis whose middles lie inside the volume.
 
     Args:
         size: features there are.
         low: where the volume begins, counted in features from the first one's beginning.
         high: where it ends.
+        period: features after which they repeat themselves; None: those beyond the last aren't known.
 
     Returns:
-        In a volume smaller than a feature, the feature in its middle.
+        One slice or two without overlap; in a volume smaller than a feature, the feature in its middle.
     """
     first, end = max(0, math.ceil(low - 0.5)), math.ceil(high - 0.5)
     if end <= first:
         first = math.floor((low + high) / 2)
         end = first + 1
-    return slice(first, min(end, size))
+    if period is None:
+        return [slice(first, min(end, size))]
+    first, end = first % period, first % period + end - first
+    return [slice(first, end)] if end <= size else [slice(first, size), slice(size - period, end - period)]
 
 
 def _moments(features: Tensor, boxes: Iterable[tuple[Any, ...]]) -> Moments:

@@ -1,7 +1,7 @@
 """What a network sees outside of a volume: the volume's mirror image (section 1.1, after the u-net).
 
-Along each axis, a mirrored volume repeats itself. A thin volume repeats itself within a tile; there the repeat is made
-a multiple of the lattice, so that the poolings see the same pairs again and ``repetition`` can save work.
+Along each axis, a mirrored volume repeats itself. In a tile that covers a thin volume, the repeat is lengthened to a
+multiple of the lattice. The poolings then see the same pairs again, and ``repetition`` can save work.
 """
 
 import math
@@ -33,8 +33,8 @@ def period(length: int, tiles: TileSizes) -> int | None:
 def mirror(positions: NDArray[np.int64], length: int, tiles: TileSizes) -> NDArray[np.int64]:
     """Map positions outside ``0 … length - 1`` to those they mirror, repeatedly where the volume is thin.
 
-    The border voxel is not repeated: -1 becomes 1. A volume of one voxel repeats it. Where there is a ``period``, the
-    volume is first mirrored behind its end to half of that and one voxel more, mostly by up to 3 voxels.
+    The border voxel is not repeated: -1 becomes 1. A volume of one voxel repeats it. If the axis has a ``period``, the
+    volume is first extended at its end by mirroring, to ``period / 2 + 1`` voxels. This mostly adds up to 3.
     """
     repeat = period(length, tiles)
     return _folded(positions if repeat is None else _folded(positions, repeat // 2 + 1), length)

@@ -1,21 +1,26 @@
-"""Input that repeats itself, computed once: what makes thin volumes cheap to segment.
+"""Input that repeats itself, computed once by the paper's network: what makes thin volumes cheap to segment.
 
 A thin volume, mirrored at its borders, repeats itself within a tile, and so do all features that a network computes
 from it. Along an axis that the tile covers, one ``period`` is given; features are held once, and repeated where a layer
 needs more of them. Measured: 36×50×36 voxels take a quarter of the input voxels.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from .crop import channels_last
 from .mirroring import period
-from .tile_sizes import TileSizes
+from .tile_sizes import TileSizes, crops, shrinkage
+from .unet import UNet
 
 
 def given_shape(shape: Sequence[int], tile: Sequence[int], tiles: TileSizes) -> tuple[int, ...]:
-    """Return the voxels that are given of a tile: one period along the axes that it covers and that have one.
+    """Return the size of the input to compute: one period along each axis that the tile covers and that has a period.
+
+    Along the other axes it is the tile's size.
 
     Args:
         shape: the volume in voxels.
@@ -34,12 +39,59 @@ def extended(features: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def cropped(features: Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Tensor:
-    """Cut a box out of features (N, C, *spatial); where it reaches beyond their end, they repeat themselves."""
-    for axis, (start, size) in enumerate(zip(starts, sizes, strict=True), start=2):
-        length = features.shape[axis]
-        if start + size <= length:
-            features = features.narrow(axis, start, size)
-        else:
-            rows = torch.arange(start, start + size, device=features.device) % length
-            features = features.index_select(axis, rows)
-    return features
+    """Cut a box out of features (N, C, *spatial); where it reaches beyond their end, they repeat themselves.
+
+    The channels of the box are last in memory.
+    """
+    if not any(starts) and tuple(sizes) == features.shape[2:]:
+        return channels_last(features)
+    layout = torch.channels_last_3d if features.ndim == 5 else torch.channels_last
+    shape = (*features.shape[:2], *sizes)
+    box = torch.empty(shape, dtype=features.dtype, device=features.device, memory_format=layout)
+    along = [_pieces(*axis) for axis in zip(features.shape[2:], starts, sizes, strict=True)]
+    for pieces in itertools.product(*along):
+        source, target = zip(*pieces, strict=True)
+        there, here = (..., *source), (..., *target)
+        box[here] = features[there]
+    return box
+
+
+def _pieces(length: int, start: int, size: int) -> list[tuple[slice, slice]]:
+    """Return what of repeated features lies where in a box, along an axis: slices of the features and of the box."""
+    pieces, done = [], 0
+    while done < size:
+        first = (start + done) % length
+        count = min(length - first, size - done)
+        pieces.append((slice(first, first + count), slice(done, done + count)))
+        done += count
+    return pieces
+
+
+def compute_repeated(network: UNet, given: Tensor, tile: Sequence[int]) -> Tensor:
+    """Compute the logits of a tile from what is given of it; the layers' hooks run as in ``network(...)``.
+
+    Args:
+        network: the paper's network, not padded.
+        given: (N, C, *given), see ``given_shape``.
+        tile: valid input sizes that it stands for.
+
+    Returns:
+        (N, classes, *output), the logits of the whole tile.
+    """
+    repeats = [size < wanted for size, wanted in zip(given.shape[2:], tile, strict=True)]
+    sizes, features, shortcuts = list(tile), given, list[Tensor]()
+    for level, step in enumerate(network.analysis):
+        if level:
+            features, sizes = network.pool(features), [size // 2 for size in sizes]
+        lost = shrinkage(step.modules())
+        features = step(extended(features, [lost * repeat for repeat in repeats]))
+        sizes = [size - lost for size in sizes]
+        shortcuts.append(features)
+    features = cropped(shortcuts.pop(), [0] * len(sizes), sizes)
+    steps = [[*step.modules()] for step in network.analysis], [[*step.modules()] for step in network.synthesis]
+    for crop, up, step in zip(reversed(crops(*steps)), network.up, network.synthesis, strict=True):
+        features = up(features)
+        shortcut = cropped(shortcuts.pop(), [crop] * len(sizes), features.shape[2:])
+        features = step(channels_last(torch.cat([features, shortcut], dim=1)))
+    logits: Tensor = network.classify(features)
+    return logits

@@ -1,8 +1,8 @@
 """The U-Net evaluated in slabs of a few rows, with frozen statistics: any length of a volume in bounded memory.
 
-Each layer computes as many rows along the first spatial axis as it has input for and keeps the rows that the next slab
-needs too, so that nothing is computed twice and no border is wasted along that axis. Only features that a later
-shortcut needs are kept. The result is that of one pass over the whole input (to rounding).
+Along the first spatial axis, each layer computes all rows that its input allows, and keeps the input rows that the next
+slab needs. No row is computed twice, and no border is wasted along that axis. Only features that a later shortcut needs
+are kept. The result is that of one pass over the whole input (to rounding).
 """
 
 import copy
@@ -23,7 +23,7 @@ from .crop import channels_last
 from .evaluator import RESERVE
 from .mirroring import cut
 from .repetition import cropped, extended, given_shape
-from .tile_sizes import TileSizes
+from .tile_sizes import TileSizes, crops, shrinkage
 from .unet import UNet
 
 THICKNESS = 16
@@ -54,7 +54,7 @@ class Slabs:
         self._up = [self._placed(up) for up in network.up]
         self._classify = self._placed(network.classify)
         self._pool = network.pool
-        self._crops = _crops(self._analysis, self._synthesis)
+        self._crops = crops(self._analysis, self._synthesis)
 
     def _folded(self, step: Any) -> list[Any]:
         """Return the convolutions of a resolution step, each with the normalisation that follows it."""
@@ -89,7 +89,7 @@ class Slabs:
                 multiple of the lattice, of an input that repeats itself.
 
         Yields:
-            (1, classes, rows, *across - 88) float32, logits; together those of the whole input.
+            (1, classes, rows, *output) float32, logits; together those of the whole input.
         """
         sizes = _sizes(across, self._analysis)
         shortcuts = [
@@ -105,8 +105,8 @@ class Slabs:
                 if level:
                     features = pools[level - 1](features)
                 if features is not None:
-                    lost = _shrinkage(self._analysis[level])
-                    features = channels_last(extended(features, [0, *(lost * repeat for repeat in repeats)]))
+                    lost = shrinkage(self._analysis[level])
+                    features = extended(features, [0, *(lost * repeat for repeat in repeats)])
                 features = _through(step, features)
                 if level < len(shortcuts):
                     shortcuts[level].keep(features)
@@ -127,7 +127,7 @@ class Slabs:
             first, second = step
             features = first.in_channels + first.out_channels + second.out_channels
             computing = max(computing, 2 * features * (thickness + 2) * math.prod(across))
-            lost = _shrinkage(step)
+            lost = shrinkage(step)
             if level < len(self._crops):
                 taken = math.prod(size - lost - 2 * self._crops[level] for size in across)
                 # The synthesis path lags behind by the rows cropped, and what two slabs hold.
@@ -138,24 +138,11 @@ class Slabs:
         return RESERVE + (waiting + computing) * self.dtype.itemsize
 
 
-def _shrinkage(step: Sequence[Any]) -> int:
-    """Return the voxels that the convolutions of a resolution step take off along each axis."""
-    return sum(layer.kernel_size[0] - 1 for layer in step)
-
-
-def _crops(analysis: Sequence[Sequence[Any]], synthesis: Sequence[Sequence[Any]]) -> list[int]:
-    """Return by how many voxels, on each side, shortcuts exceed what the synthesis path takes of them, finest first."""
-    crops = [_shrinkage(analysis[-1])]
-    for down, up in zip(reversed(analysis[1:-1]), synthesis, strict=False):
-        crops.insert(0, _shrinkage(down) + 2 * crops[0] + _shrinkage(up))
-    return crops
-
-
 def _sizes(across: Sequence[int], analysis: Sequence[Sequence[Any]]) -> list[list[int]]:
     """Return the sizes of the features of each resolution step of the analysis path, given those of the input."""
-    sizes = [[size - _shrinkage(analysis[0]) for size in across]]
+    sizes = [[size - shrinkage(analysis[0]) for size in across]]
     for step in analysis[1:]:
-        sizes.append([size // 2 - _shrinkage(step) for size in sizes[-1]])
+        sizes.append([size // 2 - shrinkage(step) for size in sizes[-1]])
     return sizes
 
 
@@ -220,7 +207,7 @@ class _Shortcut:
             self.slabs.append(channels_last(kept))
 
     def joined_to(self, features: Tensor) -> Tensor:
-        """Return features of the synthesis path with as many rows of the shortcut as further channels."""
+        """Return the features, with the shortcut's features for the same rows appended as channels."""
         wanted, due = features.shape[_ROWS], list[Tensor]()
         while wanted:
             slab = self.slabs.popleft()

@@ -1,4 +1,4 @@
-"""Which tile to take for a volume: the one with least computation in the memory there is, or with most output."""
+"""Choose a tile: the cheapest that fits into memory (inference), or the one with the most output (training)."""
 
 import functools
 import itertools
@@ -57,8 +57,31 @@ def _axis_choices(tiles: TileSizes, length: int) -> list[tuple[int, int]]:
     return choices
 
 
-def choose_training_tile(tiles: TileSizes, shape: Sequence[int], most: int, context: int) -> tuple[int, ...]:
+def choose_largest_tile(
+    tiles: TileSizes, shape: Sequence[int], most: int, input_size: Callable[[int, int], int]
+) -> tuple[int, ...]:
     """Choose the tile with the most output inside a volume among those that are small enough.
+
+    Args:
+        tiles: the network's.
+        shape: the volume in voxels.
+        most: input voxels that may be computed.
+        input_size: what is computed along an axis, given the volume's length and the tile's size along it.
+
+    Returns:
+        Valid input sizes for each axis; the smallest tile if even that is too large.
+    """
+    sizes = [range(tiles.smallest, tiles.input_size(length) + 1, tiles.lattice) for length in shape]
+    along = list(zip(shape, sizes, strict=True))
+    voxels = _products([input_size(length, size) for size in axis] for length, axis in along)
+    output = _products([min(tiles.output_size(size), length) for size in axis] for length, axis in along)
+    # Small enough first, then most output, then fewest voxels.
+    best = np.lexsort((voxels.ravel(), -output.ravel(), np.maximum(voxels, most).ravel()))[0]
+    return tuple(int(axis[index]) for axis, index in zip(sizes, np.unravel_index(best, voxels.shape), strict=True))
+
+
+def choose_training_tile(tiles: TileSizes, shape: Sequence[int], most: int, context: int) -> tuple[int, ...]:
+    """Choose the training tile with the most output.
 
     Args:
         tiles: the network's.
@@ -67,16 +90,9 @@ def choose_training_tile(tiles: TileSizes, shape: Sequence[int], most: int, cont
         context: voxels on each side of the output.
 
     Returns:
-        Valid input sizes for each axis; the smallest tile if even that is too large.
+        Valid input sizes for each axis, see ``choose_largest_tile``.
     """
-    sizes = [range(tiles.smallest, tiles.input_size(length) + 1, tiles.lattice) for length in shape]
-    voxels = _products([tiles.output_size(size) + 2 * context for size in axis] for axis in sizes)
-    output = _products(
-        [min(tiles.output_size(size), length) for size in axis] for length, axis in zip(shape, sizes, strict=True)
-    )
-    # Small enough first, then most output, then fewest voxels.
-    best = np.lexsort((voxels.ravel(), -output.ravel(), np.maximum(voxels, most).ravel()))[0]
-    return tuple(int(axis[index]) for axis, index in zip(sizes, np.unravel_index(best, voxels.shape), strict=True))
+    return choose_largest_tile(tiles, shape, most, lambda _, size: tiles.output_size(size) + 2 * context)
 
 
 def _products(factors: Iterable[Sequence[int]]) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ All of it follows from the network's layers.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -107,7 +107,8 @@ def layers(network: nn.Module) -> Iterator[tuple[nn.Module, float, int]]:
     Args:
         network: ``network.analysis`` and ``network.synthesis`` list its resolution steps, in the order in which data
             flows. A pooling by two lies between steps of the analysis path, an up-convolution by two before each step
-            of the synthesis path. The convolutions of a step follow one another.
+            of the synthesis path. The convolutions of a step follow one another; their kernels are as long along all
+            axes, without stride or dilation.
 
     Yields:
         Each layer of these steps and where its output lies: the first feature begins ``start`` voxels after the first
@@ -126,6 +127,27 @@ def layers(network: nn.Module) -> Iterator[tuple[nn.Module, float, int]]:
             yield layer, start, size
 
 
+def shrinkage(step: Iterable[nn.Module]) -> int:
+    """Return the features that the layers of a resolution step take off along an axis, both ends together."""
+    return sum(map(_lost, step))
+
+
+def crops(analysis: Sequence[Iterable[nn.Module]], synthesis: Sequence[Iterable[nn.Module]]) -> list[int]:
+    """Return by how many features, on each side, shortcuts exceed what the synthesis path takes of them.
+
+    Args:
+        analysis: the layers of each resolution step, finest first.
+        synthesis: the same, coarsest first.
+
+    Returns:
+        One number for each shortcut connection, finest first.
+    """
+    found = [shrinkage(analysis[-1])]
+    for down, up in zip(reversed(analysis[1:-1]), synthesis, strict=False):
+        found.insert(0, shrinkage(down) + 2 * found[0] + shrinkage(up))
+    return found
+
+
 def _lost(layer: nn.Module) -> int:
     """Return the features that a layer takes off along an axis, both ends together."""
     if not isinstance(layer, nn.Conv2d | nn.Conv3d):
@@ -138,7 +160,7 @@ def _passes(network: nn.Module, size: int) -> bool:
     steps: list[nn.Module] = [*network.analysis, *network.synthesis]  # type: ignore[misc]
     poolings = len(network.analysis) - 1  # type: ignore[arg-type]
     for number, step in enumerate(steps):
-        size -= sum(map(_lost, step.modules()))
+        size -= shrinkage(step.modules())
         if size < 1 or (number < poolings and size % 2):
             return False
         size = size // 2 if number < poolings else 2 * size

@@ -13,7 +13,7 @@ def as_in_paper(plan: Plan) -> Plan:
         plan,
         recipe="paper",
         tile=PAPER_TILE,
-        context=PAPER.tiles.context,
+        context=plan.architecture.tiles.context,
         statistics="tile",
         test_tile=PAPER_TILE,
         centres="voxels",

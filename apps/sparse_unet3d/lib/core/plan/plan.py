@@ -92,6 +92,8 @@ class Plan:
             if invalid:
                 nearest = tiles.next_valid(invalid[0])
                 raise InputError(f"plan: tile {tile}: {invalid[0]} is no valid size; take {nearest}")
+        if self.context not in (tiles.padded_context, tiles.context):
+            raise InputError(f"plan: context {self.context}; expected {tiles.padded_context} or {tiles.context}")
 
     @property
     def architecture(self) -> Architecture:
@@ -151,5 +153,5 @@ class Plan:
         return dataclasses.replace(self, statistics=wanted)
 
     def continued(self, options: PlanOptions) -> "Plan":
-        """Return the plan for going on with training, with all that a person may choose anew then."""
+        """Return the plan for continued training, with the options that a person may change then."""
         return dataclasses.replace(self, statistics=options.statistics or self.statistics, unpainted=options.unpainted)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from lib.core.labels import LabelScheme
+from lib.core.network.architecture import Architecture
 from lib.core.network.architectures import architecture
-from lib.core.network.tile_choice import choose_training_tile
-from lib.core.network.tile_sizes import TileSizes
+from lib.core.network.tile_choice import choose_largest_tile, choose_training_tile
 from lib.core.volumes.volume import Volume
 from lib.core.volumes.working_grid import WorkingGrid
 
@@ -29,13 +29,13 @@ CPU_WIDTH = 8
 """Default width without a GPU: on the paper's tile, a step of its width takes about 15 s on two cores, of this 2 s."""
 
 LARGE = 3
-"""A volume with so many times the voxels that fit at once is sampled at several places rather than at one."""
+"""A volume is sampled at several places if it has more than this many times the voxels of one pass."""
 
 MOST_ELONGATED = 2.0
 """Largest ratio between the sides of a working voxel; the paper's are nearly cubes (1.76 × 1.76 × 2.04 µm)."""
 
 SAMPLED = 5
-"""Most tiles of which the statistics of a large volume are taken."""
+"""Largest number of tiles for the statistics of a large volume."""
 
 STATISTICS_WORK = 64_000_000
 """Most voxels of these tiles together, times the network's width: at once in memory, about 2 GB in float32."""
@@ -57,7 +57,8 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
     on_cpu = torch.device(device).type == "cpu"
     spacing = options.spacing or _nearly_cubic(np.median([volume.spacing for volume in volumes], axis=0).tolist())
     largest = np.max([WorkingGrid.of(volume.shape, volume.spacing, spacing).working for volume in volumes], axis=0)
-    tiles = architecture(options.network).tiles
+    network = architecture(options.network)
+    tiles = network.tiles
     context = tiles.padded_context if on_cpu else tiles.context
     width = options.width or (CPU_WIDTH if on_cpu else PAPER_WIDTH)
     plan = Plan(
@@ -68,7 +69,7 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
         unpainted=options.unpainted,
         tile=choose_training_tile(tiles, largest.tolist(), CPU_TILE_VOXELS if on_cpu else TILE_VOXELS, context),
         context=context,
-        test_tile=_choose_test_tile(tiles, largest.tolist(), width),
+        test_tile=_choose_test_tile(network, largest.tolist(), width),
         network=options.network,
         loss=options.loss,
     )
@@ -77,21 +78,26 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
     return dataclasses.replace(plan, statistics=options.statistics or plan.statistics)
 
 
-def _choose_test_tile(tiles: TileSizes, shape: Sequence[int], width: int) -> tuple[int, ...]:
-    """Choose the tile that statistics are taken of: a whole volume where memory allows that on any computer.
+def _choose_test_tile(architecture: Architecture, shape: Sequence[int], width: int) -> tuple[int, ...]:
+    """Choose the tile for statistics.
 
-    Otherwise one tile that has a good part of it, or of a large volume one of several.
+    It covers the volume if that takes about 2 GB at most. If not, it is as large as that limit allows; of a large
+    volume, several smaller tiles are used.
     """
     most = STATISTICS_WORK // width
     if math.prod(shape) > LARGE * most:
         most //= SAMPLED
-    return choose_training_tile(tiles, shape, most, tiles.context)
+
+    def input_size(length: int, size: int) -> int:
+        return architecture.given_shape((length,), (size,))[0]
+
+    return choose_largest_tile(architecture.tiles, shape, most, input_size)
 
 
 def _nearly_cubic(voxel_size: Sequence[float]) -> tuple[float, ...] | None:
     """Return a working voxel size for volumes whose voxels are far from cubes; None where their own will do.
 
-    The network's context is 88 voxels along each axis. Where the voxels of one axis are over twice as large as those
+    The network sees 44 voxels on each side of its output. Where the voxels of one axis are over twice as large as those
     of another, the finer axes are coarsened to half the largest size, so that it sees about as far along all of them.
     """
     largest = max(voxel_size)

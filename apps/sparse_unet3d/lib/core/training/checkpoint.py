@@ -65,7 +65,10 @@ class Checkpoint:
         """
         content = load_content(path)
         try:
-            plan = Plan.from_json(content["plan"])
+            try:
+                plan = Plan.from_json(content["plan"])
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
             check_fit(path, plan, scheme, channels)
             if not plan.agrees_with(options):
                 raise InputError(f"{path}: was trained by another --conf width, spacing, recipe, network or loss")

@@ -1,4 +1,4 @@
-"""How well a network agrees with paint: IoU on annotated voxels, of which only the surroundings are segmented."""
+"""How well a network agrees with paint: IoU on annotated voxels. Only they and their surroundings are segmented."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -44,7 +44,7 @@ class ScoredRegion:
     def of(
         cls, image: PreparedImage, annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice]
     ) -> "ScoredRegion":
-        """Group the labelled voxels of an annotation such that little beside them has to be segmented.
+        """Group the labelled voxels so that few other voxels have to be segmented.
 
         Args:
             image: the image.

@@ -108,7 +108,8 @@ class Learner:
     def result(self) -> nn.Module:
         """Return the network that is scored and published: the average of the weights, with statistics of its own.
 
-        Its analysis path is not padded, whatever the network in training has.
+        Its analysis path is not padded. Batch normalisation's averages are those of the network in training, whose
+        analysis path may be padded.
         """
         averaged = self.averaged.module
         if self.plan.batch_norm and self.plan.statistics in OF_TRAINING:
