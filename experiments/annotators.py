@@ -1,7 +1,7 @@
 """Simulated annotators, who let a strategy choose each next slice."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, TypedDict
@@ -21,7 +21,7 @@ from lib.core.metrics import confusion, iou_per_class, mean_iou
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
-from lib.core.training.learner import Learner
+from lib.core.training.learner import Learner, LearnerState
 
 from .provenance import commit, machine_name
 from .strategies import STRATEGIES, Generator, StrategyInput
@@ -211,7 +211,7 @@ class _Player:
     def __init__(self, subject: Subject, plan: Plan, seed: int, device: str) -> None:
         self.subject, self.plan, self.seed = subject, plan, seed
         self.machine = Machine(device, MEMORY)
-        self._state: Mapping[str, Any] | None = None
+        self._state: LearnerState | None = None
         self._steps = 0
         self._network: nn.Module | None = None
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
 from lib.core.training.cases import TrainingCase
-from lib.core.training.learner import Learner
+from lib.core.training.learner import Learner, LearnerState
 from lib.core.training.options import TrainingOptions
 from lib.core.training.report import TrainingReport
 from lib.core.training.run import train
@@ -211,7 +212,7 @@ def _train(learner: Learner, given: MethodInput, steps: int) -> nn.Module:
     done = 0
     if checkpoint.is_file():
         content = load_content(checkpoint)
-        learner.load(content, with_momentum=True)
+        learner.load(cast(LearnerState, content), with_momentum=True)
         done = content["steps"]
 
     def keep() -> None:

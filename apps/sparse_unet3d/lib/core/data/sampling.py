@@ -163,8 +163,8 @@ class TileSampler:
             if not torch.any(labels != UNLABELLED):
                 continue
             drawn = frame, volume(positions), labels
-            # Of a constant, batch normalisation makes noise, and its gradients are as large as its input is small.
-            # A network that never sees one learns as much.
+            # Batch normalisation turns a constant tile into noise with large gradients. Leaving such tiles out loses
+            # nothing.
             if attempt >= CONSTANT_ATTEMPTS or not is_constant(drawn[1]):
                 break
         if drawn is None:

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from lib.core.errors import InputError
 from lib.core.files import replacing, write_json
@@ -12,6 +12,21 @@ from lib.core.labels import LabelScheme
 from lib.core.plan.paper import choices, differences
 
 from .model import Model, check_fit, load_content
+
+
+class ScoredModel(TypedDict):
+    """What is remembered of a model's score.
+
+    Attributes:
+        run, epoch, metric, score: as in ``Model``.
+        slices: annotated slices that the model was trained on or scored by.
+    """
+
+    run: str
+    epoch: int
+    slices: int
+    metric: str
+    score: float
 
 
 class ModelFolder:
@@ -66,14 +81,14 @@ class ModelFolder:
     def remember(self, model: Model) -> None:
         """Add a model's score to the history, published or not."""
         slices = sum(map(len, (*model.split.training.values(), *model.split.validation.values())))
-        entry = {"run": model.run, "epoch": model.epoch, "slices": slices, "metric": model.metric, "score": model.score}
+        entry = ScoredModel(run=model.run, epoch=model.epoch, slices=slices, metric=model.metric, score=model.score)
         write_json(self.history_path, [*self.history(), entry])
 
-    def history(self) -> list[dict[str, Any]]:
-        """Return ``run``, ``epoch``, annotated ``slices``, ``metric`` and ``score`` of what was remembered so far."""
-        fields = {"run", "epoch", "slices", "metric", "score"}
+    def history(self) -> list[ScoredModel]:
+        """Return the scores that were remembered so far."""
+        fields = ScoredModel.__required_keys__
         try:
-            known = json.loads(self.history_path.read_text(encoding="utf-8"))
+            known: list[ScoredModel] = json.loads(self.history_path.read_text(encoding="utf-8"))
             return [entry for entry in known if isinstance(entry, dict) and entry.keys() >= fields]
         except (FileNotFoundError, TypeError, ValueError):
             # A damaged file is replaced, because it serves estimates only.

@@ -1,9 +1,7 @@
 """The file from which training continues."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +12,8 @@ from lib.core.labels import LabelScheme
 from lib.core.model.model import FORMAT, check_fit, load_content
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
+
+from .learner import LearnerState
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Checkpoint:
 
     plan: Plan
     split: SliceSplit
-    learner: Mapping[str, Any]
+    learner: LearnerState
     run: str
     epoch: int
     seconds: float
@@ -75,7 +75,12 @@ class Checkpoint:
             return cls(
                 plan=plan,
                 split=SliceSplit.from_json(content["split"]),
-                learner={key: content[key] for key in ("network", "averaged", "optimiser", "precision")},
+                learner={
+                    "network": content["network"],
+                    "averaged": content["averaged"],
+                    "optimiser": content["optimiser"],
+                    "precision": content["precision"],
+                },
                 run=content["run"],
                 epoch=content["epoch"],
                 seconds=content["seconds"],

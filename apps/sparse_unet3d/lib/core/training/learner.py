@@ -3,10 +3,10 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -52,6 +52,15 @@ class StepsMade:
     seconds: float
     waited: float
     left_out: int
+
+
+class LearnerState(TypedDict):
+    """What a learner needs to go on: state dictionaries of torch, and the format to compute in."""
+
+    network: dict[str, Any]
+    averaged: dict[str, Any]
+    optimiser: dict[str, Any]
+    precision: torch.dtype
 
 
 class Learner:
@@ -127,7 +136,7 @@ class Learner:
         """Tell whether all weights are finite; no step makes them otherwise."""
         return all(bool(torch.isfinite(weights).all()) for weights in self.network.parameters())
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> LearnerState:
         """Return what ``load`` needs to go on from here."""
         return {
             "network": self.network.state_dict(),
@@ -136,7 +145,7 @@ class Learner:
             "precision": self.precision,
         }
 
-    def load(self, state: Mapping[str, Any], with_momentum: bool) -> None:
+    def load(self, state: LearnerState, with_momentum: bool) -> None:
         """Take over the weights that ``state`` returned; to go on with a run, its momentum and its precision too."""
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
