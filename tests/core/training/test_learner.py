@@ -62,7 +62,7 @@ def test_steps_are_those_of_plain_torch(device: str) -> None:
         course = ours.train(range(step, step + 1), lambda part=part: part)  # type: ignore[misc]
         assert course.loss == pytest.approx(float(loss.detach()), rel=5e-4)
         assert course.labelled == int(labelled.sum())
-    # Sums in another order round otherwise, by 1e-6 in the first gradient and by 1e-2 in the third. A step is 2e-2 long.
+    # Sums in another order round otherwise: by 1e-6 in the first gradient, by 1e-2 in the third. A step is 2e-2 long.
     for name, value in network.state_dict().items():
         torch.testing.assert_close(ours.network.state_dict()[name], value, rtol=1e-3, atol=2e-3, msg=name)
     result = ours.result()
