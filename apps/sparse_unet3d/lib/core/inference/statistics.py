@@ -16,7 +16,7 @@ from lib.core.network.batch_norm import (
     by_volume_statistics,
 )
 from lib.core.network.crop import channels_last
-from lib.core.network.mirroring import cut
+from lib.core.network.mirroring import cut_tile
 from lib.core.network.tile_sizes import TileSizes
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import SAMPLED, STATISTICS_WORK
@@ -66,7 +66,7 @@ def sample_tiles(image: Tensor, tile: Sequence[int], most: int, architecture: Ar
     origins = dict.fromkeys(
         tuple(places[int(at * len(places))] for places, at in zip(along, part, strict=True)) for part in parts
     )
-    inputs = [cut(image, [start - tiles.context for start in origin], given, tiles) for origin in origins]
+    inputs = [cut_tile(image, origin, given, tiles) for origin in origins]
     return Sample(torch.cat(inputs), tile, list(origins), shape)
 
 

@@ -35,7 +35,7 @@ class _CentreCrop(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        whole = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=_layout(gradient))
+        whole = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=layout_of(gradient))
         whole.zero_()[ctx.box] = gradient
         return whole, None
 
@@ -48,8 +48,9 @@ def _middle(lengths: Sequence[int], sizes: Sequence[int]) -> list[slice]:
 
 def channels_last(features: Tensor) -> Tensor:
     """Put channels last in memory: measured 1.3 to 1.5 times faster forward on CPUs, in 3-D."""
-    return features.contiguous(memory_format=_layout(features))
+    return features.contiguous(memory_format=layout_of(features))
 
 
-def _layout(features: Tensor) -> torch.memory_format:
+def layout_of(features: Tensor) -> torch.memory_format:
+    """Return the memory format of features, or weights, whose channels are last."""
     return torch.channels_last_3d if features.ndim == 5 else torch.channels_last

@@ -48,7 +48,9 @@ class WholeTiles:
 
     def __init__(self, network: nn.Module, tiles: TileSizes, dtype: torch.dtype = torch.float32) -> None:
         self.network, self.tiles, self.dtype = network, tiles, dtype
-        self.device = next(network.parameters()).device
+        first = next(network.parameters())
+        self.device = first.device
+        self._values_per_voxel = _values_per_voxel(network, dims=first.ndim - 2)
 
     @torch.inference_mode()
     def evaluate(self, image: Tensor, origin: Sequence[int], tile: Sequence[int]) -> Iterator[Tensor]:
@@ -60,8 +62,7 @@ class WholeTiles:
 
     def peak_memory(self, tile: Sequence[int]) -> int:
         """Estimate the most bytes of a tile: all features at once, more than are ever kept."""
-        values = _values_per_voxel(self.network, len(tile)) * math.prod(tile)
-        return RESERVE + int(values * self.dtype.itemsize)
+        return RESERVE + int(self._values_per_voxel * math.prod(tile) * self.dtype.itemsize)
 
 
 def _values_per_voxel(network: nn.Module, dims: int) -> float:

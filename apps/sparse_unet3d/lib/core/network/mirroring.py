@@ -68,12 +68,12 @@ def cut(image: Tensor, start: Sequence[int], size: Sequence[int], tiles: TileSiz
 
 
 def cut_tile(image: Tensor, origin: Sequence[int], tile: Sequence[int], tiles: TileSizes) -> Tensor:
-    """Cut an input tile out of an image.
+    """Cut an input tile, or what is given of it, out of an image.
 
     Args:
         image: (C, *spatial).
         origin: voxel at which the tile's output starts.
-        tile: valid input sizes.
+        tile: in voxels.
         tiles: the network's.
 
     Returns:

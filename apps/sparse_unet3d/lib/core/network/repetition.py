@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .crop import channels_last
+from .crop import channels_last, layout_of
 from .mirroring import period
 from .tile_sizes import TileSizes, crops, shrinkage
 from .unet import UNet
@@ -45,9 +45,8 @@ def cropped(features: Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Te
     """
     if not any(starts) and tuple(sizes) == features.shape[2:]:
         return channels_last(features)
-    layout = torch.channels_last_3d if features.ndim == 5 else torch.channels_last
     shape = (*features.shape[:2], *sizes)
-    box = torch.empty(shape, dtype=features.dtype, device=features.device, memory_format=layout)
+    box = torch.empty(shape, dtype=features.dtype, device=features.device, memory_format=layout_of(features))
     along = [_pieces(*axis) for axis in zip(features.shape[2:], starts, sizes, strict=True)]
     for pieces in itertools.product(*along):
         source, target = zip(*pieces, strict=True)
@@ -88,8 +87,8 @@ def compute_repeated(network: UNet, given: Tensor, tile: Sequence[int]) -> Tenso
         sizes = [size - lost for size in sizes]
         shortcuts.append(features)
     features = cropped(shortcuts.pop(), [0] * len(sizes), sizes)
-    steps = [[*step.modules()] for step in network.analysis], [[*step.modules()] for step in network.synthesis]
-    for crop, up, step in zip(reversed(crops(*steps)), network.up, network.synthesis, strict=True):
+    paths = ([step.modules() for step in path] for path in (network.analysis, network.synthesis))
+    for crop, up, step in zip(reversed(crops(*paths)), network.up, network.synthesis, strict=True):
         features = up(features)
         shortcut = cropped(shortcuts.pop(), [crop] * len(sizes), features.shape[2:])
         features = step(channels_last(torch.cat([features, shortcut], dim=1)))

@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib.core.device.precision import onednn_convolves
 
-from .crop import channels_last
+from .crop import channels_last, layout_of
 from .evaluator import RESERVE
 from .mirroring import cut
 from .repetition import cropped, extended, given_shape
@@ -65,8 +65,7 @@ class Slabs:
         ]
 
     def _placed(self, layer: Any) -> Any:
-        layout = torch.channels_last_3d if layer.weight.ndim == 5 else torch.channels_last
-        return copy.deepcopy(layer).to(self.dtype, memory_format=layout).requires_grad_(False)
+        return copy.deepcopy(layer).to(self.dtype, memory_format=layout_of(layer.weight)).requires_grad_(False)
 
     def evaluate(self, image: Tensor, origin: Sequence[int], tile: Sequence[int]) -> Iterator[Tensor]:
         """Compute the logits of one tile, slab by slab; see ``Evaluator``."""
@@ -114,7 +113,7 @@ class Slabs:
                 features = cropped(features, [0] * (1 + len(across)), [features.shape[_ROWS], *sizes[-1]])
             for up, step, shortcut in zip(self._up, synthesis, reversed(shortcuts), strict=True):
                 if features is not None:
-                    features = shortcut.joined_to(up(channels_last(features)))
+                    features = shortcut.joined_to(up(features))
                 features = _through(step, features)
             if features is not None:
                 yield self._classify(features).float()
@@ -204,7 +203,7 @@ class _Shortcut:
         if drop < slab.shape[_ROWS]:
             rows = slab[:, :, drop:]
             kept = cropped(rows, [0, *(self.crop for _ in self.across)], [rows.shape[_ROWS], *self.across])
-            self.slabs.append(channels_last(kept))
+            self.slabs.append(kept)
 
     def joined_to(self, features: Tensor) -> Tensor:
         """Return the features, with the shortcut's features for the same rows appended as channels."""

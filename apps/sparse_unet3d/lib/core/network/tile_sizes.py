@@ -114,17 +114,13 @@ def layers(network: nn.Module) -> Iterator[tuple[nn.Module, float, int]]:
         Each layer of these steps and where its output lies: the first feature begins ``start`` voxels after the first
         voxel of the tile, and each feature stands for ``size`` voxels.
     """
-    start, size = 0.0, 1
-    for level, step in enumerate(network.analysis):  # type: ignore[arg-type]
-        size = 1 << level
+    steps: list[nn.Module] = [*network.analysis, *network.synthesis]  # type: ignore[misc]
+    coarsest = len(network.analysis) - 1  # type: ignore[arg-type]
+    start = 0.0
+    for level, step in zip([*range(coarsest + 1), *reversed(range(coarsest))], steps, strict=True):
         for layer in step.modules():
-            start += size * _lost(layer) / 2
-            yield layer, start, size
-    for step in network.synthesis:  # type: ignore[union-attr]
-        size //= 2
-        for layer in step.modules():
-            start += size * _lost(layer) / 2
-            yield layer, start, size
+            start += _lost(layer) * (1 << level) / 2
+            yield layer, start, 1 << level
 
 
 def shrinkage(step: Iterable[nn.Module]) -> int:
