@@ -1,4 +1,6 @@
-"""The error whose message is written for users."""
+"""The error whose message is written for users, and the check that raises it most often."""
+
+from collections.abc import Collection
 
 
 class InputError(ValueError):
@@ -6,3 +8,13 @@ class InputError(ValueError):
 
     The message names the file (or option), the value found, the value expected and what to do.
     """
+
+
+def check_one_of(option: str, value: str, known: Collection[str]) -> None:
+    """Refuse a name that isn't among the known ones.
+
+    Raises:
+        InputError: names the option, the value and what is known.
+    """
+    if value not in known:
+        raise InputError(f"{option}: {value!r}; give one of {', '.join(known)}")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from lib.core.errors import InputError
+from lib.core.errors import check_one_of
 
 from .cross_entropy import weighted_cross_entropy
 from .dice import dice_and_cross_entropy
@@ -27,6 +27,5 @@ def loss_named(name: str) -> Loss:
     Raises:
         InputError: there is none of that name.
     """
-    if name not in LOSSES:
-        raise InputError(f"loss: {name!r}; give one of {', '.join(LOSSES)}")
+    check_one_of("loss", name, LOSSES)
     return LOSSES[name]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lib.core.errors import InputError
+from lib.core.errors import check_one_of
 
 from .architecture import Architecture
 from .repetition import compute_repeated, given_shape
@@ -47,6 +47,5 @@ def architecture(name: str) -> Architecture:
     Raises:
         InputError: there is none of that name.
     """
-    if name not in ARCHITECTURES:
-        raise InputError(f"network: {name!r}; give one of {', '.join(ARCHITECTURES)}")
+    check_one_of("network", name, ARCHITECTURES)
     return ARCHITECTURES[name]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lib.core.annotation.slices import Unpainted
-from lib.core.errors import InputError
+from lib.core.errors import InputError, check_one_of
 from lib.core.loss.losses import loss_named
 from lib.core.network.architectures import architecture
 from lib.core.network.batch_norm import Statistics
@@ -43,11 +43,9 @@ class PlanOptions:
             raise InputError(f"width: {self.width} feature maps; give a whole number of at least 1, the paper's is 32")
         if self.spacing is not None and (len(self.spacing) != 3 or not all(0 < s < math.inf for s in self.spacing)):
             raise InputError(f"spacing: {self.spacing}; give three positive numbers, e.g. 1.76,1.76,2.04")
-        if self.statistics is not None and self.statistics not in get_args(Statistics):
-            raise InputError(f"statistics: {self.statistics!r}; give one of {', '.join(get_args(Statistics))}")
-        if self.unpainted not in get_args(Unpainted):
-            raise InputError(f"unpainted: {self.unpainted!r}; give one of {', '.join(get_args(Unpainted))}")
-        if self.recipe not in get_args(Recipe):
-            raise InputError(f"recipe: {self.recipe!r}; give one of {', '.join(get_args(Recipe))}")
+        if self.statistics is not None:
+            check_one_of("statistics", self.statistics, get_args(Statistics))
+        check_one_of("unpainted", self.unpainted, get_args(Unpainted))
+        check_one_of("recipe", self.recipe, get_args(Recipe))
         architecture(self.network)
         loss_named(self.loss)

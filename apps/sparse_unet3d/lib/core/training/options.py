@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from lib.core.errors import InputError
+from lib.core.errors import InputError, check_one_of
 
 Start = Literal["continue", "afresh"]
 
@@ -32,5 +32,4 @@ class TrainingOptions:
             raise InputError(f"max_epochs: {self.max_epochs}; give a whole number of at least 1")
         if self.max_minutes < 0:
             raise InputError(f"max_minutes: {self.max_minutes}; give 0 (no limit) or more")
-        if self.start not in get_args(Start):
-            raise InputError(f"start: {self.start!r}; give one of {', '.join(get_args(Start))}")
+        check_one_of("start", self.start, get_args(Start))
