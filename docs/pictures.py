@@ -23,12 +23,13 @@ sys.path[:0] = [str(PROJECT / path) for path in ("apps/sparse_unet3d", "tests", 
 
 from annotator import CLASSES, PREDICTED, Annotator  # noqa: E402
 from lib.core.annotation.slices import AnnotatedSlice, keep_slices  # noqa: E402
-from lib.core.labels import ANNOTATE_HERE, LabelScheme  # noqa: E402
+from lib.core.labels import LabelScheme  # noqa: E402
 from lib.core.volumes.intensity import scale_intensity  # noqa: E402
 from lib.core.volumes.reading import read_label_map, read_volume  # noqa: E402
 from lib.core.volumes.volume import Volume  # noqa: E402
 from lib.phantom.samples import make_samples  # noqa: E402
 from lib.report.pictures import composite, view  # noqa: E402
+from lib.server.slicer.segments import ANNOTATE_HERE  # noqa: E402
 from lib.simulation.annotator import choose_slices, paint_slices, truth_as_annotation  # noqa: E402
 from serving import Server  # noqa: E402
 

@@ -19,6 +19,7 @@ from lib.core.plan.plan import PAPER_WIDTH
 from lib.core.plan.planning import CPU_WIDTH
 from lib.server.conf import Conf
 from lib.server.slicer.replies import errors_for_clients, not_found, submission_reply
+from lib.server.slicer.segments import all_segments
 from lib.server.store.datastore import AnnotationStore, SubmittedLabel
 from lib.server.store.studies import require_folder
 from lib.server.tasks.accept_slice import AcceptSlice
@@ -52,7 +53,7 @@ class SparseUNet3D(MONAILabelApp):
             name="Sparse U-Net 3D",
             description="Learns a dense segmentation from a few annotated slices (Çiçek et al. 2016)",
             version="0.1.0",
-            labels=list(self.settings.scheme.segments),
+            labels=list(all_segments(self.settings.scheme)),
         )
         # Otherwise MONAI Label starts a scoring process, which takes 10 s, at every Next Sample.
         self._auto_update_scoring = False

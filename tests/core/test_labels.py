@@ -9,14 +9,6 @@ def test_values_and_names_of_the_default_scheme() -> None:
     scheme = LabelScheme.parse("inside,tubule", "outside")
     assert scheme.classes == ("inside", "tubule", "outside")
     assert scheme.background_value == 3
-    assert scheme.segments == (
-        "inside (predicted)",
-        "tubule (predicted)",
-        "annotate here",
-        "inside",
-        "tubule",
-        "outside",
-    )
 
 
 def test_targets_are_background_zero_and_unlabelled_ignored() -> None:
@@ -29,11 +21,6 @@ def test_targets_are_background_zero_and_unlabelled_ignored() -> None:
     [
         ("inside,inside", "outside", "'inside' is given twice"),
         ("inside,outside", "outside", "'outside' is given twice"),
-        ("inside", "background", "'background' is reserved"),
-        ("Background", "outside", "'Background' is reserved"),
-        ("foreground_scribbles", "outside", "reserved"),
-        ("inside (predicted)", "outside", "reserved"),
-        ("annotate here", "outside", "reserved"),
         ("inside,", "outside", "empty class name"),
         ("inside", " ", "empty class name"),
         ("a;b", "outside", "--conf labels 'a;b': .*';' in a place"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lib.core.labels import LabelScheme
+from lib.server.slicer.segments import all_segments
 from lib.server.store.submission import SchemeError
 from serving import paint, snapshot, stored, write_label
 from stores import label_info, open_store, submit
@@ -72,7 +73,7 @@ def test_another_scheme_goes_by_names(studies: Path, tmp_path: Path) -> None:
     final = stored(studies, "final")
     for voxel, value in np.ndenumerate(paint()):
         assert final[voxel] == {0: 0, 1: 3, 2: 2, 3: 4}[int(value)]
-    assert list(label_info(studies, "original")["params"]["label_names"]) == list(wider.segments)
+    assert list(label_info(studies, "original")["params"]["label_names"]) == list(all_segments(wider))
     assert (studies / "labels/version_1/a.nii.gz").read_bytes() == version
     open_store(studies)
     assert (stored(studies, "final") == paint()).all()

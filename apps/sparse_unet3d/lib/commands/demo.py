@@ -26,6 +26,7 @@ from lib.core.volumes.volume import Volume
 from lib.report.demo_report import Segmented, write_demo_report
 from lib.report.demo_result import DemoResult, Epoch, Scores, Summary, Training, VolumeScores
 from lib.report.page import two_digits
+from lib.server.slicer.segments import predicted_segments
 from lib.simulation.annotator import export_like_slicer, paint_slices, truth_as_annotation
 from lib.simulation.cases import Case, label_scheme, read_cases
 
@@ -219,7 +220,7 @@ def segment(client: MONAILabelClient, image_id: str, volume: Volume, scheme: Lab
     # A list names the values 1, 2, …; a dictionary gives the value of each name.
     values = names if isinstance(names, dict) else {name: value for value, name in enumerate(names, start=1)}
     prediction = np.zeros(result.shape, np.uint8)
-    for value, name in enumerate(scheme.predicted, start=1):
+    for value, name in enumerate(predicted_segments(scheme), start=1):
         prediction[result == values[name]] = value
     return prediction
 

@@ -28,15 +28,6 @@ UNLABELLED = 0
 IGNORED = -1
 """Value of an unlabelled voxel among the network's targets."""
 
-PREDICTED = " (predicted)"
-"""Ending of the names of the model's segments. It keeps Slicer from replacing painted segments by them."""
-
-ANNOTATE_HERE = "annotate here"
-"""Name of the segment that marks the slices to annotate next."""
-
-RESERVED = ("background", "foreground_scribbles", "background_scribbles", ANNOTATE_HERE)
-"""Names that 3D Slicer's plugin drops on submit, or that this software uses itself."""
-
 SEPARATORS = ";|:=\\{}[]<>，、；｜：،؛"
 """Characters of lists and mappings in other notations than ``--conf labels`` has; forbidden in class names."""
 
@@ -59,7 +50,7 @@ class LabelScheme:
         background: name of the background class that people paint.
 
     Raises:
-        InputError: no foreground class or too many; an empty, repeated or reserved name.
+        InputError: no foreground class or too many; an empty or repeated name.
     """
 
     foreground: tuple[str, ...]
@@ -74,11 +65,6 @@ class LabelScheme:
         for name in self.classes:
             if not name:
                 raise InputError(f"labels: an empty class name among {', '.join(map(repr, self.classes))}; remove it")
-            if name.lower() in RESERVED or name.endswith(PREDICTED):
-                raise InputError(
-                    f"labels: the class name {name!r} is reserved (3D Slicer or this software uses it itself); "
-                    f"choose another, e.g. 'outside' for the background class"
-                )
             if name in seen:
                 raise InputError(f"labels: the class name {name!r} is given twice; each class needs its own name")
             seen.add(name)
@@ -104,21 +90,6 @@ class LabelScheme:
     def background_value(self) -> int:
         """Annotation value of the painted background: K + 1."""
         return len(self.foreground) + 1
-
-    @property
-    def predicted(self) -> tuple[str, ...]:
-        """Names of the model's segments; the prediction value of the i-th is i + 1."""
-        return tuple(name + PREDICTED for name in self.foreground)
-
-    @property
-    def not_paint(self) -> tuple[str, ...]:
-        """Names of the segments that the server fills. Their voxels are never an annotation."""
-        return (*self.predicted, ANNOTATE_HERE)
-
-    @property
-    def segments(self) -> tuple[str, ...]:
-        """All segment names in Slicer's order of creation: the server's first, so that paint lies on top."""
-        return (*self.not_paint, *self.classes)
 
     def targets(self, annotation: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Return an annotation as the network's targets, same shape: ``IGNORED``, 0 background, 1 … K foreground."""

@@ -14,6 +14,7 @@ from lib.core.loss.losses import LOSSES
 from lib.core.network.architectures import ARCHITECTURES
 from lib.core.network.batch_norm import Statistics
 from lib.core.plan.options import PlanOptions, Recipe
+from lib.server.slicer.segments import check_class_names
 from lib.server.store.submission import ZeroMeans
 
 KEYS = {
@@ -79,8 +80,10 @@ class Conf:
         if unknown:
             known = "; ".join(f"{key}: {meaning}" for key, meaning in KEYS.items())
             raise InputError(f"--conf {', '.join(unknown)}: no such option. Known are {known}")
+        scheme = LabelScheme.parse(conf.get("labels", "inside,tubule"), conf.get("background", "outside"))
+        check_class_names(scheme)
         return cls(
-            scheme=LabelScheme.parse(conf.get("labels", "inside,tubule"), conf.get("background", "outside")),
+            scheme=scheme,
             models=Path(conf.get("models") or Path(studies, "models")).absolute(),
             plan=PlanOptions(
                 width=_whole_number(conf, "width"),

@@ -22,6 +22,7 @@ from lib.core.volumes.image_files import images_among, is_image
 from lib.core.volumes.reading import read_file, read_volume
 from lib.server.records import AnnotationInfo, PredictionInfo
 from lib.server.slicer.replies import errors_for_clients, not_found
+from lib.server.slicer.segments import predicted_segments
 
 from .annotations import FINAL
 from .label_files import now
@@ -134,7 +135,7 @@ class AnnotationStore(ReadyMadeStore):
         Raises:
             HTTPException: 404 for an unknown image.
         """
-        names = {name: value for value, name in enumerate(self.scheme.predicted, start=1)}
+        names = {name: value for value, name in enumerate(predicted_segments(self.scheme), start=1)}
         with self._changing():
             # Somebody may have removed the image while the model was at work.
             self._require(image_id)

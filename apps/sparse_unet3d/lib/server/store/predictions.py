@@ -12,6 +12,7 @@ from lib.core.volumes.grids import onto_grid
 from lib.core.volumes.reading import read_label_map
 from lib.core.volumes.volume import Placed
 from lib.server.records import ModelFacts, PredictionInfo
+from lib.server.slicer.segments import predicted_segments
 
 from .datastore import PREDICTION, AnnotationStore
 
@@ -51,11 +52,11 @@ def stored_prediction(store: AnnotationStore, image_id: str, image: Placed, sche
     if PREDICTION not in store.get_labels_by_image_id(image_id):
         raise InputError(f"image {image_id!r}: there is no prediction of it yet")
     info = store.prediction_info(image_id)
-    names = list(info.get("label_names", {}))
-    if names != list(scheme.predicted):
+    names, expected = list(info.get("label_names", {})), predicted_segments(scheme)
+    if names != list(expected):
         raise InputError(
             f"image {image_id!r}: the stored prediction is one of {', '.join(names) or 'unknown classes'}, not of "
-            f"{', '.join(scheme.predicted)}"
+            f"{', '.join(expected)}"
         )
     # Earlier versions of this software didn't store the checksum.
     if info.get("image") is not None and info["image"] != store.checksum(image_id):

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from lib.core.annotation.slices import annotated_slices
 from lib.core.annotation.split import plane_flags
 from lib.core.errors import InputError
-from lib.core.labels import RESERVED, UNLABELLED, LabelScheme
+from lib.core.labels import UNLABELLED, LabelScheme
 from lib.core.volumes.grids import box_onto_grid, onto_grid
 from lib.core.volumes.reading import read_geometry, read_label_map
 from lib.core.volumes.slicer_segmentation import SlicerSegmentation, is_slicer_segmentation, read_slicer_segmentation
 from lib.core.volumes.volume import LabelMap
+from lib.server.slicer.segments import RESERVED, server_segments
 from lib.server.slicer.slice_names import SliceNames
 
 ZeroMeans = Literal["0", "none"]
@@ -229,7 +230,7 @@ def _table(
     for value, name in enumerate(names, start=1):
         if name in scheme.classes:
             table[value] = scheme.classes.index(name) + 1
-        elif name in scheme.not_paint:
+        elif name in server_segments(scheme):
             covered = [other for other in names[: value - 1] if other in scheme.classes]
             if value in painted and covered:
                 warnings.append(
@@ -258,7 +259,7 @@ def _paint_of_segments(segmentation: SlicerSegmentation, scheme: LabelScheme) ->
             value = scheme.classes.index(segment.name) + 1
             several |= mask & (paint > 0) & (paint != value)
             paint[mask] = value
-        elif segment.name not in scheme.not_paint and (mask.any() or segment.name not in RESERVED):
+        elif segment.name not in server_segments(scheme) and (mask.any() or segment.name not in RESERVED):
             # An empty segment with a reserved name is Slicer's own; its plugin leaves these out of label maps.
             warnings.append(_unknown(segment.name, bool(mask.any()), scheme))
     if several.any():

@@ -15,6 +15,7 @@ from lib.core.labels import LabelScheme
 from lib.core.volumes.grids import onto_grid
 from lib.core.volumes.reading import read_geometry, read_label_map, write_label_map
 from lib.server.records import AnnotationInfo, PreviousVersion
+from lib.server.slicer.segments import all_segments, server_segments
 from lib.server.slicer.slice_names import SliceNames
 
 from .annotations import FINAL, ORIGINAL, VERSION, AnnotationReader
@@ -149,8 +150,8 @@ class VersionStore(AnnotationReader):
         # Slicer creates its segments from this list, and later segments overwrite earlier ones on submit, so the
         # server's segments come first. Slicer needs values that are contiguous from 1, so the paint moves up.
         shifted = np.zeros_like(annotation)
-        np.add(annotation, np.uint8(len(self.scheme.not_paint)), out=shifted, where=annotation > 0)
-        names = {name: value for value, name in enumerate(self.scheme.segments, start=1)}
+        np.add(annotation, np.uint8(len(server_segments(self.scheme))), out=shifted, where=annotation > 0)
+        names = {name: value for value, name in enumerate(all_segments(self.scheme), start=1)}
         shown = affine if slicer_affine is None else slicer_affine
         original: AnnotationInfo = {**info, "label_names": names, "params": {"label_names": names}}
         self._store(image_id, ORIGINAL, shifted, shown, original)
@@ -243,7 +244,7 @@ class VersionStore(AnnotationReader):
         return (
             final["version"] == original.get("version")
             and list(final.get("label_names", ())) == list(self.scheme.classes)
-            and list(original.get("label_names", ())) == list(self.scheme.segments)
+            and list(original.get("label_names", ())) == list(all_segments(self.scheme))
         )
 
     def _label_names(self) -> dict[str, int]:

@@ -23,6 +23,7 @@ from lib.core.volumes.volume import Placed, Volume
 from lib.server.conf import Conf
 from lib.server.machine import this_machine
 from lib.server.records import PredictionInfo
+from lib.server.slicer.segments import predicted_segments
 from lib.server.store.datastore import AnnotationStore
 from lib.server.store.predictions import facts
 
@@ -42,7 +43,7 @@ class Segmentation(InferTask):
     def __init__(self, conf: Conf, datastore: AnnotationStore) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
-            labels={name: value for value, name in enumerate(conf.scheme.predicted, start=1)},
+            labels={name: value for value, name in enumerate(predicted_segments(conf.scheme), start=1)},
             dimension=3,
             description="Dense segmentation by the published model",
         )

@@ -6,8 +6,8 @@ from typing import Any
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from lib.core.errors import InputError
-from lib.core.labels import ANNOTATE_HERE
 from lib.server.slicer.marks import mark_slices
+from lib.server.slicer.segments import ANNOTATE_HERE
 from lib.server.slicer.slice_names import SliceNames
 
 from .infer import result_ending, write_result
