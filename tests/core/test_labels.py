@@ -24,7 +24,7 @@ def test_targets_are_background_zero_and_unlabelled_ignored() -> None:
         ("inside,", "outside", "empty class name"),
         ("inside", " ", "empty class name"),
         ("a;b", "outside", "--conf labels 'a;b': .*';' in a place"),
-        ("a b|c", "outside", "commas between, e.g. --conf labels inside,tubule"),
+        ("a b|c", "outside", "separated by commas, e.g. --conf labels inside,tubule"),
         ('{"a": 1, "b": 2}', "outside", "'{' in a place"),
         ("'a,b'", "outside", 'the class name "\'a"'),
         ('a,"b"', "outside", "'\"' in a place"),
@@ -47,7 +47,7 @@ def test_bad_names_are_refused_by_name(labels: str, background: str, named: str)
 
 @pytest.mark.parametrize("text", ["(a,b)", "a,b)", "(a)"])
 def test_brackets_around_a_list_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="commas between"):
+    with pytest.raises(InputError, match="separated by commas"):
         LabelScheme.parse(text, "outside")
 
 

@@ -184,7 +184,7 @@ def test_a_published_model_is_replaced_only_by_one_as_good_on_the_same_slices(tm
     poor = run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001, start="afresh", seed=1)
     assert not poor["published"]
     assert poor["score"] < poor["best_metric"] == pytest.approx(good["best_metric"], abs=1e-6)
-    assert "keeps its place" in poor["message"]
+    assert "is kept until" in poor["message"]
     assert (tmp_path / "model.pt").read_bytes() == before
     assert not (tmp_path / "archive").exists()
 

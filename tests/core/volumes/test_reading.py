@@ -130,7 +130,7 @@ def test_voxels_of_nan_in_some_channels_are_told(tmp_path):
     masked[0, ..., 1] = np.nan
     volume = read_volume(save_nifti(tmp_path / "image.nii", masked))
     assert volume.outside is None
-    assert "some of the channels" in volume.notes[0]
+    assert "NaN in only some channels" in volume.notes[0]
     assert (volume.array[1, 0] == np.nanmin(masked[..., 1])).all()
 
 

@@ -75,7 +75,7 @@ def test_another_format_is_one_class_and_one_line(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.affine, AFFINE)
     np.testing.assert_array_equal(open_image(path).read(BOX), VOXELS[(slice(None), *BOX)])
 
-    with pytest.raises(InputError, match=r"\.vol files are only read; write one of \.nii"):
+    with pytest.raises(InputError, match=r"\.vol files can only be read; choose one of \.nii"):
         write_label_map(tmp_path / "label.vol", np.zeros(SHAPE, np.uint8), AFFINE)
     assert not (tmp_path / "label.vol").exists()
 

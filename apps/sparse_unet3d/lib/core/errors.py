@@ -1,4 +1,4 @@
-"""The error whose message is written for users, and the check that raises it most often."""
+"""The error whose message is written for users, and a check of names that raises it."""
 
 from collections.abc import Collection
 
@@ -14,7 +14,7 @@ def check_one_of(option: str, value: str, known: Collection[str]) -> None:
     """Refuse a name that isn't among the known ones.
 
     Raises:
-        InputError: names the option, the value and what is known.
+        InputError: the name is unknown; the message gives the option, the value and the known names.
     """
     if value not in known:
         raise InputError(f"{option}: {value!r}; give one of {', '.join(known)}")

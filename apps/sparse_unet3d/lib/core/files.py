@@ -1,4 +1,4 @@
-"""Write files that others read: beside their place, then renamed into it."""
+"""Write files that other programs read: under a temporary name first, then renamed into place."""
 
 import errno
 import json
@@ -15,35 +15,35 @@ os.umask(UMASK)
 
 
 WRITING = ".writing-"
-"""Beginning of the names of incomplete files."""
+"""Prefix of the names of incomplete files."""
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path to write to, in the same folder and with the same ending, and rename it to ``path`` on success.
 
-    Readers see the old file or the new one, never a part. On an exception the old file stays.
+    Readers see the old file or the new one, never a partial one. On an exception the old file stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     ending = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
     handle, name = tempfile.mkstemp(prefix=WRITING, suffix=ending, dir=path.parent)
     os.close(handle)
-    beside = Path(name)
+    temporary = Path(name)
     # Files from mkstemp are readable by their owner only.
-    beside.chmod(0o666 & ~UMASK)
+    temporary.chmod(0o666 & ~UMASK)
     try:
-        yield beside
-        with beside.open("r+b") as written:  # Windows syncs only what is open for writing
+        yield temporary
+        with temporary.open("r+b") as written:  # Windows syncs only files that are open for writing
             os.fsync(written.fileno())
-        beside.replace(path)
+        temporary.replace(path)
         _sync_folder(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a renaming survive a loss of power. Windows can't open folders and doesn't need it."""
+    """Make a rename survive a power failure. Windows can't open folders and doesn't need this."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -59,5 +59,5 @@ def _sync_folder(folder: Path) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, renamed into place."""
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -26,19 +26,19 @@ UNLABELLED = 0
 """Value of a voxel that nobody painted, in an annotation."""
 
 IGNORED = -1
-"""Value of an unlabelled voxel among the network's targets."""
+"""Value of an unlabelled voxel in the network's targets."""
 
 SEPARATORS = ";|:=\\{}[]<>，、；｜：،؛"
-"""Characters of lists and mappings in other notations than ``--conf labels`` has; forbidden in class names."""
+"""Characters of lists and mappings in notations other than that of ``--conf labels``; forbidden in class names."""
 
 QUOTES = "\"'`´“”„‘’‚«»"
-"""Quotes. A class name may contain them (Peyer's patch) but neither begins nor ends with one."""
+"""Quotation marks. A class name may contain them (Peyer's patch), but can't begin or end with one."""
 
 JOINERS = "\u200c\u200d"
 """Invisible characters that some scripts need within words."""
 
 MOST_CLASSES = 126
-"""Largest number of foreground classes: the numbers of all segments fit into 8 bits."""
+"""Largest number of foreground classes with which the numbers of all segments fit into 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class LabelScheme:
         """Read the scheme from the texts of ``--conf labels inside,tubule`` and ``--conf background outside``.
 
         Raises:
-            InputError: as ``LabelScheme``; a name with characters of another notation for lists.
+            InputError: as ``LabelScheme``, or a name has characters of another list notation.
         """
-        # A comma in the background is refused, too: it is a list.
+        # A comma in the background is refused too, since the background is a single class.
         for key, text, names in (("labels", labels, labels.split(",")), ("background", background, [background])):
             _check_names(key, text, [name.strip(" ") for name in names])
         return cls(tuple(name.strip() for name in labels.split(",")), background.strip())
@@ -103,10 +103,10 @@ class LabelScheme:
 
 
 def _check_names(key: str, text: str, names: Sequence[str]) -> None:
-    """Refuse names that come from a list in another notation.
+    """Refuse names with characters of another list notation.
 
     Raises:
-        InputError: naming the character and the right notation.
+        InputError: a name has such a character; the message gives it and the right notation.
     """
     for name in names:
         wrong = next((character for character in name if not _may_be_in_name(character, key)), None)
@@ -117,9 +117,9 @@ def _check_names(key: str, text: str, names: Sequence[str]) -> None:
             right = "--conf labels inside,tubule" if key == "labels" else "--conf background outside"
             shown = f"{wrong!r}" if wrong.isprintable() else f"{unicodedata.name(wrong, f'U+{ord(wrong):04X}')}"
             raise InputError(
-                f"--conf {key} {text!r}: the class name {name!r} has {shown} in a place where names have none; "
-                f"give {'plain names with commas between' if key == 'labels' else 'one plain name'}, e.g. {right}; "
-                f'one with spaces in quotes for the shell: {right.rsplit(" ", 1)[0]} "cell wall"'
+                f"--conf {key} {text!r}: the class name {name!r} has {shown} in a place where it isn't allowed; "
+                f"give {'plain names, separated by commas' if key == 'labels' else 'one plain name'}, e.g. {right}; "
+                f'quote a name with spaces for the shell: {right.rsplit(" ", 1)[0]} "cell wall"'
             )
 
 

@@ -1,7 +1,7 @@
 """Decide what to hold out of training, so that a score on it is meaningful.
 
-Isolated annotated slices are held out as planes. Neighbouring planes look alike, as in a stack of slices, a box or a
-dense annotation. There a block of successive planes is held out, and a margin beside it is neither trained on nor
+Isolated annotated slices are held out one by one. In a stack of slices, a box or a dense annotation, neighbouring
+planes look alike. There, a block of successive planes is held out, and a margin around it is neither trained on nor
 scored. Strokes and blobs that form no slice are held out in blocks, too.
 """
 
@@ -21,16 +21,16 @@ from .slices import MIN_SLICE_VOXELS, AnnotatedSlice
 from .split import MARGIN, Block, SliceSplit, block_flags, copy_planes, neighbouring, plane_flags
 
 MIN_SPLIT_SLICES = 6
-"""Annotated slices below which none is held out as a plane."""
+"""With fewer annotated slices, none is held out as a plane."""
 
 SLICES_PER_HELD_OUT = 3
-"""At most one in this number of slices of an axis is held out, as long as another axis has one to spare."""
+"""Along an axis, at most one slice in this many is held out, as long as another axis has one to spare."""
 
 HELD_OUT_SHARE = 0.15
 """Fraction of the annotated slices, or of an image's labelled voxels, to hold out."""
 
 MIN_HELD_OUT_SHARE = 0.05
-"""Fraction of the labelled voxels that must be scored at least."""
+"""Least fraction of the labelled voxels that must be scored."""
 
 MIN_TRAINING_SHARE = 0.5
 """Fraction of an image's labelled voxels that a block and its margins must leave for training."""
@@ -42,7 +42,7 @@ class Painted(NamedTuple):
     Attributes:
         annotation: (X, Y, Z).
         slices: its annotated slices.
-        stacked: axes across which neighbouring planes were painted. If there are any, blocks lie across these.
+        stacked: axes across which neighbouring planes were painted. If there are any, blocks lie across one of them.
         grid: the image's working grid.
     """
 
@@ -64,8 +64,8 @@ def hold_out(
         painted: by image id.
         scheme: the label scheme.
         seed: draws the slices that are held out as planes; blocks depend on the annotation alone.
-        earlier: the split of the model that training continues, or that the new model is compared with. What it trained
-            on stays in training, and what it held out is never trained on, as long as it is labelled.
+        earlier: the split of the model that training continues, or with which the new model is compared. What it
+            trained on stays in training. What it held out is never trained on, as long as it is labelled.
     """
     before = earlier or SliceSplit({}, {})
     solid = {image for image, one in painted.items() if image in before.blocks or _is_solid(one)}
@@ -79,7 +79,7 @@ def hold_out(
         for image, held in blocks.items():
             one = painted[image]
             split.training[image] = _training_planes(one, held, before.training.get(image, []))
-            split.validation[image] = _labelled_ones(one.annotation, before.validation.get(image, []))
+            split.validation[image] = _with_paint(one.annotation, before.validation.get(image, []))
         if _is_meaningful(split, painted, scheme):
             return split
     return SliceSplit({image: _all_planes(one, image in solid) for image, one in painted.items()}, {})
@@ -97,7 +97,7 @@ def _is_meaningful(split: SliceSplit, painted: Mapping[str, Painted], scheme: La
 
 
 def _is_solid(one: Painted) -> bool:
-    """Return whether most labelled voxels lie on no isolated slice."""
+    """Return whether most labelled voxels lie outside isolated slices."""
     isolated = sorted(set(one.slices) - _crowded(one.slices, one.grid))
     rest = one.annotation.copy()
     for axis, flags in enumerate(plane_flags(rest.shape, isolated)):
@@ -106,7 +106,7 @@ def _is_solid(one: Painted) -> bool:
 
 
 def _crowded(slices: Iterable[AnnotatedSlice], grid: WorkingGrid) -> set[AnnotatedSlice]:
-    """Return the slices that have a neighbour, and those within the margin of one that has."""
+    """Return the slices that have a neighbour, and the slices within the margin of such a slice."""
     flags = plane_flags(grid.native, slices)
     return {
         AnnotatedSlice(axis, int(index))
@@ -116,7 +116,7 @@ def _crowded(slices: Iterable[AnnotatedSlice], grid: WorkingGrid) -> set[Annotat
 
 
 def _with_crowded_slices(painted: Mapping[str, Painted], before: SliceSplit) -> SliceSplit:
-    """Add slices that can't be scored to those trained on before, so that none of them is held out."""
+    """Add crowded slices, which can't be scored, to those trained on before, so that none of them is held out."""
     training = dict(before.training)
     for image, one in painted.items():
         crowded = _crowded(one.slices, one.grid) - set(before.validation.get(image, ()))
@@ -125,10 +125,10 @@ def _with_crowded_slices(painted: Mapping[str, Painted], before: SliceSplit) -> 
 
 
 def _find_blocks(one: Painted, image: str, scheme: LabelScheme, before: SliceSplit) -> list[Block]:
-    """Return the blocks to hold out of an image: those held out before and, if they are too few, another one.
+    """Return the blocks to hold out of an image: those held out before and, if these hold too little, another one.
 
-    The other one is chosen from all blocks that leave enough for training. It holds the classes most evenly and leaves
-    most.
+    Of all blocks that leave enough for training, the best one comes closest to ``HELD_OUT_SHARE`` of each class and
+    leaves most for training.
     """
     annotation, grid = one.annotation, one.grid
     labelled = _class_counts(annotation, scheme)
@@ -182,11 +182,11 @@ def _training_planes(one: Painted, blocks: Sequence[Block], before: Iterable[Ann
     axis = blocks[0].axis
     near = one.grid.near(axis, block_flags(one.annotation.shape, blocks)[axis], MARGIN)
     planes = [plane for plane in _labelled_planes(one.annotation, axis) if not near[plane.index]]
-    return sorted({*planes, *_labelled_ones(one.annotation, before)})
+    return sorted({*planes, *_with_paint(one.annotation, before)})
 
 
 def _all_planes(one: Painted, solid: bool) -> list[AnnotatedSlice]:
-    """List the annotated slices and, for solid paint, which may lie on none, all planes across the longest axis."""
+    """List the annotated slices and, for solid paint outside them, all labelled planes across the longest axis."""
     longest = int(np.argmax(one.annotation.shape))
     return sorted({*one.slices, *(_labelled_planes(one.annotation, longest) if solid else ())})
 
@@ -196,8 +196,8 @@ def _labelled_planes(annotation: NDArray[np.uint8], axis: int) -> list[Annotated
     return [AnnotatedSlice(axis, int(index)) for index in np.flatnonzero(labelled)]
 
 
-def _labelled_ones(annotation: NDArray[np.uint8], planes: Iterable[AnnotatedSlice]) -> list[AnnotatedSlice]:
-    """Return the planes that have paint. Planes of an earlier image of this id may lie outside; they are dropped."""
+def _with_paint(annotation: NDArray[np.uint8], planes: Iterable[AnnotatedSlice]) -> list[AnnotatedSlice]:
+    """Return the planes that have paint. Planes outside are dropped; an earlier image may have been larger."""
     inside = [plane for plane in planes if plane.index < annotation.shape[plane.axis]]
     return [plane for plane in inside if np.any(np.moveaxis(annotation, plane.axis, 0)[plane.index])]
 
@@ -237,45 +237,45 @@ def split_slices(
     Args:
         slices: annotated slices by image id.
         seed: draws the ranks.
-        earlier: the split of the model that training continues, or that the new model is compared with. What it trained
-            on stays in training and what it held out stays held out, as long as it is still annotated.
+        earlier: the split of the model that training continues, or with which the new model is compared. What it
+            trained on stays in training, and what it held out stays held out, as long as it is still annotated.
         fraction: fraction of all slices to hold out; at least one slice.
     """
     total = sum(len(set(places)) for places in slices.values())
     trained, kept = (earlier.training, earlier.validation) if earlier else ({}, {})
-    size, held = Counter[_Line](), Counter[str | int | _Line]()
-    free: dict[_Line, list[AnnotatedSlice]] = {}
+    size, held = Counter[_Group](), Counter[str | int | _Group]()
+    free: dict[_Group, list[AnnotatedSlice]] = {}
     validation: dict[str, list[AnnotatedSlice]] = {}
 
-    def hold_out(line: _Line, place: AnnotatedSlice) -> None:
-        validation.setdefault(line[0], []).append(place)
-        held.update((line, *line))
+    def hold_out(group: _Group, place: AnnotatedSlice) -> None:
+        validation.setdefault(group[0], []).append(place)
+        held.update((group, *group))
 
     for image, places in slices.items():
         for place in sorted(set(places), key=lambda place: _rank(seed, image, place)):
-            line = (image, place.axis)
-            size[line] += 1
+            group = (image, place.axis)
+            size[group] += 1
             if place not in trained.get(image, ()):
-                free.setdefault(line, []).append(place)
+                free.setdefault(group, []).append(place)
     if total >= MIN_SPLIT_SLICES:
-        for line, places in free.items():
-            for place in [place for place in places if place in kept.get(line[0], ())][: size[line] - 1]:
-                hold_out(line, place)
+        for group, places in free.items():
+            for place in [place for place in places if place in kept.get(group[0], ())][: size[group] - 1]:
+                hold_out(group, place)
                 places.remove(place)
         while sum(map(len, validation.values())) < max(1, round(fraction * total)):
-            able = [line for line, places in free.items() if places and held[line] < size[line] - 1]
+            able = [group for group, places in free.items() if places and held[group] < size[group] - 1]
             if not able:
                 break
             # Prefer axes with slices to spare, then images and axes with fewest held out, then the lowest rank.
-            line = min(
+            group = min(
                 able,
-                key=lambda line: (
-                    SLICES_PER_HELD_OUT * (held[line] + 1) > size[line],
-                    held[line[0]] + held[line[1]],
-                    _rank(seed, line[0], free[line][0]),
+                key=lambda group: (
+                    SLICES_PER_HELD_OUT * (held[group] + 1) > size[group],
+                    held[group[0]] + held[group[1]],
+                    _rank(seed, group[0], free[group][0]),
                 ),
             )
-            hold_out(line, free[line].pop(0))
+            hold_out(group, free[group].pop(0))
 
     training = {
         image: sorted(set(places) - set(validation.get(image, ()))) for image, places in slices.items() if places
@@ -283,8 +283,8 @@ def split_slices(
     return SliceSplit(training, {image: sorted(places) for image, places in validation.items()})
 
 
-_Line = tuple[str, int]
-"""The id of an image, and an axis: all its annotated slices across that axis."""
+_Group = tuple[str, int]
+"""An image's id, and an axis. They identify the annotated slices of that image across that axis."""
 
 
 def _rank(seed: int, image: str, place: AnnotatedSlice) -> int:

@@ -12,7 +12,7 @@ Flags = Sequence[NDArray[np.bool_]]
 """For each axis, a flag for each plane across it."""
 
 VOXELS_PER_KEPT = 16
-"""Labelled voxels are kept as indices if at most one voxel in this number is labelled. The indices then take about as
+"""Labelled voxels are kept as indices if at most one voxel in this many is labelled. The indices then take about as
 much memory as the annotation."""
 
 
@@ -33,7 +33,7 @@ class LabelledVoxels(NamedTuple):
 class Paint:
     """The labelled voxels of an annotation (X, Y, Z), plane by plane.
 
-    It processes labelled voxels alone, one plane at a time: sparse paint takes little time, and dense paint little
+    It processes only labelled voxels, one plane at a time: sparse paint takes little time, and dense paint little
     memory. The planes lie across the axis with the largest stride.
 
     Attributes:
@@ -76,19 +76,19 @@ class Paint:
             yield across, along_columns, _runs(plane.rows, plane.columns)
 
     def count(
-        self, marks: Sequence[NDArray[np.uint8]], tables: Sequence[Flags], beside: Flags
+        self, marks: Sequence[NDArray[np.uint8]], tables: Sequence[Flags], excluded: Flags
     ) -> list[list[NDArray[np.int64]]]:
-        """Count marked voxels on the planes across each axis, without those on flagged planes across other axes.
+        """Count marked voxels on the planes across each axis, except for those on excluded planes across other axes.
 
         Args:
             marks: for each plane, the mark of each labelled voxel.
-            tables: what to count: for each axis, a flag for each mark.
-            beside: the flagged planes.
+            tables: what to count. Each table has, for each axis, a flag for each mark.
+            excluded: flags of the excluded planes.
 
         Returns:
             For each table and each axis, the count on each plane.
         """
-        free = [~flags for flags in beside]
+        free = [~flags for flags in excluded]
         counts = [[np.zeros(length, dtype=np.int64) for length in self.shape] for _ in tables]
         for index, (plane, mark) in enumerate(zip(self.planes(), marks, strict=True)):
             if len(mark) == 0:
@@ -118,7 +118,7 @@ def _counted_on(before: NDArray[np.int64], plane: LabelledVoxels) -> NDArray[np.
 
 def _runs(lines: NDArray[np.intp], places: NDArray[np.intp]) -> NDArray[np.int64]:
     """Return, for voxels sorted by line and place, the length of each one's run of successive places on its line."""
-    goes_on = (np.diff(places) == 1) & (np.diff(lines) == 0)
-    starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(lines)), dtype=bool), ~goes_on]))
+    continues = (np.diff(places) == 1) & (np.diff(lines) == 0)
+    starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(lines)), dtype=bool), ~continues]))
     lengths = np.diff(starts, append=len(lines))
     return np.repeat(lengths, lengths)

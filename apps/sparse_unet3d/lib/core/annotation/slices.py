@@ -20,12 +20,12 @@ MIN_SLICE_FRACTION = 0.002
 """Least number of voxels, and least fraction of the plane, that lie in the plane of an annotated slice."""
 
 THINNESS = 2
-"""Paint lies in a plane where it reaches at least this many times as far along the plane as across it."""
+"""Paint lies in a plane if it reaches at least this many times as far along the plane as across it."""
 
 MUCH_PAINT = 4
 MOST_BEYOND = 0.4
 """Paint ends on a plane if the plane has at least 1/``MUCH_PAINT`` of the paint of the fullest plane, and a neighbour
-has less than ``MOST_BEYOND`` of the plane's own. Rounded structures end more slowly; crossing slices label less."""
+has less than ``MOST_BEYOND`` of the plane's paint. Rounded structures end more slowly; crossing slices label less."""
 
 Unpainted = Literal["unlabelled", "background"]
 """How unpainted voxels of slices painted as planes count. All other unpainted voxels are unlabelled."""
@@ -60,9 +60,9 @@ def annotated_slices(annotation: NDArray[np.uint8]) -> list[AnnotatedSlice]:
     """Detect the annotated slices, sorted by axis and index.
 
     A labelled voxel lies *in* the plane across an axis if its run of paint along that axis is at most half as long as
-    its runs along both other axes, and as the volume. Solid paint lies in no plane and reaches beyond the plane. Where
-    annotated slices cross, paint looks solid; therefore voxels on annotated slices of other axes don't count. A plane
-    is annotated if
+    each of its runs along the other axes, and as the volume is along that axis. Solid paint lies in no plane and
+    reaches beyond the plane. Where annotated slices cross, paint looks solid; therefore voxels on annotated slices of
+    other axes don't count. A plane is annotated if
 
     - enough voxels lie in it (``MIN_SLICE_VOXELS``, ``MIN_SLICE_FRACTION``), and no fewer than it has of solid paint;
     - or at least half of it is labelled, as in a dense annotation.
@@ -79,13 +79,13 @@ def whole_slices(annotation: NDArray[np.uint8]) -> list[AnnotatedSlice]:
     """Detect the annotated slices that were painted as planes, sorted by axis and index.
 
     If many slices across one axis are painted, planes across the other axes are labelled, too, although nobody looked
-    at them. Their unlabelled voxels say nothing. An annotated slice was painted as a plane if
+    at them. The unlabelled voxels of such planes say nothing. An annotated slice was painted as a plane if
 
-    - enough voxels lie in it, and no fewer than it has of paint that reaches beyond it. Voxels on slices of other axes
-      that meet this rule with all their voxels don't count;
-    - or at least half of it is labelled, not counting voxels on slices of other axes that meet the first rule. Also,
-      paint ends abruptly on planes across this axis alone, as in a stack of slices but not in a box, or it does across
-      no axis and all planes across this one are half labelled.
+    - enough voxels lie in it, and no fewer than it has voxels whose paint reaches beyond it. Voxels on slices of other
+      axes don't count if those slices meet this rule with all their voxels;
+    - or at least half of it is labelled, not counting voxels on slices of other axes that meet the first rule, and
+      paint ends abruptly across this axis alone, as in a stack of slices but not in a box. If paint ends abruptly
+      across no axis, all planes across this axis must be half labelled instead.
 
     Args:
         annotation: (X, Y, Z), 0 where unlabelled.
@@ -107,8 +107,8 @@ def detect(annotation: NDArray[np.uint8]) -> Detected:
     found = [enough[axis] & (flat[axis] >= solid_beyond[axis]) for axis in axes]
     (solid_beyond,) = paint.count(marks, [_SOLID_BEYOND], found)
     found = [enough[axis] & (flat[axis] >= solid_beyond[axis]) for axis in axes]
-    (beside,) = paint.count(marks, [_LABELLED], found)
-    dense = _half_labelled(beside, found)
+    (rest,) = paint.count(marks, [_LABELLED], found)
+    dense = _half_labelled(rest, found)
     annotated = [found[axis] | dense[axis] for axis in axes]
 
     plain = [enough[axis] & (flat[axis] >= beyond[axis]) for axis in axes]
@@ -117,9 +117,9 @@ def detect(annotation: NDArray[np.uint8]) -> Detected:
         flat[axis] >= np.maximum(max(MIN_SLICE_VOXELS, MIN_SLICE_FRACTION * area), beyond[axis])
         for axis, area in enumerate(_areas(plain))
     ]
-    (beside,) = paint.count(marks, [_LABELLED], whole)
-    dense = _half_labelled(beside, whole)
-    ends = [_ends_on_plane(beside[axis]) for axis in axes]
+    (rest,) = paint.count(marks, [_LABELLED], whole)
+    dense = _half_labelled(rest, whole)
+    ends = [_ends_on_plane(rest[axis]) for axis in axes]
     across = [sum(ends) == 1 if ends[axis] else not any(ends) and dense[axis].all() for axis in axes]
     whole = [(whole[axis] | (dense[axis] & across[axis])) & annotated[axis] for axis in axes]
 
@@ -162,15 +162,15 @@ def _others(of_axes: Sequence[Any], axis: int) -> tuple[Any, Any]:
     return first, second
 
 
-def _areas(beside: Flags) -> list[int]:
-    """Return, for each axis, how many voxels of a plane across it are on no flagged plane across another axis."""
-    free = [int(np.count_nonzero(~flags)) for flags in beside]
+def _areas(excluded: Flags) -> list[int]:
+    """Return, for each axis, how many voxels of a plane across it are on no excluded plane across another axis."""
+    free = [int(np.count_nonzero(~flags)) for flags in excluded]
     return [math.prod(_others(free, axis)) for axis in range(3)]
 
 
-def _half_labelled(labelled: Sequence[NDArray[np.int64]], beside: Flags) -> list[NDArray[np.bool_]]:
-    """Return flags of the planes that are at least half labelled, without the flagged planes across other axes."""
-    return [(2 * labelled[axis] >= area) & (area > 0) for axis, area in enumerate(_areas(beside))]
+def _half_labelled(labelled: Sequence[NDArray[np.int64]], excluded: Flags) -> list[NDArray[np.bool_]]:
+    """Return flags of the planes that are at least half labelled, not counting excluded planes across other axes."""
+    return [(2 * labelled[axis] >= area) & (area > 0) for axis, area in enumerate(_areas(excluded))]
 
 
 def _ends_on_plane(labelled: NDArray[np.int64]) -> bool:

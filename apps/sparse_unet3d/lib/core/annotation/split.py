@@ -27,12 +27,12 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class SliceSplit:
-    """What is trained on and what is held out, by image id. An id may be missing where it would have nothing.
+    """What is trained on and what is held out, by image id. Ids without any may be missing.
 
     Attributes:
         training: annotated slices that are trained on. In an image with blocks, these are all planes across the blocks'
             axis that are trained on, annotated slices or not, and the slices that an earlier training used.
-        validation: annotated slices that are held out. In an image with blocks they aren't scored, only blocks are.
+        validation: annotated slices that are held out. In an image with blocks, only blocks are scored.
         blocks: what is held out of images in which neighbouring planes are labelled. All blocks of an image lie across
             the same axis.
     """
@@ -165,7 +165,7 @@ def block_flags(shape: Sequence[int], blocks: Iterable[Block]) -> Flags:
 
 
 def neighbouring(flags: NDArray[np.bool_], axis: int, grid: WorkingGrid) -> NDArray[np.bool_]:
-    """Return flags of the flagged planes that have another one in the same or the next working plane."""
+    """Return flags of the flagged planes that have another flagged plane in the same or the next working plane."""
     first, last = grid.reach(axis)
     planes = np.flatnonzero(flags)
     close = first[planes[1:]] - last[planes[:-1]] <= 1
@@ -177,7 +177,7 @@ def neighbouring(flags: NDArray[np.bool_], axis: int, grid: WorkingGrid) -> NDAr
 def copy_planes(
     source: NDArray[np.uint8] | None, target: NDArray[np.uint8], axis: int, flags: NDArray[np.bool_]
 ) -> None:
-    """Copy the flagged planes from one annotation to another; None makes them unlabelled."""
+    """Copy the flagged planes from one annotation to another; if the source is None, make them unlabelled."""
     for index in np.flatnonzero(flags):
         place = (*[slice(None)] * axis, index)
         target[place] = UNLABELLED if source is None else source[place]

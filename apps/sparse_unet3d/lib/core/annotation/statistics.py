@@ -1,6 +1,6 @@
 """The statistics of an annotation: how much is labelled, of which class, and on which slices.
 
-They are kept beside each stored annotation, so that replies and checks need not read the voxels again.
+They are kept with each stored annotation, so that replies and checks need not read the voxels again.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class _AlwaysKept(TypedDict):
 
 
 class AnnotationStatistics(_AlwaysKept, total=False):
-    """What is kept of an annotation, as JSON. Slices are lists of indices for each of the axes 0, 1, 2.
+    """The statistics of an annotation, as JSON values. Slices are lists of indices for each of the axes 0, 1, 2.
 
     Attributes:
         labelled_voxels: number of labelled voxels.

@@ -14,7 +14,7 @@ from lib.core.labels import UNLABELLED, LabelScheme
 from .slices import AnnotatedSlice
 
 REACH = 0.05
-"""Standard deviation of the nearness of slices, as a fraction of the axis; at least one slice."""
+"""Standard deviation of the Gaussian in ``nearness``, as a fraction of the axis; at least one slice."""
 
 PRIOR = 0.0002
 """Prior added to each class total, as a fraction of the volume's voxels, so that stray voxels can't dominate."""
@@ -29,7 +29,7 @@ PLANES = 16
 """Planes that are processed together, to bound memory."""
 
 MOST_VOXELS = 2**22
-"""Voxels that are considered at most; a larger volume is subsampled."""
+"""Most voxels that are considered; a larger volume is subsampled."""
 
 DIGITS = 6
 """Decimals to which scores are compared; smaller differences are ties."""
@@ -79,11 +79,11 @@ def suggest_slices(
         shape: (X, Y, Z) of the volume.
         annotated: its annotated slices; none of them is suggested.
         count: number of slices wanted; fewer are returned if fewer are left.
-        evidence: the model's prediction; None if there is none, and slices are then evenly spaced.
+        evidence: the model's prediction. Without one (None), slices are spaced evenly.
 
     Returns:
-        The slices that newly cover most (``best_slices``). If too few of them cover anything, the slices follow that
-        contain most unlabelled worth themselves (``fullest_slices``).
+        The slices that newly cover most (``best_slices``). If these are too few, the slices follow whose unlabelled
+        voxels are worth most (``fullest_slices``).
     """
     if evidence is None:
         places = evenly_spaced(annotated, shape, count)
@@ -104,7 +104,7 @@ def suggest_slices(
 
 
 def _steps(shape: Sequence[int]) -> list[int]:
-    """Return the step along each axis of a subsampling to at most ``MOST_VOXELS`` voxels."""
+    """Return the step along each axis that subsamples a volume to at most ``MOST_VOXELS`` voxels."""
     steps = [1, 1, 1]
     while math.prod(-(-n // step) for n, step in zip(shape, steps, strict=True)) > MOST_VOXELS:
         longest = max(range(3), key=lambda axis: shape[axis] / steps[axis])
@@ -115,7 +115,7 @@ def _steps(shape: Sequence[int]) -> list[int]:
 def _suggest_coarsely(
     annotated: Sequence[AnnotatedSlice], count: int, evidence: Evidence, steps: Sequence[int]
 ) -> list[Suggestion]:
-    """Suggest slices of a large volume from the middle voxels of blocks with the steps as sides."""
+    """Suggest slices of a large volume, from the middle voxel of each block whose sides are ``steps``."""
     middles = tuple(slice((step - 1) // 2, None, step) for step in steps)
     annotation, labels, entropy = (
         np.ascontiguousarray(voxels[middles]) for voxels in (evidence.annotation, evidence.labels, evidence.entropy)
@@ -131,7 +131,7 @@ def _suggest_coarsely(
 
 
 def mean_by_class(labels: NDArray[np.uint8], entropy: NDArray[np.uint8]) -> float:
-    """Return the uncertainty of a prediction, 0 … 1: the mean over the predicted classes of each one's mean entropy.
+    """Return the uncertainty of a prediction, 0 … 1: the mean over the predicted classes of each class's mean entropy.
 
     ``PRIOR`` reduces the weight of classes with hardly any voxels.
 
@@ -153,7 +153,7 @@ def worth_by_class(evidence: Evidence) -> NDArray[np.float32]:
     Returns:
         (X, Y, Z), 0 where labelled. The sum is 1, or less if a class has few voxels or none.
     """
-    # A model may be certain and wrong, so that background is worth at least a little.
+    # A model may be certain and wrong, so background is worth at least a little.
     worth = np.where(evidence.labels == 0, np.maximum(evidence.entropy, 1) / np.float32(255), np.float32(1))
     worth[evidence.annotation != UNLABELLED] = 0
     return balance_classes(worth, evidence)

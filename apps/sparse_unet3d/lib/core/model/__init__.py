@@ -1,1 +1,1 @@
-"""Trained networks in files, and the folder that keeps them; nothing here trains or segments."""
+"""Files of trained networks, and the folder that keeps them. Nothing here trains or segments."""

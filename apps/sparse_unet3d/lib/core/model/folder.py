@@ -15,11 +15,11 @@ from .model import Model, check_fit, load_content
 
 
 class ScoredModel(TypedDict):
-    """What is remembered of a model's score.
+    """A model's score in the history.
 
     Attributes:
         run, epoch, metric, score: as in ``Model``.
-        slices: annotated slices that the model was trained on or scored by.
+        slices: number of annotated slices in the model's split.
     """
 
     run: str
@@ -32,15 +32,15 @@ class ScoredModel(TypedDict):
 class ModelFolder:
     """Where the models of one project are kept.
 
-    =================  ===============================================================
+    =================  =====================================================================================
     ``model.pt``       the published model, which inference uses
     ``plan.json``      its plan, for people
     ``archive/``       earlier published models
-    ``history.json``   scores and annotated slices of models: those published, and the last one of each run
-    ``checkpoint.pt``  where training stands, to continue from
-    ``stats.json``     the last report of training
+    ``history.json``   scores of the published models and of each run's last one, with their annotated slices
+    ``checkpoint.pt``  the state that training continues from
+    ``stats.json``     training's last report
     ``events/``        TensorBoard events
-    =================  ===============================================================
+    =================  =====================================================================================
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -67,25 +67,25 @@ class ModelFolder:
         return model
 
     def publish(self, model: Model) -> None:
-        """Make ``model`` the published one; keep the last one of an earlier run in the archive."""
+        """Publish a model; first archive the published model if it is of another run."""
         if self.is_published() and self._published_run() != model.run:
             names = (re.fullmatch(r"model_(\d+)\.pt", path.name) for path in self.archive.glob("*.pt"))
             numbers = [int(name[1]) for name in names if name]
-            with replacing(self.archive / f"model_{1 + max(numbers, default=0):04d}.pt") as beside:
-                shutil.copyfile(self.published, beside)
+            with replacing(self.archive / f"model_{1 + max(numbers, default=0):04d}.pt") as temporary:
+                shutil.copyfile(self.published, temporary)
         model.save(self.published)
         self.remember(model)
         explained = {"differs_from_paper": differences(model.plan), "left_open_by_paper": choices(model.plan)}
         write_json(self.plan_path, {**model.plan.to_json(), **explained})
 
     def remember(self, model: Model) -> None:
-        """Add a model's score to the history, published or not."""
+        """Add a model's score to the history, whether the model is published or not."""
         slices = sum(map(len, (*model.split.training.values(), *model.split.validation.values())))
         entry = ScoredModel(run=model.run, epoch=model.epoch, slices=slices, metric=model.metric, score=model.score)
         write_json(self.history_path, [*self.history(), entry])
 
     def history(self) -> list[ScoredModel]:
-        """Return the scores that were remembered so far."""
+        """Return the scores in the history."""
         fields = ScoredModel.__required_keys__
         try:
             known: list[ScoredModel] = json.loads(self.history_path.read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ class ModelFolder:
             return []
 
     def _published_run(self) -> str | None:
-        """Return the run of the published model; None if it can't be read: then it is archived as it is."""
+        """Return the run of the published model; None if the file can't be read. It is then archived as it is."""
         try:
             return str(load_content(self.published)["run"])
         except InputError:

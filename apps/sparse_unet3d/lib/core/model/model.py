@@ -1,4 +1,4 @@
-"""A trained network, the plan that it was trained by, and its file."""
+"""A trained network with its plan, and its file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,17 +28,17 @@ def build_network(plan: Plan, padded: bool = False) -> nn.Module:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A trained network and what is known of it.
+    """A trained network and what is known about it.
 
     Attributes:
         network: on the CPU.
-        plan: what it was trained by.
-        split: annotated slices it was trained on, and those held out.
+        plan: the plan by which it was trained.
+        split: the annotated slices that it was trained on, and those held out.
         score: mean foreground IoU in 0 … 1 on ``metric``'s slices when it was published.
         metric: ``validation IoU``, or ``training IoU`` where there were too few slices to hold any out.
         run: identifies the training run, by the time it started.
-        epoch: at which it was taken.
-        precision: floating point format that the score is of, and that it segments in where the device can.
+        epoch: the epoch after which its weights were taken.
+        precision: floating point format in which it was scored, and in which it segments if the device supports it.
     """
 
     network: nn.Module
@@ -63,8 +63,8 @@ class Model:
             "epoch": self.epoch,
             "precision": self.precision,
         }
-        with replacing(path) as beside:
-            torch.save(content, beside)
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
 
     @classmethod
     def load(cls, path: Path) -> "Model":
@@ -91,7 +91,7 @@ class Model:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{path}: is no whole model file ({error}); remove it and train again") from error
+            raise InputError(f"{path}: the model file is incomplete ({error}); remove it and train again") from error
 
 
 def load_content(path: Path) -> Mapping[str, Any]:
@@ -120,7 +120,7 @@ def load_content(path: Path) -> Mapping[str, Any]:
 
 
 def check_fit(path: Path, plan: Plan, scheme: LabelScheme, channels: int | None = None) -> None:
-    """Refuse a model that doesn't fit what is asked of it.
+    """Refuse a model that doesn't fit the server's classes or an image's channels.
 
     Args:
         path: of the model file, for the message.
@@ -133,8 +133,9 @@ def check_fit(path: Path, plan: Plan, scheme: LabelScheme, channels: int | None 
     """
     if plan.scheme != scheme:
         raise InputError(
-            f"{path}: the model knows {plan.scheme.describe()}, the server is configured for {scheme.describe()}; "
-            "start the server with the model's classes (--conf labels, --conf background) or another --conf models"
+            f"{path}: the model was trained for {plan.scheme.describe()}, "
+            f"the server is configured for {scheme.describe()}; start the "
+            "server with the model's classes (--conf labels, --conf background) or another --conf models"
         )
     if channels is not None and plan.channels != channels:
         raise InputError(

@@ -1,1 +1,1 @@
-"""Training: loss, steps, runs, scores on held-out slices, checkpoints."""
+"""Training: steps, runs, scores on held-out slices, checkpoints."""

@@ -1,4 +1,4 @@
-"""What is learnt from: volumes with their annotations, and whether anything can be learnt from them."""
+"""The volumes to train on with their annotations, and checks that a network can learn from them."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class TrainingCase:
 
 
 def check_painted(painted: Collection[str], scheme: LabelScheme) -> None:
-    """Refuse annotations that nothing can be learnt from.
+    """Refuse annotations from which no network can learn.
 
     Args:
         painted: names of the classes that have voxels in any annotation.
@@ -42,14 +42,14 @@ def check_painted(painted: Collection[str], scheme: LabelScheme) -> None:
         (only,) = painted
         others = ", ".join(name for name in scheme.classes if name != only)
         raise InputError(
-            f"training: only the class {only!r} is annotated, which leaves nothing to tell it from; "
+            f"training: only the class {only!r} is annotated, so there is nothing to tell it from; "
             f"paint some of {others} as well, submit and train again"
         )
     if scheme.background not in painted:
         raise InputError(
             f"training: no voxel of {scheme.background} is annotated in any image, and a model that sees none takes "
             f"everything for {' or '.join(scheme.foreground)}; paint {scheme.background} in some slices too, submit "
-            "and train again. If all that is unpainted in annotated slices is "
+            "and train again. If everything that you left unpainted in annotated slices is "
             f"{scheme.background}, start the server with --conf unpainted background"
         )
 
@@ -58,7 +58,7 @@ def check_cases(cases: Sequence[TrainingCase], scheme: LabelScheme) -> None:
     """Refuse cases that can't be trained on together.
 
     Raises:
-        InputError: as ``check_painted``, or unlike numbers of channels.
+        InputError: as ``check_painted``, or different numbers of channels.
     """
     found = {value for case in cases for value in np.unique(case.annotation).tolist()}
     check_painted([name for value, name in enumerate(scheme.classes, start=1) if value in found], scheme)

@@ -18,16 +18,16 @@ from .learner import LearnerState
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Where a training run stands.
+    """The state of a training run.
 
     Attributes:
-        plan: how it trains.
-        split: annotated slices that it learns from, and those held out.
+        plan: the plan by which it trains.
+        split: the annotated slices that it trains on, and those held out.
         learner: what ``Learner.state`` returned.
         run: time when the run started, which identifies it.
         epoch: epochs done.
         seconds: duration of training so far.
-        steps: steps made, over all runs since the network was untrained.
+        steps: training steps since the network was initialised, over all runs.
         finished: whether the run came to its end.
     """
 
@@ -53,15 +53,15 @@ class Checkpoint:
             "steps": self.steps,
             "finished": self.finished,
         }
-        with replacing(path) as beside:
-            torch.save(content, beside)
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
 
     @classmethod
     def load(cls, path: Path, scheme: LabelScheme, channels: int, options: PlanOptions) -> "Checkpoint":
-        """Read a file, and check that it fits what is to be trained.
+        """Read a checkpoint, and check that training can continue from it.
 
         Raises:
-            InputError: the file is missing or damaged, or of another label scheme, number of channels, or network.
+            InputError: the file is missing or damaged, or it has another label scheme, number of channels or network.
         """
         content = load_content(path)
         try:
@@ -71,7 +71,7 @@ class Checkpoint:
                 raise InputError(f"{path}: {error}") from error
             check_fit(path, plan, scheme, channels)
             if not plan.agrees_with(options):
-                raise InputError(f"{path}: was trained by another --conf width, spacing, recipe, network or loss")
+                raise InputError(f"{path}: was trained with another --conf width, spacing, recipe, network or loss")
             return cls(
                 plan=plan,
                 split=SliceSplit.from_json(content["split"]),
@@ -88,4 +88,4 @@ class Checkpoint:
                 finished=content["finished"],
             )
         except (KeyError, TypeError) as error:
-            raise InputError(f"{path}: is no whole checkpoint ({error})") from error
+            raise InputError(f"{path}: the checkpoint is incomplete ({error})") from error

@@ -1,4 +1,4 @@
-"""How well a network agrees with paint: IoU on annotated voxels. Only they and their surroundings are segmented."""
+"""IoU of a network on annotated voxels. Only these voxels and their surroundings are segmented."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -32,9 +32,9 @@ class ScoredRegion:
     parts: Sequence[tuple[Place, NDArray[np.uint8]]]
 
     def work(self, tiles: TileSizes) -> int:
-        """Return the input voxels that a network takes to segment these voxels with their context, in single tiles.
+        """Return the number of input voxels needed to segment these voxels, with a single tile for each group.
 
-        Statistics of the volume aren't counted.
+        This is at most the number needed for the whole volume. Input for statistics of the volume isn't counted.
         """
         boxes = [around(self.image.grid, place) for place, _ in self.parts]
         apart = sum(math.prod(tiles.covering([side.stop - side.start for side in box])) for box in boxes)
@@ -49,7 +49,7 @@ class ScoredRegion:
         Args:
             image: the image.
             annotation: (X, Y, Z) on its grid.
-            slices: planes in which most of the voxels lie; all others make one group more.
+            slices: planes that make one group each. All other voxels make one more group.
         """
         left = annotation.copy()
         parts = []
@@ -68,12 +68,12 @@ class ScoredRegion:
 def score_network(
     network: nn.Module, plan: Plan, precision: torch.dtype, regions: Iterable[ScoredRegion], machine: Machine
 ) -> tuple[float, dict[str, float | None]]:
-    """Return mean and per class foreground IoU, over the voxels of all images together.
+    """Return mean and per-class foreground IoU, over the voxels of all images together.
 
     Args:
         network: the network.
-        plan: what it was trained by.
-        precision: that *Run* uses with it.
+        plan: the plan by which it was trained.
+        precision: floating point format that *Run* uses with this network.
         regions: the voxels to score.
         machine: what to compute on.
     """

@@ -29,22 +29,22 @@ from lib.core.plan.plan import LONGEST_GRADIENT, Plan
 logger = logging.getLogger(__name__)
 
 STATISTICS_TILES = 16
-"""Tiles over which the statistics of the averaged weights are taken."""
+"""Number of tiles over which batch normalisation's statistics for the averaged weights are taken."""
 
 RESIDENT_SHARE = 0.25
-"""Of a GPU's free memory, what the training volumes may take."""
+"""Largest fraction of a GPU's free memory that the training volumes may take."""
 
 
 @dataclass(frozen=True)
 class StepsMade:
-    """What came of some steps.
+    """The outcome of some training steps.
 
     Attributes:
         loss: mean over the steps that were made.
-        labelled: labelled voxels learnt from.
+        labelled: number of labelled voxels in the tiles of these steps, except for those left out.
         seconds: duration of these steps.
-        waited: seconds of these in which training waited for a tile to be drawn.
-        left_out: steps that were not made, since their gradient was not finite.
+        waited: the part of these seconds in which training waited for tiles.
+        left_out: number of steps skipped because their gradient was not finite.
     """
 
     loss: float
@@ -55,7 +55,7 @@ class StepsMade:
 
 
 class LearnerState(TypedDict):
-    """What a learner needs to go on: state dictionaries of torch, and the format to compute in."""
+    """The state that a learner continues from: torch's state dictionaries, and the floating point format."""
 
     network: dict[str, Any]
     averaged: dict[str, Any]
@@ -64,13 +64,13 @@ class LearnerState(TypedDict):
 
 
 class Learner:
-    """A network, the running average of its weights, and what makes its steps. A context manager: it has a thread.
+    """A network in training, with the running average of its weights. A context manager, since it has a thread.
 
     Args:
-        plan: how to train.
-        volumes: annotated and prepared; for the 2-D network, slices.
+        plan: the plan by which to train.
+        volumes: annotated and prepared volumes; slices for the 2-D network.
         device: ``cpu``, ``cuda`` or ``mps``.
-        seed: of the weights, and of the tiles: each depends on this and its step's number alone.
+        seed: draws the initial weights and the tiles. Each tile depends on the seed and its step's number alone.
 
     Raises:
         InputError: nothing is annotated.
@@ -90,10 +90,10 @@ class Learner:
             plan.augmentation,
             plan.context,
             plan.centres,
-            _home(volumes, device),
+            _storage_device(volumes, device),
         )
         self.weights = torch.tensor(class_weights(counts.tolist(), plan.class_balance), device=device)
-        # Nobody else's random numbers change.
+        # The global generator stays as it is.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = build_network(plan, plan.is_padded).to(device)
@@ -115,14 +115,14 @@ class Learner:
         self._tiles.close()
 
     def result(self) -> nn.Module:
-        """Return the network that is scored and published: the average of the weights, with statistics of its own.
+        """Return the network to score and publish: the averaged weights with batch normalisation statistics for them.
 
-        Its analysis path is not padded. Batch normalisation's averages are those of the network in training, whose
-        analysis path may be padded.
+        Its analysis path is not padded. The statistics are taken with the network in training, whose analysis path may
+        be padded.
         """
         averaged = self.averaged.module
         if self.plan.batch_norm and self.plan.statistics in OF_TRAINING:
-            # Always the same ones, so that a run can be repeated, and continued.
+            # Always the same tiles, so that a run can be repeated, and continued.
             while len(self._first_tiles) < STATISTICS_TILES:
                 self._first_tiles.append(self._draw(len(self._first_tiles)))
             with half_precision(self.device, self.precision):
@@ -133,11 +133,11 @@ class Learner:
         return network.eval()
 
     def is_finite(self) -> bool:
-        """Tell whether all weights are finite; no step makes them otherwise."""
+        """Return whether all weights are finite; training steps keep finite weights finite."""
         return all(bool(torch.isfinite(weights).all()) for weights in self.network.parameters())
 
     def state(self) -> LearnerState:
-        """Return what ``load`` needs to go on from here."""
+        """Return the state from which ``load`` continues."""
         return {
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -146,7 +146,7 @@ class Learner:
         }
 
     def load(self, state: LearnerState, with_momentum: bool) -> None:
-        """Take over the weights that ``state`` returned; to go on with a run, its momentum and its precision too."""
+        """Load the weights that ``state`` returned; to continue its run, also the momentum and the precision."""
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         if with_momentum:
@@ -155,11 +155,11 @@ class Learner:
             self.precision = precision_on(self.device, state["precision"])
 
     def train(self, steps: range, progress: Callable[[], float]) -> StepsMade:
-        """Make some steps, fewer if the progress reaches 1 before; at least one.
+        """Make training steps: at least one, and no more once the progress reaches 1.
 
         Args:
-            steps: their numbers.
-            progress: the part of the whole training that is done, 0 … 1; the learning rate falls with it.
+            steps: the steps' numbers.
+            progress: returns the fraction of the whole training that is done, 0 … 1. It sets the learning rate.
         """
         self.network.train()
         began, waited, labelled = time.monotonic(), 0.0, 0
@@ -186,10 +186,10 @@ class Learner:
         return image.to(self.device), targets.to(self.device)
 
     def _step_in_memory(self, step: int, progress: float) -> tuple[Tensor, Tensor, float | None, float]:
-        """Make a step; where memory is short, with the volumes elsewhere, and then with ever smaller tiles.
+        """Make a step. If memory is short, move the volumes to the host, then take ever smaller tiles.
 
         Returns:
-            The tile's image and targets, the step's loss as of ``_step``, and the seconds waited for the tile.
+            The tile's image and targets, the loss that ``_step`` returns, and the seconds waited for the tile.
         """
         draw: Callable[[int], tuple[Tensor, Tensor]] = self._tiles
         while True:
@@ -207,10 +207,10 @@ class Learner:
             draw = self._draw
 
     def _save_memory(self) -> None:
-        """Take less memory from now on.
+        """Use less memory from now on.
 
         Raises:
-            InputError: there is nothing left to save.
+            InputError: the tile can't be smaller.
         """
         if self.sampler.device != "cpu":
             self.sampler.keep_on_host()
@@ -230,7 +230,7 @@ class Learner:
             torch.cuda.empty_cache()
 
     def _step(self, image: Tensor, targets: Tensor, progress: float) -> float | None:
-        """Make a step; return its loss, None where there is no finite gradient to step along."""
+        """Make a step and return its loss; if the gradient isn't finite, make none and return None."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.plan.learning_rate * (1 - progress) ** self.plan.decay
         self.optimiser.zero_grad(set_to_none=True)
@@ -253,29 +253,29 @@ class Learner:
         return sum(share * loss for share, loss in zip(shares, losses, strict=True)) / sum(shares)  # type: ignore[return-value]
 
 
-def _home(volumes: Sequence[TrainingVolume], device: str) -> str:
+def _storage_device(volumes: Sequence[TrainingVolume], device: str) -> str:
     """Return where training volumes are kept: on the device if they take a small part of its memory, else on the host.
 
-    Apple's GPU lacks what drawing tiles needs.
+    Apple's GPU lacks operations that drawing tiles needs.
     """
     if device != "cuda":
         return "cpu"
-    # Each voxel stands beside its neighbour in the sampler's table.
+    # The sampler's table holds each voxel twice: for itself and as a neighbour.
     taken = sum(2 * volume.image.nbytes + volume.annotation.nbytes for volume in volumes)
     return device if taken < RESIDENT_SHARE * torch.cuda.mem_get_info()[0] else "cpu"
 
 
 def _batch(image: Tensor) -> Tensor:
-    """Return what the network takes for a tile's image (C, *spatial): (1, C, *spatial)."""
+    """Return a tile's image (C, *spatial) as the network's input (1, C, *spatial)."""
     return channels_last(image.unsqueeze(0))
 
 
 def _average(share: float) -> Callable[..., None]:
-    """Return how ``AveragedModel`` takes a step's weights into its running average.
+    """Return the function by which ``AveragedModel`` adds a step's weights to its running average.
 
     Args:
-        share: of the average that stays in each step, 0 (the last step's weights alone) … 1; less in the first steps,
-            so that the untrained weights are soon forgotten.
+        share: share of the average that each step keeps, 0 (only the last step's weights) … 1. The first steps keep
+            less, so that the untrained weights are soon forgotten.
     """
 
     def take(averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
@@ -286,24 +286,24 @@ def _average(share: float) -> Callable[..., None]:
 
 
 class _DrawnAhead:
-    """Draws the next step's tile beside each step."""
+    """Draws the next step's tile in a thread while a step is made."""
 
     def __init__(self, draw: Callable[[int], tuple[Tensor, Tensor]]) -> None:
         self.draw = draw
         self._drawing = ThreadPoolExecutor(max_workers=1)
-        self._coming: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+        self._next: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
 
     def close(self) -> None:
         """End the thread."""
         self._drawing.shutdown(cancel_futures=True)
 
     def forget(self) -> None:
-        """Draw the next step's tile again."""
-        self._coming = None
+        """Discard the tile that was drawn ahead."""
+        self._next = None
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        if self._coming is None or self._coming[0] != step:
-            self._coming = step, self._drawing.submit(self.draw, step)
-        tile = self._coming[1].result()
-        self._coming = step + 1, self._drawing.submit(self.draw, step + 1)
+        if self._next is None or self._next[0] != step:
+            self._next = step, self._drawing.submit(self.draw, step)
+        tile = self._next[1].result()
+        self._next = step + 1, self._drawing.submit(self.draw, step + 1)
         return tile

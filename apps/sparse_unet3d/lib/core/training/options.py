@@ -13,13 +13,13 @@ class TrainingOptions:
     """What a person sets for one training.
 
     Attributes:
-        max_epochs: epochs after which it ends.
-        max_minutes: minutes after which it ends, whichever comes first; 0 for no limit.
+        max_epochs: training ends after this many epochs,
+        max_minutes: or after this many minutes, if that is earlier; 0 for no limit.
         start: ``continue`` where the last training stood, or ``afresh`` with an untrained network.
         seed: of all randomness.
 
     Raises:
-        InputError: a value outside what is possible.
+        InputError: a value that isn't possible.
     """
 
     max_epochs: int = 100

@@ -1,15 +1,15 @@
-"""What training tells after each epoch."""
+"""What training reports after each epoch."""
 
 from typing import TypedDict
 
 
 class TrainingReport(TypedDict):
-    """What is told after an epoch, as JSON values.
+    """The report after an epoch, as JSON values.
 
     Attributes:
         run: time when the training run started (ISO 8601); it identifies the run.
-        epoch: how many are done.
-        total_epochs: how many the options allow.
+        epoch: number of epochs done.
+        total_epochs: number of epochs that the options allow.
         seconds: duration of training so far.
         loss: mean loss of the epoch; NaN if no step was made.
         waited: share of the epoch's time in which it waited for training tiles, 0 … 1.

@@ -31,17 +31,17 @@ from .options import TrainingOptions
 from .report import TrainingReport
 
 VALIDATION_SHARE = 0.1
-"""About the share of the training time that validation takes, except in the first epochs."""
+"""Approximate share of the training time that validation takes, except in the first epochs."""
 
 SAVING_SHARE = 0.05
-"""Share of the time that checkpoints may take: those of wide networks take longer than an epoch on a GPU."""
+"""Largest share of the time for saving checkpoints. On a GPU, that of a wide network takes longer than an epoch."""
 
 
 def is_evaluated(epoch: int, interval: int) -> bool:
-    """Tell whether a run is scored after this epoch, counted from 1.
+    """Return whether a run is scored after this epoch, counted from 1.
 
-    That is after epochs 3, 6, 9, 13, 19, 28, …, since it learns fastest at the beginning, as long as these are no
-    farther apart than the interval; then at that interval.
+    A network learns fastest at the beginning. A run is therefore scored after epochs 3, 6, 9, 13, 19, 28, … as long as
+    these are no farther apart than the interval, and after that at the interval.
     """
     evaluated = min(3, interval)
     while evaluated < epoch:
@@ -60,8 +60,8 @@ def train(
 ) -> TrainingReport:
     """Train a network, publishing it whenever it gets better on the held-out slices.
 
-    A process that runs this may be killed at any time: after the first epoch, and again every some epochs, the folder's
-    checkpoint holds all that is needed to continue.
+    The process may be killed at any time: the folder's checkpoint holds all that is needed to continue. It is saved
+    after the first epoch, and then every few epochs.
 
     Args:
         cases: annotated volumes, as painted; those without any paint are left out.
@@ -99,7 +99,7 @@ def _start_run(
     plan_options: PlanOptions,
     machine: Machine,
 ) -> "_Run":
-    """Set up a run: continued where the checkpoint allows it, else new."""
+    """Set up a run; continue an earlier one if the checkpoint allows it."""
     channels = cases[0].volume.channels
     checkpoint, note = None, ""
     if options.start == "continue" and folder.checkpoint.is_file():
@@ -131,7 +131,7 @@ def _grid(case: TrainingCase, plan: Plan) -> WorkingGrid:
 def _fitting_published(
     folder: ModelFolder, scheme: LabelScheme, channels: int, plan_options: PlanOptions
 ) -> Model | None:
-    """Return the published model, as *Run* uses it, if it does the same task: a new one has to score as well."""
+    """Return the published model, as *Run* uses it, if it fits. A new model has to score at least as well."""
     if not folder.is_published():
         return None
     try:
@@ -161,7 +161,7 @@ class _Run:
         self.epoch = 0
         self.steps = 0
         self.seconds = 0.0
-        # What is learnt from, and what is scored.
+        # For each case, the annotation to train on and the one held out.
         parts = [split.part(case.id, case.annotation, _grid(case, plan)) for case in cases]
         volumes = [prepare_training(case.volume, learnt, plan) for case, (learnt, _) in zip(cases, parts, strict=True)]
         self.learner = Learner(plan, volumes, machine.device, options.seed)
@@ -178,7 +178,7 @@ class _Run:
         images = [
             PreparedImage(
                 case.volume.name,
-                # A view on the CPU; a copy of what may be taken off a GPU that is short of memory.
+                # A view on the CPU, but a copy from a GPU: short of memory, training takes its volumes off the GPU.
                 sampler.image.cpu(),
                 _grid(case, plan),
                 case.volume.outside,
@@ -191,7 +191,7 @@ class _Run:
         self.published_run = published.run if published else None
         self.published_score: float | None = None
         if published:
-            # Scored once more: annotations may have changed since it was published.
+            # It is scored again, since annotations may have changed since it was published.
             same_images = published.plan.spacing == plan.spacing
             own = self.regions if same_images else regions([PreparedImage.of(c.volume, published.plan) for c in cases])
             self.published_score, _ = score_network(
@@ -199,11 +199,11 @@ class _Run:
             )
 
     def _evaluation_interval(self, voxels: int) -> int:
-        """Return every how many epochs to evaluate; counted in voxels, not seconds, so that runs can be repeated."""
+        """Return the number of epochs between scores. Voxels decide, not seconds, so that runs can be repeated."""
         # A training step passes its tile forward once and backward at about twice the cost.
         one_epoch = 3 * self.plan.steps_per_epoch * self.learner.sampler.tile_voxels
         interval = math.ceil(voxels / (VALIDATION_SHARE * one_epoch))
-        # Whoever presses Stop is to find a model, however large the volumes are.
+        # Whoever presses Stop should find a model, however large the volumes are.
         return min(interval, max(1, self.options.max_epochs // 10))
 
     @property
@@ -211,15 +211,15 @@ class _Run:
         return "validation IoU" if self.split.has_validation else "training IoU"
 
     def continue_from(self, checkpoint: Checkpoint) -> None:
-        """Take over the network; also where the run stands, unless it has come to its end."""
+        """Load a checkpoint's network and, unless its run has ended, continue that run."""
         self.learner.load(checkpoint.learner, with_momentum=False)
-        # Step numbers go on, also after the end of a run: no training tile is ever drawn twice.
+        # Step numbers continue even after the end of a run, so that no training tile is ever drawn twice.
         self.steps = checkpoint.steps
         if checkpoint.finished:
             return
         self.epoch, self.seconds = checkpoint.epoch, checkpoint.seconds
         if self._progress() >= 1:
-            # The options ask for less than was done already: that run is over, a new one starts from its weights.
+            # The options ask for less than is already done: that run has ended, and a new one starts from its weights.
             self.epoch, self.seconds = 0, 0.0
             return
         self.learner.load(checkpoint.learner, with_momentum=True)
@@ -232,14 +232,14 @@ class _Run:
         )
 
     def _progress(self) -> float:
-        """Return the part of the run that is done, 0 … 1."""
+        """Return the fraction of the run that is done, 0 … 1."""
         progress = self.epoch / self.options.max_epochs
         if self.options.max_minutes:
             progress = max(progress, self.seconds / (60 * self.options.max_minutes))
         return min(progress, 1.0)
 
     def go(self, report: Callable[[TrainingReport], None]) -> TrainingReport:
-        """Train until the options say stop."""
+        """Train as long as the options say; return the last report."""
         with self.learner:
             return self._go(report)
 
@@ -261,7 +261,7 @@ class _Run:
                     self.folder.publish(self._model(network, score))
                     self.published_score, published = score, True
                 elif finished:
-                    # Whether more slices still help is seen by runs that didn't publish, too.
+                    # Runs that published nothing also show whether more slices still help.
                     self.folder.remember(self._model(network, score))
                 self.seconds = before + time.monotonic() - began
             if finished or time.monotonic() - saved >= saving / SAVING_SHARE:
@@ -283,14 +283,14 @@ class _Run:
         elif published:
             message = f"published with {self.metric} {best:.3f}"
         else:
-            message = f"the published model keeps its place until one scores at least {best:.3f} ({self.metric})"
+            message = f"the published model is kept until another one scores at least {best:.3f} ({self.metric})"
         if not self.split.has_validation:
             message += (
-                "; too few annotated slices to hold any out, or none far enough from the others, so the IoU is that of "
-                "what was trained on"
+                "; no slice could be held out, since there are too few annotated slices or none is far enough from the "
+                "others, so the IoU is that of the training slices"
             )
         if made.left_out:
-            message += f"; {made.left_out} steps of this epoch were left out, since they had no finite gradient"
+            message += f"; {made.left_out} steps of this epoch were skipped, since their gradients weren't finite"
         if self.note:
             message += f"; {self.note}"
         return {
@@ -320,7 +320,7 @@ class _Run:
 
         made = self.learner.train(steps, progress)
         self.steps = steps.stop
-        # Short of memory, it goes on with smaller tiles.
+        # Short of memory, the learner continues with smaller tiles.
         self.plan = self.learner.plan
         if made.left_out and not self.learner.is_finite():
             raise InputError(

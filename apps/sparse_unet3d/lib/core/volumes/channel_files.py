@@ -1,4 +1,4 @@
-"""An image whose channels are in files of their own, as one source."""
+"""An image whose channels are in separate files, as one source."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,25 +16,25 @@ from .volume import Geometry
 
 
 class ChannelFiles:
-    """Sources of one channel each as one source of several channels.
+    """Combines sources of one channel each into one source of several channels.
 
     Attributes:
-        geometry: the grid of channel 0; its ``dtype`` holds the numbers of all channels.
+        geometry: the grid of channel 0; its ``dtype`` can represent the values of all channels.
     """
 
     def __init__(self, sources: Sequence[VolumeSource]) -> None:
-        """Combine the sources, in the order of channels; at least one.
+        """Combine at least one source, in the order of the channels.
 
         Raises:
-            InputError: a source has several channels, or lies on another grid than that of channel 0.
+            InputError: a source has several channels, or isn't on the grid of channel 0.
         """
         first, last = sources[0].geometry, sources[-1].geometry
         for geometry in (source.geometry for source in sources):
             if geometry.channels != 1:
                 raise InputError(
-                    f"{geometry.name}: {geometry.channels} channels, but {_file_name(first)} to {_file_name(last)} are "
-                    "one each; expected one channel in each of these files, or all channels in one file without a "
-                    "number"
+                    f"{geometry.name}: {geometry.channels} channels, but the files {_file_name(first)} to "
+                    f"{_file_name(last)} are the channels of one image; expected one channel in each of these files, "
+                    "or all channels in one file without a channel number"
                 )
             if not is_same_grid(geometry, first):
                 raise InputError(
@@ -50,8 +50,8 @@ class ChannelFiles:
         """Read the voxels of a box (C, X, Y, Z), or all of them, one source after the other.
 
         Raises:
-            InputError: the voxels are damaged or out of reach.
-            MemoryError: memory is short.
+            InputError: the voxels are damaged or inaccessible.
+            MemoryError: there is not enough memory.
         """
         shape = shape_of_box(box, self.geometry.shape)
         array = np.empty((self.geometry.channels, *shape), self.geometry.dtype)
@@ -60,7 +60,7 @@ class ChannelFiles:
         return array
 
     def working_memory(self, box: Box | None = None) -> int:
-        """Return the bytes for the source that takes most. One channel is read at a time."""
+        """Return the largest number of bytes of any source, since one channel is read at a time."""
         return max(source.working_memory(box) for source in self._sources)
 
 

@@ -1,6 +1,6 @@
-"""Whether a file is whole: what ITK doesn't check of the files that it reads.
+"""Check that a file is complete, which ITK doesn't do for all files that it reads.
 
-ITK reads a NIfTI file that was cut off as if nothing were missing, and ignores the checksums of compressed voxels.
+ITK reads a truncated NIfTI file as if nothing were missing, and ignores the checksums of compressed voxels.
 """
 
 import gzip
@@ -14,21 +14,21 @@ from typing import IO
 from lib.core.errors import InputError
 
 MAX_RATIO = 1032
-"""Bytes that one byte compressed by gzip or zlib expands to at most."""
+"""Most bytes that one byte compressed by gzip or zlib can expand to."""
 
 TEXT_RATIO = 8
-"""Bytes of voxels that one byte of text stands for at most."""
+"""Most bytes of voxels that one byte of text can stand for."""
 
 BLOCK = 1 << 16
 """Bytes that are read from a file at a time."""
 
 _LONGEST_HEADER = 1 << 22
-"""Bytes of a text header that are read at most; those of Slicer's segmentations are long."""
+"""Most bytes of a text header that are read. Headers of Slicer's segmentations are long."""
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn an error in reading a file into an ``InputError``: the file is damaged, or out of reach."""
+    """Turn an error while reading a file into an ``InputError``: the file is damaged or inaccessible."""
     try:
         yield
     except InputError:
@@ -60,7 +60,7 @@ def inflated(file: IO[bytes]) -> Iterator[bytes]:
 
     Raises:
         EOFError: the end is missing.
-        zlib.error: damaged, or another checksum.
+        zlib.error: the data is damaged, or its checksum is wrong.
     """
     rest = file.read(BLOCK)
     while True:
@@ -70,7 +70,7 @@ def inflated(file: IO[bytes]) -> Iterator[bytes]:
                 raise EOFError("the end is missing")
             yield decompress.decompress(rest)
             rest = file.read(BLOCK)
-        # A gzip file may have several parts; anything else that follows belongs to none.
+        # A gzip file may have several members. Any other data that follows is ignored.
         rest = decompress.unused_data + rest
         if not rest.startswith(b"\x1f\x8b"):
             return

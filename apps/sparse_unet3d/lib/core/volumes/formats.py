@@ -1,4 +1,4 @@
-"""The file formats, by the ending of a file's name: another format is one line in ``FORMATS``."""
+"""The file formats, by file ending. To add a format, add one line to ``FORMATS``."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ FORMATS: dict[str, Callable[[Path], VolumeSource]] = {
     ".nrrd": NrrdSource,
     ".mha": MetaImageSource,
 }
-"""What reads an image, by the ending of its name in small letters."""
+"""The class that reads an image, by its file ending in lower case."""
 
 WRITERS: dict[str, Callable[[Path, NDArray[np.uint8], Affine], None]] = {
     ".nii": NiftiSource.write,
@@ -28,10 +28,10 @@ WRITERS: dict[str, Callable[[Path, NDArray[np.uint8], Affine], None]] = {
     ".nrrd": NrrdSource.write,
     ".mha": MetaImageSource.write,
 }
-"""What writes a label map (X, Y, Z), by the ending of its name; a format can be missing here."""
+"""The function that writes a label map (X, Y, Z), by its file ending. Formats that are only read are missing."""
 
 SEGMENTATION = ".seg"
-"""What 3D Slicer puts before the ending of its segmentations."""
+"""Part of a name that 3D Slicer puts before the file ending of its segmentations."""
 
 
 def open_file(path: Path) -> VolumeSource:
@@ -44,14 +44,14 @@ def open_file(path: Path) -> VolumeSource:
 
 
 def endings() -> tuple[str, ...]:
-    """Return the endings of the files that can be read, in small letters."""
+    """Return the endings of the files that can be read, in lower case."""
     return tuple(FORMATS)
 
 
 def split_ending(name: str) -> tuple[str, str]:
-    """Split a file name into what comes before its ending, and the ending as written, empty if it is unknown.
+    """Split a file name into its stem, and its ending as written; the ending is empty if it is unknown.
 
-    Upper and lower case are alike. Before an ending, ``.seg`` belongs to it, as in Slicer's segmentations.
+    Case doesn't matter. A ``.seg`` before a known ending is part of the ending, as in Slicer's segmentations.
     """
     low = name.lower()
     ending = max((ending for ending in FORMATS if low.endswith(ending)), key=len, default="")
@@ -61,7 +61,7 @@ def split_ending(name: str) -> tuple[str, str]:
 
 
 def ending_of(path: Path) -> str:
-    """Return the ending that says how a file is read and written, in small letters and without ``.seg``.
+    """Return the ending that determines the format of a file, in lower case and without ``.seg``.
 
     Raises:
         InputError: unknown ending.

@@ -13,7 +13,7 @@ from lib.core.errors import InputError
 from .volume import Affine, LabelMap, Placed, spacing_of
 
 GRID_TOLERANCE = 0.1
-"""Voxels by which the corners of two equal grids may differ: files store positions in float32."""
+"""Voxels by which the corners of two equal grids may differ, since files store positions in float32."""
 
 
 def is_same_grid(one: Placed, other: Placed) -> bool:
@@ -69,8 +69,8 @@ def _whole_place(label: LabelMap, volume: Placed) -> "_Place":
 def box_onto_grid(label: LabelMap, volume: Placed) -> NDArray[np.integer[Any]]:
     """Return a label map that covers a box of the volume's grid on the whole grid, (X, Y, Z), 0 outside the box.
 
-    This is ``onto_grid`` for a label map that may be smaller than the volume, since Slicer saves no more than the
-    segments need, and may reach beyond it; values beyond the volume are dropped.
+    Unlike in ``onto_grid``, the label map may be smaller than the volume, since Slicer saves only the box that the
+    segments need. It may also reach beyond the volume; values there are dropped.
 
     Raises:
         InputError: the label map's voxels don't coincide with voxels of the volume, or none of them is in the volume.
@@ -93,9 +93,9 @@ class _Place(NamedTuple):
     """How an array lies on another grid: transpose it by ``order``, flip it, and put its first voxel at ``start``.
 
     Attributes:
-        order: its axes in the other grid's order.
-        flipped: which axes to flip, after that.
-        start: index on the other grid of its first voxel, after that; it may be outside.
+        order: the array's axes in the order of the other grid's axes.
+        flipped: axes to flip after transposing.
+        start: index on the other grid of the array's first voxel, after transposing and flipping; it may lie outside.
     """
 
     order: tuple[int, ...]

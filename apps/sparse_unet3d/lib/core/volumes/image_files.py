@@ -1,7 +1,7 @@
 """Which files make up an image: one file, or one for each channel, named as for nnU-Net.
 
 ``case_0000.nii.gz``, ``case_0001.nii.gz``, … are channels 0, 1, … of one image ``case``. A folder uses these names if
-any file name in it ends in ``_0000``; in other folders ``mouse_0003.nii.gz`` is an image of its own. All images of a
+any file name in it ends in ``_0000``. In other folders, ``mouse_0003.nii.gz`` is an image of its own. All images of a
 folder that are stored by channel must have the same number of channels.
 """
 
@@ -26,9 +26,9 @@ class ImageFiles:
     """The files of one image.
 
     Attributes:
-        path: the file that stands for the image: its only one, or that of channel 0, which may be missing.
+        path: the file that stands for the image: its only file, or the file of channel 0, which may be missing.
         files: the existing files, by channel.
-        fault: why they can't be read as one image, naming the files; empty if they can.
+        fault: why the files can't be read as one image, with their names; empty if they can.
     """
 
     path: Path
@@ -37,12 +37,12 @@ class ImageFiles:
 
 
 def is_listed(name: str) -> bool:
-    """Return whether a name may be an image or a label: a known ending, no leading dot (partly written, or macOS)."""
+    """Return whether a name has a known ending and no leading dot, unlike incomplete files and those of macOS."""
     return not name.startswith(".") and bool(split_ending(name)[1])
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a file counts as image: ``is_listed``, and no Slicer segmentation by its name or content."""
+    """Return whether a file counts as an image: it ``is_listed``, and no Slicer segmentation by name or content."""
     ending = split_ending(path.name)[1].lower()
     if not is_listed(path.name) or ending.startswith(SEGMENTATION):
         return False
@@ -55,12 +55,12 @@ def images_in(folder: Path, known: Mapping[str, str] | None = None) -> dict[str,
 
 
 def images_among(folder: Path, names: Iterable[str], known: Mapping[str, str] | None = None) -> dict[str, ImageFiles]:
-    """Return the images that a folder with these files has.
+    """Return the images that these files in a folder make up.
 
     Args:
         folder: where the files are.
         names: file names; those that aren't images (``is_image``) are ignored.
-        known: endings by id. They decide between files that differ in their ending alone; otherwise the first name
+        known: endings by id. They decide between files that differ in their ending alone. Without one, the first name
             counts.
 
     Returns:
@@ -71,9 +71,9 @@ def images_among(folder: Path, names: Iterable[str], known: Mapping[str, str] | 
     # Sorted by name, which sorts channels by number.
     names = sorted(name for name in names if is_image(folder / name))
     numbers = {name: match for name in names if (match := _CHANNEL.fullmatch(split_ending(name)[0]))}
-    is_used = any(int(match[2]) == 0 for match in numbers.values())
+    has_channel_0 = any(int(match[2]) == 0 for match in numbers.values())
     for name in names:
-        if is_used and name in numbers:
+        if has_channel_0 and name in numbers:
             image_id, number = numbers[name].groups()
             by_channel[image_id][int(number)].append(folder / name)
         else:
@@ -82,7 +82,8 @@ def images_among(folder: Path, names: Iterable[str], known: Mapping[str, str] | 
                 whole[image_id] = folder / name
 
     images = {image_id: ImageFiles(path, (path,)) for image_id, path in whole.items()}
-    # Images without channel 0 don't set how many channels to expect: a name that ends in a year would fault all others.
+    # Images without channel 0 don't count here: otherwise, with a name that ends in a year, all other images would seem
+    # to lack channels.
     last, example = max(
         (max(channels.items()) for channels in by_channel.values() if 0 in channels), default=(0, [folder])
     )

@@ -10,20 +10,20 @@ PERCENTILES = (0.5, 99.5)
 """Percentiles of a channel that become 0 and 1."""
 
 CONSTANT_SHARE = 0.05
-"""A value that at least this fraction of a channel has is left out of the percentiles."""
+"""A channel's most frequent value is left out of the percentiles if at least this fraction of the channel has it."""
 
 LEAST_REST = 0.01
-"""At least this fraction of a channel must have other values; otherwise the constant value counts, too."""
+"""At least this fraction of a channel must have other values. Otherwise, the most frequent value counts too."""
 
 _SAMPLE = 1 << 22
-"""Values of a channel that the percentiles are computed from, at most."""
+"""Most values of a channel from which the percentiles are computed."""
 
 
 def scale_intensity(array: NDArray[Any]) -> NDArray[np.float32]:
     """Scale each channel so that its ``PERCENTILES`` become 0 and 1, and clip values beyond them.
 
     If one value makes up a large part of a channel, as after masking or padding, the percentiles leave it out. If a
-    channel is constant between the percentiles (few bright voxels on an empty ground), its least and greatest value
+    channel is constant between the percentiles (few bright voxels on an empty background), its minimum and maximum
     become 0 and 1. A constant channel becomes 0.
 
     MONAI's ``ScaleIntensityRangePercentiles`` isn't used: it includes the masked value, which costs contrast, doesn't
@@ -50,7 +50,7 @@ def scale_intensity(array: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _range(channel: NDArray[Any]) -> tuple[float, float]:
-    """Return half the values of a channel (X, Y, Z) that become 0 and 1. The whole range may overflow."""
+    """Return half of each value of a channel (X, Y, Z) that becomes 0 or 1. The full range could overflow."""
     values = np.sort(_sample(channel))
     starts = np.concatenate([[0], np.flatnonzero(values[1:] != values[:-1]) + 1])
     lengths = np.diff(starts, append=len(values))
@@ -68,9 +68,9 @@ def _range(channel: NDArray[Any]) -> tuple[float, float]:
 
 
 def _with_constant(low: float, high: float, constant: float, least: float, greatest: float) -> tuple[float, float]:
-    """Widen a range towards the constant if many of the other values would otherwise be clipped to the same value.
+    """Widen a range towards the constant if the constant and many other values would otherwise both become 0, or 1.
 
-    That happens if the end of the range is itself a frequent value, as in images with few different values.
+    This happens if the end of the range is itself a frequent value, as in images with few different values.
     """
     margin = (high - low) / 2
     if constant < low == least:

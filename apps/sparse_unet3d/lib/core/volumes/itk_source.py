@@ -1,7 +1,7 @@
-"""Files that ITK reads and writes: from a header to channels, axes and millimetres, as 3D Slicer understands them.
+"""Files that ITK reads and writes: their channels, axes and millimetres, as 3D Slicer understands them.
 
-People annotate in Slicer, and Slicer reads with ITK. ITK reads here, too, so that its rules for each format apply.
-Subclasses add what ITK doesn't check (whether a file is whole) and how Slicer's scene differs from what ITK reads.
+People annotate in Slicer, which reads files with ITK. This module uses ITK too, so that ITK's rules apply.
+Subclasses add what ITK doesn't check (whether a file is complete) and how Slicer's scene differs from what ITK reads.
 """
 
 import math
@@ -37,7 +37,7 @@ class ItkSource(ABC):
     """
 
     image_io: ClassVar[str]
-    """ITK's reader and writer. It is set, not guessed: a file of another format could refer ITK to other files."""
+    """ITK's reader and writer. ITK must not choose it: a file of another format could make ITK open other files."""
 
     def __init__(self, path: Path) -> None:
         """Read the header.
@@ -91,7 +91,7 @@ class ItkSource(ABC):
 
         Raises:
             InputError: the file is damaged.
-            MemoryError: memory is short.
+            MemoryError: there is not enough memory.
         """
         geometry = self.geometry
         array = np.empty((geometry.channels, *shape_of_box(box, geometry.shape)), geometry.dtype)
@@ -131,7 +131,7 @@ class ItkSource(ABC):
         """Look at the header before ITK does.
 
         Returns:
-            How many bytes of voxels the file can hold at most, compressed or not.
+            The most bytes of voxels that the file can hold, compressed or not.
 
         Raises:
             InputError: damaged or incomplete, Slicer can't open it, or the voxels are in another file.
@@ -139,7 +139,7 @@ class ItkSource(ABC):
 
     @abstractmethod
     def _verify(self) -> None:
-        """Check that all voxels are in the file, as far as ITK doesn't.
+        """Check that all voxels are in the file, where ITK doesn't check it.
 
         Raises:
             InputError: the file is damaged or incomplete.
@@ -169,7 +169,7 @@ class ItkSource(ABC):
         return None, bool(np.linalg.det(affine[:3, :3]) < 0)
 
     def _channels(self) -> Iterator[NDArray[Any]]:
-        """Yield each channel's voxels (X, Y, Z) in any memory order and byte order; use each before the next one."""
+        """Yield each channel's voxels (X, Y, Z) in any memory order and byte order; use each before taking the next."""
         self._verify()
         try:
             image = self._reader().Execute()
@@ -190,7 +190,7 @@ class ItkSource(ABC):
 
 
 def _dtype(reader: sitk.ImageFileReader) -> np.dtype[Any]:
-    """Return the type that an image's array will have: that of a small image of the same kind."""
+    """Return the type of an image's array, found from a small image with the same type of pixels."""
     small = sitk.Image([1, 1], reader.GetPixelID(), reader.GetNumberOfComponents())
     dtype: np.dtype[Any] = sitk.GetArrayViewFromImage(small).dtype
     return dtype
@@ -223,7 +223,7 @@ def _sheared(path: Path) -> InputError:
 
 
 def _check_affine(path: Path, affine: Affine) -> None:
-    """Refuse a grid that ITK opens in some formats but that has no volume, or that Slicer doesn't open."""
+    """Refuse a grid without volume, which ITK opens in some formats, and a sheared one, which Slicer doesn't open."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         size = np.linalg.norm(affine[:3, :3], axis=0)
         cosines = (affine[:3, :3] / size).T @ (affine[:3, :3] / size)

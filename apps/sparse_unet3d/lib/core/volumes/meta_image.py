@@ -10,7 +10,7 @@ from .itk_source import ItkSource
 
 
 class MetaImageSource(ItkSource):
-    """A MetaImage file. Its header is read here, too, since ITK doesn't tell where and how the voxels are stored."""
+    """A MetaImage file. Its header is read here too, since ITK doesn't report where and how the voxels are stored."""
 
     image_io = "MetaImageIO"
 
@@ -29,7 +29,7 @@ class MetaImageSource(ItkSource):
         return left * (MAX_RATIO if self._is_compressed else 1)
 
     def _verify(self) -> None:
-        """Check compressed voxels against their checksum; ITK checks that all others are there."""
+        """Check compressed voxels against their checksum; ITK checks that uncompressed ones are complete."""
         if not self._is_compressed:
             return
         with reading(self.path), self.path.open("rb") as file:

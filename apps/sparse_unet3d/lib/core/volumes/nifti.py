@@ -21,11 +21,11 @@ _NIFTI_2_HEADER_BYTES = 540
 _MAGIC = slice(344, 348)
 
 _MAX_RESCALED_RATIO = 8
-"""Bytes that a stored byte takes at most once its value is rescaled to a floating point number."""
+"""Most bytes that a stored byte takes once its value is rescaled to a floating point number."""
 
 
 class NiftiSource(ItkSource):
-    """A NIfTI-1 file. ITK reads its header; the voxels are read here, since ITK makes 0 of NaN and infinite values."""
+    """A NIfTI-1 file. ITK reads its header; the voxels are read here, since ITK makes NaN and infinite values 0."""
 
     image_io = "NiftiImageIO"
 
@@ -34,10 +34,10 @@ class NiftiSource(ItkSource):
 
         Raises:
             InputError: the file is damaged.
-            MemoryError: memory is short.
+            MemoryError: there is not enough memory.
         """
         array = super().read(box)
-        # ITK's rule for values that can't be meant.
+        # As in ITK, an invalid slope or intercept is ignored.
         slope, intercept = (float(self._header[name]) for name in ("scl_slope", "scl_inter"))
         slope = slope if math.isfinite(slope) and abs(slope) > np.finfo(np.float64).eps else 1.0
         intercept = intercept if math.isfinite(intercept) else 0.0
@@ -68,13 +68,13 @@ class NiftiSource(ItkSource):
         return _MAX_RESCALED_RATIO * capacity
 
     def _verify(self) -> None:
-        """Do nothing: ``_channels`` finds what is missing."""
+        """Do nothing: ``_channels`` notices missing voxels."""
 
     def _read_header(self) -> nibabel.Nifti1Header:
         path = self.path
         with gzip.open(path) if is_gzip(path) else path.open("rb") as file:
             content = file.read(_HEADER_BYTES)
-        # ITK only says that it can't open these.
+        # ITK would only say that it can't open such a file.
         if _NIFTI_2_HEADER_BYTES in (int.from_bytes(content[:4], order) for order in ("little", "big")):
             raise InputError(
                 f"{path}: a NIfTI-2 file, which 3D Slicer can't open; save it as NIfTI-1, e.g. in Python: image = "
@@ -87,7 +87,7 @@ class NiftiSource(ItkSource):
         raise ValueError("no NIfTI header")
 
     def _bytes_needed(self) -> int:
-        """Return how many bytes the file has to have, uncompressed. ITK reads shorter ones as if nothing were missing.
+        """Return how many bytes the file must have, uncompressed. ITK reads shorter files as if nothing were missing.
 
         Raises:
             ValueError: the header describes no array.
@@ -111,7 +111,7 @@ class NiftiSource(ItkSource):
         yield from colours or np.moveaxis(stored.reshape(*self.geometry.shape, -1, order="F"), 3, 0)
 
     def _stored_voxels(self) -> NDArray[Any]:
-        """Return the array in the order of the file's axes; its type has fields where the voxels are colours."""
+        """Return the array in the order of the file's axes; its type has fields if the voxels are colours."""
         path, start = self.path, self._start_of_voxels()
         with reading(path), path.open("rb") as file:
             dtype, shape = self._header.get_data_dtype(), self._header.get_data_shape()

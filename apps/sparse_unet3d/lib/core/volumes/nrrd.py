@@ -1,4 +1,4 @@
-"""NRRD files (``.nrrd``), also those that 3D Slicer saves its segmentations in."""
+"""NRRD files (``.nrrd``), including 3D Slicer's segmentations."""
 
 from typing import IO
 
@@ -24,7 +24,7 @@ _GZIP = ("gzip", "gz")
 
 
 class NrrdSource(ItkSource):
-    """An NRRD file. Its header is read here, too, for what ITK doesn't tell: encoding, voxels in other files, space."""
+    """An NRRD file. Its header is read here too, since ITK doesn't report encoding, voxels in other files and space."""
 
     image_io = "NrrdImageIO"
 
@@ -38,7 +38,7 @@ class NrrdSource(ItkSource):
         if "data file" in self._text or "datafile" in self._text:
             raise InputError(f"{path}: the voxels are in another file; save header and voxels in one .nrrd file")
         encoding = self._text.get("encoding", "").lower()
-        # ITK finds out only when it reads the voxels.
+        # ITK would notice this only when it reads the voxels.
         if encoding in ("bzip2", "bz2"):
             raise InputError(
                 f"{path}: compressed by bzip2, which 3D Slicer can't open; save it with encoding gzip or raw, e.g. in "
@@ -47,8 +47,8 @@ class NrrdSource(ItkSource):
         return left * (MAX_RATIO if encoding in _GZIP else 1 if encoding == "raw" else TEXT_RATIO)
 
     def _verify(self) -> None:
-        """Check compressed voxels against their checksum; ITK checks that all others are there."""
-        # After a line skip the compressed part begins elsewhere.
+        """Check compressed voxels against their checksum; ITK checks that uncompressed ones are complete."""
+        # With a line skip, the compressed voxels begin elsewhere; they aren't checked.
         if self._text.get("encoding", "").lower() not in _GZIP or "line skip" in self._text:
             return
         with reading(self.path), self.path.open("rb") as file:
@@ -79,7 +79,7 @@ class NrrdSource(ItkSource):
 
 
 def _text_fields(file: IO[bytes]) -> dict[str, str]:
-    """Return the fields of a header, their names in small letters."""
+    """Return the fields of a header, with names in lower case."""
     fields = {}
     for line in header_lines(file):
         name, colon, value = line.decode("utf-8", errors="replace").partition(":")

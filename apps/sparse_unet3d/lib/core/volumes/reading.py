@@ -1,4 +1,4 @@
-"""Read images and label maps, whatever files they are in, and write label maps."""
+"""Read images and label maps in any known format, and write label maps."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def open_image(path: str | Path) -> VolumeSource:
         path: any of the image's files.
 
     Raises:
-        InputError: as ``read_volume``, except for faults of the voxels.
+        InputError: as ``read_volume``, except for errors in the voxels.
     """
     sources = [_open_volume(file) for file in files_of(Path(path))]
     return sources[0] if len(sources) == 1 else ChannelFiles(sources)
@@ -45,14 +45,14 @@ def read_geometry(path: str | Path) -> Geometry:
 def read_volume(path: str | Path) -> Volume:
     """Read an image from its file or, where it is stored by channel, from all its files.
 
-    Channels in files of their own may have different types of numbers; the array's type holds them all.
+    Channels in separate files may have different data types; the array's type can represent them all.
 
     Args:
         path: any of the image's files.
 
     Raises:
-        InputError: as ``read_file``; a channel's file is missing, exists twice, has several channels itself, or lies on
-            another grid than that of channel 0.
+        InputError: as ``read_file``; a channel's file is missing, exists twice, has several channels itself, or isn't
+            on the grid of channel 0.
     """
     return _read(open_image(path))
 
@@ -60,11 +60,11 @@ def read_volume(path: str | Path) -> Volume:
 def read_file(path: str | Path) -> Volume:
     """Read a volume from one file, in a format of ``formats.FORMATS``, with one or several channels.
 
-    A voxel that is NaN gets the least value of its channel; ``outside`` and ``notes`` say which voxels those are.
+    NaN is replaced by the least value of the channel; ``outside`` marks voxels that are NaN in every channel.
 
     Raises:
         InputError: no such file, unknown ending, damaged, 2-D, several points in time, complex, infinite values, a
-            channel of nothing but NaN, impossible geometry, too large for the free memory.
+            channel in which all values are NaN, impossible geometry, too large for the free memory.
     """
     return _read(_open_volume(Path(path)))
 
@@ -111,7 +111,7 @@ def _without_nan(name: str, array: NDArray[Any]) -> tuple[NDArray[np.bool_] | No
         (X, Y, Z) the voxels that were NaN in every channel, or None if there are none; and notes for a person.
 
     Raises:
-        InputError: infinite values, or a channel of nothing but NaN.
+        InputError: infinite values, or a channel in which all values are NaN.
     """
     if array.dtype.kind != "f" or all(np.isfinite(channel).all() for channel in array):
         return None, ()
@@ -129,7 +129,7 @@ def _without_nan(name: str, array: NDArray[Any]) -> tuple[NDArray[np.bool_] | No
         channel[missing] = np.nanmin(channel)
         outside &= missing
     if not outside.any():
-        return None, (f"{name}: where some of the channels are NaN, these count as the least value of the channel",)
+        return None, (f"{name}: values that are NaN in only some channels count as the least value of the channel",)
     return outside, (f"{name}: {np.count_nonzero(outside)} voxels are NaN and count as outside",)
 
 
@@ -152,7 +152,7 @@ def read_label_map(path: str | Path) -> LabelMap:
         )
     array = volume.array[0]
     if array.dtype.kind not in "iu":
-        # A number too large for an integer becomes another one, and is refused like a fraction.
+        # A number too large for int64 changes in the conversion, and is refused like a fraction.
         with np.errstate(invalid="ignore"):
             whole = array.astype(np.int64)
         if (whole != array).any():
@@ -173,11 +173,11 @@ def write_label_map(path: str | Path, array: NDArray[np.uint8], affine: Affine) 
         affine: (4, 4) voxel to RAS mm.
 
     Raises:
-        InputError: unknown ending, or one that is only read.
+        InputError: the ending is unknown, or such files can only be read.
     """
     path = Path(path)
     ending = ending_of(path)
     if ending not in WRITERS:
-        raise InputError(f"{path}: {ending} files are only read; write one of {', '.join(WRITERS)}")
-    with replacing(path) as beside:
-        WRITERS[ending](beside, array, affine)
+        raise InputError(f"{path}: {ending} files can only be read; choose one of {', '.join(WRITERS)}")
+    with replacing(path) as temporary:
+        WRITERS[ending](temporary, array, affine)

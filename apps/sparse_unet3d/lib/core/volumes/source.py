@@ -1,4 +1,4 @@
-"""The seam between images and files: what a format offers, so that no other module knows how files are laid out.
+"""The interface between images and file formats. Other modules don't know how files are laid out.
 
 A new format is one module with a class like ``VolumeSource``, and one line in ``formats.FORMATS``.
 """
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .volume import Geometry
 
 Box = tuple[slice, slice, slice]
-"""Some of an image's voxels: start and stop along X, Y and Z, without a step."""
+"""A box of an image's voxels: start and stop along X, Y and Z, without a step."""
 
 
 def shape_of_box(box: Box | None, shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -24,7 +24,7 @@ def shape_of_box(box: Box | None, shape: tuple[int, int, int]) -> tuple[int, int
 class VolumeSource(Protocol):
     """An image that can be read: a file, a folder of chunks, or the files of several channels.
 
-    It is made from a path. Making it reads headers, no voxels, and raises ``InputError`` if the image can't be used.
+    Creating a source reads headers but no voxels, and raises ``InputError`` if the image can't be used.
     """
 
     @property
@@ -38,12 +38,13 @@ class VolumeSource(Protocol):
             (C, X, Y, Z) of the box, C-contiguous, of type ``geometry.dtype``. NaN and infinite values stay.
 
         Raises:
-            InputError: the voxels are damaged or out of reach.
-            MemoryError: memory is short.
+            InputError: the voxels are damaged or inaccessible.
+            MemoryError: there is not enough memory.
         """
 
     def working_memory(self, box: Box | None = None) -> int:
         """Return how many bytes ``read`` takes besides the array that it returns.
 
-        A source that reads chunks needs a few of them; one whose file is compressed as a whole needs all voxels.
+        A source that reads chunks needs room for a few of them. One whose file is compressed as a whole needs room for
+        all voxels.
         """

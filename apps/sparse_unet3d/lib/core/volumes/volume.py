@@ -51,7 +51,7 @@ class Geometry:
         shape: (X, Y, Z).
         affine: (4, 4) voxel to RAS mm.
         channels: number of channels.
-        dtype: type of numbers of the image's array: floats where the file asks to rescale its values.
+        dtype: data type of the image's array: floats if the file asks to rescale its values.
         slicer_affine, name, slicer_reverses: as in ``Volume``.
     """
 
@@ -83,9 +83,10 @@ class Volume:
     """An image in memory.
 
     Lengths (``affine``, ``spacing``) are in millimetres, as ITK reads them. NIfTI files in micrometres or metres are
-    converted. NIfTI files without a unit, MetaImage files, which have none, and NRRD files, whose unit ITK ignores,
-    count as millimetres. An NRRD file in micrometres is therefore shown and described a thousand times too large, here
-    as in 3D Slicer. The method doesn't depend on that, as long as all images and the plan's spacing agree.
+    converted. NIfTI files without a unit, MetaImage files (which have none) and NRRD files (whose unit ITK
+    ignores) count as millimetres. An NRRD file in micrometres is therefore shown and described a thousand times too
+    large, here as in 3D Slicer. The method doesn't depend on the unit, as long as all images and the plan's spacing
+    have the same one.
 
     Attributes:
         array: (C, X, Y, Z), integers or finite floats as stored.
@@ -140,18 +141,18 @@ class Volume:
         return self.geometry.slice_from_slicer(k)
 
     def checksum(self) -> int:
-        """Return a number that differs, almost surely, once another image is stored under the same name."""
+        """Return a checksum; it almost surely changes when another image is stored under the same name."""
         return zlib.crc32(np.ascontiguousarray(self.array).data, zlib.crc32(self.affine.tobytes()))
 
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
-    """A map of integers at least 0.
+    """A map of non-negative integers.
 
     Attributes:
         array: (X, Y, Z), integers as stored (int64 where whole numbers were stored as floats).
         affine: (4, 4) voxel to RAS mm.
-        name: what messages call it: the file, where it came from one.
+        name: what messages call it: the file, if it came from one.
     """
 
     array: NDArray[np.integer[Any]]

@@ -1,4 +1,4 @@
-"""The grid that the network works on: the volume's own, or a coarser or finer one. The paper halved its data."""
+"""The grid that the network works on: the volume's own, or a coarser one (as in the paper), or a finer one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,7 +76,8 @@ class WorkingGrid:
         """
         first, last = self.reach(axis)
         starts, stops = first[flags] - margin, last[flags] + margin
-        # The intervals are sorted: a plane is near if one that ends at or after its start begins at or before its end.
+        # Starts and stops are sorted. A plane is near if more intervals start up to its last working plane than stop
+        # before its first one.
         ended = np.searchsorted(stops, first, side="left")
         begun = np.searchsorted(starts, last, side="right")
         return begun > ended
@@ -122,7 +123,7 @@ class WorkingGrid:
 
         Args:
             plane: a plane of the working grid.
-            annotation: the volume's planes in it.
+            annotation: the volume's planes that lie in it.
             start: the index of the first of these planes.
         """
         labelled = np.nonzero(annotation)
