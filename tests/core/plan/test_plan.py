@@ -71,7 +71,7 @@ def test_averages_of_training_are_not_used_where_there_are_none() -> None:
     assert by_tile.with_statistics(PlanOptions()).statistics == "tile"
     assert by_tile.with_statistics(PlanOptions(statistics="volume")).statistics == "volume"
     for statistics in ("running", "mixed"):
-        with pytest.raises(InputError, match=f"--conf statistics {statistics}: .* train on"):
+        with pytest.raises(InputError, match=f"--conf statistics {statistics}: .* continue training"):
             by_tile.with_statistics(PlanOptions(statistics=statistics))
         # Training on takes them.
         assert by_tile.continued(PlanOptions(statistics=statistics)).statistics == statistics

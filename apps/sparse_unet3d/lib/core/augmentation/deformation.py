@@ -1,6 +1,7 @@
 """Rotation, scaling and smooth dense elastic deformation in one resampling (section 3.2).
 
-``draw_deformation`` makes all random choices; ``warp`` applies them, straight from the volume into the tile.
+``draw_deformation`` makes all random choices. ``LinearSampler`` and ``sample_annotation`` then sample the volume at the
+``source_positions`` of the tile's voxels.
 """
 
 import copy
@@ -29,7 +30,7 @@ class DeformationSettings:
 
     Attributes:
         rotation: largest rotation about each axis in degrees, drawn uniformly from ± this.
-        scaling: largest change of size; its factor is drawn log-uniformly from 1/(1 + scaling) … 1 + scaling.
+        scaling: largest change of size; the factor is drawn log-uniformly from 1/(1 + scaling) … 1 + scaling.
         elastic_sd: standard deviation in voxels, along each axis, of the vectors at the control points.
         elastic_spacing: distance between control points in voxels, the same along each axis.
     """
@@ -164,12 +165,12 @@ class LinearSampler:
 
     @property
     def image(self) -> Tensor:
-        """(C, *volume): the image, not copied."""
+        """(C, *volume): a view of the image."""
         image: Tensor = self._pairs[:, : self.channels].T.view(self.channels, *self.shape)
         return image
 
     def to(self, device: str) -> "LinearSampler":
-        """Return the same on another device."""
+        """Return the same sampler on another device."""
         moved = copy.copy(self)
         moved._pairs = self._pairs.to(device)
         return moved
@@ -194,7 +195,7 @@ class LinearSampler:
     def _interpolate(self, positions: Tensor) -> Tensor:
         """Interpolate at (dims, n) positions; return (n, C)."""
         *others, last = range(len(self.shape))
-        # 32 bits take half the time of 64.
+        # Indices of 32 bits take half the time of those of 64.
         index = torch.int32 if math.prod(self.shape) < 2**31 else torch.int64
         whole, part = [], []
         for axis, size in enumerate(self.shape):
@@ -220,7 +221,7 @@ class LinearSampler:
 
 
 def _mirrored(positions: Tensor, size: int) -> Tensor:
-    """Return positions mirrored into 0 … size - 1, repeatedly if the volume is thin, as a new tensor."""
+    """Return a new tensor of positions mirrored into 0 … size - 1, repeatedly if the volume is thin."""
     if size == 1:
         return torch.zeros_like(positions)
     folded = positions.remainder(2 * (size - 1))

@@ -1,1 +1,1 @@
-"""From volumes and annotations to what the network takes: prepared images and training tiles."""
+"""The network's input from volumes and annotations: prepared images and training tiles."""

@@ -1,4 +1,4 @@
-"""From a volume to what the network takes: the same for training, validation and inference."""
+"""Turn a volume into the network's input, in the same way for training, validation and inference."""
 
 from dataclasses import dataclass
 
@@ -18,13 +18,13 @@ from .sampling import TrainingVolume
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """An image as the network takes it.
+    """An image that is ready for the network.
 
     Attributes:
         name: what messages call it.
         image: (C, *working) float32 in 0 … 1.
         grid: the volume's own grid and the working grid.
-        outside: (*native) marks voxels that were not recorded and are background; None: there are none.
+        outside: (*native) the voxels that were not recorded, which are background; None if there are none.
     """
 
     name: str

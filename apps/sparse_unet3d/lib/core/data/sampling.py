@@ -24,11 +24,11 @@ from lib.core.network.tile_sizes import TileSizes
 from lib.core.plan.plan import Centres
 
 ATTEMPTS = 100
-"""Draws before giving up on a tile with labelled voxels: a deformation moves its centre only slightly."""
+"""Draws before giving up on a tile with labelled voxels. A deformation moves a tile's centre only slightly."""
 
 
 CONSTANT_ATTEMPTS = 20
-"""Draws before a tile is taken in which the image is constant: perhaps all of it is."""
+"""Draws before a tile is accepted although its image is constant, since the whole image may be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +49,8 @@ class TrainingVolume:
 class _Frame:
     """The tile for volumes of one shape, and the part of it that is drawn.
 
-    Along an axis that the tile's output covers, the volume alone is deformed and then mirrored, as a whole volume is
-    mirrored for inference. Along the others, the tile's context is deformed with it.
+    If the tile's output covers the volume along an axis, only the volume is deformed along it. It is then mirrored, as
+    a whole volume is mirrored for inference. Along other axes, the tile's context is deformed too.
     """
 
     def __init__(self, shape: Sequence[int], tile: Sequence[int], context: int, tiles: TileSizes) -> None:
@@ -67,8 +67,8 @@ class _Frame:
             for covers, length, output in zip(covered, shape, self.output, strict=True)
         )
 
-    def give(self, drawn: Tensor) -> Tensor:
-        """Turn what is drawn (C, *drawn) into what is given to the network (C, *given)."""
+    def network_input(self, drawn: Tensor) -> Tensor:
+        """Turn the drawn part (C, *drawn) into the network's input (C, *given)."""
         return cut(drawn, self._starts, self.given, self.tiles)[0]
 
 
@@ -76,10 +76,10 @@ class TileSampler:
     """Draws augmented training tiles.
 
     Args:
-        volumes: annotated volumes; not needed any more once the sampler is made.
+        volumes: annotated volumes. The sampler no longer needs them once it is created.
         scheme: the label scheme.
         tiles: the network's tile sizes.
-        tile: valid input sizes, which say how large the output is; less is drawn of volumes that need less.
+        tile: valid input sizes, which determine the output's size. Volumes that need less get smaller tiles.
         augmentation: strengths.
         context: voxels around the output that are drawn.
         centres: what tiles are centred on with equal probability, see ``Plan``.
@@ -107,7 +107,7 @@ class TileSampler:
         self.augmentation, self.context, self.centres = augmentation, context, centres
         self._targets = torch.as_tensor(scheme.targets(np.arange(len(scheme.classes) + 1)))
         self.set_tile(tile)
-        # For each class, the volumes that have it with the positions of its voxels.
+        # For each class, the volumes that contain it, with the positions of its voxels.
         self._voxels: list[list[tuple[int, NDArray[np.int64]]]] = []
         for value in range(1, len(scheme.classes) + 1):
             found = [
@@ -126,18 +126,18 @@ class TileSampler:
 
     @property
     def largest(self) -> tuple[int, ...]:
-        """Voxels along each axis of the largest volume, axis by axis."""
+        """Largest number of voxels along each axis over all volumes."""
         return tuple(max(lengths) for lengths in zip(*(a.shape for a in self._annotations), strict=True))
 
     def keep_on_host(self) -> None:
-        """Free the device's memory: keep the volumes in the computer's, and draw tiles there."""
+        """Move the volumes from the device's memory to the host's, and draw tiles there."""
         self.device = "cpu"
         self.images = [image.to("cpu") for image in self.images]
         self._annotations = [annotation.to("cpu") for annotation in self._annotations]
 
     @property
     def tile_voxels(self) -> int:
-        """The most voxels of a tile, its output and the context around it."""
+        """Largest number of voxels of a tile: its output and the context around it."""
         return max(math.prod(frame.given) for frame in self._frames)
 
     def draw(self, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -147,8 +147,8 @@ class TileSampler:
             generator: the only source of randomness.
 
         Returns:
-            Image (C, *given) float32, and targets (*output) int64 of the tile's output, at least one of them labelled;
-            each side of the image is larger than the output by the context at both ends.
+            Image (C, *given) float32, and targets (*output) int64 of the tile's output, at least one of them labelled.
+            The image reaches beyond the output by the context on each side.
         """
         drawn = None
         for attempt in range(ATTEMPTS):
@@ -168,19 +168,19 @@ class TileSampler:
             if attempt >= CONSTANT_ATTEMPTS or not is_constant(drawn[1]):
                 break
         if drawn is None:
-            raise InputError(f"training: no labelled voxel came into a tile in {ATTEMPTS} draws; annotate more of it")
+            raise InputError(f"training: no tile with a labelled voxel was found in {ATTEMPTS} draws; annotate more")
         frame, image, labels = drawn
         mapping = draw_grey_mapping(generator, len(image), self.augmentation.grey_values)
         image = apply_grey_mapping(image, mapping)
         targets = torch.full(frame.output, IGNORED, device=labels.device)
         inside = tuple(slice(0, size) for size in labels.shape)
         targets[inside] = self._targets.to(labels.device)[labels.long()]
-        return frame.give(image), targets
+        return frame.network_input(image), targets
 
     def _draw_place(self, generator: np.random.Generator) -> tuple[int, list[int]]:
         """Draw class, volume and labelled voxel, and centre the tile there.
 
-        Where the tile's output would reach beyond the volume it is moved inside: outside nothing is labelled.
+        If the tile's output would reach beyond the volume, the tile is moved inside: nothing outside is labelled.
         """
         if self.centres == "classes":
             found = self._voxels[generator.integers(len(self._voxels))]
@@ -200,6 +200,6 @@ class TileSampler:
 
 
 def is_constant(image: Tensor) -> bool:
-    """Tell whether each channel of an image (C, *spatial) has one value throughout."""
+    """Return whether each channel of an image (C, *spatial) has one value throughout."""
     flat = image.flatten(1)
     return bool(torch.all(flat.amin(dim=1) == flat.amax(dim=1)))

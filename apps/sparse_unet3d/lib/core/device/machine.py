@@ -23,7 +23,7 @@ class Machine:
     fallback: "Machine | None" = None
 
     def with_half(self) -> "Machine":
-        """Return the same with half the memory."""
+        """Return the same machine with half the memory."""
         return replace(self, memory=self.memory // 2)
 
 
@@ -51,11 +51,11 @@ def _device_and_reason() -> tuple[str, str]:
         return "cpu", "computing on the CPU: no NVIDIA or Apple GPU was found"
     if torch.version.cuda is None:
         return "cpu", (
-            f"computing on the CPU: an NVIDIA GPU is there, but this torch ({torch.__version__}) is a CPU build; "
+            f"computing on the CPU: there is an NVIDIA GPU, but this torch ({torch.__version__}) is a CPU build; "
             "docs/install.md says how to install the CUDA one"
         )
     return "cpu", (
-        f"computing on the CPU: an NVIDIA GPU is there, but torch {torch.__version__} can't use it; its driver may be "
+        f"computing on the CPU: there is an NVIDIA GPU, but torch {torch.__version__} can't use it; its driver may be "
         f"older than CUDA {torch.version.cuda} needs"
     )
 
@@ -80,7 +80,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception means that memory was short. torch has several messages for that."""
     if isinstance(error, MemoryError):
         return True
-    # The last message is oneDNN's.
+    # The last of these is oneDNN's.
     words = (
         "out of memory",
         "can't allocate memory",

@@ -1,1 +1,1 @@
-"""From a volume to its segmentation by a trained network, tile by tile; no training."""
+"""Segmentation of a volume by a trained network, tile by tile. Nothing here trains."""

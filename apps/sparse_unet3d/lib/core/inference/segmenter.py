@@ -1,4 +1,4 @@
-"""From a volume to its dense segmentation on the volume's own grid (both use cases of section 1)."""
+"""Dense segmentation of a volume on its own grid (both use cases of section 1)."""
 
 import itertools
 import logging
@@ -30,7 +30,7 @@ Place = tuple[NDArray[np.int64], ...]
 """Indices of some voxels along each axis of a volume's own grid."""
 
 SMALLEST_SHARE = 16
-"""Out of memory, half of it is tried, a quarter, … down to this part."""
+"""Out of memory, half of the memory is tried, then a quarter, … down to one part in this many."""
 
 
 class Segmenter:
@@ -40,9 +40,9 @@ class Segmenter:
         """Prepare to segment.
 
         Args:
-            network: built by the plan; neither changed nor copied before it is used.
-            plan: what it was trained by.
-            precision: floating point format to compute in; float32 on a device that doesn't do so natively.
+            network: built by the plan. It isn't changed, and is copied only when a volume is segmented.
+            plan: the plan by which it was trained.
+            precision: floating point format to compute in; float32 on devices that don't support it natively.
         """
         self.network = network
         self.plan = plan
@@ -51,7 +51,7 @@ class Segmenter:
     def segment(self, volume: Volume, machine: Machine, progress: Progress | None = None) -> NDArray[np.uint8]:
         """Segment a volume densely.
 
-        Where memory is short, smaller tiles are tried, and then the CPU.
+        If memory is short, smaller tiles are tried, and then the CPU.
 
         Args:
             volume: of any size, with the plan's number of channels.
@@ -71,7 +71,7 @@ class Segmenter:
     def segment_with_entropy(
         self, volume: Volume, machine: Machine, progress: Progress | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """As ``segment``, and in the same pass say how unsure the network is, see ``inference.entropy``.
+        """As ``segment``, and in the same pass compute how uncertain the network is, see ``tiling.entropy``.
 
         Returns:
             Labels and entropy, both (X, Y, Z) uint8 on the volume's own grid.
@@ -88,7 +88,7 @@ class Segmenter:
             machine: what to compute on.
 
         Returns:
-            For each group its voxels' labels (n,), those that ``segment`` gives them.
+            For each group, the labels (n,) of its voxels, the same as from ``segment``.
 
         Raises:
             InputError: memory is too short for the smallest tile.
@@ -116,7 +116,7 @@ class Segmenter:
                 )
             if machine.device == "cuda":
                 torch.cuda.empty_cache()
-            # By statistics of each tile, memory has no say in the tile.
+            # With each tile's own statistics, the tile doesn't depend on memory.
             if machine.memory > least and self.plan.statistics != "tile":
                 machine = machine.with_half()
             elif machine.fallback:
@@ -129,7 +129,7 @@ class Segmenter:
                 )
 
     def _tiling(self, image: Tensor, machine: Machine) -> Tiling:
-        """Make the network ready for an image (C, *working)."""
+        """Prepare the network for an image (C, *working)."""
         plan, device = self.plan, machine.device
         tiles, precision = plan.architecture.tiles, precision_on(device, self.precision)
         with half_precision(device, precision):
@@ -158,7 +158,7 @@ def _labels_and_entropy(
     else:
         probabilities = image.grid.back(tiling.probabilities(progress))
         labels = probabilities.argmax(dim=0).to(torch.uint8).numpy()
-        # Row by row: at once it would take as much memory again.
+        # Row by row, since all rows at once would take as much memory again.
         uncertainty = np.stack([entropy(rows).numpy() for rows in probabilities.unbind(dim=1)])
     if image.outside is not None:
         labels[image.outside] = uncertainty[image.outside] = 0

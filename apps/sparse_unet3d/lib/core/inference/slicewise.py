@@ -1,4 +1,4 @@
-"""The 2-D counterpart of the network: it treats all annotated slices as independent images (section 4.1)."""
+"""The 2-D counterpart of the network, which treats all annotated slices as independent images (section 4.1)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +29,7 @@ def prepare_training_slices(
         volume: the image.
         annotation: (X, Y, Z) on its grid.
         slices: the annotated slices, across any axis.
-        plan: of the 2-D network.
+        plan: the plan of the 2-D network.
 
     Raises:
         InputError: the volume has another number of channels than the plan.
@@ -58,12 +58,12 @@ def segment_slices(
     Args:
         network: the 2-D network.
         volume: the image.
-        slices: across any axis.
-        plan: what the network was trained by.
+        slices: slices across any axis.
+        plan: the plan by which the network was trained.
         device: ``cpu`` or ``cuda``.
 
     Returns:
-        By slice, the two other axes of (X, Y, Z) on the volume's own grid: 0 background, 1 … K foreground.
+        For each slice, its labels on the volume's own grid, along the other two axes: 0 background, 1 … K foreground.
 
     Raises:
         InputError: the volume has another number of channels than the plan.

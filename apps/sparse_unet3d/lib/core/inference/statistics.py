@@ -1,4 +1,4 @@
-"""Makes a network ready for an image: the statistics that its batch normalisation uses on it."""
+"""Prepare a network for an image: set the statistics that batch normalisation uses on it."""
 
 import math
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ from lib.core.plan.planning import SAMPLED, STATISTICS_WORK
 def settle_statistics(network: nn.Module, image: Tensor, plan: Plan, device: str) -> nn.Module:
     """Return a copy of the network, on ``device``, that normalises this image as the plan says.
 
-    The plan also says over which tiles statistics of the volume are taken. Memory has no part in it, so that labels
-    don't depend on what is free.
+    The plan also sets the tiles over which statistics of the volume are taken, so that labels don't depend on the free
+    memory.
 
     Args:
         network: built by the plan.
         image: (C, *spatial) float32 in 0 … 1.
-        plan: what the network was trained by.
+        plan: the plan by which the network was trained.
         device: ``cpu``, ``cuda`` or ``mps``.
     """
     placed = by_running_statistics(network).to(device)
@@ -45,14 +45,14 @@ def settle_statistics(network: nn.Module, image: Tensor, plan: Plan, device: str
 
 
 def sample_tiles(image: Tensor, tile: Sequence[int], most: int, architecture: Architecture) -> Sample:
-    """Cut the tiles out of an image that its statistics are taken of.
+    """Cut out the tiles over which an image's statistics are taken.
 
-    A tile that covers the image stands for all of it. Of a larger image these are up to ``SAMPLED`` tiles that have no
-    voxel in common, at places as in a Latin square.
+    If one tile covers the image, it is the only one. In a larger image, they are up to ``SAMPLED`` tiles that have no
+    voxel in common, placed as in a Latin square.
 
     Args:
         image: (C, *spatial).
-        tile: input sizes; less is taken of an image that needs less.
+        tile: input sizes; smaller where the image needs less.
         most: voxels that may be computed together; one tile is always taken.
         architecture: the network's.
     """
@@ -62,7 +62,7 @@ def sample_tiles(image: Tensor, tile: Sequence[int], most: int, architecture: Ar
     given = architecture.given_shape(shape, tile)
     count = min(SAMPLED, max(1, most // math.prod(given)))
     parts = [[((number * (axis + 1)) % count + 0.5) / count for axis in range(len(shape))] for number in range(count)]
-    # Where few fit along the axes, several parts may mean the same tile.
+    # If few tiles fit along the axes, several parts may give the same tile.
     origins = dict.fromkeys(
         tuple(places[int(at * len(places))] for places, at in zip(along, part, strict=True)) for part in parts
     )

@@ -1,4 +1,4 @@
-"""Overlap-tile inference: volumes of any size, tile by tile, with mirrored context (section 1.1, after the u-net)."""
+"""Overlap-tile inference: volumes of any size, tile by tile, with mirrored context (section 1.1, as in the u-net)."""
 
 import itertools
 import math
@@ -22,15 +22,15 @@ Box = tuple[slice, ...]
 
 @dataclass(frozen=True, eq=False)
 class Tiling:
-    """An image that a network segments tile by tile; no more than what is asked for is held of its volume.
+    """An image that a network segments tile by tile. Only the requested part of the result is held in memory.
 
     Attributes:
         image: (C, *spatial) float32 in 0 … 1.
-        evaluator: of the network, its statistics settled.
+        evaluator: the evaluator of the network, whose statistics are settled.
         tiles: the network's tile sizes.
         memory: bytes that the evaluator may take.
-        tile: input sizes of all tiles, where each is normalised by its own statistics. None where statistics are
-            frozen: labels don't depend on the tile then, and it is as large as memory allows.
+        tile: input sizes of all tiles, if each is normalised by its own statistics. None if statistics are frozen:
+            labels don't depend on the tile then, and memory limits its size.
     """
 
     image: Tensor
@@ -44,7 +44,7 @@ class Tiling:
 
         Args:
             progress: called as the work goes on.
-            part: what is wanted of the image; None: all of it.
+            part: the part of the image to segment; None for all of it.
 
         Returns:
             (*spatial) uint8 of the image or the part, the most probable class of each voxel.
@@ -55,7 +55,7 @@ class Tiling:
         return labels
 
     def labels_and_entropy(self, progress: Progress | None = None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Segment the image, and in the same pass say how unsure the network is: also ``entropy``, (*spatial)."""
+        """Segment the image, and in the same pass compute the ``entropy`` (*spatial) of the class probabilities."""
         labels = np.empty(self._sizes(None), dtype=np.uint8)
         uncertainty = np.empty_like(labels)
         for box, logits in self._with_progress(progress, None):
@@ -75,7 +75,7 @@ class Tiling:
         return probabilities
 
     def work(self, part: Box | None = None) -> int:
-        """Return the input voxels that the image or a part of it takes."""
+        """Return the number of input voxels needed for the image or a part of it."""
         tile = self._tile(part)
         return math.prod(tile) * math.prod(len(origins) for origins in self._origins(tile, part))
 
@@ -83,8 +83,8 @@ class Tiling:
         """Run the network over the tiles of the image, or over those that cover a part of it.
 
         Yields:
-            A box of the image, and its logits (classes, *box). The boxes cover the image, or the part. Where two
-            overlap by what a lattice step leaves, both have the same logits if statistics are frozen.
+            A box of the image, and its logits (classes, *box). The boxes cover the image, or the part. They may
+            overlap, since tiles start on the lattice; both have the same logits there if statistics are frozen.
         """
         sides = self._sides(part)
         tile = self._tile(part)
@@ -126,8 +126,8 @@ class Tiling:
     def _origins(self, tile: tuple[int, ...], part: Box | None) -> list[list[int]]:
         """Return where the outputs of tiles start along each axis, on the lattice, so that together they cover a part.
 
-        Where each tile is normalised by its own statistics, these are those tiles of the whole image that reach into
-        the part, so that it gets the labels that it has there.
+        If each tile is normalised by its own statistics, they are the tiles of the whole image that reach into the
+        part. The part then gets the same labels as in the whole image.
         """
         every = []
         for length, size, side in zip(self.image.shape[1:], tile, self._sides(part), strict=True):
@@ -146,7 +146,7 @@ class Tiling:
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """Return the entropy of class probabilities, as a part of the largest possible.
+    """Return the entropy of class probabilities, as a fraction of the largest possible entropy.
 
     Args:
         probabilities: (classes, *spatial), at least two classes.

@@ -10,12 +10,12 @@ from lib.core.labels import IGNORED
 
 
 def class_weights(counts: Sequence[int], exponent: float) -> list[float]:
-    """Weigh frequent classes down and rare ones up.
+    """Return class weights that are small for frequent classes and large for rare ones.
 
     Args:
         counts: labelled voxels of each network class, over all annotations.
-        exponent: with 1 the weights make up for all difference in frequency, with 0 they are the same. Tiles are
-            centred on all classes equally often already.
+        exponent: with 1 the weights make up for all differences in frequency; with 0 they are all equal. Tiles that are
+            centred on all classes equally often already make up for some of them.
 
     Returns:
         One weight per class, 1 on average over the labelled voxels; 0 for a class that has none.

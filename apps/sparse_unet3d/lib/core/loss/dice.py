@@ -8,7 +8,7 @@ from lib.core.labels import IGNORED
 from .cross_entropy import weighted_cross_entropy
 
 SMOOTHING = 1.0
-"""Voxels added to both sides of the fraction, so that a class of a few voxels makes no large gradient."""
+"""Added to numerator and denominator, so that a class of a few voxels causes no large gradient."""
 
 
 def soft_dice(logits: Tensor, targets: Tensor) -> Tensor:
@@ -36,5 +36,5 @@ def soft_dice(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def dice_and_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Return the sum of ``soft_dice`` and ``weighted_cross_entropy``, whose arguments these are."""
+    """Return the sum of ``soft_dice`` and ``weighted_cross_entropy``; the arguments are those of the latter."""
     return soft_dice(logits, targets) + weighted_cross_entropy(logits, targets, weights)

@@ -12,7 +12,7 @@ from .dice import dice_and_cross_entropy
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Logits (N, classes, ...), targets (N, ...) int64 with ``IGNORED`` where unlabelled, weights (classes,) → scalar.
 
-Unlabelled voxels have no part in it and get a gradient of exactly zero.
+Unlabelled voxels don't contribute and get a gradient of exactly zero.
 """
 
 LOSSES: dict[str, Loss] = {
@@ -22,10 +22,10 @@ LOSSES: dict[str, Loss] = {
 
 
 def loss_named(name: str) -> Loss:
-    """Return a loss.
+    """Return a loss by its name.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is no such loss.
     """
     check_one_of("loss", name, LOSSES)
     return LOSSES[name]

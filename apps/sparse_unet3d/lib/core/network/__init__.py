@@ -1,1 +1,1 @@
-"""Architectures: the 3-D U-Net, tile sizes, batch normalisation, evaluators; no data and no training."""
+"""The architectures, tile sizes, batch normalisation and evaluators. Nothing here is about data or training."""

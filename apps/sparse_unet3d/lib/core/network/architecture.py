@@ -1,4 +1,4 @@
-"""What a network has to say about itself, so that all else works with it."""
+"""The interface of an architecture, through which all other code uses a network."""
 
 import functools
 from abc import ABC, abstractmethod
@@ -13,14 +13,14 @@ from .tile_sizes import TileSizes
 
 
 class Architecture(ABC):
-    """A kind of network; one object of a subclass, listed in ``architectures``, makes it available.
+    """A kind of network. An instance of a subclass is available once it is listed in ``architectures``.
 
     The network maps an image (N, C, *spatial) of valid sizes to logits (N, classes, *spatial), which are shorter by the
-    context at both ends of each axis. In training it may return a list of such logits, the ones that count most first
-    (deep supervision). Its resolution steps are listed as ``tile_sizes.layers`` asks for.
+    context at both ends of each axis. In training it may return a list of such logits, the most weighted ones
+    first (deep supervision). Its resolution steps are listed as ``tile_sizes.layers`` expects.
 
     Attributes:
-        name: what ``--conf network`` calls it, and the plan.
+        name: its name in ``--conf network`` and in the plan.
     """
 
     name: ClassVar[str]
@@ -43,7 +43,7 @@ class Architecture(ABC):
     @functools.cached_property
     def tiles(self) -> TileSizes:
         """The tile sizes of the network, found from its layers."""
-        # Nobody else's random numbers change.
+        # The global generator stays as it is.
         with torch.random.fork_rng(devices=[]):
             return TileSizes.of(*(self.build(1, 2, width=1, dims=2, padded=padded) for padded in (False, True)))
 
@@ -57,7 +57,7 @@ class Architecture(ABC):
         return tuple(tile)
 
     def compute(self, network: nn.Module, given: Tensor, tile: Sequence[int]) -> Tensor:
-        """Compute the logits (N, classes, *output) of tiles at once, every layer called as a module.
+        """Compute the logits (N, classes, *output) of tiles at once, calling each layer as a module.
 
         Args:
             network: built by this architecture.
@@ -68,7 +68,7 @@ class Architecture(ABC):
         return logits
 
     def evaluator(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> Evaluator:
-        """Return what runs a network, its statistics frozen, over tiles.
+        """Return the evaluator that runs a network with frozen statistics over tiles.
 
         Args:
             network: built by this architecture, in evaluation mode, on the device to compute on.

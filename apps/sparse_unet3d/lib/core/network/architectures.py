@@ -42,10 +42,10 @@ ARCHITECTURES: dict[str, Architecture] = {each.name: each for each in (PAPER, Re
 
 
 def architecture(name: str) -> Architecture:
-    """Return an architecture.
+    """Return an architecture by its name.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is no such architecture.
     """
     check_one_of("network", name, ARCHITECTURES)
     return ARCHITECTURES[name]

@@ -5,9 +5,9 @@ The paper normalises by the current statistics at test time too. There are four 
 ==========  ============================================================================================
 ``tile``    each tile by its own statistics: the paper's way. Neighbouring tiles may differ at their border.
 ``volume``  statistics of the whole volume (of a large one, of a fixed sample), then frozen: no seams.
-``running`` averages over training tiles, kept in the network. They are taken again before it is scored:
-            those that were kept during training belong to weights that have changed since.
-``mixed``   as if half of the volume were training tiles: ``running`` and ``volume`` have equal weight.
+``running`` averages over training tiles, kept in the network. They are taken again before it is scored,
+            since those kept during training belong to earlier weights.
+``mixed``   ``running`` and ``volume`` with equal weight, as if half of the volume were training tiles.
 ==========  ============================================================================================
 """
 
@@ -27,7 +27,7 @@ from .tile_sizes import layers
 Statistics = Literal["tile", "volume", "running", "mixed"]
 
 OF_TRAINING: Collection[Statistics] = ("running", "mixed")
-"""Those that need averages over training tiles."""
+"""Statistics that need averages over training tiles."""
 
 ROWS_AT_ONCE = 8
 """Rows of features that are converted to float32 together."""
@@ -85,8 +85,8 @@ def by_average_statistics(network: Network, tiles: Iterable[Tensor]) -> Network:
 
 
 Lattice = tuple[float, int]
-"""Where features lie along each axis: the first one begins so many voxels after the first voxel of the tile's output,
-and each stands for so many voxels."""
+"""Where features lie along each axis: the offset in voxels of the first feature from the first voxel of the tile's
+output, and the number of voxels that each feature stands for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class Sample:
     """Tiles that stand for a volume when its statistics are taken.
 
     Attributes:
-        given: (N, C, *given), what ``Architecture.compute`` takes of the tiles.
+        given: (N, C, *given), the input for the tiles that ``Architecture.compute`` takes.
         tile: valid input sizes.
         origins: for each tile, the voxel of the volume at which its output starts.
         shape: the volume in voxels.
@@ -120,7 +120,7 @@ def by_volume_statistics(network: Network, sample: Sample, compute: Compute) -> 
 def by_mixed_statistics(network: Network, sample: Sample, compute: Compute) -> Network:
     """Return a copy of the network that normalises by the averages kept in it and by the statistics of a volume.
 
-    Mean and variance are those of a mixture, half of it with the averages, half of it with the volume's statistics.
+    Mean and variance are those of an equal mixture of values with the averages and values with the volume's statistics.
     """
     return _settled(network, sample, compute, _mixed)
 
@@ -134,9 +134,9 @@ def _mixed(kept: Moments, found: Moments) -> Moments:
 def _settled(
     network: Network, sample: Sample, compute: Compute, combine: Callable[[Moments, Moments], Moments]
 ) -> Network:
-    """Settle all layers in one pass: each is given its statistics before its output goes on.
+    """Settle all layers in one pass: each layer gets its statistics before it computes its output.
 
-    When the network is used, the features of each layer then have the statistics that they are normalised by.
+    When the network is used, the features of each layer then have the statistics by which they are normalised.
     """
     settled = by_running_statistics(network)
     hooks = [
@@ -151,7 +151,7 @@ def _settled(
 
 
 def _lattices(network: nn.Module) -> dict[nn.Module, Lattice]:
-    """Return where the features lie that each batch normalisation of a network sees."""
+    """Return, for each batch normalisation of a network, where its features lie."""
     found = list(layers(network))
     context = found[-1][1]
     return {layer: (start - context, size) for layer, start, size in found if isinstance(layer, _BatchNorm)}
@@ -193,10 +193,10 @@ def _inside(size: int, low: float, high: float, period: int | None) -> list[slic
     """Return the features along an axis whose middles lie inside the volume.
 
     Args:
-        size: features there are.
-        low: where the volume begins, counted in features from the first one's beginning.
-        high: where it ends.
-        period: features after which they repeat themselves; None: those beyond the last aren't known.
+        size: number of features.
+        low: where the volume begins, counted in features from the beginning of the first one.
+        high: where the volume ends, counted in the same way.
+        period: number of features after which they repeat; None if the features beyond the last one aren't known.
 
     Returns:
         One slice or two without overlap; in a volume smaller than a feature, the feature in its middle.

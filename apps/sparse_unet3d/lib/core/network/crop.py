@@ -24,7 +24,7 @@ def centre_crop(features: Tensor, sizes: Sequence[int]) -> Tensor:
 class _CentreCrop(torch.autograd.Function):
     """``centre_crop`` with a gradient whose channels are last in memory, too.
 
-    A plain slice hands its gradient back in another layout: a training step took a sixth longer on CPUs.
+    A plain slice returns its gradient in another layout, with which a training step took a sixth longer on CPUs.
     """
 
     @staticmethod
@@ -52,5 +52,5 @@ def channels_last(features: Tensor) -> Tensor:
 
 
 def layout_of(features: Tensor) -> torch.memory_format:
-    """Return the memory format of features, or weights, whose channels are last."""
+    """Return the memory format with channels last, for features or weights."""
     return torch.channels_last_3d if features.ndim == 5 else torch.channels_last

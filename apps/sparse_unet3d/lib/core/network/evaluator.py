@@ -1,4 +1,4 @@
-"""What runs a trained network over a tile."""
+"""Evaluators, which run a trained network over a tile."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,11 +15,11 @@ from .mirroring import cut_tile
 from .tile_sizes import TileSizes, layers
 
 RESERVE = 200 * 2**20
-"""Bytes for what estimates of memory don't follow in detail: input tiles, what libraries allocate."""
+"""Bytes for what estimates of memory don't count in detail: input tiles, and allocations by libraries."""
 
 
 class Evaluator(Protocol):
-    """Runs a network, its statistics settled, over the tiles of an image."""
+    """Runs a network whose statistics are settled over the tiles of an image."""
 
     def evaluate(self, image: Tensor, origin: Sequence[int], tile: Sequence[int]) -> Iterator[Tensor]:
         """Compute the logits of one tile.
@@ -34,7 +34,7 @@ class Evaluator(Protocol):
         """
 
     def peak_memory(self, tile: Sequence[int]) -> int:
-        """Estimate the most bytes that ``evaluate`` takes for a tile of these input sizes."""
+        """Estimate the peak memory of ``evaluate`` in bytes, for a tile of these input sizes."""
 
 
 class WholeTiles:
@@ -61,12 +61,12 @@ class WholeTiles:
         yield logits[0].float()
 
     def peak_memory(self, tile: Sequence[int]) -> int:
-        """Estimate the most bytes of a tile: all features at once, more than are ever kept."""
+        """Estimate the peak memory in bytes, as if all features were kept at once, which is too high."""
         return RESERVE + int(self._values_per_voxel * math.prod(tile) * self.dtype.itemsize)
 
 
 def _values_per_voxel(network: nn.Module, dims: int) -> float:
-    """Count the features of all layers for each voxel of a tile, cropping left out."""
+    """Count the features of all layers for each voxel of a tile, as if nothing was cropped."""
     values = 0.0
     for layer, _, size in layers(network):
         if isinstance(layer, nn.Conv2d | nn.Conv3d):

@@ -1,7 +1,7 @@
-"""What a network sees outside of a volume: the volume's mirror image (section 1.1, after the u-net).
+"""What a network sees outside a volume: the volume's mirror image (section 1.1, as in the u-net).
 
-Along each axis, a mirrored volume repeats itself. In a tile that covers a thin volume, the repeat is lengthened to a
-multiple of the lattice. The poolings then see the same pairs again, and ``repetition`` can save work.
+Along each axis, a mirrored volume repeats itself. In a tile that covers a thin volume, the period is lengthened to a
+multiple of the lattice. The poolings then see the same pairs in each period, and ``repetition`` can save work.
 """
 
 import math
@@ -34,7 +34,7 @@ def mirror(positions: NDArray[np.int64], length: int, tiles: TileSizes) -> NDArr
     """Map positions outside ``0 … length - 1`` to those they mirror, repeatedly where the volume is thin.
 
     The border voxel is not repeated: -1 becomes 1. A volume of one voxel repeats it. If the axis has a ``period``, the
-    volume is first extended at its end by mirroring, to ``period / 2 + 1`` voxels. This mostly adds up to 3.
+    volume is first extended at its end by mirroring, to ``period / 2 + 1`` voxels. This usually adds up to 3 voxels.
     """
     repeat = period(length, tiles)
     return _folded(positions if repeat is None else _folded(positions, repeat // 2 + 1), length)
@@ -68,7 +68,7 @@ def cut(image: Tensor, start: Sequence[int], size: Sequence[int], tiles: TileSiz
 
 
 def cut_tile(image: Tensor, origin: Sequence[int], tile: Sequence[int], tiles: TileSizes) -> Tensor:
-    """Cut an input tile, or what is given of it, out of an image.
+    """Cut an input tile, or the part of it that is computed, out of an image.
 
     Args:
         image: (C, *spatial).

@@ -1,8 +1,8 @@
-"""Input that repeats itself, computed once by the paper's network: what makes thin volumes cheap to segment.
+"""Compute input that repeats itself only once, with the paper's network. Thin volumes are then cheap to segment.
 
 A thin volume, mirrored at its borders, repeats itself within a tile, and so do all features that a network computes
-from it. Along an axis that the tile covers, one ``period`` is given; features are held once, and repeated where a layer
-needs more of them. Measured: 36×50×36 voxels take a quarter of the input voxels.
+from it. If the tile covers an axis, one ``period`` along it is given. Features are held once, and repeated where a
+layer needs more of them. A volume of 36×50×36 voxels then takes a quarter of the input voxels.
 """
 
 import itertools
@@ -56,7 +56,7 @@ def cropped(features: Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Te
 
 
 def _pieces(length: int, start: int, size: int) -> list[tuple[slice, slice]]:
-    """Return what of repeated features lies where in a box, along an axis: slices of the features and of the box."""
+    """Return which slices of repeated features fill which slices of a box, along an axis."""
     pieces, done = [], 0
     while done < size:
         first = (start + done) % length
@@ -67,12 +67,12 @@ def _pieces(length: int, start: int, size: int) -> list[tuple[slice, slice]]:
 
 
 def compute_repeated(network: UNet, given: Tensor, tile: Sequence[int]) -> Tensor:
-    """Compute the logits of a tile from what is given of it; the layers' hooks run as in ``network(...)``.
+    """Compute the logits of a tile from its given input; the layers' hooks run as in ``network(...)``.
 
     Args:
         network: the paper's network, not padded.
         given: (N, C, *given), see ``given_shape``.
-        tile: valid input sizes that it stands for.
+        tile: valid input sizes of the tile that the input stands for.
 
     Returns:
         (N, classes, *output), the logits of the whole tile.

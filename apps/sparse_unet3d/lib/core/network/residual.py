@@ -1,7 +1,7 @@
 """A U-Net with residual blocks, and deep supervision in training: the second architecture.
 
 Residual blocks add each block's input to its output (He et al. 2016). Deep supervision classifies the features of the
-coarser steps of the synthesis path too, so that their layers get gradients of their own; only training sees that.
+coarser steps of the synthesis path too, so that their layers get gradients of their own. It is active only in training.
 """
 
 from typing import Any
@@ -47,7 +47,7 @@ class ResidualUNet(nn.Module):
     Args:
         channels: channels of the image.
         classes: channels of the output.
-        width: a half of the feature maps of the first step, as in ``UNet``.
+        width: half of the feature maps of the first step, as in ``UNet``.
         dims: 3, or 2 for the network of slices.
         batch_norm: normalise after each convolution.
         padded: pad the convolutions of the analysis path with zeros, for training on tiles with less context.
@@ -77,8 +77,8 @@ class ResidualUNet(nn.Module):
             image: (N, C, *spatial) of valid sizes.
 
         Returns:
-            (N, classes, *output); in training a list of such, the finest resolution step first, the coarser ones
-            enlarged to the same grid.
+            (N, classes, *output); in training a list of such logits, those of the finest resolution step first, those
+            of coarser steps enlarged to the same grid.
 
         Raises:
             InputError: a size that doesn't pass all poolings evenly.

@@ -1,4 +1,4 @@
-"""The U-Net evaluated in slabs of a few rows, with frozen statistics: any length of a volume in bounded memory.
+"""Evaluate the U-Net in slabs of a few rows, with frozen statistics. Memory doesn't grow with a volume's length.
 
 Along the first spatial axis, each layer computes all rows that its input allows, and keeps the input rows that the next
 slab needs. No row is computed twice, and no border is wasted along that axis. Only features that a later shortcut needs
@@ -27,7 +27,7 @@ from .tile_sizes import TileSizes, crops, shrinkage
 from .unet import UNet
 
 THICKNESS = 16
-"""Rows of a slab of input. Thicker ones were not faster on CPUs, and take more memory."""
+"""Rows of an input slab. Thicker slabs were not faster on CPUs, and take more memory."""
 
 _ROWS = 2
 """The tensors' axis along which slabs follow each other."""
@@ -83,9 +83,9 @@ class Slabs:
         """Run the network over an input that comes in slabs.
 
         Args:
-            slabs: (1, C, rows, *given), together an input of valid sizes; of any number of rows each.
-            across: input sizes along all axes but the first, valid too; where a slab is shorter it is one period, a
-                multiple of the lattice, of an input that repeats itself.
+            slabs: (1, C, rows, *given), together an input of valid sizes. Each may have any number of rows.
+            across: valid input sizes along all axes but the first. Along an axis on which slabs are shorter, they are
+                one period of an input that repeats itself, a multiple of the lattice.
 
         Yields:
             (1, classes, rows, *output) float32, logits; together those of the whole input.
@@ -119,7 +119,7 @@ class Slabs:
                 yield self._classify(features).float()
 
     def peak_memory(self, tile: Sequence[int]) -> int:
-        """Estimate the most bytes that a tile of these input sizes takes; the first size doesn't matter."""
+        """Estimate the peak memory of a tile of these input sizes in bytes; the first size doesn't matter."""
         waiting, computing = 0, 0
         across, thickness = list(tile[1:]), THICKNESS
         for level, step in enumerate(self._analysis):
@@ -129,9 +129,9 @@ class Slabs:
             lost = shrinkage(step)
             if level < len(self._crops):
                 taken = math.prod(size - lost - 2 * self._crops[level] for size in across)
-                # The synthesis path lags behind by the rows cropped, and what two slabs hold.
+                # The synthesis path lags behind by the cropped rows and two slabs.
                 waiting += second.out_channels * (self._crops[level] + 2 * thickness) * taken
-                # Channels that come from below, and the shortcut's, apart and joined.
+                # Channels from the coarser step and from the shortcut, both before and after concatenation.
                 computing = max(computing, 2 * 3 * second.out_channels * 2 * thickness * taken)
             across, thickness = [(size - lost) // 2 for size in across], max(2, thickness // 2)
         return RESERVE + (waiting + computing) * self.dtype.itemsize
@@ -160,7 +160,7 @@ class _Convolution:
 
 
 def _by_onednn(layer: Any) -> Callable[[Tensor], Tensor]:
-    """Return a convolution by oneDNN, where torch itself often takes a way that was 2 to 12 times slower."""
+    """Return a convolution by oneDNN. torch itself often chooses an implementation that was 2 to 12 times slower."""
     return lambda rows: torch.mkldnn_convolution(
         rows, layer.weight, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups
     )
@@ -183,7 +183,7 @@ class _Pooling:
 
 
 class _Shortcut:
-    """Features between analysis and synthesis path: cropped, and kept until they are due.
+    """Features between analysis and synthesis path: cropped, and kept until they are needed.
 
     Args:
         crop: voxels cut off at the beginning of each axis.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .tile_sizes import TileSizes
 
 STEP = 1.15
-"""Ratio of the numbers of tiles along an axis that are compared."""
+"""Least ratio between the numbers of tiles along an axis that are compared."""
 
 
 def choose_tile(
@@ -25,12 +25,12 @@ def choose_tile(
     Args:
         tiles: the network's.
         shape: the volume or the part, in voxels.
-        peak_memory: the memory that a tile of these input sizes takes.
+        peak_memory: returns the memory that a tile of these input sizes takes.
         memory: the limit.
 
     Returns:
-        Valid input sizes for each axis. Larger tiles waste less on their borders, so the limit is used up. If even the
-        tile that takes least is above the limit, that one is returned.
+        Valid input sizes for each axis. Larger tiles waste less on their borders, so the tile nearly reaches the limit.
+        If no tile is within the limit, the one that takes the least memory is returned.
     """
 
     def cost(choice: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -65,8 +65,8 @@ def choose_largest_tile(
     Args:
         tiles: the network's.
         shape: the volume in voxels.
-        most: input voxels that may be computed.
-        input_size: what is computed along an axis, given the volume's length and the tile's size along it.
+        most: largest number of input voxels.
+        input_size: returns the number of voxels computed along an axis, given the volume's length and the tile's size.
 
     Returns:
         Valid input sizes for each axis; the smallest tile if even that is too large.
@@ -75,7 +75,7 @@ def choose_largest_tile(
     along = list(zip(shape, sizes, strict=True))
     voxels = _products([input_size(length, size) for size in axis] for length, axis in along)
     output = _products([min(tiles.output_size(size), length) for size in axis] for length, axis in along)
-    # Small enough first, then most output, then fewest voxels.
+    # Prefer tiles that are small enough, then the most output, then the fewest voxels.
     best = np.lexsort((voxels.ravel(), -output.ravel(), np.maximum(voxels, most).ravel()))[0]
     return tuple(int(axis[index]) for axis, index in zip(sizes, np.unravel_index(best, voxels.shape), strict=True))
 
@@ -86,7 +86,7 @@ def choose_training_tile(tiles: TileSizes, shape: Sequence[int], most: int, cont
     Args:
         tiles: the network's.
         shape: the volume in voxels.
-        most: voxels that the tile may have, its output and the context around it.
+        most: largest number of voxels of the tile: its output and the context around it.
         context: voxels on each side of the output.
 
     Returns:

@@ -17,15 +17,15 @@ class TileSizes:
     """The sizes of the tiles that a network takes.
 
     Every convolution is valid (unpadded), so the output is smaller than the input by the context on each side. Poolings
-    must divide evenly, which leaves input sizes that differ by the lattice. Because of the poolings, the network
+    must divide evenly, so valid input sizes differ by multiples of the lattice. Because of the poolings, the network
     commutes with shifts by multiples of the lattice only: tiles whose output starts on that lattice, in a frame fixed
     to the volume, compute exactly the same voxels as one pass over the whole volume.
 
-    For the paper's network these are 44, 14, 8 and 92.
+    For the paper's network, the attributes are 44, 14, 8 and 92.
 
     Attributes:
         context: voxels that the network cuts off on each side of a tile.
-        padded_context: the same where the convolutions of the analysis path are padded with zeros.
+        padded_context: the same if the convolutions of the analysis path are padded with zeros.
         lattice: distance in voxels between admissible tile origins, and between valid sizes.
         smallest: smallest valid input size along an axis.
     """
@@ -37,14 +37,14 @@ class TileSizes:
 
     @classmethod
     def of(cls, network: nn.Module, padded: nn.Module) -> "TileSizes":
-        """Find the numbers from the layers of a network, and of the same one with a padded analysis path."""
+        """Derive the sizes from the layers of a network, and of the same network with a padded analysis path."""
         (*_, (_, context, _)), (*_, (_, padded_context, _)) = layers(network), layers(padded)
         lattice = max(size for _, _, size in layers(network))
         smallest = next(size for size in itertools.count(1) if _passes(network, size))
         return cls(int(context), int(padded_context), lattice, smallest)
 
     def is_valid(self, size: int) -> bool:
-        """Tell whether an input of ``size`` voxels along an axis passes all poolings evenly."""
+        """Return whether an input of ``size`` voxels along an axis passes all poolings evenly."""
         return size >= self.smallest and size % self.lattice == self.smallest % self.lattice
 
     def next_valid(self, size: int) -> int:
@@ -76,7 +76,7 @@ class TileSizes:
         return tuple(self.input_size(length) for length in shape)
 
     def no_larger_than_needed(self, tile: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the tile, along each axis cut down to what covers a volume of this shape."""
+        """Return the tile, cut down along each axis to the size that covers a volume of this shape."""
         return tuple(map(min, tile, self.covering(shape)))
 
     def axis_origins(self, length: int, size: int) -> list[int]:
@@ -95,7 +95,7 @@ class TileSizes:
         step = output - output % self.lattice
         if step == 0:
             raise InputError(
-                f"tile: an input of {size} voxels gives {output}, less than the lattice of {self.lattice}; "
+                f"tile: an input of {size} voxels has an output of {output}, less than the lattice of {self.lattice}; "
                 f"take at least {self.next_valid(size + 1)}"
             )
         return list(range(0, length - output + step, step))
@@ -107,8 +107,8 @@ def layers(network: nn.Module) -> Iterator[tuple[nn.Module, float, int]]:
     Args:
         network: ``network.analysis`` and ``network.synthesis`` list its resolution steps, in the order in which data
             flows. A pooling by two lies between steps of the analysis path, an up-convolution by two before each step
-            of the synthesis path. The convolutions of a step follow one another; their kernels are as long along all
-            axes, without stride or dilation.
+            of the synthesis path. The convolutions of a step follow one another; their kernels have the same length
+            along all axes, without stride or dilation.
 
     Yields:
         Each layer of these steps and where its output lies: the first feature begins ``start`` voxels after the first
@@ -124,12 +124,12 @@ def layers(network: nn.Module) -> Iterator[tuple[nn.Module, float, int]]:
 
 
 def shrinkage(step: Iterable[nn.Module]) -> int:
-    """Return the features that the layers of a resolution step take off along an axis, both ends together."""
+    """Return the number of features that the layers of a resolution step cut off along an axis, both ends together."""
     return sum(map(_lost, step))
 
 
 def crops(analysis: Sequence[Iterable[nn.Module]], synthesis: Sequence[Iterable[nn.Module]]) -> list[int]:
-    """Return by how many features, on each side, shortcuts exceed what the synthesis path takes of them.
+    """Return the number of features to crop on each side of the shortcuts, for the synthesis path.
 
     Args:
         analysis: the layers of each resolution step, finest first.
@@ -145,14 +145,14 @@ def crops(analysis: Sequence[Iterable[nn.Module]], synthesis: Sequence[Iterable[
 
 
 def _lost(layer: nn.Module) -> int:
-    """Return the features that a layer takes off along an axis, both ends together."""
+    """Return the number of features that a layer cuts off along an axis, both ends together."""
     if not isinstance(layer, nn.Conv2d | nn.Conv3d):
         return 0
     return int(layer.kernel_size[0]) - 1 - 2 * int(layer.padding[0])
 
 
 def _passes(network: nn.Module, size: int) -> bool:
-    """Tell whether an input of this size passes all poolings evenly and leaves an output."""
+    """Return whether an input of this size passes all poolings evenly and leaves an output."""
     steps: list[nn.Module] = [*network.analysis, *network.synthesis]  # type: ignore[misc]
     poolings = len(network.analysis) - 1  # type: ignore[arg-type]
     for number, step in enumerate(steps):

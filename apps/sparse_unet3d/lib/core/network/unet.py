@@ -1,4 +1,4 @@
-"""The 3-D U-Net (section 2, figure 2), and with the same code its 2-D counterpart."""
+"""The 3-D U-Net (section 2, figure 2) and, by the same code, its 2-D counterpart."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -119,8 +119,8 @@ def initialise(module: nn.Module) -> None:
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d):
-        # With stride 2 each output voxel sees one weight per input channel. All voxels that come of one feature begin
-        # with the same weight: otherwise those in regions that training never sees keep a lattice of dots.
+        # With stride 2 each output voxel sees one weight per input channel. All voxels that come from one feature start
+        # with the same weight: otherwise, regions unlike those seen in training keep a lattice of dots.
         one = module.weight.flatten(2)[..., :1].detach()
         nn.init.normal_(one, std=module.in_channels**-0.5)
         with torch.no_grad():

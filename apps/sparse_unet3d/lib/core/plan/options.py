@@ -21,13 +21,13 @@ class PlanOptions:
         width: feature maps of the first convolution.
         spacing: working voxel size along each axis, in mm.
         statistics: which statistics batch normalisation uses outside training.
-        unpainted: what unpainted voxels in annotated slices count as; the paper's by default.
-        recipe: how to train: ``quick``, or as in the ``paper`` wherever nothing else is decided.
+        unpainted: what unpainted voxels in annotated slices count as; as in the paper by default.
+        recipe: how to train: ``quick``, or as in the ``paper`` except for what is decided here.
         network: name of an architecture.
         loss: name of a loss.
 
     Raises:
-        InputError: a value outside what is possible.
+        InputError: a value that isn't possible.
     """
 
     width: int | None = None

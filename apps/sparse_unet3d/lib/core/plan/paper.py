@@ -1,4 +1,4 @@
-"""The plan and the paper: what the paper states, in what a plan differs, and what the paper leaves open."""
+"""A plan compared with the paper: what the paper states, where the plan differs, and what the paper leaves open."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from .plan import LONGEST_GRADIENT, PAPER_TILE, PAPER_WIDTH, Plan
 
 
 def as_in_paper(plan: Plan) -> Plan:
-    """Return the plan with all that the paper states about training and testing; its width and spacing stay."""
+    """Return the plan with everything that the paper states about training and testing; width and spacing stay."""
     return dataclasses.replace(
         plan,
         recipe="paper",
@@ -26,24 +26,25 @@ def as_in_paper(plan: Plan) -> Plan:
 
 
 def differences(plan: Plan) -> list[str]:
-    """Say in which ways the network and its training aren't as the paper states, and why."""
+    """List how the network and its training differ from the paper, and why."""
     found = {
         f"width {plan.width} instead of {PAPER_WIDTH}: a step takes a fraction of the time": plan.width != PAPER_WIDTH,
-        f"tile {plan.tile} instead of {PAPER_TILE}: more output, so more labelled voxels, for the time of a step": (
+        f"tile {plan.tile} instead of {PAPER_TILE}: more output and thus more labelled voxels in a step's time": (
             plan.tile != PAPER_TILE
         ),
-        f"{plan.context} voxels around a training tile's output instead of {plan.architecture.tiles.context}, and the "
-        "analysis path padded with zeros in training: a step takes a fraction of the time": plan.is_padded,
-        f"class weights are the number of voxels to the power of -{plan.class_balance:.2g}, and training tiles are "
-        "centred on all classes equally often, instead of weights alone that give each class the same influence: "
+        f"{plan.context} voxels of context around a training tile's output instead of "
+        f"{plan.architecture.tiles.context}, and the analysis path padded with zeros in training: a step takes a "
+        "fraction of the time": plan.is_padded,
+        f"class weights are the numbers of voxels to the power of -{plan.class_balance:.2g}, and training tiles are "
+        "centred on all classes equally often, instead of class weights that alone give each class the same influence: "
         "rare classes are learnt sooner": (plan.class_balance, plan.centres) != (1, "voxels"),
         f"the learning rate falls to 0 as (1 - progress)^{plan.decay:g}: the last steps change less": plan.decay > 0,
-        "the average of the last steps' weights is used: scores jump less, and higher ones come sooner": (
+        "the average of the last steps' weights is used: scores vary less, and high scores come sooner": (
             plan.averaging > 0
         ),
-        "half precision where the device computes in it natively: it is faster": plan.half_precision,
-        f"batch normalisation by {plan.statistics} statistics outside training, instead of each tile's own: scored "
-        "better, and tiles fit without seams": plan.statistics != "tile",
+        "half precision where the device supports it natively: it is faster": plan.half_precision,
+        f"batch normalisation by {plan.statistics} statistics outside training, instead of each tile's own: scores "
+        "were higher, and tiles join without seams": plan.statistics != "tile",
         f"test tile {plan.test_tile} instead of {PAPER_TILE}": plan.statistics == "tile"
         and plan.test_tile != PAPER_TILE,
         f"unpainted voxels in annotated slices count as {plan.scheme.background}": plan.unpainted == "background",
@@ -56,23 +57,23 @@ def differences(plan: Plan) -> list[str]:
 
 
 def choices(plan: Plan) -> list[str]:
-    """Say what the paper leaves open, and what was chosen."""
+    """List what the paper leaves open, and what was chosen."""
     deformation, grey_values = plan.augmentation.deformation, plan.augmentation.grey_values
     momentum = f"{'Nesterov ' if plan.nesterov else ''}momentum {plan.momentum:g}"
     centres = "on each class equally often" if plan.centres == "classes" else "on each labelled voxel equally often"
     return [
         f"learning rate {plan.learning_rate:g}, {momentum}; no weight decay",
-        "the number of steps is that of the training's options (the paper: 70 000), one tile each",
-        f"training tiles are centred {centres}; beyond the image's border its mirror image is seen",
+        "the training options set the number of steps (the paper: 70 000); each step takes one tile",
+        f"training tiles are centred {centres}; beyond the image's border, they show its mirror image",
         f"rotation up to ±{deformation.rotation:g}° about each axis, scaling by up to {deformation.scaling:.0%}",
         f"grey values: a smooth rising curve, its slope changed by a factor of e^±{grey_values.slope_sd:g}, its "
         f"offset by {grey_values.offset_sd:g} (standard deviations; the image's range is 0 … 1)",
-        "a deformed label is that of the nearest voxel",
+        "deformed labels are taken from the nearest voxel",
         "tiles in which the image is constant are drawn again",
         "intensities: each channel's percentiles 0.5 and 99.5 become 0 and 1; large constant parts don't count",
-        "weights begin as in He et al. 2015; an up-convolution begins as nearest-neighbour up-sampling does, with "
-        "the same weight for all voxels that come of a feature",
+        "weights are initialised as in He et al. 2015; an up-convolution starts as nearest-neighbour up-sampling, with "
+        "the same weight for all voxels that come from one feature",
         "the loss is divided by the sum of the weights",
-        f"with batch normalisation, gradients longer than {LONGEST_GRADIENT:g} are shortened to that",
-        "no step is made along a gradient that isn't finite",
+        f"with batch normalisation, gradients are clipped to a norm of {LONGEST_GRADIENT:g}",
+        "steps whose gradient isn't finite are skipped",
     ]

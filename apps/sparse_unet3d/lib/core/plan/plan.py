@@ -22,8 +22,8 @@ PAPER_WIDTH = 32
 PAPER_TILE = (132, 132, 116)
 
 LONGEST_GRADIENT = 5.0
-"""Longest gradient that is stepped along with batch normalisation. Most are about 2 long; that of a nearly constant
-tile is far longer, since batch normalisation then divides by next to nothing."""
+"""Norm to which gradients are clipped with batch normalisation. Most norms are about 2. That of a nearly constant tile
+is far larger, since batch normalisation then divides by almost zero."""
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,25 @@ class Plan:
         width: feature maps of the first convolution.
         dims: 3, or 2 for the network of slices.
         batch_norm: whether the network normalises before each ReLU.
-        statistics: which ones it uses outside training.
-        test_tile: input sizes of the tiles over which these are taken.
+        statistics: which statistics batch normalisation uses outside training.
+        test_tile: input sizes of the tiles over which these statistics are taken.
         unpainted: what unpainted voxels in annotated slices counted as in training.
         tile: input sizes of training tiles.
-        context: voxels of image around a training tile's output. If that is less than the network sees, the
+        context: voxels of image around a training tile's output. If it is less than the network sees, the
             convolutions of the analysis path are padded with zeros in training.
         centres: what training tiles are centred on with equal probability: each of the ``classes``, or each labelled
             voxel (``voxels``).
         class_balance: exponent of the class weights, 0 (each voxel has the same weight) … 1 (each class has).
         learning_rate: at the start; it falls as (1 - progress)^decay.
-        decay: 0 keeps the learning rate as it is.
+        decay: see ``learning_rate``; with 0, the learning rate is constant.
         momentum: of the stochastic gradient descent.
         nesterov: whether the momentum is Nesterov's.
-        averaging: share of the running average of the weights that stays in each step, 0 (no averaging) … 1; the
-            average is what is scored and published.
-        half_precision: whether to compute in half precision where the device does so natively.
+        averaging: share of the running average of the weights that each step keeps, 0 (no averaging) … 1. The average
+            is scored and published.
+        half_precision: whether to compute in half precision where the device supports it natively.
         steps_per_epoch: training steps between two reports.
         augmentation: strengths.
-        recipe: what all this was decided by.
+        recipe: the recipe by which the plan was made.
         network: name of the architecture.
         loss: name of the loss.
     """
@@ -113,7 +113,7 @@ class Plan:
     def from_json(cls, values: dict[str, Any]) -> "Plan":
         """Read what ``to_json`` wrote."""
         scheme, augmentation = values["scheme"], values["augmentation"]
-        # Plans of earlier versions don't name it.
+        # Plans of earlier versions don't name their recipe.
         recipe = "paper" if values["averaging"] == 0 else "quick"
         return cls(
             **{
@@ -131,7 +131,7 @@ class Plan:
         )
 
     def agrees_with(self, options: PlanOptions) -> bool:
-        """Tell whether nothing that a person decided about the network contradicts the plan."""
+        """Return whether the plan agrees with what a person decided about the network and its training."""
         return (
             options.width in (None, self.width)
             and options.spacing in (None, self.spacing)
@@ -142,13 +142,13 @@ class Plan:
         """Return the plan for segmenting by the statistics that a person chose.
 
         Raises:
-            InputError: these are averages that weren't kept in training.
+            InputError: these statistics need averages that weren't kept in training.
         """
         wanted = options.statistics or self.statistics
         if wanted in OF_TRAINING and self.statistics not in OF_TRAINING:
             raise InputError(
-                f"--conf statistics {wanted}: the model was trained without averages; train on with this, or start the "
-                f"server by --conf statistics {self.statistics}"
+                f"--conf statistics {wanted}: the model was trained without averages; continue training with this "
+                f"setting, or start the server with --conf statistics {self.statistics}"
             )
         return dataclasses.replace(self, statistics=wanted)
 

@@ -1,4 +1,4 @@
-"""How the plan is made from the volumes, the device and what a person decided."""
+"""Make the plan from the volumes, the device and what a person decided."""
 
 import dataclasses
 import math
@@ -22,11 +22,11 @@ TILE_VOXELS = 2_250_000
 """Most voxels of a training tile on a GPU; the paper's has two million."""
 
 CPU_TILE_VOXELS = 350_000
-"""The same on a CPU: in the same time, many steps on small tiles were measured to teach a network more than few on
+"""The same on a CPU. Measured over the same time, many steps on small tiles taught a network more than a few steps on
 large ones, down to about this size."""
 
 CPU_WIDTH = 8
-"""Default width without a GPU: on the paper's tile, a step of its width takes about 15 s on two cores, of this 2 s."""
+"""Default width without a GPU. On two cores, a step on the paper's tile takes 2 s; at the paper's width, about 15 s."""
 
 LARGE = 3
 """A volume is sampled at several places if it has more than this many times the voxels of one pass."""
@@ -38,7 +38,7 @@ SAMPLED = 5
 """Largest number of tiles for the statistics of a large volume."""
 
 STATISTICS_WORK = 64_000_000
-"""Most voxels of these tiles together, times the network's width: at once in memory, about 2 GB in float32."""
+"""Most voxels of all these tiles, times the network's width. They are computed together, in about 2 GB in float32."""
 
 
 def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptions, device: str) -> Plan:
@@ -46,7 +46,7 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
 
     On a GPU the network has the paper's width, and training tiles are about as large as the paper's. On a CPU the
     network is narrower, and tiles are smaller: they have no more context than a padded analysis path needs (figures in
-    ``benchmarks/README.md``). Either tile has the shape with the most output for its size.
+    ``benchmarks/README.md``). In both cases, the tile's shape has the most output for its size.
 
     Args:
         volumes: at least one, all of the same number of channels.
@@ -97,8 +97,9 @@ def _choose_test_tile(architecture: Architecture, shape: Sequence[int], width: i
 def _nearly_cubic(voxel_size: Sequence[float]) -> tuple[float, ...] | None:
     """Return a working voxel size for volumes whose voxels are far from cubes; None where their own will do.
 
-    The network sees 44 voxels on each side of its output. Where the voxels of one axis are over twice as large as those
-    of another, the finer axes are coarsened to half the largest size, so that it sees about as far along all of them.
+    The network sees 44 voxels on each side of its output. If the voxels of one axis are over twice as large as those
+    of another, the finer axes are coarsened to half the largest size. The network then sees about as far along all
+    axes.
     """
     largest = max(voxel_size)
     if largest <= MOST_ELONGATED * min(voxel_size):

@@ -186,7 +186,7 @@ class Learner:
         return image.to(self.device), targets.to(self.device)
 
     def _step_in_memory(self, step: int, progress: float) -> tuple[Tensor, Tensor, float | None, float]:
-        """Make a step. If memory is short, move the volumes to the host, then take ever smaller tiles.
+        """Make a step. If memory is short, move the volumes to the host, then use ever smaller tiles.
 
         Returns:
             The tile's image and targets, the loss that ``_step`` returns, and the seconds waited for the tile.
