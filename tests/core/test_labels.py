@@ -51,7 +51,7 @@ def test_brackets_around_a_list_are_refused(text: str) -> None:
         LabelScheme.parse(text, "outside")
 
 
-def test_names_of_all_languages_may_have_spaces_and_marks_within() -> None:
+def test_names_in_any_language_may_contain_spaces_and_punctuation() -> None:
     names = (
         "grey/white matter",
         "T1-w.x",

@@ -25,7 +25,7 @@ def test_only_labelled_voxels_count() -> None:
     assert iou_per_class(confusion(prediction, annotation, SCHEME), SCHEME) == {"inside": 1.0, "tubule": 1.0}
 
 
-def test_class_that_is_nowhere_has_no_iou() -> None:
+def test_a_class_without_voxels_has_no_iou() -> None:
     annotation = np.array([1, 3], dtype=np.uint8)
     prediction = np.array([1, 0], dtype=np.uint8)
     found = iou_per_class(confusion(prediction, annotation, SCHEME), SCHEME)

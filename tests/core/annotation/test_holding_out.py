@@ -1,4 +1,4 @@
-"""What is held out of annotations of every kind, scored by brute force on the working grid."""
+"""What is held out of annotations of every kind, checked by brute force on the working grid."""
 
 import json
 
@@ -22,7 +22,7 @@ def slices(*places):
 
 
 def box(*sizes):
-    """A box with a class of its own on either side, and all around it a third one."""
+    """Structures that are painted only in a box of these sizes."""
     painted = np.zeros(SHAPE, np.uint8)
     inner = tuple(slice(5, 5 + size) for size in sizes)
     painted[inner] = structures(SHAPE)[inner]
@@ -60,7 +60,7 @@ ACROSS = {
     "two stacks": 2,
     "structures of a stack": 2,
 }
-"""Across which axis stacks were painted: blocks lie across it, too."""
+"""The axis across which stacks were painted; blocks lie across it, too."""
 
 
 def grid_of(spacing, shape=SHAPE):
@@ -80,7 +80,7 @@ def working_planes(annotation, grid, axis):
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_blocks_are_apart_from_what_is_learnt_and_hold_enough(kind, spacing):
+def test_blocks_hold_enough_and_keep_a_margin_from_training_planes(kind, spacing):
     annotation = KINDS[kind].astype(np.uint8)
     one = painted(annotation, spacing)
     split = hold_out({"a": one}, SCHEME, 0)
@@ -96,7 +96,7 @@ def test_blocks_are_apart_from_what_is_learnt_and_hold_enough(kind, spacing):
     assert np.count_nonzero(trained) >= 0.5 * np.count_nonzero(annotation)
     assert not np.any((trained > 0) & (scored > 0))
     assert set(np.unique(scored)) <= set(np.unique(trained))
-    # Nothing more is lost than the margins, and what is kept is as it was painted.
+    # Only the margins are lost, and what is kept is unchanged.
     inside = np.moveaxis(annotation, block.axis, 0)[block.first : block.last + 1]
     assert (np.moveaxis(scored, block.axis, 0)[block.first : block.last + 1] == inside).all()
     for part in (trained, scored):
@@ -110,8 +110,8 @@ def test_blocks_are_apart_from_what_is_learnt_and_hold_enough(kind, spacing):
 
 @pytest.mark.parametrize("kind", ["stack", "dense", "stack and crossing slices", "strokes"])
 @pytest.mark.parametrize("spacing", [None, (2, 2, 2)])
-def test_what_was_held_out_stays_held_out_and_what_was_learnt_stays_in_training(kind, spacing):
-    """A part of the annotation first, then all of it: the seam of both is within the first block's reach."""
+def test_what_was_held_out_or_trained_on_stays_so(kind, spacing):
+    """First a part of the annotation, then all of it. The border between both is within reach of the first block."""
     whole = KINDS[kind].astype(np.uint8)
     first = whole.copy()
     first[:, :, 20:] = 0
@@ -128,7 +128,7 @@ def test_what_was_held_out_stays_held_out_and_what_was_learnt_stays_in_training(
     assert after.blocks["b"]
 
 
-def test_a_block_that_has_become_too_little_gets_another_one_where_nothing_was_learnt():
+def test_a_block_that_has_become_too_small_gets_another_one_off_training_planes():
     shape = (24, 20, 200)
     whole = structures(shape)
     first = whole.copy()
@@ -147,7 +147,7 @@ def test_a_block_that_has_become_too_little_gets_another_one_where_nothing_was_l
     assert np.abs(planes[0][:, None] - planes[1]).min() > 3
 
 
-def test_a_stack_over_slices_trained_on_before_is_scored_beside_them_only():
+def test_a_stack_is_not_scored_near_slices_trained_on_before():
     """Three crossing slices were trained on; then everything is labelled."""
     whole = KINDS["dense"]
     few = [AnnotatedSlice(0, 20), AnnotatedSlice(1, 12), AnnotatedSlice(2, 9)]
@@ -174,7 +174,7 @@ def test_slices_held_out_before_are_not_trained_on_when_their_neighbours_are_pai
             assert not np.moveaxis(trained, axis, 0)[index].any()
 
 
-def test_what_is_painted_beside_a_block_later_was_neither_trained_on_nor_held_out():
+def test_later_paint_was_neither_trained_on_nor_held_out():
     whole = KINDS["stack"]
     first = whole.copy()
     first[:, :, 20:] = 0
@@ -199,8 +199,8 @@ def test_few_crossing_slices_are_held_out_as_planes():
     assert ((trained > 0) | (scored > 0)).sum() == np.count_nonzero(annotation)
 
 
-def test_neighbours_among_few_slices_are_not_held_out_and_scored_beside():
-    """Two neighbours along one axis: neither is held out, and of slices that cross them nothing near is scored."""
+def test_neighbouring_slices_are_not_held_out_and_nothing_near_them_is_scored():
+    """Two slices are neighbours. Neither is held out, and slices that cross them aren't scored near them."""
     places = [AnnotatedSlice(axis, index) for axis in range(3) for index in (5, 14, 23)] + [AnnotatedSlice(2, 15)]
     annotation = keep_slices(structures(SHAPE), places)
     crossing = 0
@@ -232,7 +232,7 @@ def test_a_dab_is_trained_on_as_a_whole():
     assert not hold_out({"a": painted(annotation)}, SCHEME, 0).has_validation
 
 
-def test_a_class_that_is_at_one_place_only_is_learnt():
+def test_a_class_in_one_place_only_is_trained_on():
     annotation = np.full(SHAPE, 3, np.uint8)
     annotation[20:28, 20:28, :] = 1
     annotation[0:5] = 2
@@ -242,8 +242,8 @@ def test_a_class_that_is_at_one_place_only_is_learnt():
     assert {1, 3} <= set(np.unique(scored))
 
 
-def test_a_score_on_next_to_nothing_is_none():
-    """Nine slices in a small image beside a large one whose stack has no room for a block."""
+def test_nothing_is_held_out_if_too_little_would_be_scored():
+    """Nine slices in a small image, and a large image whose stack has no room for a block."""
     shape = (64, 64, 10)
     cases = {
         "few": painted(

@@ -43,7 +43,7 @@ def test_finds_fully_painted_slices(name):
 
 @pytest.mark.parametrize("name", ["one", "three on each axis", "every second", "every sixth on each axis"])
 @pytest.mark.parametrize("seed", range(3))
-def test_finds_slices_of_which_only_the_structures_are_painted(name, seed):
+def test_finds_slices_on_which_only_the_structures_are_painted(name, seed):
     truth = structures((48, 40, 24), seed)
     truth[truth == 3] = 0
     painted = keep_slices(truth, [AnnotatedSlice(*place) for place in SLICES[name]])
@@ -70,7 +70,7 @@ def test_strokes_are_no_slices():
     assert annotated_slices(painted) == []
 
 
-def test_finds_slices_beside_spheres_and_strokes():
+def test_finds_slices_among_spheres_and_strokes():
     shape = (60, 50, 30)
     painted = keep_slices(structures(shape), [AnnotatedSlice(0, 12), AnnotatedSlice(2, 20)])
     painted = np.maximum(painted, brush(shape, (40, 25, 12), 7))
@@ -85,7 +85,7 @@ def test_dense_annotation_is_annotated_everywhere(shape):
     everywhere = [(axis, i) for axis in range(3) for i in range(shape[axis])]
     dense = structures(shape)
     assert annotated_slices(dense) == everywhere
-    # Also with a tenth of the voxels left open.
+    # Also with a tenth of the voxels left unpainted.
     dense[np.random.default_rng(0).random(shape) < 0.1] = 0
     assert annotated_slices(dense) == everywhere
 
@@ -115,8 +115,8 @@ def plain_annotated_slices(annotation):
     def others(items, axis):
         return [item for other, item in enumerate(items) if other != axis]
 
-    def on_planes(mask, axis, beside):
-        first, second = others(beside, axis)
+    def on_planes(mask, axis, excluded):
+        first, second = others(excluded, axis)
         return np.count_nonzero(np.moveaxis(mask, axis, 0)[:, ~first][:, :, ~second], axis=(1, 2))
 
     shortest = [np.minimum(np.minimum(*others(runs, axis)), shape[axis]) for axis in axes]
@@ -138,7 +138,7 @@ def plain_annotated_slices(annotation):
 @pytest.mark.parametrize("density", [0.03, 0.3, 0.9])
 @pytest.mark.parametrize("seed", range(12))
 def test_finds_what_the_rule_finds_on_whole_volumes(seed, density):
-    """Slices of structures, a painted box and noise, in any order of memory."""
+    """Slices of structures, a painted box and noise, in any memory order."""
     random = np.random.default_rng(seed)
     shape = tuple(random.integers(1, 40, 3))
     dense = structures(shape, seed)
@@ -168,7 +168,7 @@ def test_finds_slices_of_real_label_maps(file, seed, foreground_only):
         truth[truth == 0] = 3
     random, slices = np.random.default_rng(seed), []
     for axis in range(3):
-        # Slices with hardly any paint on them are not to be found, nor small structures painted on many neighbours.
+        # Slices with hardly any paint should not be found, nor small structures painted on many neighbouring slices.
         paint = np.count_nonzero(np.moveaxis(truth, axis, 0), axis=(1, 2))
         rich = np.flatnonzero(paint > max(60, 0.01 * truth.size / truth.shape[axis]))
         slices += [AnnotatedSlice(axis, int(i)) for i in random.choice(rich[::2], 3, replace=False)]
@@ -242,7 +242,7 @@ STRUCTURES = {
     ids=["alone", "crossed", "crossed often"],
 )
 @pytest.mark.parametrize("axes", [pytest.param((0, 1, 2), marks=pytest.mark.slow), (2, 0, 1)])
-def test_nothing_is_filled_beside_the_planes_that_were_painted(stack, name, crossing, axes):
+def test_nothing_is_filled_outside_the_planes_that_were_painted(stack, name, crossing, axes):
     places = [AnnotatedSlice(2, i) for i in STACKS[stack]] + [AnnotatedSlice(*place) for place in crossing]
     painted = keep_slices(STRUCTURES[name], places)
     looked_at = keep_slices(np.ones_like(painted), places) == 1
@@ -265,7 +265,7 @@ def test_nothing_is_filled_beside_the_planes_that_were_painted(stack, name, cros
     ],
 )
 def test_slices_painted_as_planes_are_filled_however_many_there_are(name, stack):
-    """All of those on which enough is painted; others' unpainted voxels tell nothing."""
+    """All slices with enough paint are filled. Unpainted voxels of the others say nothing."""
     painted = keep_slices(STRUCTURES[name], [AnnotatedSlice(2, i) for i in STACKS[stack]])
     rich = [(2, i) for i in STACKS[stack] if np.count_nonzero(painted[:, :, i]) > 60]
     assert set(rich) >= set(whole_slices(painted)) >= set(rich) - {(2, i) for i in (1, 2, 30, 31)}

@@ -28,7 +28,7 @@ def all_places(slices):
 
 @pytest.mark.parametrize(("images", "per_axis"), list(itertools.product([1, 2, 5], [2, 3, 4, 20])))
 @pytest.mark.parametrize("seed", range(3))
-def test_split_parts_the_slices(images, per_axis, seed):
+def test_each_slice_is_either_trained_on_or_held_out(images, per_axis, seed):
     slices = grid([f"image{i}" for i in range(images)], per_axis)
     split = split_slices(slices, seed)
     assert trained(split) | held_out(split) == all_places(slices)
@@ -68,7 +68,7 @@ def test_seeds_split_differently():
     ],
     ids=["no image", "no slice", "five slices", "one per axis"],
 )
-def test_nothing_to_spare(slices):
+def test_nothing_is_held_out_if_no_slice_can_be_spared(slices):
     split = split_slices(slices, 0)
     assert not split.has_validation
     assert not split.validation
@@ -127,7 +127,7 @@ def test_split_survives_json():
     assert isinstance(back.training["a"][0], AnnotatedSlice)
 
 
-def test_apply_split_parts_every_voxel_as_a_loop_does():
+def test_apply_split_agrees_with_a_loop():
     painted = keep_slices(
         structures((12, 11, 10)), [AnnotatedSlice(*p) for p in [(0, 3), (0, 8), (1, 5), (2, 2), (2, 7)]]
     )

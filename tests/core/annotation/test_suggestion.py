@@ -29,7 +29,7 @@ def evidence() -> Evidence:
     return Evidence(SCHEME, annotation, labels, generator.integers(0, 256, SHAPE).astype(np.uint8))
 
 
-def test_each_predicted_class_has_the_same_share_of_what_is_worth_a_look() -> None:
+def test_each_predicted_class_has_the_same_share_of_the_worth() -> None:
     known = evidence()
     worth = worth_by_class(known)
     expected = np.zeros(SHAPE)
@@ -45,7 +45,7 @@ def test_each_predicted_class_has_the_same_share_of_what_is_worth_a_look() -> No
     assert worth.sum() == pytest.approx(1, abs=2e-3)
 
 
-def test_a_class_of_which_hardly_anything_is_predicted_counts_for_less() -> None:
+def test_a_class_with_few_predicted_voxels_counts_for_less() -> None:
     labels = np.zeros((50, 50, 50), np.uint8)
     labels[0, 0, 0] = 1
     worth = worth_by_class(Evidence(SCHEME, np.zeros_like(labels), labels, np.full_like(labels, 255)))
@@ -53,10 +53,10 @@ def test_a_class_of_which_hardly_anything_is_predicted_counts_for_less() -> None
     assert worth.sum() < 0.36
 
 
-def test_background_counts_where_it_is_unsure() -> None:
+def test_background_counts_where_it_is_uncertain() -> None:
     entropy = np.zeros((30, 30, 30), np.uint8)
     nothing = Evidence(SCHEME, np.zeros_like(entropy), np.zeros_like(entropy), entropy)
-    # A model that is sure that there is nothing says as much of all slices that are far enough from the border.
+    # A model that is certain of background everywhere gives all slices far enough from the border the same score.
     scores = newly_reached(worth_by_class(nothing), [])
     assert scores[0][10] == pytest.approx(scores[2][20])
     assert scores[0][10] > 0
@@ -68,8 +68,8 @@ def closeness(distance: int, length: int) -> float:
     return float(np.exp(-((distance / max(1.0, 0.05 * length)) ** 2) / 2))
 
 
-def test_scores_are_of_what_comes_nearer() -> None:
-    """Voxel by voxel; as kept, nearness has 256 values."""
+def test_scores_count_the_gain_in_nearness() -> None:
+    """Computed voxel by voxel. Stored nearness has 256 values."""
     shape = (40, 9, 5)
     worth = np.random.default_rng(0).random(shape, dtype=np.float32)
     annotated = [AnnotatedSlice(0, 11), AnnotatedSlice(0, 30), AnnotatedSlice(2, 1)]
@@ -85,13 +85,13 @@ def test_scores_are_of_what_comes_nearer() -> None:
     assert max(scores[1]) > 10
 
 
-def test_nothing_is_suggested_where_nothing_is_left() -> None:
+def test_nothing_is_suggested_when_everything_is_labelled() -> None:
     labels = np.zeros(SHAPE, np.uint8)
     known = Evidence(SCHEME, np.full(SHAPE, 3, np.uint8), labels, labels)
     assert suggest_slices(SHAPE, [], 3, known) == []
 
 
-def test_of_slices_as_good_the_middle_one_is_taken() -> None:
+def test_of_equally_good_slices_the_middle_one_is_chosen() -> None:
     entropy = np.zeros((60, 50, 40), np.uint8)
     nothing = Evidence(SCHEME, entropy, entropy, entropy)
     for suggestion in suggest_slices(entropy.shape, [], 3, nothing):
@@ -99,7 +99,7 @@ def test_of_slices_as_good_the_middle_one_is_taken() -> None:
         assert abs(suggestion.place.index - length / 2) <= 1
 
 
-def test_a_stray_voxel_does_not_decide_how_unsure_a_model_is() -> None:
+def test_a_stray_voxel_does_not_dominate_the_uncertainty() -> None:
     labels = np.zeros((60, 50, 40), np.uint8)
     entropy = np.full(labels.shape, 5, np.uint8)
     sure = mean_by_class(labels, entropy)
@@ -122,7 +122,7 @@ def test_a_rare_class_counts_as_much_as_the_background() -> None:
     assert newly_reached(worth, [])[0].argmax() == 5
 
 
-def test_what_a_slice_across_another_axis_reaches_need_not_be_reached_again() -> None:
+def test_a_slice_across_another_axis_covers_voxels_too() -> None:
     worth = np.zeros((30, 30, 30), np.float32)
     worth[[8, 16, 24], 5:25, 15] = 1
     assert best_slices(worth, [], 1) == [(AnnotatedSlice(2, 15), pytest.approx(60))]
@@ -130,7 +130,7 @@ def test_what_a_slice_across_another_axis_reaches_need_not_be_reached_again() ->
     assert best_slices(worth, [AnnotatedSlice(2, 15)], 1) == []
 
 
-def test_slices_of_a_suggestion_lie_across_all_axes_and_apart() -> None:
+def test_suggested_slices_lie_across_all_axes_and_apart() -> None:
     places = [place for place, _ in best_slices(np.ones((60, 50, 40), np.float32), [], 6)]
     assert [sorted(place.axis for place in part) for part in (places[:3], places[3:])] == [[0, 1, 2], [0, 1, 2]]
     for axis in range(3):
@@ -138,18 +138,18 @@ def test_slices_of_a_suggestion_lie_across_all_axes_and_apart() -> None:
         assert abs(first - second) > 10
 
 
-def test_the_next_slice_lies_across_the_axis_with_the_fewest() -> None:
+def test_the_next_slice_lies_across_the_axis_with_the_fewest_slices() -> None:
     worth = np.full((30, 30, 30), 1e-4, np.float32)
     worth[15, 5:25, 5:25] = 1
     worth[5:25, 15, 15] = 1
     assert best_slices(worth, [], 1)[0][0] == AnnotatedSlice(0, 15)
     axes = [place.axis for place, _ in best_slices(worth, [AnnotatedSlice(0, 2), AnnotatedSlice(2, 2)], 4)]
-    # Each axis once before any twice, and first that of which there was none.
+    # Each axis comes once before any comes twice, and the one without annotated slices comes first.
     assert axes[0] == axes[3] == 1
     assert axes[1:3] == [0, 2]
 
 
-def test_no_slice_is_suggested_twice_nor_an_annotated_one_nor_when_all_lie_in_slices() -> None:
+def test_only_new_slices_are_suggested_until_all_voxels_lie_in_slices() -> None:
     worth = np.full((4, 3, 2), 1e-9, np.float32)
     annotated = [AnnotatedSlice(0, 1), AnnotatedSlice(2, 0)]
     places = [place for place, score in best_slices(worth, annotated, 99) if score > 0]
@@ -173,14 +173,14 @@ def test_strips_are_suggested_when_all_other_slices_are_annotated(thin: int) -> 
     assert len(best_slices(worth, [], 4)) == 3
 
 
-def test_scores_are_parts_of_all_that_is_worth_a_look() -> None:
-    """Also where only one of three classes is predicted."""
+def test_scores_are_fractions_of_the_total_worth() -> None:
+    """Even if only one of three classes is predicted."""
     worth = np.zeros((30, 30, 30), np.uint8)
     worth[4] = worth[20, :, :10] = 255
     labels = np.zeros_like(worth)
     first, second = suggest_slices(worth.shape, [], 2, Evidence(SCHEME, np.zeros_like(worth), labels, worth))
     assert first.place == AnnotatedSlice(0, 4)
-    # Of the rest, each voxel is worth a 255th.
+    # Each of the other voxels is worth 1/255.
     assert first.score == pytest.approx(900 / (1200 + 25_800 / 255), rel=0.05)
     assert f"{first.score:.1%} of all objects and uncertainty" in first.why
     assert second.score is not None
@@ -196,23 +196,23 @@ def test_without_a_model_slices_halve_the_widest_gaps_of_the_axes_in_turn() -> N
     assert len(evenly_spaced([], (2, 1, 1), 99)) == 4
 
 
-def test_expected_gain_goes_on_as_the_scores_did() -> None:
-    # Scores that near 0.9 as 1/n, and some that were worse for as many slices.
+def test_expected_gain_extrapolates_the_scores() -> None:
+    # Scores that approach 0.9 as 1/n, and some worse ones with the same numbers of slices.
     history = [(n, 0.9 - 1.2 / n) for n in (3, 4, 6, 9)]
     assert expected_gain([*history, (6, 0.1), (9, 0.2)]) == pytest.approx(1.2 / 9 - 1.2 / 10)
-    # What more slices didn't make better counts as if they hadn't changed anything.
+    # A lower score with more slices counts as no change.
     assert expected_gain([(3, 0.8), (9, 0.5)]) == pytest.approx(0, abs=1e-12)
-    # A training that has just begun, on one slice more, doesn't look like one that failed.
+    # A training that has just begun with one more slice doesn't look like a failure.
     assert expected_gain([*history, (10, 0.3)]) == pytest.approx(expected_gain([*history, (10, 0.9 - 1.2 / 9)]))
     assert expected_gain([*history, (10, 0.3)]) > 0
-    # The next slice after those that were there last, also where there were more before.
+    # The gain is that of the slice after the latest number of slices, even if there were more before.
     assert expected_gain([*history, (4, 0.6)]) == pytest.approx(1.2 / 4 - 1.2 / 5)
     assert expected_gain([(3, 0.8), (3, 0.9)]) is None
     assert expected_gain([]) is None
 
 
-def test_where_all_is_near_slices_painted_in_part_those_with_most_unpainted_are_suggested() -> None:
-    """Every slice across x and z counts as annotated, and a tubule lies in what is unpainted of them."""
+def test_when_all_slices_are_covered_those_with_most_unpainted_worth_are_suggested() -> None:
+    """Every slice across x and z counts as annotated, and a tubule lies in their unpainted part."""
     shape = (40, 40, 12)
     annotation, labels = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     annotation[:25] = 3
@@ -226,14 +226,14 @@ def test_where_all_is_near_slices_painted_in_part_those_with_most_unpainted_are_
     worth = worth_by_class(known)
     assert found[0].score == pytest.approx(worth[:, 22].sum() / worth.sum())
     assert found[0].why.startswith("its unpainted voxels hold ")
-    # With more than there are, all in which anything is unpainted, each once.
+    # If more are wanted than there are, each slice with unpainted voxels is suggested once.
     assert {suggestion.place for suggestion in suggest_slices(shape, annotated, 99, known)} == {
         AnnotatedSlice(1, index) for index in range(40)
     }
     assert suggest_slices(shape, annotated, 3, Evidence(SCHEME, np.full(shape, 3, np.uint8), labels, labels)) == []
 
 
-def test_large_volumes_are_looked_at_coarsely(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_volumes_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (60, 48, 24)
     labels = np.zeros(shape, np.uint8)
     labels[12:20, 30:40, 5:15] = 1

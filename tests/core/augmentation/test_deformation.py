@@ -42,8 +42,8 @@ def test_at_a_control_point_the_displacement_is_its_vector() -> None:
 
 @on_each_device
 @pytest.mark.parametrize(("tile", "volume"), [((12, 15, 9), (20, 18, 10)), ((14, 11), (9, 30))])
-def test_warp_agrees_with_a_plain_loop(tile: tuple[int, ...], volume: tuple[int, ...], device: str) -> None:
-    """Image linear with mirrored outside, annotation nearest with nothing outside; tiles partly off the volume."""
+def test_sampling_agrees_with_a_plain_loop(tile: tuple[int, ...], volume: tuple[int, ...], device: str) -> None:
+    """The image is linear and mirrored outside, the annotation nearest and unlabelled outside. Tiles reach outside."""
     generator = np.random.default_rng(1)
     image = generator.random((2, *volume)).astype(np.float32)
     annotation = generator.integers(0, 4, size=volume).astype(np.uint8)
@@ -71,7 +71,7 @@ def test_warp_agrees_with_a_plain_loop(tile: tuple[int, ...], volume: tuple[int,
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
 @pytest.mark.parametrize("shape", [(9, 7, 8), (1, 5, 7), (2, 1, 9), (12, 6, 1), (1, 1, 1), (11, 13), (1, 6)])
-def test_interpolation_is_scipys_also_far_outside_of_thin_volumes(shape: tuple[int, ...], channels: int) -> None:
+def test_interpolation_agrees_with_scipy_even_far_outside_thin_volumes(shape: tuple[int, ...], channels: int) -> None:
     generator = np.random.default_rng(0)
     image = generator.random((channels, *shape)).astype(np.float32)
     positions = generator.uniform(-30, 40, (len(shape), 13, *[5] * (len(shape) - 1))).astype(np.float32)
@@ -97,7 +97,7 @@ def test_identity_parameters_give_the_identity() -> None:
 
 
 def test_image_and_annotation_are_deformed_alike() -> None:
-    """An annotation that is a threshold of a smooth image stays one after the warp."""
+    """An annotation that is a threshold of a smooth image stays one after the deformation."""
     x, y, z = np.meshgrid(*[np.linspace(0, 3, 40)] * 3, indexing="ij")
     smooth = (np.sin(x + y) + np.cos(2 * z)).astype(np.float32)
     deformation = random_deformation((24, 24, 24), (20, 20, 20))
@@ -153,7 +153,7 @@ def test_a_seed_repeats_the_draw() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 31, 32, 33, 34, 64, 65, 100])
 def test_the_field_hardly_depends_on_where_its_control_points_end(size: int) -> None:
-    """It is that of vectors without end, to a twentieth of their spread."""
+    """It agrees with that of an endless row of vectors, to a twentieth of their standard deviation."""
     (points,) = control_points((size,), 32)
     endless = np.random.default_rng(size).standard_normal(points + 40)
     deformation = Deformation(np.zeros(1), np.eye(1), endless[None, 20:-20], 32)

@@ -21,7 +21,7 @@ NO_AUGMENTATION = AugmentationSettings(
 
 
 def sparse_volume(seed: int, shape: tuple[int, ...] = (50, 40, 30)) -> TrainingVolume:
-    """One annotated slice, nearly all of it background, a few voxels of the other classes."""
+    """A volume with one annotated slice: nearly all background, with a few voxels of the other classes."""
     generator = np.random.default_rng(seed)
     annotation = np.zeros(shape, dtype=np.uint8)
     annotation[:, :, 12] = 3
@@ -37,11 +37,11 @@ def test_without_augmentation_a_tile_is_cut_out_of_the_mirrored_volume() -> None
     padded = np.pad(volume.image[0].numpy(), 150, mode="reflect")
     targets_of = np.pad(SCHEME.targets(volume.annotation.numpy()), 150, constant_values=IGNORED)
     image, targets = sampler.draw(np.random.default_rng(0))
-    # The first voxel's value tells where the tile may have been cut, repeatedly because of the mirrored border.
+    # The first voxel's value tells where the tile may have been cut: at several places, since borders are mirrored.
     places = []
     for start in np.argwhere(np.abs(padded - image[0, 0, 0, 0].item()) < 5e-4):
         cut = padded[tuple(slice(s, s + n) for s, n in zip(start, TILE, strict=True))]
-        # A line first: there are many places, and few of them pass.
+        # Compare one line first, since there are many places and few of them pass.
         matches = cut.shape == TILE and np.allclose(cut[:, 0, 0], image[0, :, 0, 0].numpy(), atol=5e-4)
         if matches and np.allclose(cut, image[0].numpy(), atol=5e-4):
             places.append(start + CONTEXT)
@@ -53,7 +53,7 @@ def test_without_augmentation_a_tile_is_cut_out_of_the_mirrored_volume() -> None
 
 
 def test_without_augmentation_a_tile_that_covers_the_volume_is_all_of_it() -> None:
-    """Along the axes that it covers; along the others it is cut out as ever."""
+    """Along the axes that it covers; along the others it is cut out as usual."""
     generator = np.random.default_rng(0)
     image = torch.tensor(generator.random((2, 36, 100, 21)).astype(np.float32))
     annotation = torch.tensor(generator.integers(0, 4, (36, 100, 21)).astype(np.uint8))
@@ -76,8 +76,8 @@ def test_without_augmentation_a_tile_that_covers_the_volume_is_all_of_it() -> No
 
 
 @pytest.mark.parametrize("context", [14, 10])
-def test_less_context_is_drawn_if_wanted(context: int) -> None:
-    """Within a longer axis, and mirrored over two that the output covers."""
+def test_tiles_can_have_less_context(context: int) -> None:
+    """Inside the volume along one axis, and mirrored along two axes that the output covers."""
     generator = np.random.default_rng(0)
     image = torch.tensor(generator.random((1, 60, 44, 10)).astype(np.float32))
     annotation = torch.ones((60, 44, 10), dtype=torch.uint8)
@@ -115,8 +115,8 @@ def test_every_tile_has_labelled_voxels_and_classes_are_balanced() -> None:
     assert with_inside >= 30
 
 
-def test_a_tile_that_sees_nothing_labelled_is_drawn_again() -> None:
-    """A deformation so strong that the voxel in the middle often leaves the output."""
+def test_a_tile_without_labelled_voxels_is_drawn_again() -> None:
+    """The deformation is so strong that the voxel in the middle often leaves the output."""
     volume = sparse_volume(0)
     volume.annotation.zero_()
     volume.annotation[25, 20, 15] = 1
@@ -154,7 +154,7 @@ def test_tiles_without_any_contrast_are_drawn_again() -> None:
         drawn, targets = sampler.draw(np.random.default_rng(seed))
         assert drawn.std() > 0.01
         assert (targets == 1).any()
-    # Where there is nothing else, a constant is drawn after all.
+    # If there is nothing else, a constant tile is drawn after all.
     constant = TrainingVolume(torch.ones_like(volume.image), volume.annotation, volume.voxel_size)
     drawn, _ = TileSampler([constant], SCHEME, TILES, (92, 100, 100), AugmentationSettings(), 14).draw(generator)
     assert drawn.std() < 1e-6
@@ -162,7 +162,7 @@ def test_tiles_without_any_contrast_are_drawn_again() -> None:
 
 @pytest.mark.parametrize(("centres", "expected"), [("classes", 1 / 3), ("voxels", 1 / 1200)])
 def test_tiles_are_centred_on_each_class_or_each_voxel_equally_often(centres: Centres, expected: float) -> None:
-    """One voxel of 1200 is ``inside``, 12 are ``tubule``: found by the voxel that tiles are centred on."""
+    """Of 1200 voxels, one is ``inside`` and 12 are ``tubule``. Tiles that are centred on the one are counted."""
     volume = sparse_volume(0)
     sampler = TileSampler([volume], SCHEME, TILES, (92, 92, 92), NO_AUGMENTATION, CONTEXT, centres=centres)
     generator = np.random.default_rng(0)

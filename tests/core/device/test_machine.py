@@ -1,4 +1,4 @@
-"""Which device is computed on, with capabilities that this machine lacks played."""
+"""Which device is chosen. Capabilities that this machine lacks are simulated."""
 
 from collections.abc import Iterator
 
@@ -36,7 +36,7 @@ def test_apples_gpu_is_used_where_it_can_train(without_gpu: pytest.MonkeyPatch) 
     assert tried == ["mps"]
 
 
-def test_apples_gpu_is_left_where_it_lacks_a_layer(without_gpu: pytest.MonkeyPatch) -> None:
+def test_apples_gpu_is_not_used_if_it_lacks_a_layer(without_gpu: pytest.MonkeyPatch) -> None:
     def lack(_: str) -> None:
         raise NotImplementedError("aten::max_pool3d_with_indices")
 
@@ -47,7 +47,7 @@ def test_apples_gpu_is_left_where_it_lacks_a_layer(without_gpu: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("without_gpu")
-def test_without_any_gpu_that_is_said() -> None:
+def test_the_lack_of_a_gpu_is_reported() -> None:
     assert default_device() == "cpu"
     assert describe_device() == "computing on the CPU: no NVIDIA or Apple GPU was found"
 
@@ -55,7 +55,7 @@ def test_without_any_gpu_that_is_said() -> None:
 @pytest.mark.parametrize(
     ("cuda", "said"), [(None, "this torch .* is a CPU build"), ("12.6", "its driver may be older")]
 )
-def test_why_an_nvidia_gpu_is_not_used_is_said(without_gpu: pytest.MonkeyPatch, cuda: str | None, said: str) -> None:
+def test_why_an_nvidia_gpu_is_unused_is_reported(without_gpu: pytest.MonkeyPatch, cuda: str | None, said: str) -> None:
     without_gpu.setattr(machine.shutil, "which", lambda name: f"/usr/bin/{name}")
     without_gpu.setattr(torch.version, "cuda", cuda)
     assert default_device() == "cpu"

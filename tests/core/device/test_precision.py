@@ -1,4 +1,4 @@
-"""Which precision a device computes in, also on processors that this machine isn't."""
+"""Which precision a device computes in, also on other processors than this machine's."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ def on_processor(isa: str) -> list[str]:
 
 @pytest.mark.slow
 def test_without_bfloat16_a_model_that_was_trained_in_it_segments_in_float32() -> None:
-    """As most laptops are: there oneDNN can't convolve in bfloat16."""
+    """As on most laptops, where oneDNN can't convolve in bfloat16."""
     chosen, convolves, classes, different = on_processor("AVX2")
     assert (chosen, convolves, float(different)) == ("torch.float32", "False", 0.0)
     assert int(classes) > 1
@@ -53,7 +53,7 @@ def test_a_processor_that_emulates_bfloat16_computes_in_float32(monkeypatch: pyt
     assert precision.half_precision_of("cpu") == torch.bfloat16
     assert precision.precision_on("cpu", torch.bfloat16) == torch.bfloat16
     assert precision.precision_on("cpu", torch.float32) == torch.float32
-    # One precision for each device: what a GPU computes in says nothing of the CPU that takes over.
+    # Each device has its own precision: that of a GPU doesn't apply to the CPU that takes over.
     assert precision.half_precision_of("mps") == torch.float32
 
 

@@ -39,7 +39,7 @@ def network() -> UNet:
 
 
 def in_one_pass(net: UNet) -> np.ndarray:
-    """The labels by the plain network on the whole mirrored volume."""
+    """The labels that the plain network gives to the whole mirrored volume."""
     image, _ = prepare_image(volume(), PLAN)
     with torch.no_grad():
         logits = net(mirrored_tile(image))[0]
@@ -60,7 +60,7 @@ def test_labels_do_not_depend_on_the_memory(memory: int, device: str) -> None:
 @on_each_device
 @pytest.mark.parametrize("statistics", ["tile", "volume", "mixed"])
 def test_statistics_do_not_depend_on_the_memory(statistics: Statistics, device: str) -> None:
-    """Those of a volume, and those of tiles in which it is cut: the plan says in which, not the memory."""
+    """Statistics of a volume, and of the tiles into which it is cut. The plan sets these tiles, not the memory."""
     plan = replace(PLAN, statistics=statistics, test_tile=(108, 108, 100))
     little, much = (Segmenter(network(), plan).segment(volume(), Machine(device, memory)) for memory in (1, 4 * 10**9))
     assert len(np.unique(much)) > 1
@@ -129,7 +129,7 @@ print(segmenter.segment(volume, Machine("cpu", 2 * 10**9)).shape)
 
 
 def short_of_memory(allowed: int) -> str:
-    # Each thread's own arena of the C library would take address space, more or less of it from run to run.
+    # Each thread's own arena of the C library would take address space, and how much varies from run to run.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
     command = [sys.executable, "-c", SHORT, str(allowed)]
     done = subprocess.run(command, cwd=APP, env=environment, text=True, capture_output=True, check=False)
@@ -139,7 +139,7 @@ def short_of_memory(allowed: int) -> str:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_out_of_memory_smaller_tiles_are_tried() -> None:
-    """In a process that gets less memory than it was told."""
+    """In a process that gets less memory than it is told it has."""
     said = short_of_memory(380_000_000)
     assert "out of memory on cpu with tiles for 2.0 GB" in said
     assert "(4, 200, 200)" in said
@@ -147,7 +147,7 @@ def test_out_of_memory_smaller_tiles_are_tried() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
-def test_without_memory_for_the_smallest_tile_it_is_said() -> None:
+def test_too_little_memory_for_the_smallest_tile_is_reported() -> None:
     said = short_of_memory(40_000_000)
     assert "InputError" in said
     assert "memory doesn't suffice" in said
@@ -163,7 +163,7 @@ def test_without_memory_for_the_smallest_tile_it_is_said() -> None:
         (ValueError("out of memory"), False),
     ],
 )
-def test_what_says_that_memory_is_short(error: Exception, expected: bool) -> None:
+def test_errors_that_mean_that_memory_is_short(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) == expected
 
 

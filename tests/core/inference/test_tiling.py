@@ -63,7 +63,7 @@ def test_frozen_statistics_make_all_tilings_agree_with_one_single_pass(shape: tu
 
 @pytest.mark.parametrize("shape", [(36, 50, 36), (13, 70, 86), (6, 9, 3)])
 def test_thin_volumes_are_computed_from_one_period(shape: tuple[int, ...]) -> None:
-    """Slab by slab less than the mirrored volume is computed, and the logits are those of all of it."""
+    """Slab by slab, less than the mirrored volume is computed, and the logits are those of the mirrored volume."""
     image, tile = torch.rand(2, *shape), TILES.covering(shape)
     frozen = settled(network(), image, tile, "volume")
     evaluator = PAPER.evaluator(frozen)
@@ -76,7 +76,7 @@ def test_thin_volumes_are_computed_from_one_period(shape: tuple[int, ...]) -> No
 
 
 def test_origins_off_the_lattice_would_not_agree() -> None:
-    """What the lattice is for: shifted by 4 voxels, the poolings see other pairs."""
+    """This is why there is a lattice: shifted by 4 voxels, the poolings see other pairs."""
     image = torch.rand(2, 40, 40, 40)
     frozen = settled(network(), image, (132, 132, 132), "volume")
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_origins_off_the_lattice_would_not_agree() -> None:
     assert (on - off).abs().max() > 1e-2
 
 
-def test_tiles_by_their_own_statistics_differ_at_borders_and_by_the_volumes_do_not() -> None:
+def test_tiles_differ_at_borders_with_their_own_statistics_but_not_with_the_volumes() -> None:
     image = torch.rand(2, 60, 20, 20)
     image[:, 30:] *= 4
     tile, whole = (100, 108, 108), TILES.covering((60, 20, 20))
@@ -121,7 +121,7 @@ def test_two_dimensions_by_the_same_code() -> None:
     assert TILES.output_shape((116, 132)) == (28, 44)
 
 
-def test_entropy_is_scipys_as_a_part_of_the_largest() -> None:
+def test_entropy_is_scipys_as_a_fraction_of_the_largest() -> None:
     probabilities = torch.rand(4, 5, 6, 7).mul(6).softmax(dim=0)
     expected = 255 * stats.entropy(probabilities.numpy(), axis=0) / np.log(4)
     np.testing.assert_allclose(entropy(probabilities).numpy(), expected, atol=0.51)

@@ -29,7 +29,7 @@ def test_only_labelled_voxels_and_their_classes_count() -> None:
     np.testing.assert_allclose(float(soft_dice(logits, targets)), 1 - np.mean(dice), rtol=1e-5)
 
 
-def test_where_all_is_labelled_it_is_monais() -> None:
+def test_it_agrees_with_monai_where_all_is_labelled() -> None:
     logits, _ = example()
     targets = torch.arange(3).repeat(40).view(1, 6, 5, 4)
     monai = DiceLoss(to_onehot_y=True, softmax=True, smooth_nr=1, smooth_dr=1)

@@ -119,7 +119,7 @@ def test_other_files_in_the_archive_are_left_alone(tmp_path: Path, name: str) ->
     "error", [MemoryError(), OSError(5, "Input/output error"), RuntimeError("can't allocate memory")]
 )
 def test_a_sound_file_is_not_called_broken(tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short of memory, or the disk out of reach: whoever removed the model then would lose it."""
+    """If memory is short or the disk is inaccessible, nobody should be told to remove the model."""
     folder = ModelFolder(tmp_path)
     folder.publish(model())
 

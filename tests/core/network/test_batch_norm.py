@@ -62,9 +62,9 @@ def smooth_image(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def measured(network: UNet, image: torch.Tensor) -> Iterator[tuple[nn.Module, torch.Tensor, torch.Tensor]]:
-    """For each layer, mean and variance of what it sees of an image in one plain pass with all its mirrored context.
+    """For each layer, the mean and variance of its input in one plain pass over an image with all its mirrored context.
 
-    Which features lie in the image is found by what they see of it, layer by layer from the first.
+    Only features whose middles lie in the image count.
     """
     seen: list[tuple[nn.Module, torch.Tensor]] = []
     hooks = [
@@ -76,7 +76,7 @@ def measured(network: UNet, image: torch.Tensor) -> Iterator[tuple[nn.Module, to
         network(mirrored_tile(image))
     for hook in hooks:
         hook.remove()
-    # Places of the features' middles, convolution by convolution: each takes one voxel of its own size off.
+    # Where each layer's first feature begins: each convolution moves that by one voxel of its own size.
     begins = [(-44, 1), (-42, 2), (-38, 4), (-30, 8), (-14, 4), (-6, 2), (-2, 1)]
     lattices = [(begin + step * size, size) for begin, size in begins for step in (1, 2)]
     for (layer, features), (begin, size) in zip(seen, lattices, strict=True):
@@ -89,8 +89,8 @@ def measured(network: UNet, image: torch.Tensor) -> Iterator[tuple[nn.Module, to
 
 
 @pytest.mark.parametrize("shape", [(30, 41, 25), (60, 10, 9), (100, 70, 45), (70, 45)])
-def test_volume_statistics_are_those_of_what_each_layer_then_sees(shape: tuple[int, ...]) -> None:
-    """Each voxel of the volume counts once, whatever repeats itself at its borders."""
+def test_volume_statistics_are_those_of_each_layers_input(shape: tuple[int, ...]) -> None:
+    """Each voxel of the volume counts once, although borders are mirrored."""
     network, image = trained_network(dims=len(shape)), smooth_image(shape)
     frozen = settled(network, image, PAPER.tiles.covering(shape), "volume")
     layers = list(measured(frozen, image))
@@ -100,8 +100,8 @@ def test_volume_statistics_are_those_of_what_each_layer_then_sees(shape: tuple[i
         torch.testing.assert_close(layer.running_var.double(), variance, rtol=0.001, atol=1e-6)
 
 
-def test_mixed_statistics_are_those_of_values_half_of_which_are_the_volumes() -> None:
-    """Checked at all layers: as many values with the mean and variance kept from training, as many of the volume's."""
+def test_mixed_statistics_are_those_of_an_equal_mixture() -> None:
+    """Checked at all layers, with equally many values of the moments kept from training and of the volume's moments."""
     network, image = trained_network(), smooth_image((30, 41, 25))
     frozen = settled(network, image, (132, 132, 116), "mixed")
     kept = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm3d)]
@@ -113,7 +113,7 @@ def test_mixed_statistics_are_those_of_values_half_of_which_are_the_volumes() ->
         torch.testing.assert_close(layer.running_var.double(), values.var(dim=1, correction=0), rtol=0.001, atol=1e-6)
 
 
-def test_of_a_large_volume_some_tiles_that_do_not_overlap_are_taken() -> None:
+def test_a_large_volume_is_sampled_by_tiles_that_do_not_overlap() -> None:
     """Checked at the first layer, where all of a tile's voxels but its outermost count."""
     network, image = trained_network(), smooth_image((320, 110, 110))
     tile = (92, 92, 92)

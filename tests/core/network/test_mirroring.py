@@ -11,7 +11,7 @@ TILES = PAPER.tiles
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 40, 84, 85, 86, 89, 90])
 def test_mirror_is_numpys_reflection_repeated(length: int) -> None:
-    """Of a thin volume, together with what it is mirrored by behind its end first."""
+    """A thin volume is first extended at its end by its mirror image."""
     positions = np.arange(-190, length + 190)
     expected = mirrored(torch.arange(length)[None], 190)[0].numpy()
     np.testing.assert_array_equal(mirror(positions, length, TILES), expected)

@@ -16,7 +16,7 @@ from project import APP
 
 
 def trained(channels: int = 2, width: int = 2, dims: int = 3, batch_norm: bool = True) -> UNet:
-    """A network whose batch normalisation changes what passes."""
+    """A network whose batch normalisation changes its input."""
     torch.manual_seed(0)
     network = UNet(channels, 3, width, dims, batch_norm).eval()
     nn.init.normal_(network.classify.weight)
@@ -91,7 +91,7 @@ print(peak() - before, network.peak_memory((rows, 220, 156)))
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux tells it")
 @pytest.mark.parametrize("dtype", dict.fromkeys(["float32", str(half_precision_of("cpu")).removeprefix("torch.")]))
 def test_memory_is_bounded_whatever_the_length(dtype: str) -> None:
-    """Measured in processes of their own, against the estimate that tiles are chosen by."""
+    """Measured in separate processes, and compared with the estimate by which tiles are chosen."""
 
     def taken(rows: int) -> tuple[int, int]:
         command = [sys.executable, "-c", MEASURE, str(rows), dtype]

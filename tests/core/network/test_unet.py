@@ -21,7 +21,7 @@ from lib.core.volumes.volume import Volume
 
 
 def parameters_without_normalisation(network: nn.Module) -> int:
-    """Count as the paper must have counted: scale and shift of batch normalisation left out."""
+    """Count parameters as the paper must have done, without scale and shift of batch normalisation."""
     normalised = {
         id(p) for m in network.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm3d) for p in m.parameters()
     }
@@ -54,7 +54,7 @@ def test_shapes(dims: int, channels: int, classes: int, tile: tuple[int, ...], b
 
 
 def test_features_keep_their_variance_without_normalisation() -> None:
-    """An untrained network without batch normalisation neither explodes nor dies out."""
+    """Features of an untrained network without batch normalisation neither explode nor vanish."""
     torch.manual_seed(0)
     network = UNet(3, 3, width=8, batch_norm=False)
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_features_keep_their_variance_without_normalisation() -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_an_untrained_up_convolution_is_nearest_neighbour_up_sampling(dims: int) -> None:
-    """Otherwise each voxel of eight begins with weights of its own, and regions like none in training show dots."""
+    """Otherwise each of eight voxels starts with its own weights, and regions unlike those in training show dots."""
     torch.manual_seed(0)
     network = UNet(1, 2, width=2, dims=dims)
     for up in network.up:
@@ -74,14 +74,14 @@ def test_an_untrained_up_convolution_is_nearest_neighbour_up_sampling(dims: int)
             coarse = found[(..., *[slice(None, None, 2)] * dims)]
             expected = nn.functional.interpolate(coarse, scale_factor=2, mode="nearest")
         torch.testing.assert_close(found, expected)
-        # As much as comes in, goes on.
+        # The features keep their variance.
         assert 0.7 < float(found.std()) < 1.4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_young_network_shows_no_lattice_of_dots_where_an_image_is_constant(seed: int) -> None:
-    """Voxels that no neighbour agrees with, by their place modulo two: an up-convolution has weights for each place."""
+def test_early_in_training_there_is_no_lattice_of_dots_where_an_image_is_constant(seed: int) -> None:
+    """Voxels without an equal neighbour, by position modulo two: an up-convolution has weights for each position."""
     shape, scheme = (56, 40, 40), LabelScheme(("ball",), "outside")
     image = ndimage.gaussian_filter(np.random.default_rng(0).random(shape), 1.5)
     dense = np.where(image > np.quantile(image, 0.8), 1, 2).astype(np.uint8)
@@ -99,5 +99,5 @@ def test_a_young_network_shows_no_lattice_of_dots_where_an_image_is_constant(see
         neighbours = ndimage.convolve(of_class.astype(np.uint8), np.ones((3, 3, 3), np.uint8), mode="constant")
         alone |= of_class & (neighbours == 1)
     phases = [alone[x::2, y::2, z::2].mean() for x, y, z in itertools.product((0, 1), repeat=3)]
-    # With weights of their own from the beginning, one place in eight had 0.01 to 0.02; all together have 0.0006.
+    # With separate initial weights, one position in eight had 0.01 to 0.02; with equal ones, all together have 0.0006.
     assert max(phases) < 0.003

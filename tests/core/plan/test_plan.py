@@ -73,27 +73,27 @@ def test_averages_of_training_are_not_used_where_there_are_none() -> None:
     for statistics in ("running", "mixed"):
         with pytest.raises(InputError, match=f"--conf statistics {statistics}: .* continue training"):
             by_tile.with_statistics(PlanOptions(statistics=statistics))
-        # Training on takes them.
+        # Continued training takes them.
         assert by_tile.continued(PlanOptions(statistics=statistics)).statistics == statistics
     by_default = make_plan([volume((60, 60, 60))], SCHEME, PlanOptions(), "cpu")
     assert by_default.with_statistics(PlanOptions(statistics="running")).statistics == "running"
 
 
-def test_training_goes_on_with_what_a_person_says_of_unpainted_voxels_now() -> None:
+def test_continued_training_takes_the_current_option_for_unpainted_voxels() -> None:
     background = PlanOptions(unpainted="background")
     plan = make_plan([volume((60, 60, 60))], SCHEME, background, "cpu")
     assert plan.unpainted == "background"
     assert plan.agrees_with(PlanOptions())
     assert plan.continued(PlanOptions()).unpainted == "unlabelled"
     assert plan.continued(PlanOptions(statistics="tile")).statistics == "tile"
-    # Plans of before there was a choice.
+    # Plans from before this option existed.
     earlier = {key: value for key, value in plan.to_json().items() if key != "unpainted"}
     assert Plan.from_json(earlier).unpainted == "unlabelled"
     assert Plan.from_json(earlier).continued(background) == plan
 
 
-def test_flat_voxels_are_worked_on_as_nearly_cubes() -> None:
-    """The network then sees about as far along each axis; a person's own choice counts more."""
+def test_flat_voxels_are_resampled_to_nearly_cubes() -> None:
+    """The network then sees about as far along each axis; a person's own choice takes precedence."""
     flat = [volume((192, 192, 32), (0.25, 0.25, 2.0)), volume((160, 192, 32), (0.25, 0.25, 2.0))]
     plan = make_plan(flat, SCHEME, PlanOptions(), "cpu")
     assert plan.spacing == (1, 1, 2)
@@ -148,8 +148,8 @@ def test_a_context_that_the_network_cannot_use_is_refused() -> None:
         Plan(SCHEME, 1, None, 8, (132, 132, 132), context=18)
 
 
-def test_statistics_of_thin_volumes_are_taken_of_all_that_fits() -> None:
-    """Of 8 million voxels at width 8; a mirrored volume of 20 slices repeats itself after 40."""
+def test_statistics_of_thin_volumes_cover_all_that_fits() -> None:
+    """At width 8, 8 million voxels fit. A mirrored volume of 20 slices repeats itself after 40."""
     plan = make_plan([volume((800, 800, 20), channels=1)], SCHEME, PlanOptions(width=8), "cpu")
     across, down, thin = plan.test_tile
     assert thin - 88 >= 20

@@ -1,4 +1,4 @@
-"""Scores of judged voxels against those of the whole segmentation."""
+"""Scores on single voxels, compared with those of a segmentation of the whole volume."""
 
 from dataclasses import replace
 
@@ -24,29 +24,29 @@ SLICES = [AnnotatedSlice(0, 33), AnnotatedSlice(1, 5), AnnotatedSlice(2, 7)]
 
 @pytest.mark.parametrize("spacing", [None, (2.0, 1.0, 1.5)])
 def test_scores_are_those_of_the_whole_segmentation(spacing: tuple[float, ...] | None) -> None:
-    """On crossing slices and a stroke beside them, of two images together."""
+    """On crossing slices and a separate stroke, in two images together."""
     plan, machine = replace(PLAN, spacing=spacing), Machine("cpu", 10**9)
     torch.manual_seed(1)
     network = build_network(plan).eval()
     torch.nn.init.normal_(network.classify.weight, std=5)
     generator = np.random.default_rng(0)
-    judged, counts = [], np.zeros((3, 3), np.int64)
+    regions, counts = [], np.zeros((3, 3), np.int64)
     for shape in ((70, 20, 12), (30, 28, 20)):
         volume = Volume(generator.normal(size=(1, *shape)).astype(np.float32), np.eye(4))
         dense = generator.integers(1, 4, shape).astype(np.uint8)
         slices = [place for place in SLICES if place.index < shape[place.axis]]
         annotation = keep_slices(dense, slices)
         annotation[4:9, 2, 3] = 1
-        judged.append(ScoredRegion.of(PreparedImage.of(volume, plan), annotation, slices[:2]))
+        regions.append(ScoredRegion.of(PreparedImage.of(volume, plan), annotation, slices[:2]))
         counts += confusion(Segmenter(network, plan).segment(volume, machine), annotation, SCHEME)
     expected = iou_per_class(counts, SCHEME)
-    score, iou = score_network(network, plan, torch.float32, judged, machine)
+    score, iou = score_network(network, plan, torch.float32, regions, machine)
     assert score == pytest.approx(mean_iou(expected), abs=0.005)
     assert iou == pytest.approx(expected, abs=0.005)
     assert min(iou.values()) > 0.05
 
 
-def test_each_voxel_is_judged_once_with_the_slice_it_lies_on() -> None:
+def test_each_voxel_is_scored_once_with_the_slice_it_lies_on() -> None:
     volume = Volume(np.zeros((1, 70, 20, 12), np.float32), np.eye(4))
     annotation = keep_slices(np.full(volume.shape, 2, np.uint8), SLICES)
     annotation[1, 1, 1] = 3

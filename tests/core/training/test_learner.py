@@ -1,4 +1,4 @@
-"""A learner's steps against plain torch, and what it says of them."""
+"""A learner's steps compared with plain torch, and what it reports about them."""
 
 import math
 from concurrent.futures import Future
@@ -59,10 +59,10 @@ def test_steps_are_those_of_plain_torch(device: str) -> None:
         for parameter in network.parameters():
             parameter.grad *= min(1, 5 / length)
         optimiser.step()
-        course = ours.train(range(step, step + 1), lambda part=part: part)  # type: ignore[misc]
-        assert course.loss == pytest.approx(float(loss.detach()), rel=5e-4)
-        assert course.labelled == int(labelled.sum())
-    # Sums in another order round otherwise: by 1e-6 in the first gradient, by 1e-2 in the third. A step is 2e-2 long.
+        made = ours.train(range(step, step + 1), lambda part=part: part)  # type: ignore[misc]
+        assert made.loss == pytest.approx(float(loss.detach()), rel=5e-4)
+        assert made.labelled == int(labelled.sum())
+    # Sums in another order round differently: by 1e-6 in the first gradient, by 1e-2 in the third. A step is 2e-2 long.
     for name, value in network.state_dict().items():
         torch.testing.assert_close(ours.network.state_dict()[name], value, rtol=1e-3, atol=2e-3, msg=name)
     result = ours.result()
@@ -75,19 +75,19 @@ def test_the_result_averages_the_weights_of_the_last_steps() -> None:
     expected = ours.network.classify.weight.detach().clone()
     for step in range(4):
         ours.train(range(step, step + 1), lambda: 0.0)
-        # The first weights are taken as they are; those that follow count more than later on.
+        # The first weights are taken as they are; the next ones get more weight than later ones.
         kept = 0.0 if step == 0 else min(0.9, (step + 1) / (step + 10))
         expected = kept * expected + (1 - kept) * ours.network.classify.weight.detach()
     torch.testing.assert_close(ours.result().classify.weight, expected)
 
 
-def test_training_ends_with_the_time_after_one_step_at_least() -> None:
+def test_training_ends_with_the_time_but_makes_at_least_one_step() -> None:
     ours = learner()
     assert ours.train(range(5), lambda: 1.0).labelled == ours.train(range(1), lambda: 0.0).labelled
 
 
-def test_waiting_is_what_drawing_takes_longer_than_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock on which a step takes 5 seconds, and a tile is there 2 seconds after it was asked for."""
+def test_time_spent_waiting_for_tiles_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which a step takes 5 seconds, and each tile arrives 2 seconds after it was asked for."""
     ours = learner()
     now = 0.0
 
@@ -104,12 +104,12 @@ def test_waiting_is_what_drawing_takes_longer_than_a_step(monkeypatch: pytest.Mo
     monkeypatch.setattr(Future, "result", taken)
     monkeypatch.setattr("time.monotonic", lambda: now)
     ours.network.register_forward_hook(lambda *_: later(5))
-    course = ours.train(range(3), lambda: 0.0)
-    assert (course.waited, course.seconds) == (3 * 2, 3 * (2 + 5))
+    made = ours.train(range(3), lambda: 0.0)
+    assert (made.waited, made.seconds) == (3 * 2, 3 * (2 + 5))
 
 
-def test_a_run_goes_on_in_the_precision_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a processor that has it."""
+def test_a_run_continues_in_the_precision_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor that supports it."""
     monkeypatch.setattr(precision, "half_precision_of", lambda _: torch.bfloat16)
     first = learner()
     first.precision = torch.bfloat16
@@ -120,7 +120,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(monkeypatch: pytest.M
     assert second.precision == torch.bfloat16
 
 
-def test_drawing_weights_leaves_others_random_numbers_alone() -> None:
+def test_drawing_weights_does_not_change_the_global_generator() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -129,7 +129,7 @@ def test_drawing_weights_leaves_others_random_numbers_alone() -> None:
         assert torch.equal(torch.rand(3), expected)
 
 
-def test_short_of_memory_it_goes_on_with_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_training_continues_with_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     with learner() as ours:
         most = ours.sampler.tile_voxels - 1
         forward = ours.network.forward
@@ -141,9 +141,9 @@ def test_short_of_memory_it_goes_on_with_smaller_tiles(monkeypatch: pytest.Monke
 
         monkeypatch.setattr(ours.network, "forward", limited)
         before = ours.plan.tile
-        course = ours.train(range(2), lambda: 0.0)
-        assert math.isfinite(course.loss)
-        assert course.labelled > 0
+        made = ours.train(range(2), lambda: 0.0)
+        assert math.isfinite(made.loss)
+        assert made.labelled > 0
         assert math.prod(ours.plan.tile) < math.prod(before)
         assert ours.sampler.tile_voxels <= most
         most = 1
@@ -151,7 +151,7 @@ def test_short_of_memory_it_goes_on_with_smaller_tiles(monkeypatch: pytest.Monke
             ours.train(range(2, 3), lambda: 0.0)
 
 
-def test_short_of_memory_while_a_tile_is_drawn_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_while_drawing_a_tile_training_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     with learner() as ours:
         draw, before = ours.sampler.draw, ours.plan.tile
 
@@ -171,10 +171,10 @@ def test_a_step_without_a_finite_gradient_is_left_out(monkeypatch: pytest.Monkey
         before = {name: value.clone() for name, value in ours.network.named_parameters()}
         averaged = ours.averaged.module.classify.weight.clone()
         hook = ours.network.classify.register_forward_hook(lambda _, __, logits: logits * math.inf)
-        course = ours.train(range(1, 3), lambda: 0.0)
+        made = ours.train(range(1, 3), lambda: 0.0)
         hook.remove()
-        assert (course.left_out, course.labelled) == (2, 0)
-        assert math.isnan(course.loss)
+        assert (made.left_out, made.labelled) == (2, 0)
+        assert math.isnan(made.loss)
         for name, value in ours.network.named_parameters():
             assert torch.equal(value, before[name])
         assert torch.equal(ours.averaged.module.classify.weight, averaged)
@@ -182,7 +182,7 @@ def test_a_step_without_a_finite_gradient_is_left_out(monkeypatch: pytest.Monkey
 
 
 def strange_images() -> dict[str, np.ndarray]:
-    """Images (channels, *SHAPE) that are hard on batch normalisation: constant wholly, mostly or in a channel."""
+    """Images (channels, *SHAPE) that are difficult to normalise: constant wholly, mostly or in a channel."""
     generator = np.random.default_rng(1)
     noise = generator.random((1, *SHAPE))
     masked = noise.copy()
@@ -205,7 +205,7 @@ def strange_images() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("half", sorted({False, precision.half_precision_of("cpu") == torch.bfloat16}))
 @pytest.mark.parametrize("kind", strange_images())
 def test_no_finite_image_ends_a_training(kind: str, half: bool) -> None:
-    """All weights stay finite, and so does what comes of them, by whichever statistics."""
+    """All weights stay finite, and so do the network's outputs with any statistics."""
     volume = Volume(strange_images()[kind].astype(np.float32), np.eye(4))
     annotation = np.zeros(SHAPE, np.uint8)
     annotation[:, :, 5] = annotation[30] = 2

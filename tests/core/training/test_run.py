@@ -1,4 +1,4 @@
-"""Training on a small ball that a bright image shows: minutes of it would be a benchmark, not a test."""
+"""Training on an image of a small bright ball. Minutes of training would be a benchmark, not a test."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -61,7 +61,7 @@ def run(
 
 @pytest.fixture
 def short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Epochs of 3 steps instead of 10, for tests of the course of a run, not of what it learns."""
+    """Epochs of 3 steps instead of 10, for tests of a run's stages, not of what it learns."""
     monkeypatch.setattr(training, "make_plan", lambda *given: replace(make_plan(*given), steps_per_epoch=3))
 
 
@@ -71,7 +71,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @on_each_device
 def test_it_learns_and_the_published_model_segments_the_rest_of_the_volume(tmp_path: Path, device: str) -> None:
-    """Judged on the voxels that were never annotated, and on a volume without annotation."""
+    """Scored on the voxels that were never annotated, and on a volume without annotation."""
     reports: list[dict[str, Any]] = []
     machine = replace(MACHINE, device=device)
     final = run(tmp_path, [case()], reports, machine, max_epochs=4)
@@ -101,7 +101,7 @@ def test_a_seed_repeats_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("short_epochs")
 def test_unpainted_voxels_of_annotated_slices_are_background_if_asked(tmp_path: Path) -> None:
-    """Painting the ball alone then teaches what painting whole slices teaches."""
+    """Painting only the ball then has the same effect as painting whole slices."""
     whole = case(slices=[(axis, index) for axis in range(3) for index in (4, 8)])
     whole.annotation[0, 0, 0:3] = 1
     ball = replace(whole, annotation=np.where(whole.annotation == 1, 1, 0).astype(np.uint8))
@@ -133,7 +133,7 @@ class Killed(Exception):
 
 @pytest.mark.usefixtures("short_epochs")
 def test_a_killed_run_continues_where_it_stood(tmp_path: Path) -> None:
-    """Network, momentum, schedule and the draws go on: the end is that of a run that was never killed."""
+    """Network, momentum, schedule and draws continue: the result is that of a run that was never killed."""
     run(tmp_path / "whole", [case()], max_epochs=2)
 
     def kill(report: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ def test_a_killed_run_continues_where_it_stood(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short_epochs")
-def test_after_its_end_training_goes_on_from_its_weights_and_afresh_begins_anew(tmp_path: Path) -> None:
+def test_a_new_run_starts_from_the_last_weights_unless_afresh(tmp_path: Path) -> None:
     first = run(tmp_path, [case()], max_epochs=2)
     before = weights(tmp_path)["classify.weight"]
     second = run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001)
@@ -163,8 +163,8 @@ def test_after_its_end_training_goes_on_from_its_weights_and_afresh_begins_anew(
     assert (weights(tmp_path)["classify.weight"] - before).abs().max() > 0.2 * before.abs().max()
 
 
-def test_what_cannot_be_continued_is_started_afresh_and_said_so(tmp_path: Path) -> None:
-    """Another width, and files that a full disk cut short: the damaged model is kept too."""
+def test_what_cannot_be_continued_is_started_afresh_and_reported(tmp_path: Path) -> None:
+    """Another width, and files that a full disk truncated. The damaged model is kept, too."""
     run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001)
     wider = run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001, width=3)
     assert "started afresh" in wider["message"]
@@ -190,7 +190,7 @@ def test_a_published_model_is_replaced_only_by_one_as_good_on_the_same_slices(tm
 
 
 def test_a_model_published_before_the_kill_is_not_replaced_by_a_poorer_one(tmp_path: Path) -> None:
-    """Killed between publishing and the checkpoint, a run finds its own, better model when it goes on."""
+    """Killed between publishing and the checkpoint, a run finds its own, better model when it continues."""
     run(tmp_path, [case()], max_epochs=3)
     good = ModelFolder(tmp_path).load(SCHEME)
     checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
@@ -203,7 +203,7 @@ def test_a_model_published_before_the_kill_is_not_replaced_by_a_poorer_one(tmp_p
     assert ModelFolder(tmp_path).load(SCHEME).epoch == good.epoch
 
 
-def test_weights_that_are_not_finite_are_said_and_nothing_of_them_kept(tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_reported_and_not_kept(tmp_path: Path) -> None:
     run(tmp_path, [case()], max_epochs=1, max_minutes=0.0001)
     checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     checkpoint["network"]["classify.bias"].fill_(torch.nan)
@@ -214,8 +214,8 @@ def test_weights_that_are_not_finite_are_said_and_nothing_of_them_kept(tmp_path:
     assert (tmp_path / "model.pt").read_bytes() == before
 
 
-def test_a_class_is_never_held_out_of_training_as_a_whole(tmp_path: Path) -> None:
-    """Only one slice shows the ball; whatever the seed, training has it."""
+def test_a_class_is_never_held_out_completely(tmp_path: Path) -> None:
+    """Only one slice shows the ball; whatever the seed, it is trained on."""
     slices = [(0, 0), (0, 6), (1, 0), (1, 11), (2, 0), (2, 11)]
     for seed in range(6):
         folder = tmp_path / str(seed)
@@ -243,7 +243,7 @@ def test_too_few_slices_to_hold_any_out_are_reported_as_training_iou(tmp_path: P
 
 
 @pytest.mark.usefixtures("short_epochs")
-def test_a_dense_annotation_is_judged_by_a_block_that_stays_held_out(tmp_path: Path) -> None:
+def test_a_dense_annotation_is_scored_on_a_block_that_stays_held_out(tmp_path: Path) -> None:
     dense = case(slices=[(0, index) for index in range(12)])
     final = run(tmp_path, [dense], max_epochs=1)
     assert final["metric"] == "validation IoU"
@@ -256,7 +256,7 @@ def test_a_dense_annotation_is_judged_by_a_block_that_stays_held_out(tmp_path: P
 
 @pytest.mark.usefixtures("short_epochs")
 def test_only_human_paint_reaches_the_loss(tmp_path: Path) -> None:
-    """What lies at unlabelled voxels of the truth has no influence: two truths with the same paint train alike."""
+    """Unlabelled voxels have no influence: two ground truths with the same paint give the same training."""
     painted = case()
     run(tmp_path / "one", [painted], max_epochs=1)
     other = TrainingCase(painted.id, painted.volume, painted.annotation.copy())
@@ -274,7 +274,7 @@ def test_only_human_paint_reaches_the_loss(tmp_path: Path) -> None:
         ([case("a"), case("b", channels=2)], r"image 'b' has 2 channel\(s\), 'a' has 1"),
     ],
 )
-def test_what_nothing_can_be_learnt_from_is_refused(tmp_path: Path, cases: list[TrainingCase], named: str) -> None:
+def test_cases_that_cannot_be_trained_on_are_refused(tmp_path: Path, cases: list[TrainingCase], named: str) -> None:
     with pytest.raises(InputError, match=named):
         run(tmp_path, cases, max_epochs=1)
     assert not list(tmp_path.iterdir())

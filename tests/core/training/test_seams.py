@@ -1,4 +1,4 @@
-"""Each seam: a variant in this one file, registered by one line, trains and segments with everything else as it is."""
+"""Each seam: a variant in this file, registered by one line, trains and segments without any other change."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

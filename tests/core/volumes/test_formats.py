@@ -1,4 +1,4 @@
-"""Where a file's voxels lie, against 3D Slicer's own reader, over headers of all kinds; voxel values against ITK."""
+"""Geometry of files with many kinds of headers, compared with 3D Slicer's own reader; voxel values, with ITK."""
 
 import itertools
 from collections import Counter
@@ -50,7 +50,7 @@ def assert_as_in_slicer(path: Path, geometry: Geometry, voxels: NDArray[np.int16
 
 
 def write_nifti_header(path: Path, random: np.random.Generator) -> Path:
-    """Write a file whose header says anything that headers in the world say."""
+    """Write a file with a random header of the kinds that real files have."""
     header = nibabel.Nifti1Image(NUMBERS, None).header
     size = random.choice([[1, 1, 1], [0.866, 0.866, 0.796], [0, 0, 0], [2, -3, 4], [0.5, 0, 2], [3e-4, 3e-4, 2e-3]])
     lengths = [1, 2, 3] if random.random() < 0.5 else np.where(size == 0, 1, np.abs(size))
@@ -89,7 +89,7 @@ def test_nifti_headers(tmp_path: Path) -> None:
 
 
 def nrrd_header(random: np.random.Generator, channels: int, axis: int) -> list[str]:
-    """Make up the lines of an NRRD header, with the axis of the channels, if there are several, at this place."""
+    """Make up the lines of an NRRD header; ``axis`` is the position of the channels' axis, if there are several."""
     by_axis = {"sizes": list("432")}
     lines = []
     space = random.choice(
@@ -131,7 +131,7 @@ def nrrd_header(random: np.random.Generator, channels: int, axis: int) -> list[s
         if channels > 1:
             values.insert(axis, others.get(name, "nan"))
         lines.append(f"{name}: {' '.join(values)}")
-    # Each field after those that it can't stand before: usually.
+    # Usually, each field comes after those that have to precede it.
     order = [0, *(1 + random.permutation(len(lines) - 1))] if random.random() < 0.5 else random.permutation(len(lines))
     if space and random.random() < 0.9:
         order = sorted(
@@ -203,8 +203,8 @@ def test_files_of_itk(tmp_path: Path, ending: str, kind: str, mirrored: bool, tu
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
-def test_what_is_written_lies_where_the_image_lies(tmp_path: Path, ending: str) -> None:
-    """Also where the image's own header is at odds with itself."""
+def test_a_written_label_map_lies_where_the_image_lies(tmp_path: Path, ending: str) -> None:
+    """Also if the image's own header contradicts itself."""
     random, count = np.random.default_rng(9), 0
     for _ in range(60):
         image = write_nifti_header(tmp_path / "image.nii", random)
@@ -223,7 +223,7 @@ def test_what_is_written_lies_where_the_image_lies(tmp_path: Path, ending: str) 
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "<i2", ">i2", "u2", "i4", "u4", "i8", "u8", "f4", ">f4", "f8"])
-def test_values_of_nifti_are_rescaled_as_by_itk(tmp_path: Path, dtype: str) -> None:
+def test_nifti_values_are_rescaled_as_in_itk(tmp_path: Path, dtype: str) -> None:
     path = tmp_path / "image.nii.gz"
     slopes, intercepts = (0, 1, -2.5, 1e-3, 1e-20, np.nan, np.inf), (0, 3.25, -1000, np.nan)
     for slope, intercept in itertools.product(slopes, intercepts):

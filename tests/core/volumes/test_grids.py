@@ -20,9 +20,9 @@ def volume_of(affine, channels=1, slicer_affine=None):
 @pytest.mark.parametrize("name", AFFINES)
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("flips", list(itertools.product([False, True], repeat=3)))
-def test_onto_grid_finds_each_voxel_where_it_lies_in_the_world(name, order, flips):
+def test_onto_grid_finds_each_voxel_where_it_lies_in_space(name, order, flips):
     affine, truth = AFFINES[name], numbers()
-    # Turned as numpy does; the affine of the turned array by following four of its voxels to where they came from.
+    # numpy turns the array; its new affine is found by tracing four of its voxels back to where they came from.
     places = np.moveaxis(np.indices(SHAPE), 0, -1)
     turned, from_where = truth.transpose(order), places.transpose(*order, 3)
     for axis in range(3):
@@ -37,7 +37,7 @@ def test_onto_grid_finds_each_voxel_where_it_lies_in_the_world(name, order, flip
     np.testing.assert_array_equal(found, truth)
 
 
-def test_onto_grid_takes_back_what_itk_turned(tmp_path):
+def test_onto_grid_reverts_what_itk_turned(tmp_path):
     """3D Slicer flips left-handed images; here ITK turns one to a right-handed order of axes."""
     affine, truth = AFFINES["left-handed"], numbers(dtype=np.uint8)
     write_label_map(tmp_path / "label.nii.gz", truth, affine)

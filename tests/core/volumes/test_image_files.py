@@ -17,7 +17,7 @@ AFFINE = np.array([[0.5, 0.1, 0, -12], [-0.1, 0.5, 0, 40], [0, 0, 2, 7], [0, 0, 
 
 
 def found(*names: str) -> dict[str, list[str]]:
-    """The names of the files of each image of a folder, the one that stands for it in front."""
+    """For each image in a folder, the names of its files, after the name of the one that stands for it."""
     images = images_among(Path("folder"), names)
     assert not any(image.fault for image in images.values())
     assert all(image.path == image.files[0] for image in images.values())
@@ -45,7 +45,7 @@ def test_numbered_files_are_the_channels_of_one_image(ending: str) -> None:
     assert found(*names) == expected
 
 
-def test_channels_may_have_different_endings_and_stand_beside_whole_images() -> None:
+def test_channels_may_have_different_endings_and_share_a_folder_with_whole_images() -> None:
     assert found("a_0000.nii.gz", "a_0001.nrrd", "b_0000.nii", "b_0001.nii", "c.nii", "d_001.nii", "_0000.nii") == {
         "_0000": ["_0000.nii"],
         "a": ["a_0000.nii.gz", "a_0001.nrrd"],
@@ -69,17 +69,17 @@ def test_other_files_and_files_being_written_dont_count() -> None:
 
 
 def test_segmentations_of_slicer_are_no_images(tmp_path: Path) -> None:
-    """By their names, and by what is in them."""
+    """By their names, and by their content."""
     names = ("Segmentation.seg.nrrd", "b.SEG.NRRD", "a.seg.nii.gz", "a_0000.seg.nrrd", "a.seg.nhdr", "a.seg.mha")
     assert found("a.nii.gz", *names) == {"a": ["a.nii.gz"]}
     save(tmp_path / "a.nrrd", 1)
     header = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n"
     (tmp_path / "b.nrrd").write_text(f"{header}Segment0_ID:=Segment_1\n\n")
     (tmp_path / "c.nrrd").write_text(f"{header}Segmentation_ContainedRepresentationNames:=Binary labelmap|\n\n")
-    # The same text among the voxels makes none.
+    # The same text in the voxels doesn't make the file a segmentation.
     (tmp_path / "d.nrrd").write_text(f"{header}\nSegment0_ID:=Segment_1\n\n")
     assert list(images_in(tmp_path)) == ["a", "d"]
-    # It counts as soon as another file is in its place.
+    # An image that replaces a segmentation counts at once.
     save(tmp_path / "b.nrrd", 2)
     assert list(images_in(tmp_path)) == ["a", "b", "d"]
 
@@ -99,7 +99,7 @@ def test_of_two_endings_the_known_one_counts() -> None:
         (["a_0000.nii", "a_0002.nii"], "a", "folder/a_0001.nii: "),
         (["a_0000.nii", "a_0003.nii"], "a", "folder/a_0001.nii and 1 more: "),
         (["a_0000.nii", "a_0001.nii", "b_0000.nrrd"], "b", "folder/b_0001.nrrd: "),
-        # One wrong name doesn't put the other images at fault.
+        # One wrong name doesn't make the other images faulty.
         (["a_0000.nii", "a_0001.nii", "mouse_2023.nii"], "mouse", "folder/mouse_0000.nii and 2022 more: "),
     ],
 )
@@ -107,14 +107,14 @@ def test_missing_channels_are_named(names: list[str], image: str, missing: str) 
     found = faults(*names)
     assert list(found) == [image]
     assert found[image].startswith(missing)
-    # What makes the missing ones expected.
+    # Files from which the missing ones follow are named, too.
     assert names[-1] in found[image]
     assert names[-2] in found[image] or image == "a"
     assert images_among(Path("folder"), names)[image].path.name.startswith(f"{image}_0000.")
 
 
 @pytest.mark.parametrize("other", ["a.nii", "a.nrrd", "a_0000.nrrd", "a_0001.nrrd"])
-def test_files_that_claim_the_same_place_are_named(other: str) -> None:
+def test_files_that_claim_the_same_part_of_an_image_are_named(other: str) -> None:
     names = ["a_0000.nii", "a_0001.nii", "b_0000.nii", "b_0001.nii", other]
     found = faults(*names)
     assert list(found) == ["a"]
@@ -124,7 +124,7 @@ def test_files_that_claim_the_same_place_are_named(other: str) -> None:
 
 
 def save(path: Path, seed: int, dtype: type = np.int16, shape: tuple[int, ...] = SHAPE, shift: float = 0) -> Path:
-    """Write noise, moved along the first axis by so many voxels, with SimpleITK."""
+    """Write noise with SimpleITK, moved by ``shift`` voxels along the first axis."""
     lps = np.diag([-1, -1, 1, 1]) @ AFFINE
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     image = sitk.GetImageFromArray(np.random.default_rng(seed).integers(0, 100, shape).astype(dtype).T)
@@ -153,7 +153,7 @@ def test_an_image_is_read_from_all_its_channels(tmp_path: Path, asked: int) -> N
     assert volume.name == str(files[0])
 
 
-def test_channels_are_found_beside_links(tmp_path: Path) -> None:
+def test_channels_are_found_in_the_folder_of_their_links(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     for n, name in enumerate(("t1.nii", "t2.nii")):
         os.symlink(save(tmp_path / "elsewhere" / name, n), tmp_path / f"a_000{n}.nii")

@@ -1,4 +1,4 @@
-"""Robust scaling, against percentiles by sorting, and for whatever a file may hold."""
+"""Robust scaling, compared with percentiles found by sorting, and for any values that a file may hold."""
 
 import warnings
 from typing import Any
@@ -32,7 +32,7 @@ def test_scale_intensity_per_channel():
             np.testing.assert_allclose(result, ((channel - low) / (high - low)).clip(0, 1), atol=1e-6)
 
 
-def test_scale_intensity_of_channels_with_little_in_them():
+def test_scale_intensity_of_nearly_constant_channels():
     array = np.zeros((2, 20, 20, 20), np.uint16)
     array[1, 3, 4, 5:7] = 100, 200
     scaled = scale_intensity(array)
@@ -70,7 +70,7 @@ def test_a_few_values_stay_apart(values: tuple[int, ...]) -> None:
 
 
 def hostile() -> dict[str, NDArray[Any]]:
-    """Images that scaling may divide by zero or overflow on."""
+    """Images on which scaling may divide by zero or overflow."""
     random = np.random.default_rng(2)
     noise, one = random.normal(size=SHAPE), np.zeros(SHAPE)
     one[3, 4, 5] = 1
@@ -108,7 +108,7 @@ def test_any_finite_image_is_scaled_to_0_to_1(name: str, dtype: type) -> None:
 
 
 def test_large_channels_are_scaled_by_a_sample() -> None:
-    """The same as by all values but for chance, whatever repeats itself along the axes."""
+    """Nearly as with all values, although the image is periodic along its axes."""
     x, y, z = np.ogrid[:240, :240, :150]
     image = (1000 + 1000 * (z % 3) + 10 * (y % 4) + (x % 8)).astype(np.int16)
     image += np.random.default_rng(3).integers(0, 50, image.shape).astype(np.int16)

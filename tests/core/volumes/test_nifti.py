@@ -12,7 +12,7 @@ from saved_volumes import AFFINES, RAS, SHAPE, itk_affine, itk_array, misread, n
 
 
 def affine_in_three_dimensions(path):
-    """The affine (RAS) that ITK gives any file which it is told to read as three-dimensional, as 3D Slicer does."""
+    """The affine (RAS) that ITK gives any file when told to read it as three-dimensional, as 3D Slicer does."""
     itk = pytest.importorskip("itk")
     vector = read_volume(path).channels > 1 and nibabel.load(path).header["intent_code"] == 1007
     reader = itk.ImageFileReader[itk.VectorImage[itk.F, 3] if vector else itk.Image[itk.F, 3]].New(FileName=str(path))
@@ -122,7 +122,7 @@ def test_rescaled_values(tmp_path):
 
 @pytest.mark.parametrize("offset", [0, 300, 348, 352, 400])
 def test_voxels_of_nifti_begin_where_itk_says(tmp_path, offset):
-    """It never takes the header for voxels, whatever the header says."""
+    """ITK never reads the header as voxels, whatever the header says."""
     path = tmp_path / "a.nii"
     header = nibabel.Nifti1Image(numbers(), np.eye(4)).header
     header["magic"], header["vox_offset"], header["scl_slope"], header["scl_inter"] = b"n+1", offset, 1, 0

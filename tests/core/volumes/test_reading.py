@@ -105,8 +105,8 @@ def test_bad_volumes_are_refused_by_name(tmp_path, name):
     assert str(path) in str(refusal.value)
 
 
-def test_voxels_of_nan_are_outside(tmp_path):
-    """In both formats: ITK makes 0 of NaN in NIfTI files."""
+def test_nan_voxels_are_outside(tmp_path):
+    """In both formats, although ITK replaces NaN by 0 in NIfTI files."""
     masked = numbers((*SHAPE, 2)).astype(np.float32) - 50
     masked[:2, ..., :] = np.nan
     masked[3, 3, 3, 1] = np.nan
@@ -125,7 +125,7 @@ def test_voxels_of_nan_are_outside(tmp_path):
     assert (whole.outside, whole.notes) == (None, ())
 
 
-def test_voxels_of_nan_in_some_channels_are_told(tmp_path):
+def test_nan_in_some_channels_is_reported(tmp_path):
     masked = numbers((*SHAPE, 2)).astype(np.float64)
     masked[0, ..., 1] = np.nan
     volume = read_volume(save_nifti(tmp_path / "image.nii", masked))
@@ -134,7 +134,7 @@ def test_voxels_of_nan_in_some_channels_are_told(tmp_path):
     assert (volume.array[1, 0] == np.nanmin(masked[..., 1])).all()
 
 
-def test_channels_in_files_of_their_own_are_outside_where_all_are(tmp_path):
+def test_voxels_that_are_nan_in_all_channel_files_are_outside(tmp_path):
     for number in range(2):
         array = numbers().astype(np.float32)
         array[: number + 1] = np.nan
@@ -158,7 +158,7 @@ def test_geometry_is_that_of_the_volume(tmp_path, make):
 
 
 def declared(path, shape, content=b"\0" * 1000):
-    """Write a file whose header declares a shape, whatever is in it."""
+    """Write a file whose header declares a shape, whatever its content."""
     header = nibabel.Nifti1Header()
     header.set_data_dtype(np.int16)
     header.set_data_shape(shape)
@@ -203,8 +203,8 @@ def test_a_volume_too_large_for_the_memory_is_not_called_damaged(tmp_path, endin
     assert read_volume(path).shape == (100, 100, 100)
 
 
-def test_memory_that_is_missing_after_all_is_not_called_damage(tmp_path):
-    """In a process that may have so little memory, whatever the computer has."""
+def test_running_out_of_memory_is_not_called_damage(tmp_path):
+    """In a process whose memory is limited, whatever the computer has."""
     path = declared(tmp_path / "image.nii.gz", (1000, 1000, 500), bytes(1_000_000_000))
     code = (
         "import resource, sys\n"
@@ -242,7 +242,7 @@ def test_memory_that_is_missing_after_all_is_not_called_damage(tmp_path):
         ),
     ],
 )
-def test_what_slicer_cannot_open_is_refused_with_a_way_out(tmp_path, make, words):
+def test_what_slicer_cannot_open_is_refused_with_advice(tmp_path, make, words):
     make(tmp_path)
     (path,) = [path for path in tmp_path.iterdir() if path.suffix != ".img"]
     with pytest.raises(InputError, match=words) as refusal:

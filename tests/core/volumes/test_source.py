@@ -1,4 +1,4 @@
-"""The seam for image formats: another one is one class, as here, and one line; boxes of all formats."""
+"""The interface for image formats: a new format is one class, as here, and one line. Also, boxes in all formats."""
 
 import json
 from pathlib import Path

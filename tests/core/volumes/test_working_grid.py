@@ -10,7 +10,7 @@ import torch
 from lib.core.volumes.working_grid import WorkingGrid
 
 
-def test_own_grid_leaves_everything_alone() -> None:
+def test_the_own_grid_changes_nothing() -> None:
     grid = WorkingGrid.of((10, 11, 12), (1, 1, 2), None)
     assert grid.is_native
     image = np.random.default_rng(0).random((2, 10, 11, 12)).astype(np.float32)
@@ -90,7 +90,7 @@ def test_labels_are_those_of_a_plain_loop(spacing: tuple[float, ...], share: flo
 
 
 def test_no_class_gains_by_ties() -> None:
-    """Two classes mirrored in each other: after halving each has as many voxels, and each is the other's mirror."""
+    """Two classes are mirror images of each other. After halving, they still are, with equally many voxels."""
     random = np.random.default_rng(0)
     annotation = random.integers(1, 3, (60, 60, 60)).astype(np.uint8)
     grid = WorkingGrid.of(annotation.shape, (1, 1, 1), (2, 2, 2))

@@ -76,7 +76,7 @@ def train(
         The last report.
 
     Raises:
-        InputError: nothing can be learnt from the cases.
+        InputError: the cases can't be trained on.
     """
     cases = [case for case in cases if np.any(case.annotation)]
     detected = {case.id: detect(case.annotation) for case in cases}
@@ -163,9 +163,11 @@ class _Run:
         self.seconds = 0.0
         # For each case, the annotation to train on and the one held out.
         parts = [split.part(case.id, case.annotation, _grid(case, plan)) for case in cases]
-        volumes = [prepare_training(case.volume, learnt, plan) for case, (learnt, _) in zip(cases, parts, strict=True)]
+        volumes = [
+            prepare_training(case.volume, trained, plan) for case, (trained, _) in zip(cases, parts, strict=True)
+        ]
         self.learner = Learner(plan, volumes, machine.device, options.seed)
-        scored = [held_out if split.has_validation else learnt for learnt, held_out in parts]
+        scored = [held_out if split.has_validation else trained for trained, held_out in parts]
         slices = split.validation if split.has_validation else split.training
 
         def regions(images: Sequence[PreparedImage]) -> list[ScoredRegion]:
