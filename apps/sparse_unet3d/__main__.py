@@ -43,12 +43,12 @@ def demo(
         str, typer.Option(metavar="NAMES", help="Class names, separated by commas. Default: class_1, …")
     ] = "",
     minutes: Annotated[float, typer.Option(help="How long to train.")] = 3.0,
-    seed: Annotated[int, typer.Option(help="Decides which slices are annotated.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for the choice of slices to annotate.")] = 0,
     output: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where the report goes.", show_default="demo")
     ] = PROJECT / "demo",
 ) -> None:
-    """Annotate, train, segment and measure without a person; write report.html and report.json."""
+    """Simulate an annotator, train, segment and score; write report.html and report.json."""
     # Imported here because it imports MONAI Label, which takes seconds that the other commands don't need.
     from lib.commands.demo import DemoOptions, run_demo
 
@@ -69,7 +69,7 @@ def demo(
 
 @annotations.command("list")
 def list_annotations(studies: Studies = DATASTORE) -> None:
-    """List all versions of all images, and say which is the current one."""
+    """List all versions of each image's annotation, and mark the current one."""
     from lib.commands.annotations import list_versions
 
     print(list_versions(studies))
@@ -83,13 +83,13 @@ def show_annotation(
         int | None,
         typer.Option(
             metavar="OTHER",
-            help="Version to compare it with. Default: the current one; for the current one, the one before it.",
+            help="Version to compare with. Default: the current version; if VERSION is current, the previous one.",
             show_default=False,
         ),
     ] = None,
     studies: Studies = DATASTORE,
 ) -> None:
-    """Compare a version with another one."""
+    """Compare a version of an annotation with another version."""
     from lib.commands.annotations import show_version
 
     print(show_version(studies, image, version, against))
@@ -100,11 +100,11 @@ def restore_annotation(
     image: ImageName,
     version: Version,
     by_voxel: Annotated[
-        bool, typer.Option("--by-voxel", help="Also if the image's geometry was corrected after this was painted.")
+        bool, typer.Option("--by-voxel", help="Restore even if the image's geometry was corrected after the painting.")
     ] = False,
     studies: Studies = DATASTORE,
 ) -> None:
-    """Make a version the newest again; all others are kept."""
+    """Make a version the current one, by storing it again as the newest; all others are kept."""
     from lib.commands.annotations import restore_version
 
     print(restore_version(studies, image, version, by_voxel))

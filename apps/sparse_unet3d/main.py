@@ -83,7 +83,7 @@ class SparseUNet3D(MONAILabelApp):
         return {"iou": IouScoring(conf.scheme, conf.plan.unpainted, ModelFolder(conf.models))}
 
     def on_init_complete(self) -> None:
-        """Begin to serve. Only the server calls this; the processes that it starts only read."""
+        """Start to serve. Only the server calls this; the processes that it starts only read."""
         check_requests()
         logger.info("Classes: %s", self.settings.scheme.describe())
         logger.info("Device: %s", describe_device())
@@ -120,7 +120,7 @@ class SparseUNet3D(MONAILabelApp):
         known = isinstance(image, str) and image in store.list_images()
         request = {**request, "save_label": False, "image_id": image if known else None}
         if known:
-            # MONAI Label would take the path of a missing file for the name of an unknown image.
+            # MONAI Label would mistake the path of a missing file for the name of an unknown image.
             request["image"] = str(store.image_files(str(image))[0])
         elif isinstance(image, str) and not os.path.exists(image):
             not_found(f"there is no image {image!r} in the datastore")
@@ -145,7 +145,7 @@ class SparseUNet3D(MONAILabelApp):
         """Refuse a request that can't succeed, before a process is started for it.
 
         Returns:
-            What the client should know; may be empty.
+            What to tell the client, by topic; may be empty.
 
         Raises:
             InputError: the request or the state of the datastore doesn't allow it.
@@ -177,7 +177,8 @@ class SparseUNet3D(MONAILabelApp):
         with errors_for_clients():
             if not validate:
                 raise InputError(
-                    "models are published by training only; for those of another project use --conf models"
+                    "only training publishes models; to use those of another project, start the server with --conf "
+                    "models"
                 )
         path: str | None = super().model_file(model, validate)
         return path

@@ -1,4 +1,4 @@
-"""Versions listed, compared and brought back by the command, without a server; files are read with nibabel and json."""
+"""Versions listed, compared and restored by the command, without a server; files are read with nibabel and json."""
 
 import json
 import re
@@ -144,7 +144,7 @@ def test_differences_against_a_plain_count() -> None:
 
 def test_restore_stores_a_version_more(studies: Path) -> None:
     before = {tag: snapshot(studies / "labels" / tag) for tag in ("version_1", "version_2")}
-    assert "Version 3 of a is version 1 brought back" in restore_version(studies, "a", 1)
+    assert "Version 3 of a is version 1 restored" in restore_version(studies, "a", 1)
     for tag in ("version_3", "final"):
         assert (stored(studies, tag) == paint()).all()
         assert (info(studies, tag)["version"], info(studies, tag)["restored_version"]) == (3, 1)
@@ -154,7 +154,7 @@ def test_restore_stores_a_version_more(studies: Path) -> None:
     kept = snapshot(studies / "labels")
     assert open_store(studies).get_label_info("a", "final")["version"] == 3
     assert snapshot(studies / "labels") == kept
-    assert "version 1 brought back" in list_versions(studies)
+    assert "version 1 restored" in list_versions(studies)
 
 
 def test_restore_goes_by_the_scheme_of_the_server_that_ran_last(studies: Path) -> None:
@@ -187,9 +187,9 @@ def test_what_cannot_be_done_is_refused_by_name(studies: Path) -> None:
     before = snapshot(studies)
     with pytest.raises(InputError, match=r"image 'x'.*none of this name; it has a, b"):
         restore_version(studies, "x", 1)
-    with pytest.raises(InputError, match=r"image 'a': there is no version 7 of it; versions are 1, 2"):
+    with pytest.raises(InputError, match=r"image 'a' has no version 7; its versions: 1, 2"):
         show_version(studies, "a", 1, 7)
-    with pytest.raises(InputError, match=r"image 'b': there is no version 1 of it; versions are none"):
+    with pytest.raises(InputError, match=r"image 'b' has no version 1; its versions: none"):
         show_version(studies, "b", 1, None)
     with pytest.raises(InputError, match=r"version 2 is the current one already"):
         restore_version(studies, "a", 2)
@@ -266,6 +266,6 @@ def test_the_command_ends_with_2_where_it_cannot_be_done(tmp_path: Path) -> None
     for folder in (tmp_path, tmp_path / "missing"):
         done = subprocess.run([*command, folder], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (2, "")
-        assert f"{folder}: no annotation is kept there" in done.stderr
+        assert f"{folder}: has no annotation" in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]

@@ -226,7 +226,7 @@ def test_fewer_slices_than_before(annotator: Annotator, studies: Path) -> None:
     reply = annotator.submit()
     assert reply["version"] == 2
     (warning,) = reply["warnings"]
-    for words in (r"axis 0 \(.*?\): 6", r"axis 2 \(.*?\): 7", "version 1 still holds them"):
+    for words in (r"axis 0 \(.*?\): 6", r"axis 2 \(.*?\): 7", "version 1 still has them"):
         assert re.search(words, warning), warning
     assert (stored(studies, "final", "image") == fewer).all()
     assert (stored(studies, "version_1", "image") == paint()).all()

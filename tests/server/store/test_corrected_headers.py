@@ -25,7 +25,7 @@ def test_a_header_corrected_after_painting_is_told_and_mended(studies: Path, tmp
     with pytest.raises(InputError, match=offer):
         store.restore("a", 1, by_voxel=False)
     info = store.restore("a", 1, by_voxel=True)
-    assert info["warnings"] == ["version 1 was painted in another geometry and was taken over voxel by voxel"]
+    assert info["warnings"] == ["version 1 was painted in another geometry and was copied voxel by voxel"]
     assert (stored(studies, "final") == paint()).all()
     assert np.allclose(nibabel.load(studies / "labels/original/a.nii.gz").affine, corrected)
     store.check_image("a")
@@ -53,5 +53,5 @@ def test_an_image_of_another_shape_can_be_painted_anew(studies: Path, tmp_path: 
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     write_label(studies / "a.nii.gz", np.ones((20, 18, 13), np.uint8))
     store.check_image("a")
-    with pytest.raises(InputError, match="another image has come in its place"):
+    with pytest.raises(InputError, match="the image was replaced"):
         store.restore("a", 1)

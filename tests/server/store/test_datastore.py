@@ -60,7 +60,7 @@ def test_only_the_servers_own_image_info_is_protected(studies: Path, tmp_path: P
     store = open_store(studies)
     submit(store, tmp_path, paint())
     for key in ("versions", "name", "ts"):
-        with refusal(400, "image info", key, "kept by the server"):
+        with refusal(400, "image info", key, "only the server sets these"):
             store.update_image_info("a", {key: "other"})
     # Next Sample goes on whatever a client writes where it keeps what was offered.
     for noted in ("other", {"sparse": "other"}, {"sparse": {"client_id": "me", "ts": "other"}}):

@@ -127,7 +127,7 @@ def test_segments_deleted_added_reordered_renamed(tmp_path: Path) -> None:
     scene = SlicerScene(image)
     node = scene.paint({"tubule (predicted)": TUBULE, "inside": INSIDE, "nucleus": TUBULE, "outside": None})
     segmentation = node.GetSegmentation()
-    with pytest.raises(InputError, match="'nucleus' is none of the server's"):
+    with pytest.raises(InputError, match="'nucleus' is none of the server's classes"):
         read(scene.save(node, tmp_path / "label.seg.nrrd"), image)
     segmentation.GetSegment(segmentation.GetSegmentIdBySegmentName("nucleus")).SetName("tubule")
     segmentation.RemoveSegment(segmentation.GetSegmentIdBySegmentName("tubule (predicted)"))

@@ -45,7 +45,7 @@ def test_what_can_not_be_used_is_told_at_start_with_the_info_and_with_next_sampl
 ) -> None:
     folder = tmp_path / "new"
     server = start_server(folder, create="yes").wait()
-    empty = f"{folder}: there is no image to annotate in this folder; put some into it"
+    empty = f"{folder}: there is no image to annotate in this folder; put images into it"
     assert empty in server.log.read_text()
     for number in range(60):
         (folder / f"{number}.dcm").touch()

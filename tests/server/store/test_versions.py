@@ -1,4 +1,4 @@
-"""Versions over HTTP: several annotators at once, and versions brought back while the server runs."""
+"""Versions over HTTP: several annotators at once, and versions restored while the server runs."""
 
 import json
 import subprocess
@@ -102,11 +102,13 @@ def test_of_two_annotators_the_second_is_told_of_the_first(server: Server, tmp_p
         assert [replies[name]["version"] for name in (first, second)] == [2 * round_ + 1, 2 * round_ + 2]
         (warning,) = [text for text in replies[second]["warnings"] if f"'{first}'" in text]
         info = info_of(server, "c", f"version_{2 * round_ + 1}")
-        assert f"version {2 * round_ + 1}, the one before, came from another client" in warning
+        assert f"the previous version, {2 * round_ + 1}, came from another client" in warning
         assert datetime.fromisoformat(info["time"]).strftime("%Y-%m-%d %H:%M UTC") in warning
         axis, index = annotators[first]
         assert (
-            "not in this version: axis {} ({}): {};".format(axis, {0: "L-R, sagittal", 2: "I-S, axial"}[axis], index)
+            "this version doesn't have: axis {} ({}): {};".format(
+                axis, {0: "L-R, sagittal", 2: "I-S, axial"}[axis], index
+            )
             in warning
         )
         # Both are kept; the newest counts.
@@ -123,7 +125,7 @@ def test_clients_without_a_name_are_told_too(server: Server, tmp_path: Path, cli
     submit(server, tmp_path, client_id, "e", paint())
     reply = submit(server, tmp_path, client_id, "e", paint())
     (warning,) = reply["warnings"]
-    assert f"version {reply['version'] - 1}, the one before, came 20" in warning
+    assert f"the previous version, {reply['version'] - 1}, came 20" in warning
     assert "if it wasn't you" in warning
     assert submit(server, tmp_path, "alice", "e", paint())["warnings"] != []
     assert submit(server, tmp_path, "alice", "e", paint())["warnings"] == []
@@ -163,7 +165,7 @@ def test_a_version_is_brought_back_while_the_server_runs(server: Server, served:
 
     done = annotations("restore", "a", 1, "--studies", served)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Version 3 of a is version 1 brought back" in done.stdout
+    assert "Version 3 of a is version 1 restored" in done.stdout
     server.wait_until(lambda: info_of(server, "a", "final").get("version") == 3)
 
     # What Next Sample gives to Slicer: the image, and the label under `original` with its names.
@@ -179,8 +181,8 @@ def test_a_version_is_brought_back_while_the_server_runs(server: Server, served:
     reply = submit(server, tmp_path, "alice", "a", second)
     assert reply["version"] == 4
     (warning,) = [text for text in reply["warnings"] if "version 3" in text]
-    assert "is version 1 brought back" in warning
-    assert "not in this version: axis 0 (L-R, sagittal): 6; version 3 still holds them" in warning
+    assert "is version 1, restored 20" in warning
+    assert "this version doesn't have: axis 0 (L-R, sagittal): 6; version 3 still has them" in warning
     listed = annotations("list", "--studies", served).stdout
     assert "version 4" in listed
-    assert "version 1 brought back" in listed
+    assert "version 1 restored" in listed

@@ -190,7 +190,7 @@ def test_what_run_predicted_is_accepted(server: Server, served: Path, tmp_path: 
         ("unpredicted", "inside", 5, ["'unpredicted'", "press Run first"]),
         ("of others", "inside", 5, ["vessel (predicted)", "tubule (predicted)", "press Run"]),
         ("of another size", "inside", 5, ["of another size.nii.gz", "press Run"]),
-        ("of another image", "inside", 5, ["of another image that was there before", "press Run"]),
+        ("of another image", "inside", 5, ["belongs to an earlier image of this name", "press Run"]),
         ("damaged", "inside", 5, ["damaged.nii.gz", "press Run"]),
         ("without tubule", "tubule", 5, ["predicts no tubule in slice 5", "nothing is changed"]),
         ("without tubule", "outside", 5, ["predicts no outside in slice 5"]),

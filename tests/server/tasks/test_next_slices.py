@@ -158,7 +158,7 @@ def test_what_the_next_slice_may_bring(with_model: Server, served: Path, tmp_pat
     reply = with_model.put_label("b", write_label(tmp_path / "label.nii.gz", label), params).json()
     (best,) = parts(with_model.infer("b", "next_slices", slices=1), tmp_path)[0]["slices"]
     assert reply["paint_next"].startswith(f"{best['name']}: newly covers ")
-    assert reply["paint_next"].endswith("it brings about 0.011 IoU")
+    assert reply["paint_next"].endswith("it adds about 0.011 IoU")
     history.write_text(json.dumps([one]))
 
 

@@ -70,7 +70,7 @@ def test_what_cannot_be_done_yet_is_refused(server: Server) -> None:
 def test_only_one_class_annotated(server: Server, tmp_path: Path) -> None:
     label = np.where(paint() > 0, 1, 0).astype(np.uint8)
     reply = server.put_label("b", write_label(tmp_path / "label.nii.gz", label), NAMED)
-    assert "one class alone can't be learnt from" in reply.json()["next"]
+    assert "training needs at least two classes" in reply.json()["next"]
     reply = requests.post(server.url + "/train/sparse_unet3d", json={"max_epochs": 1}, timeout=PATIENCE)
     assert reply.status_code == 400
     assert "only the class 'inside' is annotated" in reply.json()["detail"]
@@ -104,7 +104,7 @@ def test_a_submission_is_answered_in_words(server: Server, tmp_path: Path) -> No
     label[:, :, 6] = 0
     reply = server.client.save_label("a", str(write_label(tmp_path / "label.nii.gz", label)), params=params)
     assert reply["version"] == 2
-    gone = [warning for warning in reply["warnings"] if "axis 2 (I-S, axial): 6; version 1 still holds them" in warning]
+    gone = [warning for warning in reply["warnings"] if "axis 2 (I-S, axial): 6; version 1 still has them" in warning]
     assert len(gone) == 1
     assert "tubule: not painted in this image" in reply["warnings"]
 

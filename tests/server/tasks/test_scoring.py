@@ -129,7 +129,7 @@ def test_what_the_published_model_learnt_from_and_what_was_held_out_are_told_apa
     assert since["learnt"] == result["learnt"]
     assert since["all"] != result["all"]
 
-    # By another model: nobody knows what that learnt from.
+    # By another model: it is unknown what that model learnt from.
     store.save_prediction(
         "a", prediction, prediction, scaled(*SPACING), {"model": {**facts(model), "run": "an earlier one"}}
     )
@@ -137,4 +137,4 @@ def test_what_the_published_model_learnt_from_and_what_was_held_out_are_told_apa
     assert result["images"]["a"]["by_published_model"] is False
     assert "learnt" not in result["images"]["a"]
     assert result["held_out"] == {"iou": {"inside": None, "tubule": None}, "mean_iou": None}
-    assert "not by the published model: the predictions of a. " in result["note"]
+    assert "the predictions of a aren't by the published model. " in result["note"]

@@ -25,7 +25,7 @@ def list_versions(studies: Path) -> str:
         studies: the folder that is served.
 
     Raises:
-        InputError: no annotation is kept there.
+        InputError: the folder has no annotation.
     """
     store = VersionStore.existing(studies)
     channels, left_out = read_all(store, lambda image_id: store.annotated_volume(image_id, store.scheme)[0].channels)
@@ -46,7 +46,7 @@ def _list_image(store: VersionStore, image_id: str, left_out: str) -> list[str]:
     lines = [f"{image_id}:"]
     for number, info in versions.items():
         known = info.get("statistics")
-        percent = f"{known['labelled_percent']:.2f} % labelled" if known else "nothing more is known"
+        percent = f"{known['labelled_percent']:.2f} % labelled" if known else "details are unknown"
         mark = ", the current one" if number == current else ""
         lines.append(f"  version {number:<3} {_time(info)}  {_client(info):{clients}}  {percent}{mark}")
         if known:
@@ -120,9 +120,9 @@ def restore_version(studies: Path, image_id: str, version: int, by_voxel: bool =
     """Make a version of an image's annotation the newest, see ``VersionStore.restore``; say what was done."""
     store = VersionStore.existing(studies)
     info = store.restore(image_id, version, by_voxel)
-    warnings = "".join(f" Mind that {warning}." for warning in info["warnings"])
+    warnings = "".join(f" Note that {warning}." for warning in info["warnings"])
     return (
-        f"Version {info['version']} of {image_id} is version {version} brought back, and is the current one now."
+        f"Version {info['version']} of {image_id} is version {version} restored, and is the current one now."
         f"{warnings} All other versions are kept. 3D Slicer shows it when you press Next Sample."
     )
 
@@ -186,7 +186,7 @@ def _time(info: AnnotationInfo) -> str:
 
 def _client(info: AnnotationInfo) -> str:
     if info.get("restored_version"):
-        return f"version {info['restored_version']} brought back"
+        return f"version {info['restored_version']} restored"
     return str(info.get("client_id") or "unnamed client")
 
 

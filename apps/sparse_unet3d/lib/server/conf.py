@@ -19,18 +19,18 @@ from lib.server.store.submission import ZeroMeans
 
 KEYS = {
     "labels": "foreground classes in order, separated by commas (inside,tubule)",
-    "background": "painted class for nothing of interest (outside)",
+    "background": "class painted where there is nothing of interest (outside)",
     "models": "folder for trained models (models in the studies folder)",
     "width": "feature maps of the first convolution (32 on a GPU, as in the paper; fewer on a CPU)",
     "spacing": "working voxel size in mm, three numbers separated by commas "
     "(the image's own if its voxels are nearly cubes)",
     "statistics": "statistics that batch normalisation uses at inference: tile, volume, running or mixed (mixed)",
-    "recipe": "how to train: quick, or as in the paper (quick)",
+    "recipe": "how to train: quick, or paper for training as in the paper (quick)",
     "network": f"the network: {' or '.join(ARCHITECTURES)} (unet, the paper's)",
     "loss": f"what training minimises: {' or '.join(LOSSES)} (cross_entropy)",
-    "memory": "gigabytes that segmenting may take (part of what is free)",
+    "memory": "gigabytes of memory that segmenting may take (part of what is free)",
     "unlabelled": "which voxels of a ready-made mask in labels/final are unlabelled: 0 (those of value 0) or none (0 "
-    "is the background class); needed only if the mask itself doesn't tell",
+    "is the background class); needed only if the mask itself doesn't show it",
     "create": "whether to make a missing studies folder: yes or no (no)",
     "unpainted": "what unpainted voxels in annotated slices count as: unlabelled or background (unlabelled)",
 }
@@ -42,14 +42,14 @@ FOREIGN_KEYS = {"server_mode"}
 
 @dataclass(frozen=True)
 class Conf:
-    """What the person who starts the server decides.
+    """The settings that ``--conf`` gives to the server.
 
     Attributes:
         scheme: the label scheme.
         models: folder of the project's models.
-        plan: decisions about the network; planning makes those that are None.
-        memory: bytes that a computation may take; None: part of what is free when it starts.
-        unlabelled: what value 0 means in ready-made masks; None: not said.
+        plan: options of the plan; planning decides those that are None.
+        memory: bytes that a computation may take; None: part of what is free when the computation starts.
+        unlabelled: what value 0 means in ready-made masks; None: not specified.
         create: whether to make a missing studies folder.
     """
 
@@ -79,7 +79,7 @@ class Conf:
         unknown = sorted(set(conf) - set(KEYS) - FOREIGN_KEYS)
         if unknown:
             known = "; ".join(f"{key}: {meaning}" for key, meaning in KEYS.items())
-            raise InputError(f"--conf {', '.join(unknown)}: no such option. Known are {known}")
+            raise InputError(f"--conf {', '.join(unknown)}: no such option. The options are {known}")
         scheme = LabelScheme.parse(conf.get("labels", "inside,tubule"), conf.get("background", "outside"))
         check_class_names(scheme)
         return cls(

@@ -1,4 +1,4 @@
-"""What the server computes on, and how much memory it may take."""
+"""The device that the server computes on, and how much memory it may take."""
 
 import torch
 
@@ -9,14 +9,14 @@ SHARE = 0.6
 """Share of the free memory that is used; other programs need some, and estimates are rough."""
 
 MOST = 6 * 10**9
-"""Bytes that are used at most, unless a person allows more."""
+"""The most bytes to use if no limit is given."""
 
 
 def this_machine(memory: int | None) -> Machine:
     """Return the GPU if there is one, else the CPU.
 
     Args:
-        memory: bytes of the device's memory that may be used; None: a share of what is free now.
+        memory: bytes of the device's memory that may be used; None: ``SHARE`` of what is free now, at most ``MOST``.
     """
     cpu = Machine("cpu", memory or _budget(free_memory()))
     device = default_device()

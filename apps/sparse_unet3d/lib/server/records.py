@@ -64,9 +64,9 @@ class AnnotationInfo(LabelInfo, total=False):
         version: its number, from 1.
         client_id: who submitted it.
         restored_version: the version that it restored, if any.
-        statistics: of its voxels.
+        statistics: counts of its labelled voxels, and its annotated slices.
         slice_names: what to call its slices.
-        earlier: the version before it.
+        earlier: the version that it replaced.
         warnings: what the annotator was told.
         params: names of the values, for 3D Slicer; tag ``original`` only.
     """
@@ -86,8 +86,8 @@ class ModelFacts(TypedDict):
 
     Attributes:
         run: start of the training that made it.
-        epoch: of that training.
-        metric: what ``score`` is.
+        epoch: the epoch of that training after which it was saved.
+        metric: name of the score.
         score: 0 … 1.
         statistics: which statistics batch normalisation used.
     """
@@ -113,8 +113,8 @@ class ImageScores(TypedDict, total=False):
         iou: by class, over all annotated voxels.
         mean_iou: its mean.
         by_published_model: whether the published model made the prediction.
-        learnt: on the voxels that the model learnt from.
-        held_out: on the voxels that were held out.
+        learnt: scores on the voxels that the model was trained on.
+        held_out: scores on the held-out voxels.
     """
 
     iou: dict[str, float | None]
@@ -130,8 +130,8 @@ class PredictionInfo(LabelInfo, total=False):
     Attributes:
         model: the model that made it.
         image: checksum of the image.
-        uncertainty: mean over the classes, 0 … 1.
-        seconds: duration.
+        uncertainty: mean over the predicted classes, 0 … 1.
+        seconds: how long the prediction took.
     """
 
     model: ModelFacts

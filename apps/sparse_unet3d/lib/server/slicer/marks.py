@@ -11,7 +11,7 @@ FRAME = 0.02
 """Width of the frame as a fraction of the shorter side of a slice; at least one voxel."""
 
 HATCH = 0.125
-"""Distance of the hatch lines as a fraction of the shorter side of a slice; at least six voxels."""
+"""Distance between hatch lines as a fraction of the shorter side of a slice; at least six voxels."""
 
 
 def mark_slices(shape: Sequence[int], places: Iterable[AnnotatedSlice]) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from lib.server.records import AnnotationInfo, PreviousVersion
 from .slice_names import SliceNames
 
 UNNAMED = (None, "", "user-xyz")
-"""Client ids that don't tell who it is; 3D Slicer's plugin sends the last one until the user sets another."""
+"""Client ids that identify nobody; 3D Slicer's plugin sends the last one until the user sets another."""
 
 
 @contextmanager
@@ -46,9 +46,9 @@ def submission_reply(
 ) -> dict[str, object]:
     """Tell the annotator how a submission was understood.
 
-    3D Slicer shows the reply as indented JSON: the first lines at once, the rest after scrolling, and all characters
-    but ASCII as codes. Therefore the most important keys come first, and lists of slices are texts. Programs find the
-    slices as numbers, in the order of the file, in the label's info.
+    3D Slicer shows the reply as indented JSON, with all non-ASCII characters as codes; only the first lines are visible
+    without scrolling. Therefore the most important keys come first, and lists of slices are written as text. Programs
+    find the slices as numbers, in the order of the file, in the label's info.
 
     Args:
         image_id: the image.
@@ -103,13 +103,13 @@ def annotation_warnings(
         warnings.append(f"{', '.join(missing)}: not painted in this image")
     if scheme.background not in learnable_classes(statistics, scheme, unpainted):
         warnings.append(
-            f"no {scheme.background} is painted: only voxels painted as {scheme.background} teach the model what is "
-            "none of the structures"
+            f"no {scheme.background} is painted: only voxels painted as {scheme.background} teach the model what "
+            "belongs to none of the structures"
         )
     if unpainted == "background" and any(little):
         warnings.append(
-            f"{names.text(little)}: hardly anything is painted there, and all the rest of such a slice counts as "
-            f"{scheme.background}; finish it, or erase what you painted if it was only a dab"
+            f"{names.text(little)}: hardly anything is painted there, and the rest of each of these slices counts as "
+            f"{scheme.background}; finish the slice, or erase your paint if it was only a dab"
         )
     if not any(slices):
         warnings.append("no annotated slice was found, only single strokes or blobs; paint a whole slice")
@@ -130,25 +130,25 @@ def time_text(time: str) -> str:
 def _describe_previous_version(earlier: PreviousVersion, client_id: str | None, names: SliceNames) -> Iterator[str]:
     """Say who submitted the previous version, if another client did, and which of its slices the new one lacks."""
     number, gone, client = earlier["version"], earlier["gone_slices"], earlier["client_id"]
-    still = f"{names.text(gone)}; version {number} still holds them, and who runs the server can bring it back"
+    still = f"{names.text(gone)}; version {number} still has them, and whoever runs the server can restore it"
     when = time_text(earlier["time"]) if earlier["time"] else "at an unknown time"
     if earlier["restored_version"]:
-        whose = f"version {number}, the one before, is version {earlier['restored_version']} brought back, {when}"
+        whose = f"the previous version, {number}, is version {earlier['restored_version']}, restored {when}"
     elif client != client_id:
         name = f"another client, {client!r}" if client else "another client, without a name"
-        whose = f"version {number}, the one before, came from {name}, {when}"
+        whose = f"the previous version, {number}, came from {name}, {when}"
     elif client in UNNAMED:
         whose = (
-            f"version {number}, the one before, came {when} from a client without a name of its own, as this one is; "
-            "if it wasn't you, see what it has by Next Sample (names: Edit > Application Settings > MONAI Label)"
+            f"the previous version, {number}, came {when} from a client without a name of its own, like this one; if "
+            "it wasn't you, see what it has by Next Sample (names: Edit > Application Settings > MONAI Label)"
         )
     elif any(gone):
-        yield f"annotated slices that are not in this version any more: {still}"
+        yield f"annotated slices that this version no longer has: {still}"
         return
     else:
         return
     yield f"{whose}; " + (
-        f"its annotated slices that are not in this version: {still}"
+        f"its annotated slices that this version doesn't have: {still}"
         if any(gone)
         else "all its annotated slices are annotated in this version too; where both differ, this version counts"
     )
@@ -159,7 +159,7 @@ def _what_unpainted_voxels_count_as(
 ) -> str:
     if filled == slices:
         return f"Unpainted voxels in these slices count as {scheme.background}."
-    others = "paint that is solid or belongs to slices across other axes says nothing about the voxels beside it"
+    others = "if paint is solid or belongs to slices across other axes, the voxels beside it stay unlabelled"
     if not any(filled):
         return f"Unpainted voxels in these slices are ignored: {others}."
     return (
@@ -175,7 +175,7 @@ def _counted(count: int, what: str) -> str:
 def _next_step(missing: Sequence[str], learnable: Set[str], scheme: LabelScheme) -> str:
     if len(learnable) < 2:
         wanted = [name for name in scheme.classes if name not in learnable]
-        return f"Paint some of {', '.join(wanted)} too, here or in another image; one class alone can't be learnt from."
+        return f"Paint some of {', '.join(wanted)} too, here or in another image; training needs at least two classes."
     if missing:
-        return f"Paint {', '.join(missing)} too where it is to be found, or press Train."
+        return f"Paint {', '.join(missing)} too where you see it, or press Train."
     return "Press Train; then Run, look where the result is wrong, paint there, and submit again."

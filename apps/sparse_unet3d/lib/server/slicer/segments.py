@@ -14,7 +14,7 @@ RESERVED = ("background", "foreground_scribbles", "background_scribbles", ANNOTA
 
 
 def check_class_names(scheme: LabelScheme) -> None:
-    """Refuse classes whose paint Slicer's plugin would drop, or the server would take for its own segments.
+    """Refuse class names that Slicer's plugin drops on submit, or that the server gives to its own segments.
 
     Raises:
         InputError: naming the class.

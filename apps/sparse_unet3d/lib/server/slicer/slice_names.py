@@ -32,7 +32,7 @@ class SliceNames:
     """Names of the slices of one image.
 
     Attributes:
-        axes: name of each axis, e.g. ``axis 2 (I-S, axial)``; an oblique image has the nearest directions.
+        axes: name of each axis, e.g. ``axis 2 (I-S, axial)``; for an oblique image, with the nearest directions.
         reversed_length: length of the last axis if 3D Slicer counts its slices from the other end, else None.
     """
 

@@ -1,4 +1,4 @@
-"""The annotations of the images and their versions, for reading.
+"""Reads the annotations of images, and their versions.
 
 =============================  ======================================================================================
 in the studies folder          what
@@ -10,7 +10,7 @@ in the studies folder          what
 ``labels/prediction/``         the latest prediction
 ``labels/uncertainty/``        how uncertain that prediction is, 0 … 255
 ``labels/ready_made/``         what somebody put into ``labels/final/`` by hand, unchanged
-``labels/TAG/ID.json``         what is known of a label, see ``records``
+``labels/TAG/ID.json``         the label info, see ``records``
 ``datastore_v2.json``          MONAI Label's index; the server rebuilds it from the above if it is lost or damaged
 =============================  ======================================================================================
 """
@@ -37,7 +37,7 @@ VERSION = "version_"
 
 
 class AnnotationReader(ImageStore):
-    """Images in a folder, the annotation that counts for each, and all earlier ones."""
+    """Images in a folder, the current annotation of each, and all its versions."""
 
     def __init__(self, studies: str) -> None:
         """Open the folder ``studies``."""
@@ -51,12 +51,12 @@ class AnnotationReader(ImageStore):
         return [image_id for image_id in self.list_images() if "version" in self.current(image_id)]
 
     def current(self, image_id: str) -> AnnotationInfo:
-        """Return what is known of the annotation that counts; empty if there is none."""
+        """Return the label info of the current annotation; empty if there is none."""
         info: AnnotationInfo = self.get_label_info(image_id, FINAL)
         return info
 
     def versions(self, image_id: str) -> dict[int, AnnotationInfo]:
-        """Return what is known of each version of an image's annotation, by number in ascending order."""
+        """Return the label info of each version of an image's annotation, by number in ascending order."""
         labels = self._datastore.objects[image_id].labels
         return {
             number: labels[f"{VERSION}{number}"].info for number in sorted(filter(None, map(_version_number, labels)))
@@ -66,29 +66,29 @@ class AnnotationReader(ImageStore):
         """Return the file of a version.
 
         Raises:
-            InputError: there is no such image or version; lists those that there are.
+            InputError: there is no such image or version; lists those that exist.
         """
         if image_id not in self.list_images():
             raise InputError(
-                f"image {image_id!r}: {self._datastore_path} has none of this name; it has "
-                f"{', '.join(self.list_images()) or 'no image'}"
+                f"image {image_id!r}: {self._datastore_path} has no image of this name; it has "
+                f"{', '.join(self.list_images()) or 'none at all'}"
             )
         known = ", ".join(map(str, self.versions(image_id)))
         if version not in self.versions(image_id):
-            raise InputError(f"image {image_id!r}: there is no version {version} of it; versions are {known or 'none'}")
+            raise InputError(f"image {image_id!r} has no version {version}; its versions: {known or 'none'}")
         return Path(self.get_label_uri(image_id, f"{VERSION}{version}"))
 
     def version_names(self, image_id: str, version: int) -> dict[str, int]:
         """Return the value of each class in a version's file, which may use another scheme than the server.
 
         Raises:
-            InputError: they aren't known.
+            InputError: they aren't stored.
         """
         names = self.versions(image_id)[version].get("label_names")
         if not names:
             raise InputError(
-                f"{self._info_path(image_id, f'{VERSION}{version}')}: missing or without label_names, so nobody knows "
-                f"what the values of version {version} stand for; put the file back from a copy of the folder"
+                f"{self._info_path(image_id, f'{VERSION}{version}')}: missing or without label_names, so the meaning "
+                f"of the values in version {version} is unknown; restore this file from a copy of the folder"
             )
         return names
 
@@ -105,7 +105,7 @@ class AnnotationReader(ImageStore):
                 numbers.append(_version_number(folder.name))
         return max(numbers)
 
-    # The annotation that counts
+    # The current annotation
 
     def annotated_geometry(self, image_id: str) -> Geometry:
         """Return the geometry of an annotated image after checking, by headers alone, that training can use it.
@@ -139,7 +139,7 @@ class AnnotationReader(ImageStore):
         label = read_label_map(self.get_label_uri(image_id, FINAL))
         if label.array.max() > scheme.background_value:
             raise InputError(
-                f"{label.name}: has voxels of value {label.array.max()}, the highest is "
+                f"{label.name}: has voxels of value {label.array.max()}, the highest possible is "
                 f"{scheme.background_value} ({scheme.describe()}); submit the annotation again"
             )
         x, y, z = label.array.shape
@@ -150,7 +150,8 @@ class AnnotationReader(ImageStore):
         """Check that paint on an image can be used.
 
         Raises:
-            InputError: it can't be, or its annotation would appear in the wrong place, as after a corrected header.
+            InputError: the image can't be read, or its annotation would appear in the wrong place, for example after
+                the image's header was corrected.
         """
         super()._require_usable(image_id)
         if "version" in self.current(image_id):
@@ -169,7 +170,7 @@ class AnnotationReader(ImageStore):
     # Who wrote labels/final
 
     def _final_path(self, image_id: str) -> Path:
-        """Return the file of the annotation that counts; a link isn't followed."""
+        """Return the file of the current annotation; a link isn't followed."""
         ext: str = self._datastore.objects[image_id].labels[FINAL].ext
         return self._final.folder / f"{image_id}{ext}"
 
@@ -182,8 +183,8 @@ class AnnotationReader(ImageStore):
         path = self._final_path(image_id)
         if not self._is_own(image_id, path):
             raise InputError(
-                f"{path}: somebody put this file there, and the server hasn't taken it over as a version yet; restart "
-                "the server, which takes it or says why it can't"
+                f"{path}: somebody put this file there, and the server hasn't stored it as a version yet; restart the "
+                "server, which stores it or says why it can't"
             )
 
     def _is_own(self, image_id: str, path: Path) -> bool:

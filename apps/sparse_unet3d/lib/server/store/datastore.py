@@ -32,7 +32,7 @@ from .submission import read_submission
 PREDICTION, UNCERTAINTY = "prediction", "uncertainty"
 
 MODEL_TAGS = (PREDICTION, UNCERTAINTY)
-"""Tags of what the model made, and can make again."""
+"""Tags of the labels that the model makes, and can make again."""
 
 KEPT_BY_SERVER = (
     "version",
@@ -56,7 +56,7 @@ IMAGE_INFO_KEPT_BY_SERVER = ("versions", "name", "ts")
 
 
 class SubmittedLabel(str):
-    """Id of a submitted label, with what is known of it.
+    """Id of a submitted label, with its label info.
 
     MONAI Label hands the id from ``save_label`` to ``on_save_label``; another version may be the current one by then.
     """
@@ -94,8 +94,7 @@ class AnnotationStore(ReadyMadeStore):
         with errors_for_clients():
             if tag != FINAL:
                 raise InputError(
-                    f"tag {tag!r}: labels are submitted under the tag {FINAL!r} only; "
-                    "the others are written by the server itself"
+                    f"tag {tag!r}: submit labels under the tag {FINAL!r}; only the server itself writes others"
                 )
             if not isinstance(label_info, Mapping):
                 raise InputError(f"params: {label_info!r}; expected an object with label_info and client_id")
@@ -111,7 +110,7 @@ class AnnotationStore(ReadyMadeStore):
     # Predictions
 
     def prediction_info(self, image_id: str) -> PredictionInfo:
-        """Return what is known of the latest prediction of an image; empty if there is none."""
+        """Return the label info of the latest prediction of an image; empty if there is none."""
         info: PredictionInfo = self.get_label_info(image_id, PREDICTION)
         return info
 
@@ -167,8 +166,8 @@ class AnnotationStore(ReadyMadeStore):
             raise InputError(f"image {image_id!r}: its file ends in {ending!r}; send one of {', '.join(endings())}")
         if not is_image(Path(image_filename)):
             raise InputError(
-                f"image {image_id!r}: its file is one of 3D Slicer's segmentations, no image; to annotate, submit it "
-                "as the label of its image"
+                f"image {image_id!r}: its file is a segmentation of 3D Slicer, not an image; submit it as the label of "
+                "its image"
             )
         with _naming(image_filename, f"image {image_id!r}"):
             uploaded = read_file(image_filename)
@@ -181,7 +180,7 @@ class AnnotationStore(ReadyMadeStore):
             folder = Path(self._datastore.image_path())
             if image_id not in images_among(folder, [*os.listdir(folder), image_id + ext]):
                 raise InputError(
-                    f"image {image_id!r}: a name that ends in _ and four digits is that of one channel of an image; "
+                    f"image {image_id!r}: a name that ends in _ and four digits stands for one channel of an image; "
                     "choose another name, send all channels in one file, or put the files of all channels into the "
                     "folder that is served"
                 )
@@ -203,7 +202,7 @@ class AnnotationStore(ReadyMadeStore):
         """
         with self._changing():
             entry = self._require(image_id)
-            in_final = any(of == image_id for of, _ in self._final.labels())
+            in_final = any(owner == image_id for owner, _ in self._final.labels())
             if in_final or any(tag not in MODEL_TAGS for tag in entry.labels):
                 raise InputError(
                     f"image {image_id!r} is annotated, and annotations are never deleted; to leave it out, "
@@ -245,7 +244,7 @@ class AnnotationStore(ReadyMadeStore):
 
     @errors_for_clients()
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Add to what is known of an image.
+        """Add to the image info of an image.
 
         Raises:
             HTTPException: 404 for an unknown image, 400 for a key that only the server may set.
@@ -257,7 +256,7 @@ class AnnotationStore(ReadyMadeStore):
 
     @errors_for_clients()
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        """Add to what is known of a label.
+        """Add to the label info of a label.
 
         Raises:
             HTTPException: 404 for an unknown label, 400 for a key that only the server may set.
@@ -295,7 +294,7 @@ class AnnotationStore(ReadyMadeStore):
 def _refuse_names(info: Mapping[str, Any], kept: Collection[str], kind: str) -> None:
     taken = sorted(set(info) & set(kept))
     if taken:
-        raise InputError(f"{kind} info {', '.join(taken)}: kept by the server; use other names")
+        raise InputError(f"{kind} info {', '.join(taken)}: only the server sets these; use other names")
 
 
 @contextmanager

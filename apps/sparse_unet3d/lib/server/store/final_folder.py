@@ -49,4 +49,4 @@ class FinalFolder:
         places = (self.aside / f"{n}.{path.name}" if n else self.aside / path.name for n in itertools.count())
         kept = next(place for place in places if not place.exists())
         path.rename(kept)
-        logger.warning("%s: an annotation takes its place; it is kept as %s", path, kept)
+        logger.warning("%s is replaced by a new annotation; it is kept as %s", path, kept)

@@ -31,12 +31,11 @@ def require_fit(image_id: str, version: int, stored: Geometry, image: Placed, st
 
 
 def describe_misfit(image_id: str, version: int, stored: Placed, image: Placed, studies: str) -> str:
-    """Say how a version of an annotation and its image differ, and what to do; arguments as of ``require_fit``."""
+    """Say how a version of an annotation and its image differ, and what to do; for arguments see ``require_fit``."""
     if stored.shape != image.shape:
         return (
-            f"image {image_id!r}: {image.name} has the shape {image.shape}, version {version} of its annotation "
-            f"{stored.shape}: another image has come in its place. Put the former file back, or paint this one and "
-            "submit it"
+            f"image {image_id!r}: {image.name} has the shape {image.shape}, but version {version} of its annotation "
+            f"has {stored.shape}: the image was replaced. Put the earlier file back, or paint this one and submit it"
         )
     now, then = (
         " × ".join(f"{size:.6g}" for size in np.linalg.norm(placed.affine[:3, :3], axis=0))
@@ -47,7 +46,7 @@ def describe_misfit(image_id: str, version: int, stored: Placed, image: Placed, 
         f"image {image_id!r}: {image.name} has the same voxels as version {version} of its annotation in another "
         f"geometry ({how}). If its header was corrected, the paint still fits voxel by voxel: python "
         f"apps/sparse_unet3d annotations restore {_quoted(image_id)} {version} --by-voxel --studies "
-        f"{_quoted(studies)}. If another image has come in its place, put the former file back"
+        f"{_quoted(studies)}. If the image was replaced by another one, put the earlier file back"
     )
 
 

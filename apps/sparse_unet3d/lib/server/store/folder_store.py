@@ -1,7 +1,7 @@
 """Images and labels in a folder, and MONAI Label's index of them.
 
 Unlike MONAI Label's own ``LocalDatastore``, this one writes nothing when it is opened and renames all that it writes
-into place. Several processes may change it, and it rebuilds an index that is lost or damaged from the files.
+into place. Several processes may change it, and it rebuilds a lost or damaged index from the files.
 """
 
 import logging
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class FolderStore(LocalDatastore):
-    """Images in a folder, labels by tag in ``labels/TAG/``, and what is known of a label in ``labels/TAG/ID.json``.
+    """Images in a folder, labels by tag in ``labels/TAG/``, and label info in ``labels/TAG/ID.json``.
 
     ``core.volumes.image_files`` decides which files make up one image.
 
@@ -51,7 +51,7 @@ class FolderStore(LocalDatastore):
         self._scan(trust_index=True)
 
     def serve(self, watch: bool) -> None:
-        """Make index and files agree, and keep them so.
+        """Make the index agree with the files, and keep it up to date.
 
         Args:
             watch: whether to notice files that others add or remove.
@@ -139,7 +139,7 @@ class FolderStore(LocalDatastore):
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Hold the lock, with the newest index read."""
+        """Hold the lock, after reading the newest index."""
         with self._lock:
             self._init_from_datastore_file()
             yield
@@ -148,8 +148,8 @@ class FolderStore(LocalDatastore):
         """List images and labels from the folder.
 
         Args:
-            trust_index: whether to take what the index says of the labels it lists, rather than to read the file
-                beside each label again.
+            trust_index: whether to take the info of listed labels from the index, instead of reading the file beside
+                each label again.
 
         Returns:
             Whether anything differs from the index.
@@ -207,7 +207,7 @@ class FolderStore(LocalDatastore):
         return iter(found.items())
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
-        """Read the index if another process wrote it; a damaged one is put aside by the next change."""
+        """Read the index if another process wrote it; the next change moves a damaged one aside."""
         path = Path(self._datastore_config_path)
         try:
             state = path.stat()

@@ -1,4 +1,4 @@
-"""The images of the folder: their files, whether they can be read, and what is known of their content."""
+"""The images of the folder: their files, whether they can be read, and notes on their content."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class ImageStore(FolderStore):
-    """Images in a folder, each read once until its files change."""
+    """Images in a folder; each is read again only after its files change."""
 
     def __init__(self, studies: str) -> None:
         """Open the folder ``studies``."""
@@ -29,7 +29,7 @@ class ImageStore(FolderStore):
         self._notes: dict[str, tuple[str, ...]] = {}
 
     def serve(self, watch: bool) -> None:
-        """Make index and files agree, and keep them so; log which files aren't images.
+        """Make the index agree with the files, and keep it up to date; log which files aren't images.
 
         Args:
             watch: whether to notice files that others add or remove.
@@ -50,11 +50,11 @@ class ImageStore(FolderStore):
         """Say why a folder has no image, and what to do."""
         unused = "; ".join(self.describe_unused())
         return f"{self._datastore_path}: there is no image to annotate in this folder" + (
-            f", but {unused}" if unused else f"; put some into it, as {', '.join(endings())}"
+            f", but {unused}" if unused else f"; put images into it, as {', '.join(endings())}"
         )
 
     def get_image_uri(self, image_id: str) -> str:
-        """Return the path of an image's file; that of channel 0 if it has several; "" for an unknown image.
+        """Return the path of an image's file, of channel 0 if each has its own; "" for an unknown image.
 
         A link isn't followed, because the files of the other channels lie beside the link.
         """
@@ -97,7 +97,7 @@ class ImageStore(FolderStore):
         """Check that paint on an image can be used.
 
         Raises:
-            InputError: it can't be.
+            InputError: the image can't be read.
         """
         self.checksum(image_id)
 
@@ -136,14 +136,14 @@ class ImageStore(FolderStore):
         return self._checksums[image_id][1] if self.has_read(image_id) else self.read_image(image_id)[1]
 
     def _stamps(self, image_id: str) -> list[tuple[Path, Stamp]]:
-        """Return the stamps of all files of an image; errors as of ``image_files``."""
+        """Return the stamps of all files of an image; for errors see ``image_files``."""
         return [(path, stamp_of(path)) for path in self.image_files(image_id)]
 
     def _state(self, image_id: str) -> object:
-        """Return what changes when somebody repairs an image."""
+        """Return a value that changes when somebody repairs an image."""
         return state_of(self._images().get(image_id))
 
 
 def state_of(image: ImageFiles | None) -> object:
-    """Return what changes when somebody repairs an image: what it lacks, and the stamps of its files."""
+    """Return a value that changes when somebody repairs an image: its fault, and the stamps of its files."""
     return image and (image.fault, tuple(map(stamp_of, image.files)))

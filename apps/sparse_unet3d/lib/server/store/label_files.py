@@ -1,4 +1,4 @@
-"""Small facts about the files of labels."""
+"""Stamps, checksums and label info of label files."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ Stamp = tuple[int, int]
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Return the stamp of a file; zeros if there is no file, as where a link leads nowhere."""
+    """Return the stamp of a file; zeros if there is no file, for example behind a broken link."""
     try:
         state = path.stat()
         return state.st_mtime_ns, state.st_size
@@ -30,7 +30,7 @@ def crc32_of(path: Path) -> int:
 
 
 def read_info(path: Path) -> LabelInfo:
-    """Read what is stored about a label; return nothing if the file is missing or damaged."""
+    """Read the label info from a file; return an empty one if the file is missing or damaged."""
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Stored predictions: which model made them, and whether they still apply."""
+"""Stored predictions: which model made them, and whether they fit the image and the classes."""
 
 from collections.abc import Mapping
 
@@ -29,7 +29,7 @@ def facts(model: Model) -> ModelFacts:
 
 
 def is_by(model: Model, info: PredictionInfo) -> bool:
-    """Tell whether a model made the prediction with this label info; earlier versions of this software kept less."""
+    """Tell whether a model made the prediction with this label info; earlier versions stored fewer keys."""
     kept, known = info.get("model"), facts(model)
     return isinstance(kept, Mapping) and {**known, **kept} == known
 
@@ -47,7 +47,7 @@ def stored_prediction(store: AnnotationStore, image_id: str, image: Placed, sche
         (X, Y, Z) on the image's grid, 0 background, 1 … K foreground.
 
     Raises:
-        InputError: there is none, it can't be read, or it is of another image or other classes.
+        InputError: there is none, it can't be read, or it was made for another image or other classes.
     """
     if PREDICTION not in store.get_labels_by_image_id(image_id):
         raise InputError(f"image {image_id!r}: there is no prediction of it yet")
@@ -55,10 +55,10 @@ def stored_prediction(store: AnnotationStore, image_id: str, image: Placed, sche
     names, expected = list(info.get("label_names", {})), predicted_segments(scheme)
     if names != list(expected):
         raise InputError(
-            f"image {image_id!r}: the stored prediction is one of {', '.join(names) or 'unknown classes'}, not of "
+            f"image {image_id!r}: the stored prediction has {', '.join(names) or 'unknown classes'}, not "
             f"{', '.join(expected)}"
         )
     # Earlier versions of this software didn't store the checksum.
     if info.get("image") is not None and info["image"] != store.checksum(image_id):
-        raise InputError(f"image {image_id!r}: the stored prediction is of another image that was there before")
+        raise InputError(f"image {image_id!r}: the stored prediction belongs to an earlier image of this name")
     return onto_grid(read_label_map(store.get_label_uri(image_id, PREDICTION)), image).astype(np.uint8, copy=False)

@@ -1,4 +1,4 @@
-"""Takes over, as new versions, labels that people put into ``labels/final`` by hand."""
+"""Stores, as new versions, labels that people put into ``labels/final`` by hand."""
 
 import logging
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class ReadyMadeStore(VersionStore):
             studies: its folder.
             scheme: the label scheme of submissions.
             unpainted: what unpainted voxels in annotated slices count as.
-            unlabelled: what value 0 means in ready-made masks; None: not said.
+            unlabelled: what value 0 means in ready-made masks; None: not specified.
         """
         super().__init__(studies, scheme)
         self.unpainted, self.unlabelled = unpainted, unlabelled
@@ -66,7 +66,7 @@ class ReadyMadeStore(VersionStore):
         undecided = [image_id for image_id, (_, error) in known.items() if isinstance(error, UndecidedMask)]
         lines = [
             f"the label of {image_id!r} in labels/final ({', '.join(path.name for path in found.files)}) can't be used "
-            f"as annotation and is left out: {error}{self._what_counts_without(image_id)}"
+            f"as an annotation and is left out: {error}{self._how_to_go_on(image_id)}"
             for image_id, (found, error) in known.items()
             if image_id not in undecided
         ]
@@ -75,11 +75,11 @@ class ReadyMadeStore(VersionStore):
             lines.insert(
                 0,
                 f"{len(undecided)} masks in labels/final aren't used ({named}): value 0 may mean "
-                f"{self.scheme.background} or not labelled. {DECIDE}",
+                f"{self.scheme.background} or unlabelled. {DECIDE}",
             )
         return lines
 
-    def _what_counts_without(self, image_id: str) -> str:
+    def _how_to_go_on(self, image_id: str) -> str:
         newest = self._newest_version(image_id)
         return f". Move the file away to go on with version {newest} of the annotation" if newest else ""
 
@@ -99,7 +99,7 @@ class ReadyMadeStore(VersionStore):
         return (ready_made is not None and self._adopt(image_id, ready_made)) or super()._settle(image_id)
 
     def _adopt(self, image_id: str, ready_made: ReadyMade) -> bool:
-        """Store a ready-made label as a version, as if it were submitted; tell whether that was possible."""
+        """Store a ready-made label as a version, as if it were submitted; return whether that was possible."""
         for path in ready_made.files:
             try:
                 submission, restored = self._read_ready_made(image_id, path)
@@ -110,7 +110,7 @@ class ReadyMadeStore(VersionStore):
             return False
         newest = self._newest_version(image_id)
         if newest and np.array_equal(self._read_version(image_id, newest, True).annotation, submission.annotation):
-            # As when a server was killed after it stored the version and before it moved the file away.
+            # A server may have been killed after it stored the version and before it moved the file away.
             self._make_newest_current(image_id)
             return True
         known = annotation_statistics(submission.annotation, self.scheme)
@@ -126,14 +126,14 @@ class ReadyMadeStore(VersionStore):
         return True
 
     def _read_ready_made(self, image_id: str, path: Path) -> tuple[Submission, int | None]:
-        """Read a ready-made label; return it with the number of the version that it is a copy of, if it is one.
+        """Read a ready-made label; return it with the number of the version that it copies, or None.
 
         Raises:
             InputError: it can't be used.
         """
         same = [n for n, info in self.versions(image_id).items() if info.get("crc32") == self._final.crc32(path)]
         if same:
-            # Its values may be those of another scheme.
+            # The version's values may be those of another scheme.
             return self._read_version(image_id, same[-1], False), same[-1]
         return read_ready_made(path, self.get_image_uri(image_id), self.scheme, self.unlabelled), None
 

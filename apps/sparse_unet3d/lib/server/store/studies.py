@@ -11,10 +11,10 @@ from lib.core.errors import InputError
 from lib.core.volumes.image_files import is_image, is_listed
 
 MOST_ENTRIES = 20_000
-"""The most files of subfolders that are looked at; further files aren't counted."""
+"""The most files that are looked at below each subfolder; further files aren't counted."""
 
 MOST_NAMED = 3
-"""The most names that a message lists of one kind."""
+"""The most names of one kind that a message lists."""
 
 OWN = ("labels", "models")
 """Folders in the studies folder that this software writes."""
@@ -32,12 +32,12 @@ ADVICE = {
     "volume) or with dcm2niix",
     ".tif .tiff .lsm .czi .nd2 .lif .oib .oif .oir .ims .vsi .stk .ics": "save each as .nrrd from Fiji (File > Save As "
     "> Nrrd) or 3D Slicer",
-    ".seg.nrrd .seg.nhdr": "segmentations, no images: put one into labels/final, named like its image",
+    ".seg.nrrd .seg.nhdr": "segmentations, not images: put each into labels/final, named like its image",
     ".mhd .nhdr .hdr .img .mgz .mgh .mnc .vtk .vti .gipl .nii.bz2": FROM_SLICER,
     ".zarr .n5": "save the level to work on as .nrrd from Fiji",
     ".zip .tar .gz .tgz .bz2 .xz .7z .rar": "unpack it",
     ".png .jpg .jpeg .bmp .gif": "single pictures: make one .nrrd of each stack, in Fiji or 3D Slicer",
-    ".h5 .hdf5 .npy .npz .mat": "arrays without a place in space: write them as .nrrd or .nii.gz",
+    ".h5 .hdf5 .npy .npz .mat": "arrays without position and voxel size: write them as .nrrd or .nii.gz",
 }
 """What to do with files that this software can't serve, by their endings."""
 
@@ -73,7 +73,7 @@ def require_folder(studies: str, create: bool) -> None:
 
 
 def _start_of_process() -> float:
-    """Return about when the process began (when it imported logging), by the clock that stamps files."""
+    """Return roughly when the process started (when it imported logging), by the clock that stamps files."""
     record = logging.makeLogRecord({})
     return record.created - record.relativeCreated / 1000
 
@@ -116,7 +116,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """List a folder sorted by name; nothing if it may not be read, such as a system folder on a disk."""
+    """List a folder sorted by name; return nothing for a folder that may not be read, such as a system folder."""
     try:
         return sorted(folder.iterdir())
     except OSError:
@@ -155,6 +155,6 @@ def _line(kind: str, is_below: bool, names: Sequence[str]) -> str:
     elif is_below:
         advice = "move them into the served folder itself; subfolders aren't searched"
     else:
-        advice = "each has the same name as another image but for the ending; rename it, or move it away"
+        advice = "the name of each differs from an image's only in the ending; rename it, or move it away"
     count = f"{len(names)} {what}{'' if len(names) == 1 else 's'}{' in subfolders' if is_below else ''}"
     return f"{count} ({named}): {advice}"

@@ -1,4 +1,4 @@
-"""From the label that a client submits to an annotation on the image's grid (slicer-contract, points 1 to 5)."""
+"""Turns the label that a client submits into an annotation on the image's grid."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,11 +26,11 @@ ON_SLICES = 0.9
 """The smallest fraction of a sparse annotation's paint that lies on annotated slices."""
 
 NEIGHBOURS = 3
-"""The most slices of a sparse annotation that lie side by side."""
+"""The most neighbouring slices, along an axis, that a sparse annotation has."""
 
 
 class UndecidedMask(InputError):
-    """The value 0 of a ready-made mask may have two meanings, and nobody said which applies."""
+    """The value 0 of a ready-made mask may have two meanings, and nobody specified which one applies."""
 
 
 class SchemeError(InputError):
@@ -116,11 +116,11 @@ def read_ready_made(
         label_file: the label.
         image_file: the image it belongs to.
         scheme: the server's label scheme.
-        unlabelled: what a person said about 0, if anything.
+        unlabelled: what 0 means, if a person specified it.
 
     Raises:
-        UndecidedMask: the meaning of 0 is unclear, and nobody said it.
-        InputError: as ``read_submission``.
+        UndecidedMask: the meaning of 0 is unclear, and ``unlabelled`` is None.
+        InputError: see ``read_submission``.
     """
     submission = read_submission(label_file, image_file, None, scheme, by_number=True)
     annotation = submission.annotation
@@ -135,13 +135,13 @@ def read_ready_made(
         return submission
     raise UndecidedMask(
         f"{label_file}: it has no voxel of {scheme.background} (value {scheme.background_value}), and its other voxels "
-        f"lie on no slices, so value 0 may mean {scheme.background} or that nobody labelled the voxel. {DECIDE}"
+        f"don't lie on slices, so value 0 may mean {scheme.background} or unlabelled. {DECIDE}"
     )
 
 
 DECIDE = (
     "Start the server with --conf unlabelled none if 0 is the background, as in masks of nnU-Net or the Decathlon, or "
-    "with --conf unlabelled 0 if 0 means not labelled"
+    "with --conf unlabelled 0 if 0 means unlabelled"
 )
 
 
@@ -209,8 +209,8 @@ def _table(
     and is therefore useless.
 
     Args:
-        values: the label's values but 0, sorted.
-        names: of its segments.
+        values: the label's values except 0, sorted.
+        names: the names of its segments.
         scheme: the label scheme.
         named: whether the client sent the names.
     """
@@ -278,10 +278,10 @@ def _unknown(name: str, is_painted: bool, scheme: LabelScheme) -> str:
     """
     if is_painted:
         raise InputError(
-            f"the segment {name!r} is none of the server's ({', '.join(scheme.classes)}); "
+            f"the segment {name!r} is none of the server's classes ({', '.join(scheme.classes)}); "
             "rename it to one of these, or delete it, and submit again"
         )
-    return f"the empty segment {name!r} was ignored; the server knows {', '.join(scheme.classes)}"
+    return f"the empty segment {name!r} was ignored; the server's classes are {', '.join(scheme.classes)}"
 
 
 def _require_paint(annotation: NDArray[np.integer[Any]], scheme: LabelScheme) -> None:

@@ -41,8 +41,8 @@ class VersionStore(AnnotationReader):
         Raises:
             InputError: the folder has no annotation.
         """
-        # A server brings all current annotations to its scheme when it starts. If one is in another scheme, the server
-        # couldn't convert it, and it is older.
+        # A server converts all current annotations to its scheme when it starts. One in another scheme couldn't be
+        # converted, and is older.
         for tag in (FINAL, f"{VERSION}*"):
             files = (studies / "labels").glob(f"{tag}/[!.]*.json")
             for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
@@ -51,14 +51,14 @@ class VersionStore(AnnotationReader):
                     *foreground, background = sorted(names, key=names.__getitem__)
                     return VersionStore(str(studies), LabelScheme(tuple(foreground), background))
         raise InputError(
-            f"{studies}: no annotation is kept there (labels/final/ and labels/version_1/ …); give the folder that the "
+            f"{studies}: this folder has no annotation (labels/final/, labels/version_1/, …); give the folder that the "
             "server serves"
         )
 
     def restore(self, image_id: str, version: int, by_voxel: bool = True) -> AnnotationInfo:
         """Make an earlier version of an image's annotation the newest, by storing it again as the next version.
 
-        A server that serves the folder notices.
+        A server that serves the folder notices the change.
 
         Args:
             image_id: the image.
@@ -84,7 +84,7 @@ class VersionStore(AnnotationReader):
         return info
 
     def _read_version(self, image_id: str, version: int, by_voxel: bool) -> Submission:
-        """Read a version with the scheme's values; arguments and errors as of ``restore``."""
+        """Read a version with the scheme's values; for arguments and errors see ``restore``."""
         path = self.version_file(image_id, version)
         image = read_geometry(self.get_image_uri(image_id))
         stored = read_label_map(path)
@@ -93,7 +93,7 @@ class VersionStore(AnnotationReader):
         # This includes grids that differ only in their directions, as after a mirrored header was corrected.
         if by_voxel and values.shape == image.shape and not np.allclose(stored.affine, image.affine, atol=1e-3):
             annotation = values
-            warnings.append(f"version {version} was painted in another geometry and was taken over voxel by voxel")
+            warnings.append(f"version {version} was painted in another geometry and was copied voxel by voxel")
         else:
             try:
                 annotation = onto_grid(replace(stored, array=values), image).astype(np.uint8)
@@ -119,7 +119,7 @@ class VersionStore(AnnotationReader):
             "label_names": self._label_names(),
             "statistics": statistics,
             "slice_names": submission.slice_names.to_json(),
-            "earlier": _what_is_gone(before, statistics) if "version" in before else None,
+            "earlier": _describe_previous(before, statistics) if "version" in before else None,
             "warnings": submission.warnings,
         }
         tag = f"{VERSION}{version}"
@@ -137,7 +137,7 @@ class VersionStore(AnnotationReader):
         info: AnnotationInfo,
         same: str | None = None,
     ) -> None:
-        """Store an annotation under the tags ``final`` and ``original``; ``same`` is a tag that has the same file."""
+        """Store an annotation under the tags ``final`` and ``original``; the tag ``same`` has the file of ``final``."""
         with replacing(self._label_path(image_id, FINAL)) as beside:
             if same:
                 # A link would let an edit of one file change the other.
@@ -158,7 +158,8 @@ class VersionStore(AnnotationReader):
 
     def _keep_foreign_labels(self, image_id: str) -> None:
         """Move labels that no server wrote out of ``labels/final`` before an annotation takes their place."""
-        for path in [path for of, path in self._final.labels() if of == image_id and not self._is_own(of, path)]:
+        labels = [path for owner, path in self._final.labels() if owner == image_id]
+        for path in [path for path in labels if not self._is_own(image_id, path)]:
             self._final.move_aside(path)
 
     def _settle_all(self, starting: bool) -> bool:
@@ -184,10 +185,10 @@ class VersionStore(AnnotationReader):
         return changed
 
     def _settle(self, image_id: str) -> bool:
-        """Make the newest version the current one, with the scheme's values, unless it is.
+        """Make the newest version the current one, with the scheme's values, unless it already is.
 
-        It isn't where the server was killed during a submission, where somebody removed or replaced ``final``, and
-        where the scheme has changed.
+        It isn't if the server was killed during a submission, somebody removed or replaced ``final``, or the scheme has
+        changed.
 
         Returns:
             Whether anything was changed.
@@ -202,11 +203,11 @@ class VersionStore(AnnotationReader):
             del labels[FINAL]
             return True
         newest, current = self._newest_version(image_id), self.current(image_id)
-        is_noted = "crc32" not in current or current["crc32"] == self._final.crc32(self._final_path(image_id))
-        if newest <= current.get("version", 0) and is_noted and (FINAL not in labels or self._is_whole(image_id)):
+        is_known = "crc32" not in current or current["crc32"] == self._final.crc32(self._final_path(image_id))
+        if newest <= current.get("version", 0) and is_known and (FINAL not in labels or self._tags_agree(image_id)):
             if FINAL not in labels or "crc32" in current:
                 return False
-            # An earlier version of this software stored it.
+            # An earlier version of this software stored it without a checksum.
             self._store_info(image_id, FINAL, current)
             return True
         self._make_newest_current(image_id)
@@ -216,7 +217,7 @@ class VersionStore(AnnotationReader):
         """Write ``final`` and ``original`` from the newest version, or from ``final`` if that version's file is gone.
 
         Raises:
-            SchemeError, InputError: as ``_settle``.
+            SchemeError, InputError: see ``_settle``.
         """
         newest = self._newest_version(image_id)
         from_version = newest > 0 and newest >= self.current(image_id).get("version", 0)
@@ -235,7 +236,7 @@ class VersionStore(AnnotationReader):
         info["statistics"] = annotation_statistics(annotation, self.scheme)
         self._make_current(image_id, annotation, stored.affine, image.slicer_affine, info)
 
-    def _is_whole(self, image_id: str) -> bool:
+    def _tags_agree(self, image_id: str) -> bool:
         """Tell whether ``final`` and ``original`` hold the same version in the scheme's values."""
         labels = self._datastore.objects[image_id].labels
         final: AnnotationInfo = labels[FINAL].info
@@ -251,8 +252,8 @@ class VersionStore(AnnotationReader):
         return {name: value for value, name in enumerate(self.scheme.classes, start=1)}
 
 
-def _what_is_gone(before: AnnotationInfo, statistics: AnnotationStatistics) -> PreviousVersion:
-    """Describe the version before, and its annotated slices that the new version, with these statistics, lacks."""
+def _describe_previous(before: AnnotationInfo, statistics: AnnotationStatistics) -> PreviousVersion:
+    """Describe the previous version and the annotated slices that it has and the new one, of ``statistics``, lacks."""
     earlier = before["statistics"]["annotated_slices"] if "statistics" in before else [[], [], []]
     gone = [sorted(set(a) - set(b)) for a, b in zip(earlier, statistics["annotated_slices"], strict=True)]
     return {

@@ -1,4 +1,4 @@
-"""Notices files that others add to the studies folder, change or remove."""
+"""Notices when others add, change or remove files in the studies folder."""
 
 import logging
 import os
@@ -48,7 +48,7 @@ class _Watcher(FileSystemEventHandler):
     ) -> None:
         """Take the arguments of ``watch_folder``, and whether the system reports the end of writing."""
         self.index, self.reload, self.refresh = index, reload, refresh
-        # Elsewhere, each write counts.
+        # Elsewhere, each event of writing counts.
         self.kinds = ("created", "deleted", "moved", "closed" if reports_closing else "modified")
 
     def on_any_event(self, event: FileSystemEvent) -> None:
@@ -56,9 +56,9 @@ class _Watcher(FileSystemEventHandler):
         try:
             if self.index in names and event.event_type in ("created", "modified", "moved"):
                 self.reload()
-            # This software renames what it writes into place and then writes the index, so its own files need no
-            # event of their own.
+            # This software renames what it writes into place and then writes the index, so the event of the index is
+            # enough for its own files.
             elif event.event_type in self.kinds and (not names[0].startswith(WRITING) and any(map(is_listed, names))):
                 self.refresh()
         except Exception:
-            logger.exception("Could not take note of a changed file: %s", event)
+            logger.exception("Could not handle a changed file: %s", event)

@@ -1,4 +1,4 @@
-"""The infer task behind a click in 3D Slicer: it fills a slice of a painted class with the stored prediction."""
+"""The infer task behind a click in 3D Slicer: it copies the stored prediction of a class in a slice into the paint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,21 +15,21 @@ from lib.server.store.predictions import stored_prediction
 from .infer import Segmentation, result_ending, write_result
 
 DESCRIPTION = (
-    "Fills a slice of a painted class with the stored prediction, to be corrected and submitted. Choose the class as "
-    "label, then click once in the slice, in the view across the image's third axis: red for images recorded in axial "
-    "slices, yellow for sagittal, green for coronal ones. Slices in the other views can't be filled"
+    "Copies the stored prediction of one class in one slice into your paint, to be corrected and submitted. Choose the "
+    "class as label, then click once in the slice, in the view across the image's third axis: red for images recorded "
+    "in axial slices, yellow for sagittal, green for coronal ones. Slices in the other views can't be filled"
 )
 
 
 class AcceptSlice(InferTask):
     """Copies a slice of the stored prediction into the annotator's paint.
 
-    It stores nothing: a prediction becomes annotation only when a person submits it. It is offered once there is a
-    model.
+    It stores nothing: a prediction becomes annotation only when a person submits it. The task is offered once there is
+    a model.
     """
 
     def __init__(self, conf: Conf, datastore: AnnotationStore, segmentation: Segmentation) -> None:
-        # Without labels, because on each image that it loads the plugin runs the first model that has one of the
+        # It has no labels, because on each image that it loads, the plugin runs the first model that has one of the
         # app's labels.
         super().__init__(type=InferType.DEEPGROW, labels=None, dimension=2, description=DESCRIPTION)
         self.scheme = conf.scheme
@@ -52,13 +52,13 @@ class AcceptSlice(InferTask):
             and 0 elsewhere; and a description of it.
 
         Raises:
-            InputError: there is no such class or slice, no prediction that fits, or none of the class in the slice.
+            InputError: there is no such class or slice, no prediction fits, or it hasn't the class in the slice.
         """
         ending = result_ending(request)
         label, k = request.get("label"), request.get("slice")
         if label not in self.scheme.classes:
             raise InputError(
-                f"label {label!r}: slices are accepted into painted classes; choose one of "
+                f"label {label!r}: a prediction can be copied into painted classes only; choose one of "
                 f"{', '.join(self.scheme.classes)} as label, then click"
             )
         image_id = request.get("image_id")
@@ -74,7 +74,7 @@ class AcceptSlice(InferTask):
             raise InputError(f"{error}; press Run first, then click again") from error
         if type(k) is not int or not 0 <= k < image.shape[2]:
             raise InputError(
-                f"slice {k!r}: the image has slices 0 … {image.shape[2] - 1}; click inside of it, in the view across "
+                f"slice {k!r}: the image has slices 0 … {image.shape[2] - 1}; click inside it, in the view across "
                 "its third axis"
             )
         # A prediction has value 0 for the background.

@@ -27,7 +27,7 @@ from lib.server.slicer.segments import predicted_segments
 from lib.server.store.datastore import AnnotationStore
 from lib.server.store.predictions import facts
 
-from .stopping import go_on
+from .stopping import raise_if_stopping
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ RESULT_ENDINGS = (".nii.gz", ".nii", ".nrrd")
 class Segmentation(InferTask):
     """Segments with the published model, and stores the result as the image's prediction.
 
-    It is offered only if a published model fits the server's label scheme.
+    The task is offered only if a published model fits the server's label scheme.
     """
 
     def __init__(self, conf: Conf, datastore: AnnotationStore) -> None:
@@ -97,8 +97,8 @@ class Segmentation(InferTask):
         """Segment an image.
 
         Args:
-            request: ``image`` is its file, ``image_id`` its name in the datastore (or None), ``result_extension``
-                the ending of the result file.
+            request: ``image`` is the image's file, ``image_id`` its name in the datastore (or None),
+                ``result_extension`` the ending of the result file.
 
         Returns:
             A temporary label file on the image as 3D Slicer shows it, 0 background and values from 1 as in
@@ -127,19 +127,19 @@ class Segmentation(InferTask):
         began = time.monotonic()
         model = self.model()
         if image_id:
-            volume, content = self.datastore.read_image(image_id)
+            volume, checksum = self.datastore.read_image(image_id)
         else:
             volume = read_volume(image)
-            content = volume.checksum()
+            checksum = volume.checksum()
         try:
             check_fit(self.folder.published, model.plan, self.conf.scheme, volume.channels)
         except InputError as error:
             raise InputError(f"{volume.name}: {error}") from error
         with self._one_at_a_time:
-            prediction, entropy = self._segment(model, volume, content, image)
+            prediction, entropy = self._segment(model, volume, checksum, image)
         info: PredictionInfo = {
             "model": facts(model),
-            "image": content,
+            "image": checksum,
             "uncertainty": round(mean_by_class(prediction, entropy), 4),
             "seconds": round(time.monotonic() - began, 1),
         }
@@ -149,18 +149,18 @@ class Segmentation(InferTask):
         return volume, prediction, info
 
     def _segment(
-        self, model: Model, volume: Volume, content: int, image: str
+        self, model: Model, volume: Volume, checksum: int, image: str
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return labels and entropy, from last time if neither the model nor the image has changed.
+        """Return labels and entropy; return the last ones again if neither the model nor the image has changed.
 
         3D Slicer runs the model by itself after Next Sample, whose strategy may just have segmented the image.
         """
         if self._segmenter is None or self._segmenter.network is not model.network:
             self._segmenter, self._latest = Segmenter(model.network, model.plan, model.precision), None
-        same = volume.array.shape, content
-        if self._latest is None or self._latest[0] != same:
+        key = volume.array.shape, checksum
+        if self._latest is None or self._latest[0] != key:
             machine = this_machine(self.conf.memory)
-            self._latest = same, self._segmenter.segment_with_entropy(volume, machine, _LogProgress(image))
+            self._latest = key, self._segmenter.segment_with_entropy(volume, machine, _LogProgress(image))
         return self._latest[1]
 
 
@@ -168,7 +168,7 @@ def result_ending(request: Mapping[str, Any]) -> str:
     """Return the ending of the result file that a request asks for.
 
     Raises:
-        InputError: one that can't be written.
+        InputError: files with this ending can't be written.
     """
     ending = request.get("result_extension") or RESULT_ENDINGS[0]
     if ending not in RESULT_ENDINGS:
@@ -194,7 +194,7 @@ class _LogProgress:
         self.image, self.logged = image, 0
 
     def __call__(self, done: float) -> None:
-        go_on()
+        raise_if_stopping()
         tenths = int(done * 10)
         if tenths > self.logged:
             self.logged = tenths

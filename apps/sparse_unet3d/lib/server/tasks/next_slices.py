@@ -23,11 +23,11 @@ MOST = 30
 class NextSlices(InferTask):
     """Marks the slices to annotate next, in a segment that never counts as paint.
 
-    It is offered only once there is a model; without one, the plugin's Run button would run this task.
+    The task is offered only once there is a model; before that, the plugin's Run button would run it.
     """
 
     def __init__(self, suggestions: Suggestions) -> None:
-        # Without labels, because on each image that it loads the plugin runs the first model that has one of the
+        # It has no labels, because on each image that it loads, the plugin runs the first model that has one of the
         # app's labels.
         super().__init__(
             type=InferType.SEGMENTATION,
@@ -45,7 +45,7 @@ class NextSlices(InferTask):
         """Mark slices of an image of the datastore.
 
         Args:
-            request: ``image_id`` is the image's name, ``slices`` how many are wanted, ``result_extension`` the ending
+            request: ``image_id`` is the image's name, ``slices`` the number of slices, ``result_extension`` the ending
                 of the result file.
 
         Returns:
@@ -53,7 +53,7 @@ class NextSlices(InferTask):
             annotated; and a description of these slices with the IoU that the next one is expected to add.
 
         Raises:
-            InputError: the image isn't in the datastore, or ``slices`` isn't a valid number.
+            InputError: the image isn't in the datastore, or ``slices`` isn't an integer from 1 to ``MOST``.
         """
         ending = result_ending(request)
         image_id, count = request.get("image_id"), request.get("slices", COUNT)

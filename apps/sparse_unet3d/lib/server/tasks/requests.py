@@ -1,4 +1,4 @@
-"""Checks requests that run in a process of their own, before that process is started."""
+"""Checks requests that run in their own process, before that process starts."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ class CheckedTask(AsyncTask):
 def check_requests() -> None:
     """Make MONAI Label check requests first.
 
-    MONAI Label has no hook for that. Without the check, it answers POST /train with 200, and the new process fails
+    MONAI Label has no hook for this. Without the check, it answers POST /train with 200, and the new process fails
     seconds later, unseen by the annotator.
     """
     for endpoint in (monailabel.endpoints.train, monailabel.endpoints.batch_infer, monailabel.endpoints.scoring):

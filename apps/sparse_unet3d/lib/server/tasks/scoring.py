@@ -30,10 +30,10 @@ class ScoringResult(TypedDict, total=False):
 
     Attributes:
         images: scores of each image.
-        all: scores over all voxels of these images together.
-        learnt: likewise, on the voxels that the published model learnt from; only if there is a model.
-        held_out: likewise, on the held-out voxels.
-        note: which predictions another model made.
+        all: scores over all annotated voxels of these images together.
+        learnt: scores over the voxels that the published model learnt from; only if there is a model.
+        held_out: scores over the held-out voxels; only if there is a model.
+        note: which predictions another model made; only if there are any.
     """
 
     images: dict[str, ImageScores]
@@ -47,16 +47,16 @@ class IouScoring(ScoringMethod):
     """IoU of the latest prediction and the annotation, by class, on annotated voxels (section 4.1)."""
 
     def __init__(self, scheme: LabelScheme, unpainted: Unpainted, folder: ModelFolder | None = None) -> None:
-        super().__init__("IoU of prediction and annotation on annotated voxels; learnt and held out are told apart")
+        super().__init__("IoU of prediction and annotation on annotated voxels; also on learnt and held-out ones apart")
         self.scheme = scheme
         self.unpainted = unpainted
         self.folder = folder
 
     def __call__(self, request: Mapping[str, Any], datastore: AnnotationStore) -> dict[str, Any]:
-        """Score all images that have both; store the scores in the predictions' label info too.
+        """Score all images that have a prediction and an annotation; store the scores in the predictions' info too.
 
         ``learnt`` and ``held_out`` exist only for predictions of the published model. Neither includes voxels that were
-        painted after that training, or held-out voxels too close to learnt ones.
+        painted after that model's training, or held-out voxels too close to learnt ones.
 
         Returns:
             A ``ScoringResult``.
@@ -99,7 +99,7 @@ class IouScoring(ScoringMethod):
             others = [image_id for image_id, scores in images.items() if not scores["by_published_model"]]
             if others:
                 result["note"] = (
-                    f"not by the published model: the predictions of {', '.join(others)}. It isn't known what their "
+                    f"the predictions of {', '.join(others)} aren't by the published model. It is unknown what their "
                     "model learnt from, so they count in 'all' only. Run the model on these images and score again"
                 )
         return {**result}
@@ -127,15 +127,15 @@ class _Counts:
     def __init__(self, scheme: LabelScheme) -> None:
         classes = len(scheme.classes)
         self.scheme = scheme
-        self.of = {part: np.zeros((classes, classes), dtype=np.int64) for part in ("all", "learnt", "held_out")}
+        self.by_part = {part: np.zeros((classes, classes), dtype=np.int64) for part in ("all", "learnt", "held_out")}
 
     def add(self, part: str, prediction: NDArray[np.uint8], annotation: NDArray[np.uint8]) -> None:
-        self.of[part] += confusion(prediction, annotation, self.scheme)
+        self.by_part[part] += confusion(prediction, annotation, self.scheme)
 
     def add_all(self, others: "_Counts") -> None:
-        for part, counts in others.of.items():
-            self.of[part] += counts
+        for part, counts in others.by_part.items():
+            self.by_part[part] += counts
 
     def scores(self, part: str) -> Scores:
-        iou = iou_per_class(self.of[part], self.scheme)
+        iou = iou_per_class(self.by_part[part], self.scheme)
         return {"iou": iou, "mean_iou": mean_iou(iou)}

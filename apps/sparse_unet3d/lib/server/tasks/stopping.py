@@ -18,11 +18,11 @@ _stopping = threading.Event()
 
 
 class Stopped(Exception):
-    """The work was given up because the server is being stopped."""
+    """The work ended because the server is being stopped."""
 
 
-def go_on() -> None:
-    """End long work if the server is being stopped; long work calls this again and again.
+def raise_if_stopping() -> None:
+    """End long work if the server is being stopped; long work calls this repeatedly.
 
     Raises:
         Stopped: the server is being stopped.

@@ -24,7 +24,7 @@ PASSED_OVER = 3600
 class Sparse(Strategy):
     """Offers all images, including annotated ones; the image with the fewest annotated slices comes first.
 
-    Images offered within the last hour come after all others, the one offered longest ago first. An annotator who
+    Images offered within the last hour come after all others; the one offered longest ago comes first. An annotator who
     presses Next Sample again without submitting wants another image, and an image that somebody else was offered is
     being painted. Among images with equally few slices, the one offered longest ago comes first, then the first by
     name. Unreadable images come last, because the annotator has been told and can go on with the others.
@@ -43,7 +43,7 @@ class NextSlice(Strategy):
 
     That prediction may come from an earlier model; only the offered image is predicted again. An image without a
     prediction counts as the mean of the others. If no image has one, or there is no model, the image with the fewest
-    annotated slices comes first. Otherwise as ``Sparse``.
+    annotated slices comes first. For the rest of the order see ``Sparse``.
     """
 
     def __init__(self, suggestions: Suggestions) -> None:
@@ -90,8 +90,8 @@ class NextSlice(Strategy):
         return None
 
 
-def _ordered(datastore: AnnotationStore, merit: Callable[[str], tuple[float, ...]]) -> list[str]:
-    """Return all images in the order to offer them: by least merit, then see ``Sparse``."""
+def _ordered(datastore: AnnotationStore, sort_key: Callable[[str], tuple[float, ...]]) -> list[str]:
+    """Return all images in the order to offer them: ascending by ``sort_key``, with the exceptions of ``Sparse``."""
     recently = time.time() - PASSED_OVER
 
     def rank(image_id: str) -> tuple[bool, int, tuple[float, ...], int, str]:
@@ -99,7 +99,7 @@ def _ordered(datastore: AnnotationStore, merit: Callable[[str], tuple[float, ...
         offered = _offered(datastore.get_image_info(image_id))
         passed_over = offered > max(recently, annotation.get("ts", 0))
         unreadable = datastore.is_unreadable(image_id)
-        return unreadable, offered if passed_over else 0, merit(image_id), offered, image_id
+        return unreadable, offered if passed_over else 0, sort_key(image_id), offered, image_id
 
     return sorted(datastore.list_images(), key=rank)
 

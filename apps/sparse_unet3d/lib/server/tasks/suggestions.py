@@ -1,4 +1,4 @@
-"""Which slices of a stored image to annotate next, judged by the latest prediction."""
+"""Which slices of a stored image to annotate next, according to the latest prediction."""
 
 import logging
 import math
@@ -25,7 +25,7 @@ from .infer import Segmentation
 
 logger = logging.getLogger(__name__)
 
-NOTHING_LEFT = "nothing is left to paint in this image: every slice is annotated; go on with another one"
+NOTHING_LEFT = "nothing is left to paint in this image: every slice is annotated; go on with another image"
 
 
 class Suggestions:
@@ -40,7 +40,7 @@ class Suggestions:
 
         Args:
             image_id: the image.
-            count: how many are wanted.
+            count: how many slices to suggest.
             at_once: use the stored prediction, of any model, instead of predicting again.
 
         Returns:
@@ -71,7 +71,7 @@ class Suggestions:
     def paint_next(self, image_id: str) -> str | None:
         """Return a line for the annotator about the slice of an image to paint next, or None if that failed.
 
-        It doesn't predict anything, so the reply to a submission comes soon.
+        It doesn't predict anything, because the annotator waits for the reply to the submission.
         """
         try:
             image, suggestions, note = self.of(image_id, 1, at_once=True)
@@ -83,7 +83,7 @@ class Suggestions:
         if not suggestions:
             return NOTHING_LEFT
         (suggestion,) = suggestions
-        brings = "" if gain is None else f"; going by the slices so far it brings about {gain:.3f} IoU"
+        brings = "" if gain is None else f"; judging by the slices so far, it adds about {gain:.3f} IoU"
         older = f" ({note})" if note and suggestion.score is not None else ""
         return f"{_named(suggestion, SliceNames.of(image))}: {suggestion.why}{older}{brings}"
 
@@ -96,13 +96,13 @@ class Suggestions:
     def _evidence(
         self, image_id: str, image: Geometry, painted: Sequence[AnnotatedSlice], at_once: bool
     ) -> tuple[Evidence | None, str]:
-        """Return what the model says, or None if there is nothing to use; and a note for people."""
+        """Return the model's evidence, or None if there is none to use; and a note for people."""
         try:
             model = self.segmentation.model()
         except InputError as error:
             return None, f"the slices are spread evenly: {error}"
         if at_once and not self.store.has_read(image_id):
-            return None, "the slices are spread evenly: the image wasn't read since the server started"
+            return None, "the slices are spread evenly: the image hasn't been read since the server started"
         is_latest = is_by(model, self.store.prediction_info(image_id))
         if at_once or is_latest:
             try:
@@ -122,7 +122,7 @@ class Suggestions:
         """Return the evidence of the stored prediction.
 
         Raises:
-            InputError: there is none, it can't be read, or it is of another image or other classes.
+            InputError: there is none, it can't be read, or it was made for another image or other classes.
         """
         # Reading large maps takes seconds, and a person waits.
         with ThreadPoolExecutor() as pool:

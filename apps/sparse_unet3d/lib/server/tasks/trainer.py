@@ -30,7 +30,7 @@ from lib.server.store.usable import read_all, unlike_channels
 logger = logging.getLogger(__name__)
 
 NOT_TRAINED = {"epoch": 0, "total_epochs": 1, "total_time": "", "best_metric": 0.0, "message": "not trained yet"}
-"""What Slicer is told before the first training. It divides by ``total_epochs``, so that isn't 0."""
+"""The statistics before the first training. Slicer divides by ``total_epochs``, which therefore isn't 0."""
 
 
 class TrainingCheck(TypedDict):
@@ -151,7 +151,7 @@ def _number(request: Mapping[str, Any], key: str, default: float) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{key}: {value!r} is no number; give one, e.g. {default:g}")
+        raise InputError(f"{key}: {value!r} isn't a number; give one, e.g. {default:g}")
     return number
 
 
