@@ -185,7 +185,7 @@ def test_versions_with_other_classes_can_be_looked_at_but_not_brought_back(studi
 
 def test_what_cannot_be_done_is_refused_by_name(studies: Path) -> None:
     before = snapshot(studies)
-    with pytest.raises(InputError, match=r"image 'x'.*none of this name; it has a, b"):
+    with pytest.raises(InputError, match=r"image 'x'.*no image of this name; it has a, b"):
         restore_version(studies, "x", 1)
     with pytest.raises(InputError, match=r"image 'a' has no version 7; its versions: 1, 2"):
         show_version(studies, "a", 1, 7)

@@ -165,7 +165,7 @@ def test_labels_stay_with_an_image_that_is_stored_by_channel_later(studies: Path
         ("2-D", ["'new'", "2-D"]),
         ("truncated", ["'new'", "damaged"]),
         ("no image", ["'new'", "damaged"]),
-        ("segmentation", ["'new'", "segmentations"]),
+        ("segmentation", ["'new'", "segmentation of 3D Slicer"]),
         ("ending", ["'new'", ".png"]),
         ("folder", ["'../new'", "plain file name"]),
         ("taken", ["'a'", "another image"]),

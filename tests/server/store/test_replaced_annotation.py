@@ -124,14 +124,14 @@ def test_what_a_server_without_checksums_stored_is_trusted(studies: Path, tmp_pa
     assert sorted(open_store(studies).versions("a")) == [1, 2]
 
 
-def test_a_training_process_leaves_out_what_no_server_has_taken_over_yet(studies: Path, tmp_path: Path) -> None:
+def test_a_training_process_leaves_out_labels_that_no_server_has_stored_as_a_version(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     for image in ("a", "b"):
         store.save_label(image, str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     put(studies, corrected())
     cases, left_out = read_cases(VersionStore(str(studies), SCHEME), SCHEME)
     assert [case.id for case in cases] == ["b"]
-    assert "the server hasn't taken it over as a version yet" in str(left_out)
+    assert "the server hasn't stored it as a version yet" in str(left_out)
 
 
 def test_a_change_of_scheme_that_was_cut_short_is_no_new_version(studies: Path, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What can be done from a shell: ``python apps/sparse_unet3d COMMAND``; thin."""
+"""The shell commands, ``python apps/sparse_unet3d COMMAND``; each is thin."""

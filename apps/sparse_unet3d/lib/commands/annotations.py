@@ -63,7 +63,7 @@ def show_version(studies: Path, image_id: str, version: int, against: int | None
         studies: the folder that is served.
         image_id: the image.
         version: its version.
-        against: the version to compare it with; None: the current one, or for the current one, the one before it.
+        against: the version to compare with; None: the current one or, if ``version`` is current, the previous one.
 
     Raises:
         InputError: there is no annotation, or no such image or version; a version can't be read; or both versions

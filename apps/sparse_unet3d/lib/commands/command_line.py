@@ -34,10 +34,10 @@ def run(app: typer.Typer, name: str) -> int:
         SystemExit: otherwise; its code is 0 for success, 2 for a wrong command line, 130 after an interrupt, or the
             command's own.
     """
-    # On a stop signal, unwind as on Ctrl-C, which ends the server that the demo started. A shell that starts this in
-    # the background makes it ignore Ctrl-C; this undoes that.
-    for told in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(told, signal.default_int_handler)
+    # On a stop signal, unwind as on Ctrl-C, which ends the server that the demo started. A shell makes commands in the
+    # background ignore Ctrl-C; this undoes that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     # Process pools end their forked workers by SIGTERM, and would wait forever for a worker that survives it.
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     try:
@@ -48,7 +48,7 @@ def run(app: typer.Typer, name: str) -> int:
     except ServerError as error:
         print(error, file=sys.stderr)
     except SystemExit as end:
-        # Typer turns an interrupt into this without a word.
+        # Typer turns an interrupt into this exit without a message.
         if end.code == INTERRUPTED:
             print("Interrupted.", file=sys.stderr)
         raise

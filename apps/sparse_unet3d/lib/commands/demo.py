@@ -1,4 +1,4 @@
-"""The whole loop without a person: annotate slices, train, segment, and compare with the truth.
+"""The whole loop with a simulated annotator: annotate slices, train, segment, and compare with the truth.
 
 Everything goes over the network through MONAI Label's own client, as 3D Slicer's requests do.
 """
@@ -176,7 +176,7 @@ def train(client: MONAILabelClient, minutes: float, clock: Clock) -> Training:
     spoke = clock.seconds
     while status in ("SUBMITTED", "RUNNING"):
         time.sleep(POLL_SECONDS)
-        # The status is asked for first, so that the statistics read after the end are the final ones.
+        # Ask for the status first, so that the statistics are final once the status says that training has ended.
         task = client.train_status()
         status = task["status"]
         stats = client.info()["train_stats"][MODEL]
@@ -226,7 +226,7 @@ def segment(client: MONAILabelClient, image_id: str, volume: Volume, scheme: Lab
 
 
 def painted_slices(annotation: NDArray[np.uint8]) -> list[list[int]]:
-    """Return, for each axis, the indices of the slices whose every voxel is painted."""
+    """Return, for each axis, the indices of the slices that are painted completely."""
     painted = annotation != UNLABELLED
     return [np.flatnonzero(painted.all(axis=others)).tolist() for others in ((1, 2), (0, 2), (0, 1))]
 

@@ -2,4 +2,4 @@
 
 
 class ServerError(RuntimeError):
-    """The server did not do what was asked. The message holds its reply and the end of its log."""
+    """The server did not do what was asked. The message contains the server's reply and the end of its log."""

@@ -25,7 +25,7 @@ TAIL_LINES = 25
 def running_server(
     studies: Path, conf: Mapping[str, str], log: Path, downloads: Path, app: Path = APP
 ) -> Iterator[MONAILabelClient]:
-    """Start a server on a free port of 127.0.0.1; stop it and all its processes when the block ends, also by an error.
+    """Start a server on a free port of 127.0.0.1; stop it and all its processes when the block ends, even by an error.
 
     Args:
         studies: folder that the server serves.
@@ -35,10 +35,10 @@ def running_server(
         app: folder of the MONAI Label app.
 
     Yields:
-        A client of the server, which answers requests by then.
+        A client of the server, once the server answers requests.
 
     Raises:
-        ServerError: the server doesn't start, stops, or answers a request in the block with an error.
+        ServerError: the server doesn't start, stops early, or answers a request in the block with an error.
     """
     port = _free_port()
     command = [sys.executable, "-m", "monailabel.main", "start_server"]
@@ -47,7 +47,7 @@ def running_server(
         command += ["--conf", key, value]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as output:
-        # In its own session Ctrl-C doesn't reach the server; this process stops it in order.
+        # Ctrl-C doesn't reach a server in its own session; ``_stop`` ends it properly.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -73,7 +73,7 @@ def _free_port() -> int:
 
 
 def _wait_until_it_answers(client: MONAILabelClient, process: "subprocess.Popen[bytes]") -> None:
-    # No time limit, because a slow computer may need long; a server that fails ends its process.
+    # There is no time limit, because a slow computer may take long; a server that fails ends its process.
     while process.poll() is None:
         with suppress(ConnectionError):
             client.info()
@@ -83,7 +83,7 @@ def _wait_until_it_answers(client: MONAILabelClient, process: "subprocess.Popen[
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    # Training runs in its own process, which would outlive a server that is only told to stop.
+    # Training runs in its own process, which would outlive the server if only the server were told to stop.
     children = []
     with suppress(psutil.NoSuchProcess):
         children = psutil.Process(process.pid).children(recursive=True)

@@ -36,7 +36,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Specimen:
-    """Everything that determines a specimen and its recording.
+    """All parameters of a specimen and its recording.
 
     Args:
         shape: number of voxels in x, y, z.
@@ -47,9 +47,9 @@ class Specimen:
         tubules: fraction of the volume that tubules fill, including their lumina.
         vessels: fraction of the volume that solid structures with the tubule stain fill.
         cavities: fraction of the volume that hollow places without a stained wall fill.
-        staining: brightness of the stained structures in each channel; 1 is a good stain.
+        staining: brightness of the stained structures in each channel; 1 for a good stain.
         haze: brightness of unstained tissue in the tubule stain's channel.
-        brightness: the detector's gain; 1 puts full brightness at 60 % of its range above darkness.
+        brightness: the detector's gain; at 1, full brightness uses 60 % of the detector's range above darkness.
         photons: photons counted at full brightness at the top of the volume; fewer make more shot noise.
         read_noise: standard deviation of the detector's noise, in photons.
         attenuation: depth in µm over which the light falls to 1/e.
@@ -148,7 +148,7 @@ def write_samples(
     """Write ``kidney_1.nii.gz``, … to ``images_folder`` and true label maps of the same names to ``truth_folder``.
 
     Images are NIfTI files of shape (X, Y, Z, 1, 3) with vector intent, the only multi-channel form of NIfTI that 3D
-    Slicer shows with the right geometry. Slicer works in mm and is awkward with things a thousand times smaller than
+    Slicer shows with the right geometry. Slicer works in mm and is awkward with objects a thousand times smaller than
     patients. As is usual in microscopy, 1 µm is therefore written as 1 mm: read 1.76 µm where Slicer says 1.76 mm. The
     axes x, y, z point left, posterior, superior, so Slicer shows x to the right and y down, as microscopists do.
 
@@ -300,7 +300,7 @@ def _cells(
 
 
 def _stain(specimen: Specimen, tissue: _Tissue, rng: np.random.Generator) -> Field:
-    """Return the brightness (3, X, Y, Z) of the stained specimen, about 0 to 1, without the microscope's effects."""
+    """Return the brightness (3, X, Y, Z) of the stained specimen, about 0 to 1, before the microscope's effects."""
     spacing = np.array(specimen.spacing)
     fine = _waves(specimen.shape, 2.5 / spacing, rng)
     coarse = _waves(specimen.shape, 18.0 / spacing, rng)

@@ -28,7 +28,7 @@ class Tubes:
 
 
 class _Grown:
-    """The tubes of one kind as obstacles: points 1/3 radius apart on their centre lines, in µm."""
+    """The tubes of one kind as obstacles: points on their centre lines, a third of the radius apart, in µm."""
 
     def __init__(self) -> None:
         self.points = np.empty((0, 3))
@@ -43,7 +43,8 @@ class _Grown:
     def distance(self, points: Floats) -> Floats:
         """Return the distance (N,) of points (N, 3) from the surface of the nearest tube.
 
-        Only the three nearest points of centre lines count: radii of one kind differ too little for others to matter.
+        Only the three nearest points of centre lines count: tubes of one kind differ too little in radius for further
+        points to matter.
         """
         if not len(self.points):
             return np.full(len(points), np.inf)
@@ -152,7 +153,7 @@ class Space:
         return np.array(line) if len(line) >= min(steps, 12) else None
 
     def _tube(self, line: Floats, radius: float, variation: float, lumen: float) -> Tubes:
-        """Return the dense form of a centre line; radius and lumen vary along it."""
+        """Return a tube along a centre line, with denser points; radius and lumen vary along it."""
         dense = 4
         count = dense * len(line)
         if len(line) > 3:

@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file with pictures, for people who know the specimen and not the method."""
+"""The demo's report: one HTML file with pictures, for people who know the specimen but not the method."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ MARGIN = 3
 
 @dataclass(frozen=True, eq=False)
 class Segmented:
-    """A volume and all that is known of it; the maps are (X, Y, Z) on its grid.
+    """A volume with its maps, which are (X, Y, Z) on its grid.
 
     Args:
         id: the image's id on the server.
@@ -43,7 +43,7 @@ class Segmented:
 
 @dataclass(frozen=True)
 class _Row:
-    """A slice: its place, the direction in which its rows run, and its pictures."""
+    """A slice: its axis and index, the direction in which its rows run, and its pictures."""
 
     place: str
     down: str
@@ -90,7 +90,7 @@ def demo_page(result: DemoResult, segmented: Sequence[Segmented], scheme: LabelS
 
 
 def best_slice(case: Segmented, axis: int) -> int:
-    """Choose the slice to show along an axis: away from annotated ones, most classes, then most foreground."""
+    """Choose the slice to show along an axis: away from annotated ones, with most classes, with most foreground."""
     others = tuple(other for other in range(3) if other != axis)
     classes = np.zeros(case.truth.shape[axis], int)
     for value in range(1, int(case.truth.max()) + 1):

@@ -1,4 +1,4 @@
-"""What the demo finds out, as its ``report.json`` holds it."""
+"""The results of the demo, as in its ``report.json``."""
 
 from typing import TypedDict
 
@@ -19,7 +19,7 @@ class Epoch(TypedDict):
 
 
 class Training(TypedDict):
-    """The trainer's last statistics. The file holds all of them; pages need these.
+    """The trainer's last statistics: those that pages need, of all that the file holds.
 
     ``seconds``: duration of the training. ``message``: how it ended, for people.
     """
@@ -39,7 +39,7 @@ class Scores(TypedDict):
 class VolumeScores(Scores):
     """A volume's scores on the voxels that nobody painted.
 
-    ``annotated_slices``: along each axis, the indices of the slices whose every voxel is painted.
+    ``annotated_slices``: along each axis, the indices of the slices that are painted completely.
     ``labelled_voxels_percent``: 0 … 100.
     """
 
@@ -64,9 +64,9 @@ class Summary(TypedDict):
 
 
 class DemoResult(Summary):
-    """The whole file.
+    """The content of the file.
 
-    ``seconds``: duration of the demo. ``command``: what a person typed. ``versions``: of packages, by name.
+    ``seconds``: duration of the demo. ``command``: the command line. ``versions``: version of each package, by name.
     """
 
     seconds: float

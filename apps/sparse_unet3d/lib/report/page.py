@@ -1,4 +1,4 @@
-"""HTML pages from jinja2 templates. A page holds its pictures itself, so that it is one file."""
+"""HTML pages from jinja2 templates. A page is one file, which embeds its pictures."""
 
 import base64
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class Shown:
         png: the PNG file.
         alternative: what it shows, for those who can't see it.
         caption: the line below it.
-        width: in the screen's pixels; None: the picture's own size.
-        height: likewise.
+        width: in pixels on the screen; None: the picture's own width.
+        height: in pixels on the screen; None: the picture's own height.
     """
 
     png: bytes
@@ -36,7 +36,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: a text, and a small note below it."""
+    """A cell of a table: a text, and a small note below it."""
 
     text: str
     note: str = ""
@@ -45,7 +45,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: the heading of each column, and rows of as many cells."""
+    """A table: the heading of each column, and rows with a cell for each column."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -85,11 +85,11 @@ def render(template: str, /, *folders: Path, **values: object) -> str:
 
     Args:
         template: file name of its template.
-        folders: where templates are looked for, before this package's own.
-        values: what the template names.
+        folders: folders to search for templates before this package's own.
+        values: the template's variables.
 
     Raises:
-        jinja2.UndefinedError: the template names a value that wasn't given.
+        jinja2.UndefinedError: the template uses a variable that wasn't given.
     """
     environment = Environment(
         loader=FileSystemLoader([*folders, TEMPLATES]),

@@ -1,4 +1,4 @@
-"""Slices of volumes as pictures, in the orientation and colours that people see elsewhere."""
+"""Slices of volumes as pictures, in the orientation of 3D Slicer."""
 
 import io
 from dataclasses import dataclass
@@ -37,10 +37,10 @@ class View:
 
     Args:
         axis: the axis that the slice is perpendicular to.
-        index: its place on that axis.
+        index: its index along that axis.
         across: the array's axis that runs from left to right.
         down: the array's axis that runs from top to bottom.
-        flips: those of ``across`` and ``down`` that are reversed.
+        flips: which of ``across`` and ``down`` are reversed.
     """
 
     axis: int
@@ -70,7 +70,7 @@ def view(volume: Volume, axis: int, index: int) -> View:
     """
     affine = volume.affine if volume.slicer_affine is None else volume.slicer_affine
     codes = nibabel.aff2axcodes(affine)
-    # Each letter's world axis, and whether the voxel axis runs towards what Slicer shows on the right or below.
+    # World axis of each voxel axis.
     world = {other: "RAS".find(code) if code in "RAS" else "LPI".find(code) for other, code in enumerate(codes)}
     across, down = sorted((other for other in range(3) if other != axis), key=lambda other: world[other])
     flips = frozenset(other for other in (across, down) if codes[other] not in "LPI")

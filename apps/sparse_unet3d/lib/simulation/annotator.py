@@ -28,17 +28,17 @@ def truth_as_annotation(truth: NDArray[np.integer[Any]], scheme: LabelScheme) ->
 def choose_slices(truth: NDArray[np.integer[Any]], axis: int, count: int, rng: np.random.Generator) -> list[int]:
     """Choose slices to annotate along one axis, as uniformly as possible over the foreground (section 4).
 
-    The extent of the foreground is divided into ``count`` equal parts. The middle half of each part contributes the
-    slice that shows the most classes, as a person would choose; among equals, the one nearest to a random place.
+    The extent of the foreground is divided into ``count`` equal parts. From the middle half of each part, take the
+    slice that shows the most classes, as a person would; among equals, the one nearest to a random position.
 
     Args:
         truth: (X, Y, Z), 0 background, 1 … K foreground.
         axis: 0, 1 or 2.
         count: number of slices; fewer are chosen if the foreground is thinner.
-        rng: source of the random places.
+        rng: source of the random positions.
 
     Returns:
-        Indices along ``axis``, ascending, without duplicates; over the whole axis if there is no foreground.
+        Indices along ``axis``, ascending, without duplicates; if there is no foreground, from the whole axis.
     """
     others = tuple(other for other in range(truth.ndim) if other != axis)
     classes_shown = np.zeros(truth.shape[axis], int)
@@ -68,7 +68,7 @@ def paint_slices(
         truth: (X, Y, Z), 0 background, 1 … K foreground.
         scheme: the label scheme.
         per_axis: number of annotated slices per axis.
-        rng: source of the slices' random places.
+        rng: source of the slices' random positions.
 
     Returns:
         The annotation (X, Y, Z): 0 unlabelled, 1 … K+1.
@@ -88,7 +88,7 @@ def export_like_slicer(
     """Write a label map and return its parameters, as "Submit Label" of 3D Slicer sends them.
 
     The map is int16; a voxel's value is the position of its segment in the scene. All segments are exported, even empty
-    ones. The grid is the one that Slicer takes the image to have, which is wrong for 4-D NIfTI files.
+    ones. The grid is the image's as Slicer reads it, which is wrong for 4-D NIfTI files.
 
     Args:
         path: file to write, ``.nii.gz``.

@@ -1,4 +1,4 @@
-"""Volumes with dense label maps, which simulate annotators and score segmentations."""
+"""Volumes with dense label maps, for simulating annotators and for scoring segmentations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ def read_cases(images: Path, truths: Path) -> dict[str, Case]:
             cases[image_id] = Case(image.files, volume, truth, onto_grid(read_label_map(truth), volume))
     if len(cases) < 2:
         raise InputError(
-            f"{images}: {len(cases)} volumes with a label map of the same file name in {truths}; give at least 2, "
+            f"{images}: {len(cases)} volumes have a label map of the same file name in {truths}; give at least 2, "
             f"one to annotate and one that stays unannotated"
         )
     return cases
