@@ -24,7 +24,7 @@ def convolutions(network: torch.nn.Module) -> list[tuple[int, int]]:
     ]
 
 
-def test_the_papers_tiling_and_ours_segment_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_tiling_segments_like_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the literal tiles lie on the lattice of 8 voxels: the first one, and the third, 88 voxels on. In the second
     one, 44 voxels on, the poolings see other pairs. The volume is mirrored alike where its sizes are 1 (mod 4)."""
     monkeypatch.setattr(ours, "half_precision_of", lambda _: torch.float32)
@@ -37,7 +37,7 @@ def test_the_papers_tiling_and_ours_segment_alike(monkeypatch: pytest.MonkeyPatc
         assert np.mean(labels[on_lattice] == expected[on_lattice]) > 0.9999
 
 
-def test_some_of_the_papers_tiles_are_timed_as_that_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timing_some_of_the_papers_tiles_records_their_fraction(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (90, 30, 30)
     labels, part = run_paper_tiling(smooth_volume(shape), tiles=2, width=WIDTH)(quiet)
     assert part == 2 / math.prod(-(-size // output) for size, output in zip(shape, (44, 44, 28), strict=True))

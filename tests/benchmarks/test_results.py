@@ -44,7 +44,7 @@ def test_the_fastest_way_of_the_other_software_counts() -> None:
     assert entry["peak_gb"] == {"ours": 1.0, "slow": 0.0, "fast": 3.0}
 
 
-def test_sides_run_in_turns_in_processes_of_their_own() -> None:
+def test_sides_run_in_turns_each_in_its_own_process() -> None:
     said: list[str] = []
     sides = {
         "whole": Side("tests.benchmarks.sides:sleeper", {"seconds": 0.2, "allocate": 0}),
@@ -67,7 +67,7 @@ def test_sides_run_in_turns_in_processes_of_their_own() -> None:
     assert "part: 50 % of run 2 of 2" in said
 
 
-def test_a_side_that_fails_is_named_with_what_it_said() -> None:
+def test_a_failing_side_is_named_with_its_output() -> None:
     with pytest.raises(SideError, match=r"(?s)broken ended with code 1.*no such thing"):
         measure({"broken": Side("tests.benchmarks.sides:broken")}, 1, warm_up=False, announce=lambda _: None)
 

@@ -98,7 +98,7 @@ def test_show_compares_with_the_current_version(studies: Path, against: int | No
     assert f"voxels labelled in version 1 only: {gone} (" in text
 
 
-def test_the_current_version_is_compared_with_the_one_before(studies: Path) -> None:
+def test_the_current_version_is_compared_with_the_previous_one(studies: Path) -> None:
     assert "voxels labelled in version 1 only" in show_version(studies, "a", 2, None)
 
 
@@ -142,7 +142,7 @@ def test_differences_against_a_plain_count() -> None:
     assert describe_differences(first, first, CLASSES[1:], ("one", "two")) == ["the two are the same, voxel for voxel"]
 
 
-def test_restore_stores_a_version_more(studies: Path) -> None:
+def test_restore_stores_another_version(studies: Path) -> None:
     before = {tag: snapshot(studies / "labels" / tag) for tag in ("version_1", "version_2")}
     assert "Version 3 of a is version 1 restored" in restore_version(studies, "a", 1)
     for tag in ("version_3", "final"):
@@ -157,7 +157,7 @@ def test_restore_stores_a_version_more(studies: Path) -> None:
     assert "version 1 restored" in list_versions(studies)
 
 
-def test_restore_goes_by_the_scheme_of_the_server_that_ran_last(studies: Path) -> None:
+def test_restore_uses_the_scheme_of_the_last_server(studies: Path) -> None:
     # The annotation of b stays as it is, as that of an image that can't be read.
     submit(studies, paint(), image="b")
     (studies / "b.nii.gz").write_bytes(b"x")
@@ -171,7 +171,7 @@ def test_restore_goes_by_the_scheme_of_the_server_that_ran_last(studies: Path) -
     assert show_version(studies, "a", 1, 3).endswith("the two are the same, voxel for voxel")
 
 
-def test_versions_with_other_classes_can_be_looked_at_but_not_brought_back(studies: Path) -> None:
+def test_versions_with_other_classes_can_be_shown_but_not_restored(studies: Path) -> None:
     only_outside = np.where(paint() == 3, 3, 0).astype(np.uint8)
     submit(studies, only_outside)
     open_store(studies, LabelScheme(("nucleus",), "outside"))
@@ -183,7 +183,7 @@ def test_versions_with_other_classes_can_be_looked_at_but_not_brought_back(studi
     assert snapshot(studies) == before
 
 
-def test_what_cannot_be_done_is_refused_by_name(studies: Path) -> None:
+def test_impossible_requests_are_refused_with_the_reason(studies: Path) -> None:
     before = snapshot(studies)
     with pytest.raises(InputError, match=r"image 'x'.*no image of this name; it has a, b"):
         restore_version(studies, "x", 1)
@@ -203,7 +203,7 @@ def test_files_being_written_and_files_of_macos_are_not_read(studies: Path, capl
     assert not caplog.records
 
 
-def test_what_is_lost_or_damaged_is_said(studies: Path) -> None:
+def test_lost_or_damaged_files_are_reported(studies: Path) -> None:
     (studies / "datastore_v2.json").unlink()
     known = (studies / "labels/version_1/a.json").rename(studies.parent / "a.json")
     assert "version 1   unknown time" in list_versions(studies)
@@ -215,7 +215,7 @@ def test_what_is_lost_or_damaged_is_said(studies: Path) -> None:
         show_version(studies, "a", 2, 1)
 
 
-def test_a_damaged_current_annotation_does_not_keep_from_restoring(studies: Path) -> None:
+def test_a_damaged_current_annotation_does_not_prevent_restoring(studies: Path) -> None:
     for tag in ("final", "original"):
         (studies / f"labels/{tag}/a.nii.gz").write_bytes(b"x")
         (studies / f"labels/{tag}/a.json").write_text("{")
@@ -260,7 +260,7 @@ def test_restoring_while_others_submit_loses_nothing(studies: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_ends_with_2_where_it_cannot_be_done(tmp_path: Path) -> None:
+def test_a_command_that_cannot_run_exits_with_2(tmp_path: Path) -> None:
     command = [sys.executable, APP, "annotations", "list", "--studies"]
     write_image(tmp_path / "a.nii.gz")
     for folder in (tmp_path, tmp_path / "missing"):

@@ -67,7 +67,7 @@ def test_demo_runs_the_loop_and_leaves_only_its_report(dense_studies, tmp_path):
     assert processes_about(str(scratch)) == []
 
 
-def test_ctrl_c_during_training_stops_all_that_was_started(dense_studies, tmp_path):
+def test_ctrl_c_during_training_stops_all_started_processes(dense_studies, tmp_path):
     output, scratch = tmp_path / "demo", tmp_path / "scratch"
     command = [*COMMAND, "--studies", dense_studies, "--output", output]
     running = subprocess.Popen(

@@ -28,7 +28,7 @@ assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
 """
 
 
-def test_a_process_forked_from_a_command_ends_when_told() -> None:
+def test_a_process_forked_from_a_command_ends_on_sigterm() -> None:
     """Even one that survives Ctrl-C, as those of ``multiprocessing.Pool`` may."""
     done = subprocess.run(
         [sys.executable, "-c", FORK_AFTER_A_COMMAND, str(APP)], capture_output=True, text=True, check=False

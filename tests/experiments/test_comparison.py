@@ -57,7 +57,7 @@ def test_nothing_is_saved_where_ours_or_all_others_never_get_there(reached_by: s
     assert summary["saved"]["slices"] is None
 
 
-def test_more_slices_than_the_best_baseline_are_less_than_nothing_saved() -> None:
+def test_needing_more_slices_than_the_best_baseline_is_a_negative_saving() -> None:
     records = [record(DENSE, 0, [0.8])]
     for name, late in (("next_slice", 3), ("evenly_spaced", 1), ("random", 2), ("foreground_random", 2)):
         records += [record(name, seed, [0.5] * late + [0.8] * (4 - late)) for seed in (0, 1)]

@@ -49,7 +49,7 @@ def test_each_item_is_done_once(scheduler: str) -> None:
     assert sorted(outcomes(os.path.basename, paths, None, scheduler)) == ["0", "1", "2", "3", "4"]
 
 
-def test_a_table_is_as_made_here(scheduler: str, tmp_path: Path) -> None:
+def test_workers_make_the_same_table_as_this_process(scheduler: str, tmp_path: Path) -> None:
     write_balls(tmp_path / "balls")
     rows = []
     for name, jobs, dask in (("here", 1, None), ("there", None, scheduler)):

@@ -32,7 +32,7 @@ def balls(tmp_path: Path) -> Path:
     return tmp_path / "balls"
 
 
-def test_all_is_made_in_pieces_by_processes_beside_each_other(balls: Path, tmp_path: Path) -> None:
+def test_everything_is_made_in_pieces_by_parallel_processes(balls: Path, tmp_path: Path) -> None:
     output = tmp_path / "experiments"
     asked = ("--data", balls, "--methods", "3d_bn,2d_bn,3d_bn", "--steps", 2, "--output", output)
     # Over before it begins.
@@ -107,7 +107,7 @@ def test_a_table_that_no_method_can_do_is_refused(balls: Path, tmp_path: Path, m
         make(options)
 
 
-def test_what_cannot_be_continued_is_not_begun_without_time(
+def test_a_run_that_cannot_be_continued_is_not_begun_without_time(
     balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(METHODS, "3d_bn", replace(METHODS["3d_bn"], in_one_go=True))
@@ -124,7 +124,9 @@ def segments_nothing(given: MethodInput) -> Segment:
     return lambda _name, volume, places: cut_slices(np.zeros(volume.shape, np.uint8), places)
 
 
-def test_without_a_gpu_what_needs_none_is_done(balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_the_runs_that_need_none_are_done(
+    balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     without = replace(METHODS["interpolation"], package=None, learn=segments_nothing)
     monkeypatch.setitem(METHODS, "interpolation", without)
@@ -138,9 +140,7 @@ def test_without_a_gpu_what_needs_none_is_done(balls: Path, tmp_path: Path, monk
     assert make(replace(options, methods=["interpolation"]))
 
 
-def test_the_same_runs_are_not_done_twice_at_a_time(
-    balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_runs_are_not_done_twice_at_once(balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ReproduceOptions(("table3",), "small", balls, "", ["3d_bn"], 1, 1, None, 1, None, tmp_path)
     tried = []
 
@@ -158,7 +158,7 @@ def test_the_same_runs_are_not_done_twice_at_a_time(
     assert make(options)
 
 
-def test_commands_ask_for_the_methods_and_seeds_that_there_are(tmp_path: Path) -> None:
+def test_commands_name_the_existing_methods_and_seeds(tmp_path: Path) -> None:
     folder = tmp_path / "my volumes; all"
     options = ReproduceOptions(("table1",), "small", folder, "a,b c", None, 1, None, None, 1, None, tmp_path)
     seeds = {"default": (0,), "3d_no_bn": (0,), "2d_bn": (0, 1, 2), "3d_bn": (0, 1, 2), "nnunetv2": (0, 1)}

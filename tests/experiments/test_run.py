@@ -48,7 +48,7 @@ def use(monkeypatch: pytest.MonkeyPatch, segment: Any) -> None:
     monkeypatch.setattr(module, "METHODS", {"default": method})
 
 
-def test_voxels_of_test_slices_that_nothing_was_learnt_from_are_judged(
+def test_only_test_slice_voxels_outside_the_training_slices_are_scored(
     context: RunContext, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A segmentation wrong on the training slices and elsewhere, but for one voxel right on the test slices."""
@@ -119,7 +119,7 @@ def test_paper_methods_differ_in_one_thing(context: RunContext, study: Study) ->
 
 
 @pytest.mark.parametrize("method", ["2d_bn", "3d_bn"])
-def test_an_interrupted_run_ends_as_one_in_one_piece(
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     method: str, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(methods, "PIECE", 1)
@@ -154,7 +154,7 @@ def test_commits_and_machines_of_all_pieces_are_recorded(context: RunContext, mo
     assert (record["commit"], record["machine"]) == ("a", "large")
 
 
-def test_what_computes_on_the_cpu_is_recorded_as_such(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_on_the_cpu_are_recorded_as_such(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.zeros((24, 20, 12), np.uint8)
     use(monkeypatch, lambda _name, _volume, places: cut_slices(labels, places))
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
@@ -163,7 +163,7 @@ def test_what_computes_on_the_cpu_is_recorded_as_such(context: RunContext, monke
     assert record["precision"] is None
 
 
-def test_what_was_begun_with_other_settings_is_begun_anew(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_begun_with_other_settings_starts_again(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(methods, "PIECE", 1)
     whole = perform(a_run("3d_bn", steps=2), context)
     context.record_of(a_run("3d_bn")).unlink()
@@ -172,7 +172,7 @@ def test_what_was_begun_with_other_settings_is_begun_anew(context: RunContext, m
     assert perform(a_run("3d_bn", steps=2), context)["counts"] == whole["counts"]
 
 
-def test_a_work_folder_that_lost_its_settings_is_begun_anew(
+def test_a_run_whose_work_folder_lost_its_settings_starts_again(
     context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a process was killed while it cleared the folder."""
@@ -185,7 +185,7 @@ def test_a_work_folder_that_lost_its_settings_is_begun_anew(
     assert perform(a_run("3d_bn", steps=2), context)["counts"] == whole["counts"]
 
 
-def test_only_runs_of_the_same_settings_are_finished(context: RunContext, study: Study) -> None:
+def test_only_runs_with_the_same_settings_count_as_finished(context: RunContext, study: Study) -> None:
     run = a_run("3d_bn", steps=1)
     assert finished(run, study, context) is None
     record = perform(run, context)
@@ -203,7 +203,7 @@ def test_only_runs_of_the_same_settings_are_finished(context: RunContext, study:
     assert finished(flat, study, longer) is None
 
 
-def test_runs_with_other_class_names_or_voxels_are_not_finished(
+def test_runs_with_other_class_names_or_voxels_do_not_count_as_finished(
     context: RunContext, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = np.zeros((24, 20, 12), np.uint8)
@@ -218,7 +218,7 @@ def test_runs_with_other_class_names_or_voxels_are_not_finished(
     assert finished(a_run("default"), replace(study, subjects=stretched), context) is None
 
 
-def test_runs_that_would_fail_are_refused_before_the_first(study: Study) -> None:
+def test_runs_that_would_fail_are_refused_before_the_first_run(study: Study) -> None:
     check_runs([a_run("3d_bn")], study)
     corner = {"ball_1": (AnnotatedSlice(2, 0),)}
     for training in (corner, {"ball_1": ()}):

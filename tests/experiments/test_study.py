@@ -81,7 +81,7 @@ def test_halved_phantom_is_the_mean_and_the_majority_of_eight_voxels(
     assert (tmp_path / "cache" / "kidney_1.npz").stat().st_mtime_ns == made
 
 
-def test_halved_phantom_is_the_same_by_any_number_of_threads() -> None:
+def test_halved_phantom_is_the_same_with_any_number_of_threads() -> None:
     image = np.random.default_rng(0).integers(0, 4096, (3, 248, 244, 64)).astype(np.uint16)
     made = module._Made(image, np.ones(image.shape[1:], np.uint8), (1.76, 1.76, 2.04))
     threads, halved = torch.get_num_threads(), []
@@ -132,7 +132,7 @@ def test_classes_without_a_name_are_refused(balls: Path, tmp_path: Path) -> None
         load_study(source(balls, tmp_path, "ball"))
 
 
-def test_unlike_numbers_of_channels_are_refused(balls: Path, tmp_path: Path) -> None:
+def test_different_numbers_of_channels_are_refused(balls: Path, tmp_path: Path) -> None:
     image = np.zeros((24, 20, 12, 2), np.int16)
     save(balls / "images" / "ball_2.nii.gz", image)
     with pytest.raises(InputError, match=r"ball_2: 2 channel\(s\), but ball_1 has 1"):

@@ -75,7 +75,7 @@ def test_table_2_takes_ever_more_slices_of_one_volume(study: Study) -> None:
     np.testing.assert_allclose(labelled.mean(axis=0), printed.TABLE_2_LABELLED, atol=0.3)
 
 
-def test_table_2_refuses_volumes_that_leave_nothing_to_judge_by() -> None:
+def test_table_2_refuses_volumes_that_leave_no_slices_to_score() -> None:
     # The annotated slices are those of the set of most slices.
     shape = (40, 40, 40)
     counts = enumerate(printed.TABLE_2_SLICES[-1])

@@ -23,7 +23,7 @@ def test_samples_are_made_once_and_truth_is_kept_apart(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in images.iterdir()} == before
 
 
-def test_samples_that_went_missing_are_made_again(tmp_path):
+def test_missing_samples_are_made_again(tmp_path):
     images, truth = tmp_path / "datastore", tmp_path / "truth"
     make_samples(images, truth, SPECIMENS)
     (images / "kidney_1.nii.gz").unlink()

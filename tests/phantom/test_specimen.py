@@ -88,7 +88,7 @@ def best_lookup_iou(image, member, bins=12):
     return float(np.max(true / (hits.sum() + chosen - true)))
 
 
-def test_measures_of_brightness_find_what_brightness_tells():
+def test_brightness_measures_find_what_brightness_alone_can_tell():
     rng = np.random.default_rng(0)
     member = rng.random((20, 20, 20)) < 0.1
     image = np.stack([np.where(member, 5, rng.integers(0, 5, member.shape)), rng.integers(0, 9, member.shape)])
@@ -156,7 +156,7 @@ def test_calibre(samples):
     np.testing.assert_allclose(measured, 1.0, atol=0.15)
 
 
-def test_channels_show_what_they_are_to(samples):
+def test_channels_show_their_structures(samples):
     for sample in samples:
         stain, nuclei, membranes = sample.image.astype(float)
         wall, lumen, outside = (sample.truth == value for value in (2, 1, 0))
@@ -197,7 +197,7 @@ def test_light_falls_with_depth(plain):
     np.testing.assert_allclose(light[0] / light[1], np.tile(np.exp(-depth / 120), (3, 1)), rtol=0.02)
 
 
-def test_four_tiles_of_unlike_gain_and_offset(plain):
+def test_four_tiles_differ_in_gain_and_offset(plain):
     stitched = make_phantom(replace(PLAIN, seams=0.1))[0].astype(float)
     for before, after in zip(plain[0], stitched, strict=True):
         # The gain of each column of voxels along z, by least squares.

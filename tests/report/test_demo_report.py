@@ -97,7 +97,7 @@ def test_pictures_have_the_legends_colours_where_labels_are(affine):
                 assert pixel == legend[value - 1] if value else pixel[0] == pixel[1] == pixel[2]
 
 
-def test_page_needs_nothing_from_elsewhere_and_names_are_escaped():
+def test_page_loads_nothing_and_names_are_escaped():
     _, shown = page([segmented(), segmented(annotated=False, image_id="other")])
     assert all(source.startswith("data:") for source in shown.sources)
     assert "IoU tubule <1>" in shown.text
@@ -144,7 +144,7 @@ def test_channels_are_shown_in_the_colours_that_the_page_names(channels):
         assert tuple(picture[0, channel]) == rgb[name]
 
 
-def test_views_do_not_depend_on_slicers_misreading_alone():
+def test_views_follow_the_directions_that_slicer_misreads():
     volume = Volume(np.zeros((2, 4, 5, 6)), RAS, slicer_affine=LPS)
     assert view(volume, 2, 0).flips == frozenset()
     assert view(Volume(np.zeros((2, 4, 5, 6)), RAS), 2, 0).flips == frozenset({0, 1})

@@ -54,7 +54,7 @@ def without(file: Path) -> Iterator[None]:
         aside.rename(file)
 
 
-def test_channels_are_one_sample_of_which_the_first_is_shown(server: Server, served: Path) -> None:
+def test_channels_are_one_sample_and_the_first_is_shown(server: Server, served: Path) -> None:
     assert images(server) == ["case", "other", "together"]
     sample = next_sample(server).json()
     assert (sample["id"], sample["name"], sample["path"]) == ("case", FIRST, str(served / FIRST))
@@ -96,7 +96,7 @@ def test_the_archive_has_all_channels(server: Server, served: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", [FIRST, SECOND])
-def test_a_channel_that_vanishes_is_named(server: Server, served: Path, tmp_path: Path, missing: str) -> None:
+def test_a_missing_channel_is_reported(server: Server, served: Path, tmp_path: Path, missing: str) -> None:
     label, params = as_slicer_sends(paint())
     file = write_label(tmp_path / "label.nii.gz", label, AFFINE)
     before = snapshot(served / "labels/final")
@@ -115,7 +115,7 @@ def test_a_channel_that_vanishes_is_named(server: Server, served: Path, tmp_path
     assert snapshot(served / "labels/final") == before
 
 
-def test_next_sample_names_what_is_wrong_and_then_goes_on(server: Server, served: Path) -> None:
+def test_next_sample_reports_a_broken_image_and_then_goes_on(server: Server, served: Path) -> None:
     server.forget_offers("case", "other", "together")
     assert [next_sample(server).json()["id"] for _ in range(2)] == ["other", "together"]
     server.forget_offers("other", "together")
@@ -131,7 +131,7 @@ def test_next_sample_names_what_is_wrong_and_then_goes_on(server: Server, served
     assert next_sample(server).json()["id"] == "other"
 
 
-def test_files_that_claim_the_same_image_are_named(server: Server, served: Path) -> None:
+def test_files_that_claim_the_same_image_are_reported(server: Server, served: Path) -> None:
     write_image(served / "other.nii.gz")
     reply = server.infer("other")
     assert reply.status_code == 400
@@ -142,7 +142,7 @@ def test_files_that_claim_the_same_image_are_named(server: Server, served: Path)
 
 
 @pytest.mark.parametrize("name", ["third_0000", "other_0002", "third_0001"])
-def test_a_channel_is_no_image_to_upload(server: Server, served: Path, tmp_path: Path, name: str) -> None:
+def test_a_single_channel_cannot_be_uploaded(server: Server, served: Path, tmp_path: Path, name: str) -> None:
     before = snapshot(served)
     reply = server.put_image(name, write_image(tmp_path / f"{name}.nii.gz"))
     assert reply.status_code == 400

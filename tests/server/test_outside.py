@@ -12,7 +12,9 @@ from serving import NAMED, SHAPE, SPACING, Server, paint, parts, publish, scaled
 
 
 @pytest.mark.slow
-def test_what_was_not_recorded_is_said_and_never_predicted(tmp_path: Path, start_server: Callable[..., Server]) -> None:
+def test_unrecorded_voxels_are_reported_and_never_predicted(
+    tmp_path: Path, start_server: Callable[..., Server]
+) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()
     image = np.random.default_rng(0).normal(100, 20, SHAPE).astype(np.float32)

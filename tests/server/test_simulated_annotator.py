@@ -20,7 +20,7 @@ SPECIMEN = Specimen((40, 36, 28), seed=3, calibre=20.0, tubules=0.25)
 ROUNDS = 3
 
 
-def test_slices_that_are_asked_for_make_the_segmentation_better(
+def test_painting_the_suggested_slices_improves_the_segmentation(
     tmp_path: Path, start_server: Callable[..., Server]
 ) -> None:
     studies = tmp_path / "studies"

@@ -47,7 +47,7 @@ def test_seed_decides_and_thin_foreground_gives_fewer_slices():
     assert choose_slices(truth, 2, 3, np.random.default_rng(0)) == [2]
 
 
-def test_volume_without_foreground_is_annotated_all_the_same():
+def test_volume_without_foreground_is_annotated_too():
     assert len(choose_slices(np.zeros((9, 9, 9), np.uint8), 1, 3, np.random.default_rng(0))) == 3
 
 

@@ -42,7 +42,7 @@ def test_truth_on_another_grid_is_refused(dense_studies):
         read_cases(dense_studies / "images", dense_studies / "labels")
 
 
-def test_classes_are_named_after_their_number_or_as_told(dense_studies):
+def test_classes_are_named_by_number_or_by_the_given_names(dense_studies):
     cases = read_cases(dense_studies / "images", dense_studies / "labels")
     assert label_scheme("", cases).foreground == ("class_1",)
     assert label_scheme("ball, other", cases).foreground == ("ball", "other")

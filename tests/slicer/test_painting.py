@@ -119,7 +119,7 @@ def test_segments_deleted_added_and_reordered(annotator: Annotator, studies: Pat
     assert annotator.errors == []
 
 
-def test_a_painted_segment_that_nobody_knows_is_refused_by_name(annotator: Annotator, studies: Path) -> None:
+def test_an_unknown_painted_segment_is_refused_by_name(annotator: Annotator, studies: Path) -> None:
     annotator.paint_annotation(paint())
     annotator.rename_segment("tubule", "nucleus")
     assert annotator.submit() == {}
@@ -135,7 +135,7 @@ def test_a_painted_segment_that_nobody_knows_is_refused_by_name(annotator: Annot
     assert (stored(studies, "final", "image") == paint()).all()
 
 
-def test_an_empty_segment_that_nobody_knows_is_ignored_with_a_warning(annotator: Annotator, studies: Path) -> None:
+def test_an_unknown_empty_segment_is_ignored_with_a_warning(annotator: Annotator, studies: Path) -> None:
     annotator.paint_annotation(paint())
     annotator.add_segment("sketch")
     annotator.move_segment("sketch", 3)

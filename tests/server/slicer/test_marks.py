@@ -10,7 +10,7 @@ SHAPE = (124, 61, 30)
 
 
 @pytest.mark.parametrize("place", [AnnotatedSlice(0, 40), AnnotatedSlice(1, 0), AnnotatedSlice(2, 29)])
-def test_a_marked_slice_is_framed_and_hatched_but_still_seen(place: AnnotatedSlice) -> None:
+def test_a_marked_slice_is_framed_and_hatched_but_still_visible(place: AnnotatedSlice) -> None:
     marks = mark_slices(SHAPE, [place])
     across = np.moveaxis(marks, place.axis, 0)
     plane = across[place.index]
@@ -34,7 +34,7 @@ def test_a_marked_slice_shows_in_the_other_views() -> None:
         assert lines.any(axis=1).all()
 
 
-def test_marks_of_several_slices_are_laid_together() -> None:
+def test_marks_of_several_slices_are_combined() -> None:
     places = [AnnotatedSlice(0, 5), AnnotatedSlice(2, 7)]
     together = mark_slices(SHAPE, places)
     np.testing.assert_array_equal(together, mark_slices(SHAPE, places[:1]) | mark_slices(SHAPE, places[1:]))

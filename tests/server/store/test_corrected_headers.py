@@ -11,7 +11,7 @@ from serving import NAMED, paint, stored, write_label
 from stores import open_store
 
 
-def test_a_header_corrected_after_painting_is_told_and_mended(studies: Path, tmp_path: Path) -> None:
+def test_a_header_corrected_after_painting_is_reported_and_paint_can_be_restored(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     image = nibabel.load(studies / "a.nii.gz")
@@ -48,7 +48,7 @@ def test_by_voxel_keeps_the_voxels_where_only_directions_were_corrected(studies:
     assert not (paint() == paint()[::-1]).all()
 
 
-def test_an_image_of_another_shape_can_be_painted_anew(studies: Path, tmp_path: Path) -> None:
+def test_an_image_of_another_shape_can_be_painted_again(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     write_label(studies / "a.nii.gz", np.ones((20, 18, 13), np.uint8))

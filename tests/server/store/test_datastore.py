@@ -16,7 +16,7 @@ from serving import SHAPE, SPACING, paint, scaled, snapshot, stored, write_image
 from stores import SCHEME, label_info, open_store, refusal, submit
 
 
-def test_a_prediction_stands_apart(studies: Path, tmp_path: Path) -> None:
+def test_a_prediction_is_stored_apart_from_the_annotation(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     submit(store, tmp_path, paint())
     prediction = np.ones(SHAPE, np.uint8)
@@ -138,7 +138,7 @@ def test_channels_that_are_links_are_found_beside_each_other(tmp_path: Path) -> 
     assert set(archive.namelist()) == names
 
 
-def test_the_archive_holds_as_many_images_as_asked_for(studies: Path, tmp_path: Path) -> None:
+def test_the_archive_holds_at_most_the_requested_number_of_images(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     for image in ("a", "b"):
         submit(store, tmp_path, paint(), image)
@@ -171,7 +171,7 @@ def test_labels_stay_with_an_image_that_is_stored_by_channel_later(studies: Path
         ("taken", ["'a'", "another image"]),
     ],
 )
-def test_images_that_cannot_be_used_are_not_taken(studies: Path, tmp_path: Path, case: str, words: list[str]) -> None:
+def test_unusable_images_are_refused(studies: Path, tmp_path: Path, case: str, words: list[str]) -> None:
     store = open_store(studies)
     before = snapshot(studies)
     file = write_image(tmp_path / "upload.nii.gz", seed=9)

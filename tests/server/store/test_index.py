@@ -43,7 +43,7 @@ def test_opening_writes_nothing(studies: Path, tmp_path: Path) -> None:
         assert {path: path.stat().st_mtime_ns for path in studies.rglob("*")} == before
 
 
-def test_the_index_is_whole_at_every_moment(studies: Path, tmp_path: Path) -> None:
+def test_the_index_is_complete_at_every_moment(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     done = threading.Event()
     failures = []
@@ -64,7 +64,7 @@ def test_the_index_is_whole_at_every_moment(studies: Path, tmp_path: Path) -> No
     assert not failures
 
 
-def test_files_being_written_and_files_of_macos_are_no_images(studies: Path) -> None:
+def test_files_being_written_and_files_of_macos_are_not_images(studies: Path) -> None:
     for name in (".writing-x.nii.gz", "._a.nii.gz", "models/m.nii.gz", "labels/final/.writing-a.nii.gz", "notes.png"):
         (studies / name).parent.mkdir(exist_ok=True, parents=True)
         shutil.copy(studies / "a.nii.gz", studies / name)
@@ -104,7 +104,7 @@ def test_simultaneous_submissions_are_all_kept(studies: Path, tmp_path: Path) ->
     assert all(index[f"version_{number}"]["info"]["version"] == number for number in range(1, 17))
 
 
-def test_a_submission_is_answered_by_what_was_submitted(studies: Path, tmp_path: Path) -> None:
+def test_the_reply_to_a_submission_describes_that_submission(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     submit(store, tmp_path, paint())
     submitted = submit(store, tmp_path, paint()[::-1])

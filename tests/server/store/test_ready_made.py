@@ -24,7 +24,9 @@ def thin_tubes() -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("array", [mask(), thin_tubes(), np.pad(mask()[5:15, 4:14], ((5, 5), (4, 4), (0, 0)))])
-def test_nobody_guesses_what_0_means(array: NDArray[np.uint8], studies: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_meaning_of_0_is_not_guessed(
+    array: NDArray[np.uint8], studies: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = put(studies, array)
     content = file.read_bytes()
     with caplog.at_level(logging.INFO):
@@ -71,7 +73,7 @@ def test_0_is_unlabelled(studies: Path, caplog: pytest.LogCaptureFixture) -> Non
         trainer(studies).check({}, store)
 
 
-def test_paint_on_slices_is_taken_with_the_warnings_of_a_submission(studies: Path, tmp_path: Path) -> None:
+def test_paint_on_slices_is_stored_with_the_warnings_of_a_submission(studies: Path, tmp_path: Path) -> None:
     only_structures = np.where(paint() == 3, 0, paint()).astype(np.uint8)
     put(studies, only_structures)
     put(studies, paint(), "b")
@@ -85,7 +87,7 @@ def test_paint_on_slices_is_taken_with_the_warnings_of_a_submission(studies: Pat
         assert store.get_label_info(image, "final")["statistics"] == info["statistics"]
 
 
-def test_a_mask_of_other_values_is_left_out_and_named(studies: Path) -> None:
+def test_a_mask_of_other_values_is_left_out_and_reported(studies: Path) -> None:
     put(studies, (mask() > 0).astype(np.uint8) * 255)
     (line,) = open_store(studies).describe_left_out()
     assert "'a'" in line
@@ -103,7 +105,7 @@ def test_a_mask_that_is_left_out_is_kept_when_somebody_submits(studies: Path, tm
     assert open_store(studies).get_label_info("a", "final")["version"] == 1
 
 
-def test_a_mask_is_looked_at_again_once_it_is_another(studies: Path) -> None:
+def test_a_changed_mask_is_read_again(studies: Path) -> None:
     put(studies, mask())
     store = open_store(studies)
     put(studies, paint())
@@ -118,7 +120,7 @@ def test_a_mask_is_looked_at_again_once_it_is_another(studies: Path) -> None:
         *((ending, "label map") for ending in (".seg.nrrd", ".nrrd", ".mha", ".nii", ".seg.nii.gz", ".seg.mha")),
     ],
 )
-def test_a_label_is_found_by_whatever_ending(studies: Path, ending: str, kind: str) -> None:
+def test_a_label_is_found_with_any_ending(studies: Path, ending: str, kind: str) -> None:
     """Written by ITK, as Slicer writes them."""
     image = sitk.GetImageFromArray(paint().T.copy())
     image.SetSpacing(SPACING)
@@ -137,7 +139,7 @@ def test_a_label_is_found_by_whatever_ending(studies: Path, ending: str, kind: s
     assert open_store(studies).get_label_info("a", "final")["version"] == 1
 
 
-def test_a_label_that_is_still_being_copied_is_taken_at_its_end(
+def test_a_label_that_is_still_being_copied_is_read_when_complete(
     studies: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = put(studies, paint()).read_bytes()
@@ -153,7 +155,7 @@ def test_a_label_that_is_still_being_copied_is_taken_at_its_end(
     assert store.describe_left_out() == []
 
 
-def test_a_label_is_told_from_one_of_a_longer_name(studies: Path) -> None:
+def test_a_label_is_not_confused_with_one_of_a_longer_name(studies: Path) -> None:
     """Image ids may have dots: the ending is what is known as one."""
     (studies / "a.nii.gz").rename(studies / "b.x.nii.gz")
     put(studies, paint(), "b.x")
@@ -164,7 +166,7 @@ def test_a_label_is_told_from_one_of_a_longer_name(studies: Path) -> None:
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["annotated", "new"])
-def test_a_link_to_nowhere_stops_nothing(there: bool, studies: Path, tmp_path: Path) -> None:
+def test_a_broken_link_stops_nothing(there: bool, studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     if there:
         store.save_label("b", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)

@@ -18,9 +18,7 @@ from stores import SCHEME, corrected, mask, open_store, put
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_a_label_that_is_put_over_an_annotation_is_its_next_version(
-    running: bool, studies: Path, tmp_path: Path
-) -> None:
+def test_a_label_put_over_an_annotation_becomes_its_next_version(running: bool, studies: Path, tmp_path: Path) -> None:
     """As when somebody opens it in another program and saves it in place."""
     store = open_store(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
@@ -38,7 +36,7 @@ def test_a_label_that_is_put_over_an_annotation_is_its_next_version(
     assert sorted(open_store(studies).versions("a")) == [1, 2]
 
 
-def test_an_earlier_version_that_is_copied_over_the_newest_is_the_next(studies: Path, tmp_path: Path) -> None:
+def test_an_earlier_version_copied_over_the_newest_becomes_the_next(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     for array in (paint(), corrected()):
         store.save_label("a", str(write_label(tmp_path / "label.nii.gz", array)), "final", NAMED)
@@ -48,7 +46,7 @@ def test_an_earlier_version_that_is_copied_over_the_newest_is_the_next(studies: 
     assert (stored(studies, "final") == paint()).all()
 
 
-def test_a_label_beside_an_annotation_is_its_next_version(studies: Path, tmp_path: Path) -> None:
+def test_a_label_beside_an_annotation_becomes_its_next_version(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     write_label(studies / "labels/final/a.nii", corrected())
@@ -59,9 +57,7 @@ def test_a_label_beside_an_annotation_is_its_next_version(studies: Path, tmp_pat
     assert (studies / "labels/ready_made/a.nii").exists()
 
 
-def test_a_label_that_is_put_over_an_annotation_is_kept_when_somebody_submits_first(
-    studies: Path, tmp_path: Path
-) -> None:
+def test_a_label_put_over_an_annotation_is_kept_when_somebody_submits_first(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     content = put(studies, corrected()).read_bytes()
@@ -71,7 +67,9 @@ def test_a_label_that_is_put_over_an_annotation_is_kept_when_somebody_submits_fi
 
 
 @pytest.mark.parametrize("content", ["other values", "undecided", "damaged"])
-def test_a_useless_label_over_an_annotation_is_named_and_stays(content: str, studies: Path, tmp_path: Path) -> None:
+def test_an_unusable_label_over_an_annotation_is_reported_and_stays(
+    content: str, studies: Path, tmp_path: Path
+) -> None:
     """It may be half written, or somebody has yet to say what it means."""
     store = open_store(studies)
     for image in ("a", "b"):
@@ -98,7 +96,7 @@ def test_a_useless_label_over_an_annotation_is_named_and_stays(content: str, stu
     assert sorted(store.versions("a")) == ([1] if content == "other values" else [1, 2])
 
 
-def test_a_useless_label_beside_an_annotation_is_named(studies: Path, tmp_path: Path) -> None:
+def test_an_unusable_label_beside_an_annotation_is_reported(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     write_label(studies / "labels/final/a.nii", mask() + 100)
@@ -109,7 +107,7 @@ def test_a_useless_label_beside_an_annotation_is_named(studies: Path, tmp_path: 
     assert sorted(open_store(studies).versions("a")) == [1]
 
 
-def test_what_a_server_without_checksums_stored_is_trusted(studies: Path, tmp_path: Path) -> None:
+def test_labels_stored_without_checksums_are_trusted(studies: Path, tmp_path: Path) -> None:
     """Also where the values were brought to another scheme, so that it isn't the file of its version."""
     open_store(studies).save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     put(studies, corrected())
@@ -124,7 +122,7 @@ def test_what_a_server_without_checksums_stored_is_trusted(studies: Path, tmp_pa
     assert sorted(open_store(studies).versions("a")) == [1, 2]
 
 
-def test_a_training_process_leaves_out_labels_that_no_server_has_stored_as_a_version(studies: Path, tmp_path: Path) -> None:
+def test_a_training_process_leaves_out_labels_that_are_no_version_yet(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     for image in ("a", "b"):
         store.save_label(image, str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
@@ -134,7 +132,7 @@ def test_a_training_process_leaves_out_labels_that_no_server_has_stored_as_a_ver
     assert "the server hasn't stored it as a version yet" in str(left_out)
 
 
-def test_a_change_of_scheme_that_was_cut_short_is_no_new_version(studies: Path, tmp_path: Path) -> None:
+def test_an_interrupted_change_of_scheme_makes_no_new_version(studies: Path, tmp_path: Path) -> None:
     """Killed between the file and what is known of it, the file has the new values and the old names."""
     open_store(studies).save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     swapped = LabelScheme(("tubule", "inside"), "outside")
@@ -161,7 +159,7 @@ def test_a_change_of_scheme_that_was_cut_short_is_no_new_version(studies: Path, 
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_version_of_another_scheme_that_is_copied_over_final_keeps_its_classes(
+def test_a_version_of_another_scheme_copied_over_final_keeps_its_classes(
     version: int, studies: Path, tmp_path: Path
 ) -> None:
     store = open_store(studies)
@@ -177,7 +175,7 @@ def test_a_version_of_another_scheme_that_is_copied_over_final_keeps_its_classes
     assert swapped.get_label_info("a", "final")["restored_version"] == (None if version == 2 else 1)
 
 
-def test_a_takeover_that_was_cut_short_is_no_second_version(studies: Path, tmp_path: Path) -> None:
+def test_an_interrupted_adoption_makes_no_second_version(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     put(studies, corrected())
@@ -192,7 +190,7 @@ def test_a_takeover_that_was_cut_short_is_no_second_version(studies: Path, tmp_p
     assert (stored(studies, "final") == corrected()).all()
 
 
-def test_a_link_to_a_file_of_another_name_is_taken(studies: Path, tmp_path: Path) -> None:
+def test_a_link_to_a_file_of_another_name_is_read(studies: Path, tmp_path: Path) -> None:
     """As git-annex and DVC keep large files."""
     store = open_store(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
@@ -205,7 +203,7 @@ def test_a_link_to_a_file_of_another_name_is_taken(studies: Path, tmp_path: Path
     assert (stored(studies, "final") == corrected()).all()
 
 
-def test_what_is_put_there_while_final_is_made_again_is_kept(studies: Path, tmp_path: Path) -> None:
+def test_a_label_put_there_while_final_is_rewritten_is_kept(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     (studies / "labels/final/a.nii.gz").unlink()
@@ -223,7 +221,7 @@ def test_what_is_put_there_while_final_is_made_again_is_kept(studies: Path, tmp_
     assert (studies / "labels/ready_made/a.nii.gz").read_bytes() == content
 
 
-def test_submissions_go_on_where_the_folder_was_removed(studies: Path, tmp_path: Path) -> None:
+def test_submissions_work_after_the_folder_was_removed(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     for number in (1, 2):
         store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)

@@ -66,7 +66,7 @@ def exported(scene: SlicerScene, paint: dict[str, Any]) -> NDArray[np.integer[An
 @pytest.mark.parametrize("paint", [APART, OVERLAPPING], ids=["apart", "overlapping"])
 @pytest.mark.parametrize("kind", [".nii.gz", ".nrrd", "channels last"])
 @pytest.mark.parametrize("name", AFFINES)
-def test_paint_comes_through(tmp_path: Path, name: str, kind: str, paint: dict[str, Any], crop: bool) -> None:
+def test_paint_is_read_voxel_by_voxel(tmp_path: Path, name: str, kind: str, paint: dict[str, Any], crop: bool) -> None:
     shape = (*SHAPE, 2) if kind == "channels last" else SHAPE
     image = write_numbered(tmp_path / f"image{'.nii' if len(shape) == 4 else kind}", AFFINES[name], shape)
     scene = SlicerScene(image)
@@ -83,7 +83,7 @@ def test_paint_comes_through(tmp_path: Path, name: str, kind: str, paint: dict[s
 
 
 @pytest.mark.parametrize("crop", [False, True], ids=["full", "cropped"])
-def test_the_later_class_counts_where_two_overlap_and_the_annotator_is_told(tmp_path: Path, crop: bool) -> None:
+def test_the_later_of_two_overlapping_classes_counts_with_a_warning(tmp_path: Path, crop: bool) -> None:
     image = write_numbered(tmp_path / "image.nii.gz", AFFINES["LAS"], SHAPE)
     scene = SlicerScene(image)
     for order in (("inside", "tubule", "outside"), ("outside", "tubule", "inside")):
@@ -159,7 +159,7 @@ def test_without_paint(tmp_path: Path, paint: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("ending", [".seg.nrrd", ".nrrd", ".nii.gz", ""])
-def test_a_segmentation_is_known_by_what_is_in_it(tmp_path: Path, ending: str) -> None:
+def test_a_segmentation_is_recognised_by_its_content(tmp_path: Path, ending: str) -> None:
     image = write_numbered(tmp_path / "image.nii.gz", AFFINES["LAS"], SHAPE)
     scene = SlicerScene(image)
     saved = scene.save(scene.paint(OVERLAPPING), tmp_path / "label.seg.nrrd", crop=True)
@@ -194,7 +194,7 @@ def test_one_layer_for_each_segment(tmp_path: Path) -> None:
 # Where the segmentation isn't on the image
 
 
-def test_paint_beyond_the_image_is_left_out_and_the_annotator_is_told(tmp_path: Path) -> None:
+def test_paint_beyond_the_image_is_left_out_with_a_warning(tmp_path: Path) -> None:
     larger = write_numbered(tmp_path / "larger.nii.gz", AFFINES["left-handed oblique"], SHAPE)
     image = tmp_path / "image.nii.gz"
     nibabel.save(nibabel.load(larger).slicer[1:8, 2:7, 4:9], image)

@@ -14,7 +14,7 @@ from stores import label_info, open_store, submit
 
 
 @pytest.mark.parametrize("killed", ["before final", "before the info of final", "before original"])
-def test_a_submission_that_was_cut_short_is_completed(studies: Path, tmp_path: Path, killed: str) -> None:
+def test_an_interrupted_submission_is_completed(studies: Path, tmp_path: Path, killed: str) -> None:
     store = open_store(studies)
     submit(store, tmp_path, paint())
     before = snapshot(studies)
@@ -35,7 +35,7 @@ def test_a_submission_that_was_cut_short_is_completed(studies: Path, tmp_path: P
     assert store.get_label_info("a", "original")["version"] == 2
 
 
-def test_a_first_submission_that_was_cut_short_is_completed(studies: Path, tmp_path: Path) -> None:
+def test_an_interrupted_first_submission_is_completed(studies: Path, tmp_path: Path) -> None:
     submit(open_store(studies), tmp_path, paint())
     shutil.rmtree(studies / "labels/original")
     for name in ("datastore_v2.json", "labels/final/a.json"):
@@ -45,7 +45,7 @@ def test_a_first_submission_that_was_cut_short_is_completed(studies: Path, tmp_p
     assert store.get_label_info("a", "original")["version"] == 1
 
 
-def test_final_is_made_again_from_the_newest_version(studies: Path, tmp_path: Path) -> None:
+def test_final_is_rewritten_from_the_newest_version(studies: Path, tmp_path: Path) -> None:
     submit(open_store(studies), tmp_path, paint())
     (studies / "labels/final/a.nii.gz").unlink()
     assert len(open_store(studies).datalist()) == 1
@@ -65,7 +65,7 @@ def test_a_label_put_there_by_hand_becomes_a_version(studies: Path) -> None:
     assert (studies / "labels/final/b.nii.gz").exists()
 
 
-def test_another_scheme_goes_by_names(studies: Path, tmp_path: Path) -> None:
+def test_values_are_converted_to_another_scheme_by_name(studies: Path, tmp_path: Path) -> None:
     submit(open_store(studies), tmp_path, paint())
     version = (studies / "labels/version_1/a.nii.gz").read_bytes()
     wider = LabelScheme(("vessel", "tubule", "inside"), "outside")

@@ -22,9 +22,7 @@ def refused(server: Server) -> str:
 
 
 @pytest.mark.slow
-def test_a_folder_that_is_not_there_is_refused_and_not_made(
-    tmp_path: Path, start_server: Callable[..., Server]
-) -> None:
+def test_a_missing_folder_is_refused_and_not_created(tmp_path: Path, start_server: Callable[..., Server]) -> None:
     folder = tmp_path / "typo"
     assert f"{folder}: there is no such folder; check the path, or create it with --conf create yes" in refused(
         start_server(folder)
@@ -33,14 +31,14 @@ def test_a_folder_that_is_not_there_is_refused_and_not_made(
 
 
 @pytest.mark.slow
-def test_a_server_of_images_is_refused(start_server: Callable[..., Server]) -> None:
+def test_a_dicomweb_address_is_refused(start_server: Callable[..., Server]) -> None:
     assert "images of a server (DICOMweb) can't be served yet; copy them into a folder" in refused(
         start_server("http://127.0.0.1:1/dicom-web")
     )
 
 
 @pytest.mark.slow
-def test_what_can_not_be_used_is_told_at_start_with_the_info_and_with_next_sample(
+def test_unusable_files_are_reported_at_start_in_info_and_by_next_sample(
     tmp_path: Path, start_server: Callable[..., Server]
 ) -> None:
     folder = tmp_path / "new"
@@ -66,7 +64,7 @@ def test_what_can_not_be_used_is_told_at_start_with_the_info_and_with_next_sampl
     assert "no image to annotate" not in server.get("/info/").json()["description"]
 
 
-def test_an_empty_folder_that_was_there_before_is_used(tmp_path: Path) -> None:
+def test_an_empty_folder_that_already_existed_is_used(tmp_path: Path) -> None:
     folder = tmp_path / "empty"
     folder.mkdir()
     os.utime(folder, (time.time() - 86400,) * 2)
@@ -74,18 +72,18 @@ def test_an_empty_folder_that_was_there_before_is_used(tmp_path: Path) -> None:
     assert folder.is_dir()
 
 
-def test_a_folder_is_made_if_asked_for(tmp_path: Path) -> None:
+def test_a_folder_is_created_on_request(tmp_path: Path) -> None:
     require_folder(str(tmp_path / "new" / "folder"), create=True)
     assert (tmp_path / "new" / "folder").is_dir()
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
     file = write_image(tmp_path / "a.nii.gz")
     with pytest.raises(InputError, match="can't be used as a folder"):
         require_folder(str(file), create=True)
 
 
-def test_each_kind_of_file_comes_with_what_to_do(tmp_path: Path) -> None:
+def test_each_kind_of_file_comes_with_advice(tmp_path: Path) -> None:
     for name in ("a.tif", "b.ome.TIFF", "c.mhd", "d.zip", "notes.txt", "e.json", ".hidden.mha", "x.nii.gz", "x.nrrd"):
         (tmp_path / name).touch()
     (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")

@@ -134,7 +134,7 @@ def test_predicted_segments_are_never_stored(studies: Path, tmp_path: Path) -> N
         store.save_label("a", str(write_label(tmp_path / "label.nii.gz", label % 3)), "final", params)
 
 
-def test_paint_that_the_models_segments_may_have_overwritten_is_warned_of(studies: Path, tmp_path: Path) -> None:
+def test_a_warning_says_that_the_models_segments_may_have_overwritten_paint(studies: Path, tmp_path: Path) -> None:
     label = np.zeros(SHAPE, np.int16)
     label[6], label[10] = 1, 2
     params = {"label_info": [{"name": "tubule"}, {"name": "inside (predicted)"}]}
@@ -173,7 +173,7 @@ def test_unknown_segments_are_refused_by_name_or_ignored_if_empty(studies: Path,
         ("no object", ["params", "expected an object"]),
     ],
 )
-def test_what_cannot_be_used_is_refused_and_changes_nothing(
+def test_unusable_labels_are_refused_and_change_nothing(
     studies: Path, tmp_path: Path, case: str, words: list[str]
 ) -> None:
     store = open_store(studies)
@@ -220,7 +220,7 @@ def test_an_unknown_image_is_not_found(studies: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tag", ["original", "version_1", "version_9", "prediction", "mine"])
-def test_clients_write_no_other_tag(studies: Path, tmp_path: Path, tag: str) -> None:
+def test_clients_cannot_write_other_tags(studies: Path, tmp_path: Path, tag: str) -> None:
     store = open_store(studies)
     submit(store, tmp_path, paint())
     before = snapshot(studies)

@@ -55,7 +55,7 @@ def annotations(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_label_info_tells_of_the_version(server: Server, tmp_path: Path) -> None:
+def test_label_info_describes_the_version(server: Server, tmp_path: Path) -> None:
     fewer = paint()
     fewer[6] = 0
     began = datetime.now(timezone.utc) - timedelta(seconds=1)
@@ -77,7 +77,7 @@ def test_label_info_tells_of_the_version(server: Server, tmp_path: Path) -> None
         assert (reply.status_code, key in reply.json()["detail"]) == (400, True)
 
 
-def test_of_two_annotators_the_second_is_told_of_the_first(server: Server, tmp_path: Path) -> None:
+def test_the_second_of_two_annotators_is_told_of_the_first(server: Server, tmp_path: Path) -> None:
     # Many times over, each on the same image at the same moment, each with a slice that the other doesn't have.
     for round_ in range(6):
         annotators = {"alice": (0, 3 + round_), "bob": (2, 9)}
@@ -156,7 +156,7 @@ def test_many_annotators_at_once(server: Server, served: Path, tmp_path: Path) -
     }
 
 
-def test_a_version_is_brought_back_while_the_server_runs(server: Server, served: Path, tmp_path: Path) -> None:
+def test_a_version_is_restored_while_the_server_runs(server: Server, served: Path, tmp_path: Path) -> None:
     second = paint()
     second[2], second[6] = 3, 0
     submit(server, tmp_path, "alice", "a", paint())

@@ -167,7 +167,7 @@ def test_the_slice_clicked_on_is_filled(server: Server, served: Path, tmp_path: 
             assert params["voxels"] == expected.sum()
 
 
-def test_what_run_predicted_is_accepted(server: Server, served: Path, tmp_path: Path) -> None:
+def test_a_slice_of_the_prediction_of_run_is_accepted(server: Server, served: Path, tmp_path: Path) -> None:
     reply = click(server, "run", "inside", 5)
     assert (reply.status_code, "press Run first" in reply.text) == (400, True)
     parts(server.infer("run"), tmp_path)
@@ -202,7 +202,7 @@ def test_what_run_predicted_is_accepted(server: Server, served: Path, tmp_path: 
         ("right", "inside", 2.5, ["slice 2.5", "0 … 5"]),
     ],
 )
-def test_what_cannot_be_accepted(server: Server, image: str, label: str, k: object, words: list[str]) -> None:
+def test_impossible_clicks_are_refused(server: Server, image: str, label: str, k: object, words: list[str]) -> None:
     reply = click(server, image, label, k)
     assert reply.status_code == 400
     assert all(word in reply.json()["detail"] for word in words), reply.text
@@ -210,7 +210,7 @@ def test_what_cannot_be_accepted(server: Server, image: str, label: str, k: obje
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_other_requests_that_make_no_sense(server: Server, served: Path) -> None:
+def test_other_senseless_requests_are_refused(server: Server, served: Path) -> None:
     assert click(server, "nobody", "inside", 2).status_code == 404
     reply = click(server, "right", "inside", 2, result_extension=".tif")
     assert (reply.status_code, ".nrrd" in reply.text) == (400, True)

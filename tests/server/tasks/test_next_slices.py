@@ -129,7 +129,7 @@ def set_uncertainty(server: Server, values: dict[str, float]) -> None:
         assert server.put_label_info(image, "prediction", {"uncertainty": value}).status_code == 200
 
 
-def test_the_image_that_is_least_sure_comes_first(with_model: Server, served: Path) -> None:
+def test_the_image_with_the_most_uncertain_prediction_comes_first(with_model: Server, served: Path) -> None:
     set_uncertainty(with_model, {"a": 0.2, "b": 0.3})
     sample = ask(with_model).json()
     # The third one counts as the mean of these two.
@@ -147,7 +147,7 @@ def test_the_image_that_is_least_sure_comes_first(with_model: Server, served: Pa
     assert ask(with_model).json()["id"] == "a"
 
 
-def test_what_the_next_slice_may_bring(with_model: Server, served: Path, tmp_path: Path) -> None:
+def test_the_expected_gain_of_the_next_slice(with_model: Server, served: Path, tmp_path: Path) -> None:
     assert ask(with_model).json()["expected_gain"] is None
     history = served / "models/history.json"
     (one,) = json.loads(history.read_text())
@@ -162,7 +162,7 @@ def test_what_the_next_slice_may_bring(with_model: Server, served: Path, tmp_pat
     history.write_text(json.dumps([one]))
 
 
-def test_a_prediction_of_an_older_model_is_made_anew(with_model: Server, served: Path, tmp_path: Path) -> None:
+def test_a_prediction_of_an_older_model_is_made_again(with_model: Server, served: Path, tmp_path: Path) -> None:
     info = json.loads((served / "labels/prediction/a.json").read_text())
     assert with_model.put_label_info("a", "prediction", {"model": {**info["model"], "epoch": 1}}).status_code == 200
     # Not for the reply to a submission, which is to come soon, but it says so.
@@ -174,9 +174,7 @@ def test_a_prediction_of_an_older_model_is_made_anew(with_model: Server, served:
     assert json.loads((served / "labels/prediction/a.json").read_text())["model"] == info["model"]
 
 
-def test_an_image_of_which_every_slice_is_annotated_is_passed_over(
-    with_model: Server, served: Path, tmp_path: Path
-) -> None:
+def test_a_completely_annotated_image_is_passed_over(with_model: Server, served: Path, tmp_path: Path) -> None:
     label, painted = as_slicer_sends(np.where(np.indices(SHAPE).sum(axis=0) % 2, 3, 1).astype(np.uint8))
     assert with_model.put_label("full", write_label(tmp_path / "label.nii.gz", label), painted).status_code == 200
     assert with_model.infer("full").status_code == 200
@@ -194,7 +192,7 @@ def test_an_image_of_which_every_slice_is_annotated_is_passed_over(
     assert "every slice is annotated" in reply.json()["paint_next"]
 
 
-def test_a_slice_painted_in_part_is_not_named_again_but_one_with_a_dab_may_be(
+def test_a_partly_painted_slice_is_not_suggested_again_but_one_with_a_dab_may_be(
     with_model: Server, served: Path, tmp_path: Path
 ) -> None:
     annotation = np.zeros(SHAPE, np.uint8)
@@ -222,7 +220,7 @@ def test_a_slice_painted_in_part_is_not_named_again_but_one_with_a_dab_may_be(
         (None, {}, "in images of the studies folder only"),
     ],
 )
-def test_what_cannot_be_answered_is_refused(
+def test_impossible_requests_are_refused(
     with_model: Server, served: Path, tmp_path: Path, image: str | None, params: dict[str, Any], words: str
 ) -> None:
     elsewhere = write_image(tmp_path / "elsewhere.nii.gz", seed=1)
@@ -231,7 +229,7 @@ def test_what_cannot_be_answered_is_refused(
     assert words in reply.json()["detail"]
 
 
-def test_run_does_not_repeat_what_next_sample_did(with_model: Server, served: Path, tmp_path: Path) -> None:
+def test_run_reuses_the_prediction_of_next_sample(with_model: Server, served: Path, tmp_path: Path) -> None:
     def segmented() -> int:
         return with_model.log.read_text().count(": 100 %")
 

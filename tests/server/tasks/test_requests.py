@@ -56,7 +56,7 @@ def test_info_before_training(server: Server) -> None:
     assert info["datastore"]["completed"] == 0
 
 
-def test_what_cannot_be_done_yet_is_refused(server: Server) -> None:
+def test_requests_that_come_too_early_are_refused(server: Server) -> None:
     reply = server.infer("a")
     assert (reply.status_code, "no model yet" in reply.text) == (400, True)
     for path in ("/train/sparse_unet3d", "/train/"):
@@ -220,7 +220,7 @@ def test_scoring(with_model: Server) -> None:
     assert set(reply.json()["images"]["a"]["iou"]) == {"inside", "tubule"}
 
 
-def test_models_are_downloaded_but_published_by_training_only(with_model: Server, served: Path) -> None:
+def test_models_can_be_downloaded_but_only_training_publishes_them(with_model: Server, served: Path) -> None:
     model = (served / "models/model.pt").read_bytes()
     assert with_model.get("/model/sparse_unet3d").content == model
     reply = requests.put(f"{with_model.url}/model/sparse_unet3d", files={"file": ("model.pt", b"x")}, timeout=PATIENCE)

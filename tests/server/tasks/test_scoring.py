@@ -95,9 +95,7 @@ def plain_iou(prediction: np.ndarray, truth: np.ndarray, voxels: np.ndarray) -> 
     return found
 
 
-def test_what_the_published_model_learnt_from_and_what_was_held_out_are_told_apart(
-    studies: Path, tmp_path: Path
-) -> None:
+def test_learnt_and_held_out_voxels_are_scored_separately(studies: Path, tmp_path: Path) -> None:
     store = AnnotationStore(str(studies), SCHEME)
     annotation = paint()
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", annotation)), "final", NAMED)

@@ -68,7 +68,9 @@ def test_fewest_annotated_slices_first_also_of_annotated_images(
     assert annotator.next() == "a"
 
 
-def test_who_submits_nothing_is_offered_other_images(studies: Path, tmp_path: Path, clock: list[float]) -> None:
+def test_an_annotator_who_submits_nothing_is_offered_other_images(
+    studies: Path, tmp_path: Path, clock: list[float]
+) -> None:
     write_image(studies / "c.nii.gz")
     store = AnnotationStore(str(studies), LabelScheme(("inside", "tubule"), "outside"))
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
@@ -143,7 +145,7 @@ def test_an_image_of_other_channels_is_offered_without_a_slice(
 
 
 @pytest.mark.parametrize("damage", ["cut off", "of another image", "removed"])
-def test_a_prediction_that_cannot_be_used_is_made_anew(
+def test_an_unusable_prediction_is_made_again(
     damage: str, studies: Path, next_slice: tuple[NextSlice, AnnotationStore]
 ) -> None:
     strategy, store = next_slice
@@ -165,7 +167,7 @@ def test_a_prediction_that_cannot_be_used_is_made_anew(
     assert third["note"] == ""
 
 
-def test_what_fails_on_one_image_does_not_stop_next_slice(
+def test_a_failure_on_one_image_does_not_stop_next_slice(
     next_slice: tuple[NextSlice, AnnotationStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strategy, store = next_slice
@@ -195,7 +197,7 @@ def test_an_image_that_is_removed_meanwhile_is_passed_over(
     assert sample["id"] == "b"
 
 
-def test_a_prediction_of_another_image_under_the_same_name_is_made_anew(
+def test_a_prediction_of_an_earlier_image_of_the_same_name_is_made_again(
     studies: Path, next_slice: tuple[NextSlice, AnnotationStore]
 ) -> None:
     strategy, store = next_slice
@@ -211,7 +213,7 @@ def test_a_prediction_of_another_image_under_the_same_name_is_made_anew(
     assert (third["id"], "segmented again" in third["note"]) == ("a", True)
 
 
-def test_predictions_of_earlier_versions_which_kept_less_are_gone_by(
+def test_predictions_that_earlier_versions_stored_with_fewer_keys_are_used(
     next_slice: tuple[NextSlice, AnnotationStore],
 ) -> None:
     strategy, store = next_slice
@@ -228,7 +230,7 @@ def test_predictions_of_earlier_versions_which_kept_less_are_gone_by(
     assert "segmented again" in sample["note"]
 
 
-def test_why_a_model_is_not_gone_by_is_said(studies: Path) -> None:
+def test_the_reason_for_not_using_a_model_is_given(studies: Path) -> None:
     conf = Conf.parse({"labels": "lumen"}, str(studies))
     store = AnnotationStore(str(studies), conf.scheme)
     publish(conf.models, LabelScheme(("inside", "tubule"), "outside"))
@@ -240,7 +242,7 @@ def test_why_a_model_is_not_gone_by_is_said(studies: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("written", [float("nan"), float("inf"), 10**400, -1, "much", None])
-def test_any_uncertainty_that_clients_write_is_borne(
+def test_any_uncertainty_that_clients_write_is_tolerated(
     written: object, next_slice: tuple[NextSlice, AnnotationStore]
 ) -> None:
     strategy, store = next_slice
@@ -254,7 +256,7 @@ def test_any_uncertainty_that_clients_write_is_borne(
     assert (sample["id"], sample["uncertainty"]) == ("a", None)
 
 
-def test_nothing_is_left_where_every_voxel_is_labelled(studies: Path, tmp_path: Path) -> None:
+def test_nothing_is_left_if_every_voxel_is_labelled(studies: Path, tmp_path: Path) -> None:
     """Also where most planes don't count as annotated slices."""
     conf = Conf.parse({"labels": "inside,tubule", "unpainted": "background"}, str(studies))
     store = AnnotationStore(str(studies), conf.scheme)
@@ -268,7 +270,7 @@ def test_nothing_is_left_where_every_voxel_is_labelled(studies: Path, tmp_path: 
     assert suggestions.of("a", 3)[1] == []
 
 
-def test_where_all_is_stored_nothing_is_predicted(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_predictions_are_not_made_again(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then Next Sample takes as long as reading files does."""
     conf = Conf.parse({"labels": "inside,tubule"}, str(studies))
     store = AnnotationStore(str(studies), conf.scheme)

@@ -94,7 +94,7 @@ def test_a_single_class_is_refused_until_another_image_has_a_second(studies: Pat
     trainer.check({}, store)
 
 
-def test_a_single_class_will_do_where_the_rest_of_its_slices_is_background(studies: Path, tmp_path: Path) -> None:
+def test_a_single_class_is_enough_if_the_rest_of_its_slices_is_background(studies: Path, tmp_path: Path) -> None:
     trainer, store = set_up(studies, unpainted="background")
 
     def submit(label: np.ndarray) -> None:
@@ -183,7 +183,7 @@ TOLD_BY_HEADERS = ("voxel size", "shape", "removed", "channels")
 
 
 @pytest.mark.parametrize("what", SPOILT)
-def test_an_image_that_can_not_be_used_is_left_out_and_named(what: str, studies: Path, tmp_path: Path) -> None:
+def test_an_unusable_image_is_left_out_and_reported(what: str, studies: Path, tmp_path: Path) -> None:
     trainer, store = set_up(studies)
     for image in "abc":
         write_image(studies / f"{image}.nii.gz", seed=ord(image))
@@ -214,7 +214,7 @@ def test_if_nothing_is_left_training_is_refused(what: str, studies: Path, tmp_pa
     assert re.search(SPOILT[what], trainer.stats()["message"])
 
 
-def test_whatever_goes_wrong_is_told(studies: Path, tmp_path: Path) -> None:
+def test_every_failure_is_reported(studies: Path, tmp_path: Path) -> None:
     trainer, store = set_up(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     trainer.folder.path.mkdir()

@@ -51,7 +51,7 @@ class VersionStore(AnnotationReader):
                     *foreground, background = sorted(names, key=names.__getitem__)
                     return VersionStore(str(studies), LabelScheme(tuple(foreground), background))
         raise InputError(
-            f"{studies}: this folder has no annotation (labels/final/, labels/version_1/, …); give the folder that the "
+            f"{studies}: has no annotation (labels/final/, labels/version_1/, …); give the folder that the "
             "server serves"
         )
 
