@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings of all tests."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from lib.core.device.memory import keep_freed_memory
 from project import APP
 from serving import Server
 
-# As in a training process: without it the tests that train take half as long again.
+# As in a training process; without this, tests that train take half as long again.
 keep_freed_memory()
 
 

@@ -1,4 +1,4 @@
-"""What tests compute on: the CPU, and a GPU where there is one."""
+"""The devices that tests compute on: the CPU, and a GPU if there is one."""
 
 import pytest
 import torch

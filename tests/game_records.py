@@ -4,7 +4,7 @@ from experiments.annotators import GameRecord
 
 
 def record(strategy: str, seed: int, iou: list[float]) -> GameRecord:
-    """Return a game with this curve; boundaries are 2 long in each slice, each slice holds a tenth of the voxels."""
+    """Return a game with this curve; each slice has boundaries of length 2 and a tenth of the voxels."""
     slices = list(range(3, 3 + len(iou)))
     return {
         "strategy": strategy,

@@ -1,17 +1,17 @@
-"""The mirrored volume that the network sees, by numpy's padding alone."""
+"""The mirrored volume that the network sees, made by numpy's padding alone."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 CONTEXT, LATTICE, SMALLEST = 44, 8, 92
-"""Of the paper's network, by its figure 2."""
+"""Sizes of the paper's network, according to the paper's figure 2."""
 
 
 def mirrored(image: Tensor, border: int) -> Tensor:
     """Return an image (C, *spatial) with ``border`` voxels more on each side.
 
-    A volume of up to 89 voxels along an axis is first mirrored behind its end to 9, 13, 17, … voxels.
+    An axis of up to 89 voxels is first extended by mirroring behind its end, to 9, 13, 17, … voxels.
     """
     behind = [(0, max(9 - length, (1 - length) % 4) if length <= 89 else 0) for length in image.shape[1:]]
     result = np.pad(image.numpy(), [(0, 0), *behind], mode="reflect")

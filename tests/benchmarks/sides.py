@@ -1,4 +1,4 @@
-"""Sides for the tests of how sides are measured."""
+"""Sides of comparisons, for the tests of how sides are measured."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def sleeper(seconds: float, allocate: int, done: float = 1) -> Callable[[Callable[[float], None]], dict[str, Any]]:
-    """Prepare a side that takes its time and memory, and writes to standard output meanwhile."""
+    """Prepare a side that takes a given time and memory, and writes to standard output meanwhile."""
     calls = 0
 
     def run(progress: Callable[[float], None]) -> dict[str, Any]:

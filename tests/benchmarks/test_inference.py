@@ -25,8 +25,8 @@ def convolutions(network: torch.nn.Module) -> list[tuple[int, int]]:
 
 
 def test_our_tiling_segments_like_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the literal tiles lie on the lattice of 8 voxels: the first one, and the third, 88 voxels on. In the second
-    one, 44 voxels on, the poolings see other pairs. The volume is mirrored alike where its sizes are 1 (mod 4)."""
+    """Compare the tiles on the lattice of 8 voxels: the first, and the third, which is 88 voxels further on. In the
+    second, 44 voxels further on, the poolings see other pairs. Both mirror sizes that are 1 (mod 4) alike."""
     monkeypatch.setattr(ours, "half_precision_of", lambda _: torch.float32)
     image = smooth_volume((100, 41, 21))
     labels, part = run_paper_tiling(image, width=WIDTH)(quiet)
@@ -45,7 +45,7 @@ def test_timing_some_of_the_papers_tiles_records_their_fraction(monkeypatch: pyt
 
 
 def test_same_padded_network_is_the_valid_one_away_from_the_border() -> None:
-    """The valid network pools the pairs that the padded one does if its input starts at 2 (mod 8)."""
+    """The valid network pools the same pairs as the padded one if its input starts at 2 (mod 8)."""
     valid = ours.paper_network(WIDTH)
     padded = SamePaddedUNet(ours.paper_network(WIDTH))
     image = torch.rand(1, CHANNELS, 144, 136, 144)

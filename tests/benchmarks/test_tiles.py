@@ -23,7 +23,7 @@ def way(request: pytest.FixtureRequest) -> str:
 
 
 def ramps() -> Job:
-    """A volume whose channels are its voxels' positions: what comes out says where each voxel was taken from."""
+    """A volume whose channels are its voxels' positions, so that a tile says where each voxel was taken from."""
     positions = np.stack(np.meshgrid(*(np.arange(size, dtype=np.float32) for size in SHAPE), indexing="ij"))
     # Labelled only in the middle, so that all drawn tiles show the same place, with no mirrored voxel in their output.
     annotation = np.zeros(SHAPE, dtype=np.uint8)
@@ -32,7 +32,7 @@ def ramps() -> Job:
 
 
 def sources(job: Job, way: str, draws: int) -> torch.Tensor:
-    """Return (draws, 3, *output): where the voxels of the tiles' outputs were taken from."""
+    """Return (draws, 3, *output): the positions from which the voxels of the tiles' outputs were taken."""
     draw = DRAWS[way](job)
     # Ours maps grey values by a table even if it changes nothing, which reaches from 0 to 1 only.
     scale = max(SHAPE) if way == "ours" else 1
@@ -67,12 +67,12 @@ def test_rotation_and_scaling_are_as_strong_as_ours(way: str) -> None:
 
 
 def test_elastic_deformation_is_as_strong_as_ours(way: str) -> None:
-    """Standard deviation of the displacement, and how steep it is."""
+    """Compare the standard deviation of the displacement, and its steepness."""
     job = dataclasses.replace(ramps(), rotation=0.0, scaling=0.0)
     taken = sources(job, way, DRAWS_MADE)
     axes = (torch.arange(size, dtype=torch.float32) for size in taken.shape[2:])
     displaced = taken - torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    # Less the mean of the draws: the tile may be centred on any of the labelled voxels.
+    # Subtract the mean of the draws, because the tile may be centred on any of the labelled voxels.
     # 4 voxels at the control points are 3.3 on average.
     assert float((displaced - displaced.mean(0)).std()) == pytest.approx(3.3, rel=0.35)
     steepness = torch.stack([displaced.diff(dim=axis).square().mean().sqrt() for axis in (2, 3, 4)]).mean()

@@ -159,7 +159,7 @@ def test_learner_is_scored_on_the_way_and_at_the_end(name: str, balls: Path, mon
 def test_a_side_learns_from_the_start_of_its_software(balls: Path) -> None:
     options = {"learner": "ours", "folder": str(balls), "labels": CLASSES, "seconds": 0.1, "seed": 0}
     (runs,) = measure({"ours": Side("benchmarks.time_to_iou:prepare", options)}, 1, False, lambda _: None).values()
-    # The time is over when it has started; one step is done all the same.
+    # The time is over before the first step; one step is done nevertheless.
     assert all(seconds > 0.1 for seconds, _ in runs.facts["curve"])
     entry = curve_entry([runs.facts["curve"]], runs.facts, 1.0, "command")
     assert entry["final"] == [runs.facts["curve"][-1][1]]

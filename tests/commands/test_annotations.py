@@ -34,7 +34,7 @@ def submit(studies: Path, annotation: NDArray[np.uint8], client_id: str | None =
 
 
 def second() -> NDArray[np.uint8]:
-    """``paint`` with a slice more, one less, and a stroke of another class."""
+    """``paint`` with one more slice, without another one, and with a stroke of another class."""
     annotation = paint()
     annotation[2], annotation[6], annotation[10, 5:9, 2] = 3, 0, 1
     return annotation
@@ -158,7 +158,7 @@ def test_restore_stores_another_version(studies: Path) -> None:
 
 
 def test_restore_uses_the_scheme_of_the_last_server(studies: Path) -> None:
-    # The annotation of b stays as it is, as that of an image that can't be read.
+    # The annotation of b isn't converted, as happens if its image can't be read.
     submit(studies, paint(), image="b")
     (studies / "b.nii.gz").write_bytes(b"x")
     wider = LabelScheme(("vessel", "tubule", "inside"), "outside")

@@ -1,4 +1,4 @@
-"""The command ``demo`` as a person runs it: a process of its own, with a real server."""
+"""The command ``demo`` as a person runs it: in its own process, with a real server."""
 
 import json
 import os
@@ -20,7 +20,7 @@ COMMAND = [sys.executable, str(PROJECT / "apps" / "sparse_unet3d"), "demo"]
 
 
 def processes_about(text):
-    """Ids of the running processes that have ``text`` in their command line or environment, this one left out."""
+    """Return the ids of all other running processes that have ``text`` in their command line or environment."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -33,7 +33,7 @@ def processes_about(text):
 
 
 def environment(scratch):
-    """The demo's scratch folders go where the test can find out who still uses them."""
+    """Put the demo's temporary folders where the test can find the processes that use them."""
     scratch.mkdir()
     return {**os.environ, "TMPDIR": str(scratch)}
 
@@ -51,7 +51,7 @@ def test_demo_runs_the_loop_and_leaves_only_its_report(dense_studies, tmp_path):
         assert set(report[kind]["iou"]) == {"ball"}
         assert report[kind]["mean_foreground_iou"] == report[kind]["iou"]["ball"]
         assert 0 <= report[kind]["mean_foreground_iou"] <= 1
-    # One slice along each axis: all voxels but those on none of the three.
+    # One slice along each axis is painted: all voxels but those on none of the three.
     share = 1 - (23 * 19 * 11) / (24 * 20 * 12)
     assert report["labelled_voxels_percent"] == pytest.approx(100 * share)
     assert [(volume["id"], volume["annotated"]) for volume in report["volumes"]] == [

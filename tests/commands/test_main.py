@@ -1,4 +1,4 @@
-"""What all commands have in common, from outside."""
+"""What all commands have in common, tested from outside."""
 
 import subprocess
 import sys

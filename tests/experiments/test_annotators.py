@@ -32,7 +32,7 @@ def test_a_game_is_repeatable_and_begins_alike_for_all(tmp_path: Path) -> None:
     assert play(subject, study.scheme, Game("random", 2), SHORT, "cpu")["places"] != first["places"]
     assert len(first["iou_unannotated"]) == 4
     dense = play(subject, study.scheme, Game(DENSE, 1), SHORT, "cpu")
-    # Trained for as many steps as the others with so many slices, on all there is.
+    # It trains on all voxels, for the steps that others train for with the same number of slices.
     assert dense["slices"] == first["slices"]
     assert dense["places"] == first["places"][:3]
 
@@ -59,12 +59,12 @@ def test_more_training_and_slices_lead_to_the_ball(tmp_path: Path, device: str) 
 
 
 def test_iou_elsewhere_is_of_the_voxels_of_all_classes_that_are_not_annotated() -> None:
-    """One whole class is annotated; of the other, one voxel of three is found, and one too many."""
+    """All of class a is annotated; of the unannotated voxels of class b, one of three is found."""
     scheme = LabelScheme(("a", "b"), "outside")
     truth = np.array([1, 1, 2, 2, 2, 3, 3, 0], np.uint8).reshape(2, 2, 2)
     annotation = np.array([1, 1, 0, 0, 0, 0, 3, 0], np.uint8).reshape(2, 2, 2)
     labels = np.array([2, 2, 2, 0, 1, 1, 1, 1], np.uint8).reshape(2, 2, 2)
-    # Found: one of b. Of either: three of b, and two that are taken for a.
+    # Intersection: one voxel of b. Union: three voxels of b, and two that are segmented as a.
     assert iou_elsewhere(labels, truth, annotation, scheme) == pytest.approx(1 / 5)
     assert iou_elsewhere(np.zeros_like(labels), truth, truth, scheme) == 1
 

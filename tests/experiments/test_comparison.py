@@ -15,7 +15,7 @@ def test_curves_are_compared_seed_by_seed() -> None:
         records.append(record("random", seed, [0.4, 0.5, 0.6, 0.7 - 0.001 * seed]))
     summary = summarise(records[::-1])
     assert summary["area_under_curve"]["next_slice"][0] == pytest.approx((0.4 + 0.77 + 0.7 + 0.78) / 4, abs=1e-4)
-    # 95 % of 0.8 is 0.76, from the sixth slice on for good.
+    # 95 % of 0.8 is 0.76; from the sixth slice on, the curve stays above it.
     assert summary["slices_to_95_percent"] == {"next_slice": [6] * 6, "random": [None] * 6}
     assert summary["slices_to_first_95_percent"] == {"next_slice": [4] * 6, "random": [None] * 6}
     assert summary["area_unannotated"]["random"][0] == pytest.approx(0.45)
@@ -33,7 +33,7 @@ def test_slices_saved_are_those_of_the_best_baseline() -> None:
     records = [record(DENSE, 0, [0.8])]
     for name, late in (("next_slice", 1), ("evenly_spaced", 3), ("random", 4), ("foreground_random", 5)):
         records += [record(name, seed, [0.5] * late + [0.8] * (4 - late)) for seed in (0, 1, 2)]
-    # From 4 slices on instead of 6; of random, never: 7, as 6 are the most.
+    # Ours needs 4 slices, the best baseline 6; random never reaches the level.
     summary = summarise(records)
     assert summary["medians"]["slices"] == {
         "next_slice": 4,
@@ -49,7 +49,7 @@ def test_slices_saved_are_those_of_the_best_baseline() -> None:
 def test_nothing_is_saved_where_ours_or_all_others_never_get_there(reached_by: str) -> None:
     records = [record(DENSE, 0, [0.8])]
     for name in ("next_slice", "evenly_spaced", "random", "foreground_random"):
-        # Of four seeds half get there.
+        # Half of the four seeds reach the level.
         records += [record(name, seed, [0.5, 0.8 if name == reached_by else 0.5]) for seed in (0, 1)]
         records += [record(name, seed, [0.5, 0.8 if name == reached_by or seed == 2 else 0.5]) for seed in (2, 3)]
     summary = summarise(records)
@@ -65,7 +65,7 @@ def test_needing_more_slices_than_the_best_baseline_is_a_negative_saving() -> No
 
 
 def test_p_values_are_corrected_by_holm() -> None:
-    """The smallest of three by 3, the next by 2, and none below the one before it."""
+    """Of three p-values, the smallest is multiplied by 3, the next by 2; none ends below a smaller one."""
     values = {"a": 0.01, "b": 0.04, "c": 0.03, "d": None}
     corrected = _corrected({name: PairedTest(difference=0.1, p=p, holm=None) for name, p in values.items()})
     assert [corrected[name]["holm"] for name in "abc"] == pytest.approx([0.03, 0.06, 0.06])
@@ -83,7 +83,7 @@ def test_slices_saved_are_over_the_seeds_that_all_have() -> None:
     records = [record(DENSE, 0, [0.8])]
     for name, late in (("next_slice", 1), ("evenly_spaced", 2), ("random", 3), ("foreground_random", 3)):
         records += [record(name, seed, [0.5] * late + [0.8] * (4 - late)) for seed in (0, 1)]
-    # Others of ours, which would be there at once.
+    # More seeds of ours, which reach the level at once.
     records += [record("next_slice", seed, [0.8] * 4) for seed in (2, 3, 4)]
     assert summarise(records)["saved"]["slices"] == pytest.approx(1 - 4 / 5, abs=1e-3)
 
@@ -99,7 +99,7 @@ def test_over_all_volumes_each_seed_of_each_is_a_pair() -> None:
     results["without ours"] = summarise([record(DENSE, 0, [0.8]), record("random", 0, [0.9])])
     compared = compare_over_volumes(results)
     assert compared["random"]["pairs"] == 6
-    # 0.01, 0.03, 0.11, 0.13, 0.21, 0.23, all of one sign.
+    # The differences are 0.01, 0.03, 0.11, 0.13, 0.21 and 0.23: all have one sign.
     assert compared["random"]["difference"] == pytest.approx(0.12)
     assert compared["random"]["p"] == compared["random"]["holm"] == pytest.approx(2 / 64)
     assert compared["evenly_spaced"] == {"difference": None, "p": None, "holm": None, "pairs": 0}

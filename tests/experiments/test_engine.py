@@ -1,4 +1,4 @@
-"""Work done by the workers of a real dask scheduler."""
+"""Work that the workers of a real dask scheduler do."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def start(workers: int, threads: int = 1) -> LocalCluster:
 
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
-    """The address of one with two workers."""
+    """The address of a scheduler with two workers."""
     with start(workers=2) as cluster:
         yield cluster.scheduler_address
 
@@ -60,7 +60,7 @@ def test_workers_make_the_same_table_as_this_process(scheduler: str, tmp_path: P
         assert reproduce(options)
         rows.append(json.loads((output / "results/small_2_steps/balls/table3.json").read_text())["rows"])
     assert [row["test"] for row in rows[0]] == [row["test"] for row in rows[1]] == ["ball_1", "ball_2"]
-    # Sums in another order, by as many threads as there are, round otherwise.
+    # The number of threads changes the order of sums, and with it their rounding.
     for here, there in zip(*rows, strict=True):
         assert here["3d_bn"] == pytest.approx(there["3d_bn"], abs=0.03)
 

@@ -1,4 +1,4 @@
-"""Surfaces as a person sees them."""
+"""Pictures of surfaces, pixel by pixel."""
 
 import io
 

@@ -35,7 +35,7 @@ def balls(tmp_path: Path) -> Path:
 def test_everything_is_made_in_pieces_by_parallel_processes(balls: Path, tmp_path: Path) -> None:
     output = tmp_path / "experiments"
     asked = ("--data", balls, "--methods", "3d_bn,2d_bn,3d_bn", "--steps", 2, "--output", output)
-    # Over before it begins.
+    # The time is over before the first run begins.
     late = reproduce("all", *asked, "--minutes", 0, "--jobs", 1)
     assert late.returncode == 3, late.stderr
     assert "31 runs are unfinished; the same command continues" in late.stdout
@@ -61,17 +61,17 @@ def test_everything_is_made_in_pieces_by_parallel_processes(balls: Path, tmp_pat
     for part in ("Table 1", "Table 2", "Table 3", "Figure 3", "3-D with BN", "2-D with BN"):
         assert part in report
 
-    # Another method joins those that there are; nothing is done twice.
+    # Another method is added to the finished ones; nothing is done twice.
     more = reproduce("table3", "--data", balls, "--methods", "3d_no_bn", "--steps", 2, "--output", output, "--jobs", 1)
     assert "2 runs, 0 of them are finished already" in more.stdout
     assert set(json.loads((results / "table3.json").read_text())["average"]) == {"2d_bn", "3d_no_bn", "3d_bn"}
     again = reproduce("table3", *asked, "--jobs", 1)
     assert "4 runs, 4 of them are finished already" in again.stdout
     assert "made by other commits" not in again.stdout
-    # Of tables that weren't asked for, the pictures stay in the report, too.
+    # The report keeps the pictures of tables that weren't asked for.
     assert (results / "report.html").read_text().count("<img") == report.count("<img") + 2
 
-    # What other software made is said to be so.
+    # Results of another commit are reported as such.
     path = runs / "table3-ball_1-3d_bn-0.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "commit": "abcdef1", "date": "2026-01-02"}))
     again = reproduce("table3", *asked, "--jobs", 1)
@@ -114,7 +114,7 @@ def test_a_run_that_cannot_be_continued_is_not_begun_without_time(
     options = ReproduceOptions(("table3",), "small", balls, "", ["3d_bn"], 1, 1, 5.0, 1, None, tmp_path)
     with pytest.raises(InputError, match=re.escape("--minutes: 5; 3d_bn takes 5 minutes and can't be continued")):
         make(options)
-    # Enough for one, had it begun at once.
+    # This time would be enough for one run, if it began at once.
     assert not make(replace(options, minutes=5 + 1e-6))
     assert not list((tmp_path / "work").rglob("runs"))
     assert make(replace(options, minutes=10000.0))
@@ -154,7 +154,7 @@ def test_the_same_runs_are_not_done_twice_at_once(balls: Path, tmp_path: Path, m
     monkeypatch.setitem(METHODS, "3d_bn", replace(METHODS["3d_bn"], learn=learn))
     assert make(options)
     assert len(tried) == 2
-    # It is over.
+    # The other one has ended.
     assert make(options)
 
 
@@ -171,7 +171,7 @@ def test_commands_name_the_existing_methods_and_seeds(tmp_path: Path) -> None:
         assert (given["--data"], given["--labels"]) == (str(folder), "a,b c")
         asked |= {method: int(given.get("--seeds", 1)) for method in given["--methods"].split(",")}
     assert asked == {method: len(own) for method, own in seeds.items()}
-    # Those that a table is made of needn't be named.
+    # The methods that a table consists of needn't be named.
     of_table = [{"method": method, "seed": 0} for method in ("2d_bn", "3d_no_bn", "3d_bn", "default")]
     phantom = replace(options, folder=None, labels="")
     assert phantom.command("table1", of_table) == "python -m experiments reproduce table1 --size small"
@@ -185,7 +185,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
 
 
 def test_needs_nothing_that_a_rented_machine_lacks(balls: Path, tmp_path: Path) -> None:
-    """Nothing that experiments/README.md doesn't list; the report is left for later."""
+    """Runs need only what experiments/README.md lists; the report is made later."""
     lacking = ("monailabel", "joblib", "PIL", "matplotlib", "skimage", "jinja2", "itk", "fastapi")
     code = (
         f"import runpy, sys; sys.modules.update(dict.fromkeys({lacking})); "

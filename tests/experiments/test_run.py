@@ -1,4 +1,4 @@
-"""Runs: what is judged, that interruptions change nothing, and what is taken for finished."""
+"""Runs: what is scored, that interruptions change nothing, and which runs count as finished."""
 
 import json
 import time
@@ -43,7 +43,7 @@ def a_run(method: str, steps: int = 4) -> Run:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, segment: Any) -> None:
-    """Let the method ``default`` segment so, without learning, on the CPU."""
+    """Let the method ``default`` segment by ``segment``, without learning, on the CPU."""
     method = Method("known", lambda *_: None, lambda _task: segment, on_cpu=True)
     monkeypatch.setattr(module, "METHODS", {"default": method})
 
@@ -51,7 +51,7 @@ def use(monkeypatch: pytest.MonkeyPatch, segment: Any) -> None:
 def test_only_test_slice_voxels_outside_the_training_slices_are_scored(
     context: RunContext, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A segmentation wrong on the training slices and elsewhere, but for one voxel right on the test slices."""
+    """The segmentation is wrong everywhere except on the test slices, where it is right but for one voxel."""
     wrong = {}
     for name, subject in study.subjects.items():
         dense = np.where(subject.truth == 1, 0, 1).astype(np.uint8)
@@ -96,14 +96,14 @@ def test_methods_of_the_tables_learn_and_segment(
     method: str, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if method == "3d_no_bn":
-        # At its own rate, so narrow a network without batch normalisation diverges for some seeds.
+        # At the method's own learning rate, a network this narrow without batch normalisation diverges for some seeds.
         slower = methods._paper_method("", lambda plan: replace(plan, batch_norm=False, learning_rate=0.005))
         monkeypatch.setattr(module, "METHODS", {method: slower})
     record = perform(a_run(method, steps=40), context)
     assert record["precision"] in ("torch.float32", "torch.bfloat16")
-    # Nothing but the ball is bright; an untrained network finds it by chance at most.
+    # Only the ball is bright; an untrained network finds it only by chance.
     assert record["mean_iou"] > 0.5
-    # Two slices across one axis cross a training slice of each other axis, the third one too.
+    # The test slices without the voxels where training slices cross them.
     assert np.sum(record["counts"]) == (20 - 1) * (12 - 1) + (24 - 1) * (20 - 1) + 24 * 12
     assert not context.work_of(a_run(method)).exists()
 
@@ -128,13 +128,13 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     pieces = 0
     while True:
         try:
-            # The time is over at once, but each piece is finished.
+            # The time is over at once, but each piece is completed.
             record = perform(a_run(method, steps=3), replace(context, until=time.time()))
             break
         except OutOfTimeError:
             pieces += 1
             assert not context.record_of(a_run(method)).exists()
-    # What has learnt all isn't stopped any more.
+    # A run that has finished training isn't stopped any more.
     assert pieces == (2 if method == "3d_bn" else 5)
     assert record["counts"] == whole["counts"]
     assert record["shown"] == whole["shown"]
@@ -149,7 +149,7 @@ def test_commits_and_machines_of_all_pieces_are_recorded(context: RunContext, mo
             perform(a_run("3d_bn", steps=4), replace(context, until=time.time()))
     record = perform(a_run("3d_bn", steps=4), context)
     assert (record["commit"], record["machine"]) == ("a, b", "small; large")
-    # Begun anew, it is by the last one alone.
+    # A run that starts again is recorded for the last commit and machine alone.
     record = perform(a_run("3d_bn", steps=3), context)
     assert (record["commit"], record["machine"]) == ("a", "large")
 
@@ -175,7 +175,7 @@ def test_a_run_begun_with_other_settings_starts_again(context: RunContext, monke
 def test_a_run_whose_work_folder_lost_its_settings_starts_again(
     context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a process was killed while it cleared the folder."""
+    """This happens if a process is killed while it clears the folder."""
     monkeypatch.setattr(methods, "PIECE", 1)
     whole = perform(a_run("3d_bn", steps=2), context)
     context.record_of(a_run("3d_bn")).unlink()
@@ -194,7 +194,7 @@ def test_only_runs_with_the_same_settings_count_as_finished(context: RunContext,
     assert finished(replace(run, test={"ball_2": TEST["ball_2"]}), study, context) is None
     wider = replace(context, size=replace(NARROW, options=PlanOptions(width=3)))
     assert finished(run, study, wider) is None
-    # What only the 2-D network goes by.
+    # Only the 2-D network depends on this setting.
     longer = replace(context, size=replace(NARROW, slice_steps=3))
     assert finished(run, study, longer) is not None
     flat = a_run("2d_bn", steps=1)
@@ -224,7 +224,7 @@ def test_runs_that_would_fail_are_refused_before_the_first_run(study: Study) -> 
     for training in (corner, {"ball_1": ()}):
         with pytest.raises(InputError, match=r"table1-subset_1: .*a single class or none"):
             check_runs([a_run("3d_bn"), replace(a_run("3d_bn"), training=training)], study)
-    # What is foreground there is crossed by the training slices.
+    # All foreground voxels there lie on training slices.
     for test in (corner, {"ball_1": ()}, TRAINING):
         with pytest.raises(InputError, match="no foreground on the test slices"):
             check_runs([replace(a_run("3d_bn"), test=test)], study)

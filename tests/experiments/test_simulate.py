@@ -1,4 +1,4 @@
-"""The command ``simulate``: what it keeps, leaves out and refuses."""
+"""The command ``simulate``: which results it keeps and replaces, and which options it refuses."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which volumes are taken, which of their slices count as annotated, and what is refused."""
+"""Which volumes a study uses, which of their slices count as annotated, and what is refused."""
 
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +31,7 @@ def test_slices_are_spread_evenly(length: int, count: int) -> None:
     places = np.array(evenly(length, count))
     assert len(places) == count
     gaps = np.diff([-0.5 - (places[0] + 0.5), *places, 2 * length - 0.5 - (places[-1] + 0.5)])
-    # The distance to the border is half of that between slices, or as near as whole numbers allow.
+    # The distance to the border is half of the distance between slices, up to rounding.
     assert np.abs(gaps - length / count).max() <= 2
     assert (np.diff(places) >= length // count).all()
 
@@ -71,7 +71,7 @@ def test_halved_phantom_is_the_mean_and_the_majority_of_eight_voxels(
     clear = votes.max(axis=-1) > 4
     np.testing.assert_array_equal(subject.truth[clear], votes.argmax(axis=-1)[clear] + 1)
     means = image.reshape(3, 20, 2, 18, 2, 12, 2).mean(axis=(2, 4, 6))
-    # Smoothed a little wider than the eight voxels before it is sampled.
+    # Before sampling, the volume is smoothed a little wider than the eight voxels.
     assert np.corrcoef(subject.volume.array.ravel(), means.ravel())[0, 1] > 0.97
 
     made = (tmp_path / "cache" / "kidney_1.npz").stat().st_mtime_ns

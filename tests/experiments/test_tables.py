@@ -1,4 +1,4 @@
-"""What the tables are made of, at the paper's sizes, and how their numbers come about."""
+"""The runs of the tables, at the paper's sizes, and how the tables' numbers are computed."""
 
 from collections import Counter
 from typing import Any
@@ -44,7 +44,7 @@ def test_table_1_parts_all_77_slices_uniformly(study: Study) -> None:
     assert len(set().union(*tests)) == 77
     for row, test in zip(rows, tests, strict=True):
         assert flat(row.training) == set().union(*tests) - test
-        # Of each line of slices, each subset has its third.
+        # Each subset has a third of the slices along each axis of each volume.
         lines = Counter((name, place.axis) for name, place in test)
         for name, known in study.subjects.items():
             for axis in range(3):
@@ -75,8 +75,8 @@ def test_table_2_takes_ever_more_slices_of_one_volume(study: Study) -> None:
     np.testing.assert_allclose(labelled.mean(axis=0), printed.TABLE_2_LABELLED, atol=0.3)
 
 
-def test_table_2_refuses_volumes_that_leave_no_slices_to_score() -> None:
-    # The annotated slices are those of the set of most slices.
+def test_table_2_refuses_volumes_that_leave_no_slice_to_test() -> None:
+    # All annotated slices belong to the largest training set.
     shape = (40, 40, 40)
     counts = enumerate(printed.TABLE_2_SLICES[-1])
     most = tuple(AnnotatedSlice(axis, index) for axis, n in counts for index in evenly(shape[axis], n))
@@ -124,7 +124,7 @@ def test_numbers_are_means_over_seeds_and_then_rows(study: Study) -> None:
     assert table["rows"][0]["classes"]["3d_bn"] == pytest.approx({"inside": 0.51, "tubule": 0.71})
     assert table["average"]["3d_bn"] == pytest.approx(0.71)
     assert table["average_seeds"]["3d_bn"] == pytest.approx([0.7, 0.72])
-    # Not of all rows: no average.
+    # There is no average unless all rows have a number.
     assert "default" not in table["average"]
     assert [row["paper"]["3d_bn"] for row in table["rows"]] == [0.855, 0.871, 0.863]
     assert table["average"]["paper"] == {"3d_no_bn": 0.842, "3d_bn": 0.863, "2d_bn": 0.796}
@@ -169,7 +169,7 @@ def test_averages_printed_in_the_paper_are_those_of_its_rows() -> None:
 
 
 def test_committed_tables_are_read() -> None:
-    """With the numbers of experiments/README.md."""
+    """They have the numbers of experiments/README.md."""
     table = read_table(PROJECT / "experiments" / "results" / "small" / "table1.json")
     assert methods_in(table) == ["2d_bn", "3d_no_bn", "3d_bn", "default", "pytorch3dunet", "nnunetv2"]
     average = {method: round(mean_of(table["average"], method) or 0, 3) for method in methods_in(table)}

@@ -18,7 +18,7 @@ SMALL = Specimen((72, 64, 40), seed=5)
 PLAIN = replace(SMALL, photons=1e7, read_noise=0.0, seams=0.0, attenuation=1e9)
 """A recording without noise, seams and attenuation."""
 DARK, FULL, OFFSET = 100.0, 2400.0, 0.04
-"""Stored value of darkness, what full brightness adds, and the brightness that every tile adds on average."""
+"""Stored value of darkness, the value that full brightness adds, and the mean brightness that tiles add."""
 
 
 class Sample(NamedTuple):
@@ -75,7 +75,7 @@ def best_band_iou(values, member):
 
 
 def best_lookup_iou(image, member, bins=12):
-    """Best IoU of any set of cells of the joint histogram of all channels: whatever colours alone can tell."""
+    """Best IoU of any set of cells of the joint histogram of all channels: the best that colours alone allow."""
     cell = np.zeros(member.size, int)
     for channel in image:
         edges = np.quantile(channel, np.linspace(0, 1, bins + 1)[1:-1])
@@ -104,7 +104,7 @@ def test_form(samples):
         assert sample.image.shape == (3, 128, 128, 64)
         assert sample.image.dtype == np.uint16
         assert sample.image.max() <= 4095
-        # Hardly anything is cut off at either end of the detector's range.
+        # Hardly any voxel is clipped at either end of the detector's range.
         assert np.mean((sample.image == 0) | (sample.image == 4095)) < 0.005
         assert sample.truth.shape == (128, 128, 64)
         assert sample.truth.dtype == np.uint8
@@ -137,7 +137,7 @@ def test_tubules_are_few_long_and_open(samples):
         parts, count = label(sample.truth > 0)
         sizes = np.bincount(parts.ravel())[1:]
         assert 1 <= count <= 10
-        # The largest could not be a straight tube through the volume.
+        # The largest is longer than a straight tube through the volume.
         straight = 128 * np.pi * (sample.specimen.calibre / sample.specimen.spacing[0]) ** 2
         assert sizes.max() > 1.5 * straight
         lumina, _ = label(sample.truth == 1)

@@ -20,7 +20,7 @@ SLA = np.array([[0, -1.0, 0, 0], [0, 0, 1.0, 0], [2.0, 0, 0, 0], [0, 0, 0, 1]])
 
 
 class Page(HTMLParser):
-    """Collects a page's pictures by their alternative text, chips of the legend, text and links to elsewhere."""
+    """Collects a page's pictures by their alternative text, the colours of the legend, the text, and all sources."""
 
     def __init__(self, html):
         super().__init__()
@@ -66,8 +66,8 @@ def page(cases):
 
 
 def shown_voxel(affine, axis, index, row, column, shape):
-    """Say which voxel 3D Slicer shows there, by going through world coordinates: a picture's right is the patient's
-    left (in sagittal slices posterior), its bottom posterior (in other than axial slices inferior)."""
+    """Return the voxel that 3D Slicer shows at a pixel, by world coordinates: right is the patient's left (in sagittal
+    slices posterior), down is posterior (in coronal and sagittal slices inferior)."""
     normal = int(np.argmax(np.abs(affine[:3, axis])))
     right, below = {2: ((-1, 0, 0), (0, -1, 0)), 1: ((-1, 0, 0), (0, 0, -1)), 0: ((0, -1, 0), (0, 0, -1))}[normal]
     voxel = [index] * 3
@@ -116,7 +116,7 @@ def test_pictures_have_the_proportions_of_the_specimen():
     case = segmented()
     _, shown = page([case, segmented(annotated=False, image_id="other")])
     sizes = {alternative.split(", ")[1][0]: size for alternative, size in shown.sizes.items() if "image" in alternative}
-    # 12 × 10 × 6 voxels of 1 × 1 × 2; the longest side, 12, gets all the width.
+    # There are 12 × 10 × 6 voxels of 1 × 1 × 2; the longest side, 12, gets the full width.
     assert sizes["z"]["width"] / sizes["z"]["height"] == pytest.approx(12 / 10, rel=0.02)
     assert sizes["y"]["width"] / sizes["y"]["height"] == pytest.approx(12 / 12, rel=0.02)
     assert sizes["x"]["width"] / sizes["x"]["height"] == pytest.approx(10 / 12, rel=0.02)

@@ -1,4 +1,4 @@
-"""Pages from templates: what is escaped, what is missing, and where templates are found."""
+"""Pages from templates: escaping, missing values, and where templates are found."""
 
 import shutil
 import subprocess
@@ -43,7 +43,7 @@ def test_a_value_that_a_template_misses_is_an_error(tmp_path: Path) -> None:
 
 
 def test_templates_are_found_where_the_app_folder_was_copied_to(tmp_path: Path) -> None:
-    """By a process that starts elsewhere and has nothing of this project but the copy."""
+    """The process starts elsewhere and has nothing of this project but the copy."""
     shutil.copytree(APP / "lib", tmp_path / "app" / "lib", ignore=shutil.ignore_patterns("__pycache__"))
     program = """import sys
 sys.path.insert(0, "app")

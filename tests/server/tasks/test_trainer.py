@@ -146,11 +146,11 @@ def test_cases_are_the_annotated_images(studies: Path, tmp_path: Path) -> None:
 
 
 CORRECTED = scaled(0.5, 0.5, 1.3)
-"""The affine of an image of which somebody corrected the voxel size."""
+"""The affine of an image whose voxel size somebody corrected."""
 
 
 def spoil(what: str, studies: Path) -> None:
-    """Make the image or the annotation b useless."""
+    """Make the image b or its annotation unusable."""
     image = studies / "b.nii.gz"
     if what == "voxel size":
         write_image(image, affine=CORRECTED, seed=2)
@@ -172,7 +172,7 @@ def spoil(what: str, studies: Path) -> None:
 
 SPOILT = {
     "voxel size": r"voxel size 0\.5 × 0\.5 × 1\.3 mm instead of 0\.5 × 0\.5 × 1\.25 mm.* restore b 1 --by-voxel",
-    "shape": r"b\.nii\.gz has the shape \(20, 18, 13\), version 1 of its annotation \(20, 18, 12\)",
+    "shape": r"b\.nii\.gz has the shape \(20, 18, 13\), but version 1 of its annotation has \(20, 18, 12\)",
     "damaged": r"b\.nii\.gz: cannot be read",
     "removed": r"b\.nii\.gz: no such file",
     "infinite": r"b\.nii\.gz: 1 values are infinite",
