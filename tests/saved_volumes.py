@@ -21,7 +21,7 @@ def affine_of(
     origin: Sequence[float] = (-12.5, 40.25, 7.0),
     mirror: bool = False,
 ) -> NDArray[np.float64]:
-    """(4, 4) voxel to RAS: size in mm, rotations about x, y, z in degrees, place of the first voxel in mm."""
+    """(4, 4) voxel to RAS: size in mm, rotations about x, y, z in degrees, position of the first voxel in mm."""
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ np.diag(spacing)
     affine[:3, 3] = origin
@@ -53,7 +53,7 @@ def save_nifti(
     intent: str | None = None,
     **header: Any,
 ) -> Path:
-    """Save an array, its channels last, with qform and sform alike; ``header`` are fields that are then set."""
+    """Save an array, channels last, with equal qform and sform; then set the fields of ``header``."""
     image = nibabel.Nifti1Image(array, None)
     image.set_qform(affine, 1)
     image.set_sform(affine, 1)

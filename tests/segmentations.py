@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from application import slicer
 
 Paint = Mapping[str, NDArray[np.bool_] | None]
-"""By segment, in the order of Slicer's list: the painted voxels (X, Y, Z) of the image file; None if untouched."""
+"""The painted voxels (X, Y, Z) of the image file by segment, in the order of Slicer's list; None if untouched."""
 
 
 def write_numbered(path: Path, affine: NDArray[np.float64], shape: tuple[int, ...]) -> Path:
-    """Write an image whose voxels (of the first channel) are numbered, so that they are known whoever reads it."""
+    """Write an image whose voxels (of the first channel) are numbered, so that any reader can identify them."""
     array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape, order="F")
     if path.suffix == ".nrrd":
         lps = np.diag([-1, -1, 1, 1]) @ affine
@@ -37,7 +37,7 @@ class SlicerScene:
         for logic in (self.volumes, self.segmentations):
             logic.SetMRMLScene(self.scene)
         self.image = self.volumes.AddArchetypeVolume(str(image), "image", 0)
-        # Which voxel of the file, counted in Fortran order, each of Slicer's is.
+        # For each voxel in Slicer, the number of the file's voxel, counted in Fortran order.
         self.numbers = slicer.util.arrayFromVolume(self.image).astype(int)
 
     def paint(self, paint: Paint) -> Any:
@@ -51,7 +51,7 @@ class SlicerScene:
             label = self.volumes.CreateAndAddLabelVolume(self.scene, self.image, "label")
             slicer.util.arrayFromVolume(label)[:] = mask.ravel(order="F")[self.numbers]
             painted = self.segmentations.CreateOrientedImageDataFromVolumeNode(label)
-            # As the Segment Editor's brushes do; an import would go by the voxels of empty segments, 1 mm wide.
+            # The Segment Editor's brushes do this; an import would use the voxels of empty segments, 1 mm wide.
             assert self.segmentations.SetBinaryLabelmapToSegment(
                 painted, node, segment, self.segmentations.MODE_REPLACE, painted.GetExtent()
             )

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, and small images and annotations to serve."""
+"""A real server in its own process, and small images and annotations to serve."""
 
 import json
 import os
@@ -26,11 +26,11 @@ from lib.core.plan.plan import Plan
 from project import APP
 
 PATIENCE = 600
-"""Seconds after which whatever is waited for counts as hanging. Nothing else takes as long, even on a slow machine."""
+"""Seconds after which a wait counts as hanging. Nothing takes this long otherwise, even on a slow machine."""
 SHAPE = (20, 18, 12)
 SPACING = (0.5, 0.5, 1.25)
 SEGMENTS = ["inside (predicted)", "tubule (predicted)", "annotate here", "inside", "tubule", "outside"]
-"""What 3D Slicer shows with the classes by default."""
+"""The segments that 3D Slicer shows with the default classes."""
 
 
 def scaled(*spacing: float) -> NDArray[np.float64]:
@@ -68,7 +68,7 @@ def paint() -> NDArray[np.uint8]:
 
 
 def as_slicer_sends(annotation: NDArray[np.uint8]) -> tuple[NDArray[np.int16], dict[str, Any]]:
-    """The label map and parameters that the plugin makes of paint: values by position among all segments."""
+    """Return the plugin's label map and parameters for paint: values are positions among all segments."""
     label = np.where(annotation > 0, annotation + 3, 0).astype(np.int16)
     return label, {"label_info": [{"name": name, "idx": position} for position, name in enumerate(SEGMENTS, start=1)]}
 
@@ -152,7 +152,7 @@ class Server:
         return True
 
     def wait_until(self, condition: Callable[[], object]) -> None:
-        """Wait for a condition on what the server says or does."""
+        """Wait for a condition; fail if the server ends."""
         try:
             wait_until(condition, self.process)
         except AssertionError as error:
@@ -203,7 +203,7 @@ class Server:
         )
 
     def forget_offers(self, *images: str) -> None:
-        """Let Next Sample offer these images as if it hadn't yet."""
+        """Make Next Sample treat these images as never offered."""
         url, info = f"{self.url}/datastore/image/info", {"info": '{"strategy": {}}'}
         for image in images:
             requests.put(url, params={"image": image}, data=info, timeout=PATIENCE).raise_for_status()

@@ -1,4 +1,4 @@
-"""Images as the real volume reader of 3D Slicer gives them."""
+"""Images as the real volume reader of 3D Slicer reads them."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from application import slicer
 
 
 def in_slicer(path: Path) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
-    """The voxels (i, j, k) of an image's first channel and its affine (RAS), as Slicer has them."""
+    """Return the voxels (i, j, k) of an image's first channel and its affine (RAS), as Slicer reads them."""
     scene, logic = slicer.vtkMRMLScene(), slicer.vtkSlicerVolumesLogic()
     logic.SetMRMLScene(scene)
     node = logic.AddArchetypeVolume(str(path), "image", 0)

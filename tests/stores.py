@@ -40,7 +40,7 @@ def submit(
 
 
 def label_info(studies: Path, tag: str, image: str = "a") -> dict[str, Any]:
-    """What the index says of a label."""
+    """Return the label info in the index."""
     index = json.loads((studies / "datastore_v2.json").read_text())
     info: dict[str, Any] = index["objects"][image]["labels"][tag]["info"]
     return info
@@ -51,7 +51,7 @@ def refusal(status: int, *words: str) -> Any:
 
 
 def mask() -> NDArray[np.uint8]:
-    """A dense mask as nnU-Net has it: 0 is the background."""
+    """A dense mask as in nnU-Net: 0 is the background."""
     dense = np.zeros(SHAPE, np.uint8)
     dense[5:15, 4:14, 3:9] = 2
     dense[8:12, 7:11, 5:7] = 1

@@ -20,7 +20,7 @@ def section(page: str, heading: str) -> str:
 
 
 def first_table(text: str) -> list[str]:
-    """The words in backticks in the first column of a text's first table, without what follows the first word."""
+    """The first words of the texts in backticks in the first column of a text's first table."""
     rows = re.search(r"^\|.*?(?=\n\n|\Z)", text, re.DOTALL | re.MULTILINE)[0].splitlines()[2:]
     return [name for row in rows for name in re.findall(r"`([\w-]+)[^`]*`", row.split("|")[1])]
 

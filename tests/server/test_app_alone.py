@@ -24,7 +24,7 @@ def test_the_app_works_without_the_project(studies: Path, tmp_path: Path) -> Non
     ).stdout
     for command in ("samples", "demo", "annotations"):
         assert command in said
-    # Whatever the copy imports of this software comes from the copy.
+    # All modules of this software that the copy imports come from the copy.
     code = "import pkgutil, importlib, sys, lib\n" + (
         "for each in pkgutil.walk_packages(lib.__path__, 'lib.'): importlib.import_module(each.name)\n"
         "print({name for name in sys.modules if name.partition('.')[0] in ('benchmarks', 'experiments', 'tests')})"

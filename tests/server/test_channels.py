@@ -22,7 +22,7 @@ FIRST, SECOND = "case_0000.nii.gz", "case_0001.nii.gz"
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two images of two channels, and the first of them again in one file."""
+    """Two images of two channels each, and a copy of the first image in one file."""
     folder = tmp_path_factory.mktemp("studies")
     for number, name in enumerate(("case_0000", "case_0001", "other_0000", "other_0001")):
         write_image(folder / f"{name}.nii.gz", seed=number)
@@ -151,7 +151,7 @@ def test_a_single_channel_cannot_be_uploaded(server: Server, served: Path, tmp_p
 
 
 def test_an_image_with_all_channels_in_one_file_can_be_uploaded(server: Server, served: Path, tmp_path: Path) -> None:
-    # What is there already, by channel, is taken for the same; anything else isn't.
+    # An upload equal to the stored image is accepted, although that has a file for each channel; others aren't.
     assert server.put_image("case", served / "together.nii.gz").json() == {"image": "case"}
     assert server.put_image("case", served / "other_0000.nii.gz").status_code == 400
     reply = server.put_image("fourth", write_image(tmp_path / "fourth.nii.gz", (*SHAPE, 2)))
@@ -173,7 +173,7 @@ def test_an_image_is_removed_with_all_its_channels(server: Server, served: Path)
     assert not list(served.glob("other*"))
     assert not list(served.glob("labels/prediction/other*"))
     assert "other" not in images(server)
-    # Annotated: stays.
+    # An annotated image stays.
     assert requests.delete(f"{server.url}/datastore/image", params={"id": "case"}, timeout=PATIENCE).status_code == 400
     assert (served / FIRST).exists()
     assert (served / SECOND).exists()

@@ -19,7 +19,7 @@ def test_the_whole_loop(studies: Path, tmp_path: Path, start_server: Callable[..
     server = start_server(studies, width="2").wait()
     client = server.client
 
-    # The annotator is given both images in turn, and paints.
+    # The annotator is offered both images in turn, and paints.
     for expected in ("a", "b"):
         sample = client.next_sample("sparse", {})
         assert sample["id"] == expected
@@ -27,7 +27,7 @@ def test_the_whole_loop(studies: Path, tmp_path: Path, start_server: Callable[..
         label, params = as_slicer_sends(paint())
         reply = client.save_label(expected, str(write_label(tmp_path / "label.nii.gz", label)), params=params)
         assert reply["version"] == 1
-    # Both have as many slices: it is a's turn again. The stock strategies have nothing more to offer.
+    # Both have the same number of slices, so a comes again. The stock strategies have nothing more to offer.
     assert client.next_sample("sparse", {})["id"] == "a"
     assert client.next_sample("first", {}) == {}
 
@@ -57,7 +57,7 @@ def test_the_whole_loop(studies: Path, tmp_path: Path, start_server: Callable[..
     stopped = client.info()["train_stats"][MODEL]
     assert (stopped["run"], stopped["finished"]) == (run, False)
     assert stopped["epoch"] >= stats["epoch"]
-    # A submission during training doesn't hurt it.
+    # A submission during training doesn't disturb the training.
     end = stopped["epoch"] + 4
     client.train_start(MODEL, {"max_epochs": end})
     better = paint()
@@ -75,7 +75,7 @@ def test_the_whole_loop(studies: Path, tmp_path: Path, start_server: Callable[..
     assert plan["scheme"]["foreground"] == ["inside", "tubule"]
     assert list((studies / "models/events").iterdir())
 
-    # Segment; the paint stays what it was.
+    # Segment; the paint stays unchanged.
     file, params = client.infer(MODEL, "a", {"result_extension": ".nii.gz"})
     prediction = np.asarray(nibabel.load(file).dataobj)
     assert prediction.shape == SHAPE

@@ -1,4 +1,4 @@
-"""An image with NaN outside of what was recorded, through the real server."""
+"""An image with NaN outside the recorded region, through the real server."""
 
 from collections.abc import Callable
 from pathlib import Path

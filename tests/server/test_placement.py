@@ -1,4 +1,4 @@
-"""A prediction lies where 3D Slicer shows the image, whatever the image's header says of its place."""
+"""A prediction lies where 3D Slicer shows the image, whatever position the image's header gives."""
 
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def test_a_prediction_lies_over_its_image(tmp_path: Path, fields: dict[str, Any]
     try:
         result, _ = Segmentation(conf, store)({"image": str(image), "image_id": "a", "result_extension": ending})
     except InputError:
-        # What Slicer can't open may be refused.
+        # Images that Slicer can't open may be refused.
         with pytest.raises(RuntimeError):
             sitk.ReadImage(str(image))
         return

@@ -1,4 +1,4 @@
-"""An annotator who paints whatever slice the live server asks for, until the segmentation is good."""
+"""A simulated annotator who paints the slices that the live server suggests, until the segmentation is good."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_painting_the_suggested_slices_improves_the_segmentation(
         place = AnnotatedSlice(asked["slice"]["axis"], asked["slice"]["index"])
         assert place not in places
         assert 0 < asked["slice"]["score"] < 1
-        # The reply to a submission names the slice that was asked for as long as nothing was trained since.
+        # The reply to a submission names the slice that Next Sample suggested, because nothing was trained since.
         if number == ROUNDS:
             again = server.client.save_label("kidney_1", str(tmp_path / "label.nii.gz"), params=params)
             assert again["paint_next"].startswith(f"{asked['slice']['name']}: newly covers ")

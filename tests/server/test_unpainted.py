@@ -1,4 +1,4 @@
-"""A server with --conf unpainted background: a structure painted on slices is all that has to be submitted."""
+"""A server with --conf unpainted background: only the structure has to be painted on the slices."""
 
 import json
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def test_painting_one_structure_is_enough(studies: Path, tmp_path: Path, start_s
 
 
 def test_the_reply_says_in_which_slices_unpainted_voxels_count() -> None:
-    """Tubes along an axis, painted in two of three slices: planes across the other axes are annotated, too."""
+    """Tubes along an axis are painted in two of three slices, so planes across the other axes are annotated too."""
     scheme = LabelScheme(("inside", "tubule"), "outside")
     x, y, z = np.indices((64, 64, 32))
     tubes = np.any([(x - a) ** 2 + (y - b) ** 2 <= 9 for a, b in ((20, 20), (40, 30), (30, 50))], axis=0)

@@ -22,14 +22,14 @@ _plugin: ModuleType | None = None
 
 
 class Annotator:
-    """One session in 3D Slicer, with a scene of its own. Several may exist; they don't know of each other.
+    """One session in 3D Slicer, with its own scene. Several independent sessions may exist.
 
-    Masks are (X, Y, Z) in the order of voxels in the image's file, however Slicer shows them: painting goes by what is
-    seen.
+    Masks are (X, Y, Z) in the order of voxels in the image's file, however Slicer shows them; ``Annotator`` finds the
+    voxels that Slicer shows there.
 
     Attributes:
         ui: the plugin's widgets by name.
-        sample: what the server said of the image that is open.
+        sample: the server's reply to Next Sample about the open image.
     """
 
     def __init__(self, url: str, folder: Path, name: str = "annotator", **settings: object) -> None:
@@ -37,7 +37,7 @@ class Annotator:
 
         Args:
             url: address of the server.
-            folder: to be made; for temporary files.
+            folder: for temporary files; it is created.
             name: the user name (client id).
             settings: the plugin's settings by their keys without ``MONAILabel/``, e.g. ``fileExtension``,
                 ``autoRunSegmentationOnNextSample``, ``autoUpdateModelV2``, ``allowOverlappingSegments``.
@@ -62,7 +62,7 @@ class Annotator:
         self._widget.cleanup()
         self._slicer.scene.Clear(1)
 
-    # What is seen
+    # What Slicer shows
 
     @property
     def dialogs(self) -> list[Dialog]:
@@ -71,7 +71,7 @@ class Annotator:
 
     @property
     def errors(self) -> list[Dialog]:
-        """Those that say that something went wrong."""
+        """All messages about errors."""
         return [dialog for dialog in self.dialogs if dialog.kind in ("warning", "error")]
 
     @property
@@ -129,7 +129,7 @@ class Annotator:
         return str(self.sample["id"])
 
     def submit(self) -> dict[str, Any]:
-        """Press Submit Label; return the server's reply as it is shown, empty if the plugin shows none."""
+        """Press Submit Label; return the server's reply as the plugin shows it, empty if it shows none."""
         before = len(self.dialogs)
         self.press("saveLabelButton")
         replies = [dialog for dialog in self.dialogs[before:] if dialog.kind == "information"]
@@ -142,15 +142,15 @@ class Annotator:
         self.press("segmentationButton")
 
     def train(self) -> None:
-        """Press Train; the options are those of the section Options."""
+        """Press Train, with the options of the section Options."""
         self.press("trainingButton")
 
     def stop(self) -> None:
-        """Press Stop, and OK in the dialog that asks whether to."""
+        """Press Stop, and OK in the dialog that asks for confirmation."""
         self.press("stopTrainingButton")
 
     def let_time_pass(self) -> None:
-        """Let the plugin do what it does every few seconds: ask how training goes."""
+        """Let the plugin ask for the state of the training, as it does every few seconds."""
         self._slicer.activate()
         for timer in list(self._slicer.timers):
             timer.fire()
@@ -177,27 +177,27 @@ class Annotator:
         to_ras = vtk.vtkMatrix4x4()
         self.volume.GetIJKToRASMatrix(to_ras)
         points = self.ui.dgPositiveControlPointPlacementWidget.currentNode()
-        # As in the slice views, where a new point is the active one before it is set down.
+        # In the slice views, too, a new point is the active one before it is placed.
         points.GetDisplayNode().SetActiveControlPoint(points.GetNumberOfControlPoints())
         points.AddControlPoint(to_ras.MultiplyDoublePoint([*at, 1.0])[:3])
 
     # The segment editor
 
     def paint(self, segment: str, mask: NDArray[np.bool_]) -> None:
-        """Add voxels to a segment; Slicer's default is to take them from the other visible ones."""
+        """Add voxels to a segment; by default, Slicer removes them from the other visible ones."""
         self._edit(segment, mask, slicer.qSlicerSegmentEditorAbstractEffect.ModificationModeAdd)
 
     def paint_annotation(self, annotation: NDArray[np.uint8]) -> None:
-        """Paint all that an annotation holds: 1 inside, 2 tubule, 3 outside."""
+        """Paint a whole annotation: 1 inside, 2 tubule, 3 outside."""
         for value, segment in enumerate(CLASSES, start=1):
             self.paint(segment, annotation == value)
 
     def erase(self, segment: str, mask: NDArray[np.bool_]) -> None:
-        """Take voxels from a segment."""
+        """Remove voxels from a segment."""
         self._edit(segment, mask, slicer.qSlicerSegmentEditorAbstractEffect.ModificationModeRemove)
 
     def allow_overlap(self) -> None:
-        """Choose Allow overlap at Masking > Modify other segments."""
+        """Choose Allow overlap in Masking > Modify other segments."""
         node = self.ui.embeddedSegmentEditorWidget.logic.GetSegmentEditorNode()
         node.SetOverwriteMode(slicer.vtkMRMLSegmentEditorNode.OverwriteNone)
 
@@ -256,7 +256,7 @@ def _first_channel(path: Path) -> NDArray[Any]:
 
 
 def _flips(stored: NDArray[Any], shown: NDArray[Any]) -> tuple[int, ...]:
-    """Find along which axes Slicer shows an image mirrored, by what is seen in it."""
+    """Find the axes along which Slicer shows an image mirrored, by comparing voxels."""
     axes = [chosen for count in range(4) for chosen in itertools.combinations(range(3), count)]
     fitting = [chosen for chosen in axes if np.array_equal(np.flip(stored, chosen), shown)]
     assert len(fitting) == 1, f"Slicer shows {shown.shape}, the file holds {stored.shape}; mirrored along {fitting}"

@@ -11,8 +11,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
-# slicer imports whatever lies in folders of its name on the search path. That is how the stand-ins become part of it,
-# and why the folder that has this one in it must not be on the path meanwhile.
+# slicer imports everything in folders of its name on the search path. The stand-ins become part of it in this way, and
+# the folder above this one must not be on the path meanwhile, because this folder has the same name.
 _path = sys.path[:]
 sys.path[:] = [str(HERE / "stand_ins"), *(entry for entry in _path if Path(entry).resolve() != HERE.parent)]
 from slicer_core import vtkSegmentationCore  # noqa: E402
@@ -20,7 +20,7 @@ from slicer_core import vtkSegmentationCore  # noqa: E402
 import slicer  # noqa: E402
 
 sys.path[:] = [str(HERE / "stand_ins"), *_path]
-# A module of its own in Slicer, a part of the package in the wheel.
+# In Slicer this is a separate module, in the wheel a part of the package.
 sys.modules["vtkSegmentationCore"] = vtkSegmentationCore
 
 
@@ -30,8 +30,8 @@ class Dialog:
 
     Attributes:
         kind: ``information``, ``question``, ``warning`` or ``error``.
-        text: what it says.
-        details: what *Show Details* unfolds.
+        text: the message.
+        details: the text behind *Show Details*.
     """
 
     kind: str
@@ -40,10 +40,10 @@ class Dialog:
 
 
 class Application:
-    """One run of 3D Slicer: a scene, settings and a temporary folder of its own.
+    """One run of 3D Slicer, with its own scene, settings and temporary folder.
 
-    What Python code in Slicer knows as ``slicer.app``, ``slicer.mrmlScene`` and ``slicer.modules`` belongs to the run
-    that was activated last.
+    In Python code, ``slicer.app``, ``slicer.mrmlScene`` and ``slicer.modules`` belong to the run that was activated
+    last.
     """
 
     applicationName = "Slicer"
@@ -81,17 +81,17 @@ class Application:
         slicer.app, slicer.mrmlScene, slicer.modules = self, self.scene, self.modules
 
     def note(self, box: Any) -> None:
-        """Keep what a message box says."""
+        """Keep the message of a message box."""
         kind = ("information", "information", "warning", "error", "question")[box.icon]
         self.dialogs.append(Dialog(kind, box.text, box.detailedText))
 
-    # What the plugin and ``slicer.util`` ask of ``slicer.app``
+    # What the plugin and ``slicer.util`` use of ``slicer.app``
 
     def connect(self, signature: str, slot: Callable[..., object]) -> None:
-        """Slicer's start is over before the plugin is loaded; nothing is ever sent."""
+        """Do nothing: the signals of Slicer's start are over before the plugin is loaded."""
 
     def testingEnabled(self) -> bool:
-        """In testing mode messages would be logged instead of shown."""
+        """Return False: in testing mode, messages would be logged instead of shown."""
         return False
 
     def processEvents(self) -> None:
@@ -105,7 +105,7 @@ class Application:
 
 
 class FileDialogs:
-    """Loads and saves nodes as Slicer's core does: volumes by the volumes logic, all else by its storage node."""
+    """Loads and saves nodes as Slicer's core does: volumes by the volumes logic, others by their storage nodes."""
 
     def loadNodes(self, kind: str, properties: dict[str, Any], loaded: Any, messages: Any) -> bool:
         if kind != "VolumeFile":
@@ -131,7 +131,7 @@ def load_plugin() -> types.ModuleType:
     (file,) = [f for f in importlib.metadata.files("monailabel") or () if f.match("slicer/MONAILabel/MONAILabel.py")]
     path = Path(str(file.locate())).resolve()
     sys.path.append(str(path.parent))
-    # By its path: where file names ignore case, the name alone would also mean the monailabel package.
+    # Import by path: where file names ignore case, the name alone could also mean the monailabel package.
     spec = importlib.util.spec_from_file_location("MONAILabel", path)
     assert spec
     assert spec.loader

@@ -1,4 +1,4 @@
-"""What the tests at 3D Slicer share."""
+"""Fixtures of the tests with 3D Slicer."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all tests here; see ``serve``."""
+    """One server for all tests in this folder; see ``serve``."""
     server = Server(studies, tmp_path_factory.mktemp("server"), width="2").wait()
     yield server
     server.stop()
@@ -30,7 +30,7 @@ def server(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(autouse=True)
 def models(studies: Path) -> Path:
-    """The folder of models, without any."""
+    """Remove the folder of models; return its path."""
     folder = studies / "models"
     shutil.rmtree(folder, ignore_errors=True)
     return folder
@@ -48,7 +48,7 @@ def open_slicer(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Start sessions in 3D Slicer, connected to the server; they end with the test."""
     opened: list[Annotator] = []
     uncaught: list[str] = []
-    # Errors in what the scene calls get no further than this.
+    # Errors in callbacks of the scene reach only this hook.
     monkeypatch.setattr(sys, "excepthook", lambda *error: uncaught.append("".join(traceback.format_exception(*error))))
 
     def start(name: str = "annotator", **settings: object) -> Annotator:
@@ -64,9 +64,9 @@ def open_slicer(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def serve(server: Server, studies: Path) -> Iterator[Callable[..., None]]:
-    """Have the server offer images, none but these; with the test they are gone, and all that was stored of them.
+    """Make the server offer only the given images; after the test, remove them and everything stored about them.
 
-    So every test has a server of its own, as it were, without waiting for one to start.
+    In effect every test has its own server, without waiting for one to start.
     """
 
     def wait_for(images: set[str]) -> None:
@@ -80,7 +80,7 @@ def serve(server: Server, studies: Path) -> Iterator[Callable[..., None]]:
     yield offer
     for file in studies.glob("*.n*"):
         file.unlink()
-    # Labels last: the server makes good what is missing of an image that it still has.
+    # Labels come last, because the server restores missing labels of an image that it still has.
     wait_for(set())
     for file in studies.glob("labels/*/*"):
         file.unlink()

@@ -13,7 +13,7 @@ from serving import SHAPE, scaled
 
 
 def placed(*spacing: float, turned: tuple[float, float, float] = (0, 0, 0)) -> NDArray[np.float64]:
-    """An affine with these voxel sizes (negative: mirrored), turned about the three axes by degrees."""
+    """An affine with these voxel sizes (negative: mirrored), rotated about the three axes by degrees."""
     affine = scaled(*spacing)
     affine[:3, :3] = Rotation.from_euler("xyz", turned, degrees=True).as_matrix() @ affine[:3, :3]
     return affine

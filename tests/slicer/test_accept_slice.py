@@ -1,4 +1,4 @@
-"""A click in the real plugin fills a slice of a painted segment with what the model said."""
+"""A click in the real plugin fills a slice of a painted segment with the model's prediction."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ def annotator(
     serve: Callable[..., None],
     tmp_path: Path,
 ) -> Annotator:
-    """Has opened an image and painted it."""
+    """An annotator who has opened an image and painted it."""
     serve(write_image(tmp_path / "image.nii.gz", affine=AFFINES[request.param], seed=1))
     annotator = open_slicer(autoRunSegmentationOnNextSample=False)
     annotator.next_sample()
@@ -37,7 +37,7 @@ def masks(annotator: Annotator) -> dict[str, np.ndarray]:
 def test_one_click_fills_that_slice_of_that_segment(annotator: Annotator, studies: Path, overlap: bool) -> None:
     annotator.run()
     predicted = stored(studies, "prediction", "image") == 2
-    # The prediction is noise; a slice is taken in which it has the class where nothing and where others are painted.
+    # The prediction is noise. The slice has predicted voxels of the class on unpainted voxels and on other classes.
     slices = [k for k in range(SHAPE[2]) if k not in (4, 6) and predicted[:, :, k].any()]
     k = max(slices, key=lambda k: int(predicted[:, :, k].sum()))
     assert (predicted[:, :, k] & (paint()[:, :, k] == 3)).any()
@@ -54,14 +54,14 @@ def test_one_click_fills_that_slice_of_that_segment(annotator: Annotator, studie
     for name in annotator.segments():
         if name == "tubule":
             continue
-        # As under any of Slicer's brushes, others give way unless overlap is allowed.
+        # As with Slicer's brushes, other segments lose these voxels unless overlap is allowed.
         left = before[name].copy()
         if not overlap:
             left[:, :, k] &= ~predicted[:, :, k]
         assert (after[name] == left).all(), name
     assert annotator.errors == []
 
-    # Whoever submits it makes it an annotation.
+    # It becomes annotation when it is submitted.
     annotator.submit()
     final = stored(studies, "final", "image")
     layers = np.stack([after[name] for name in CLASSES])

@@ -1,4 +1,4 @@
-"""Train and Run in the real plugin: what the model says appears beside the paint and never gets into it."""
+"""Train and Run in the real plugin: predictions appear beside the paint and never become part of it."""
 
 import re
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def test_predictions_appear_and_paint_stays(
     assert (reply["version"], reply["warnings"]) == (2, [])
     assert (stored(studies, "final", "image") == paint()).all()
 
-    # Slicer takes a correction from the segments that it is painted over, the predicted ones.
+    # Slicer removes the voxels of a correction from the segments below it, the predicted ones.
     correction = np.zeros(SHAPE, np.uint8)
     correction[:, :, 9] = np.where(prediction[:, :, 9] == 1, 2, 3)
     annotator.paint_annotation(correction)
@@ -107,7 +107,7 @@ def test_automatic_run_on_load_and_training_after_submit(
     open_slicer: Callable[..., Annotator], serve: Callable[..., None], server: Server, studies: Path, tmp_path: Path
 ) -> None:
     serve(write_image(tmp_path / "image.nii.gz", seed=1))
-    # To run on load is what the plugin does where nothing is said of it.
+    # By default, the plugin runs the model on loading an image.
     annotator = open_slicer(autoUpdateModelV2=True)
     annotator.next_sample()
     assert (annotator.prediction() == stored(studies, "prediction", "image")).all()
@@ -115,16 +115,16 @@ def test_automatic_run_on_load_and_training_after_submit(
     annotator.paint_annotation(paint())
 
     def trains() -> bool:
-        # The plugin fails if it stops a training that hasn't said anything yet.
+        # The plugin fails if it stops a training that hasn't reported anything yet.
         task = server.client.train_status()
         return task["status"] == "RUNNING" and bool(task["details"])
 
-    # It lasts until it is stopped.
+    # This training lasts until it is stopped.
     annotator.set_option("train", MODEL, "max_epochs", "100000")
     annotator.submit()
     server.wait_until(trains)
     first = server.client.train_status()
-    # Submitting again stops the training, and starts it on what there is now.
+    # Submitting again stops the training, and starts it again on the new annotations.
     more = paint()
     more[[3, 12]] = 3
     annotator.paint_annotation(np.where(more != paint(), more, 0))
@@ -132,7 +132,7 @@ def test_automatic_run_on_load_and_training_after_submit(
     server.wait_until(trains)
     assert server.client.train_status()["id"] != first["id"]
 
-    # While it trains, a new scene: the earlier paint is there, and so is the prediction.
+    # A new scene during training shows the earlier paint and the prediction.
     later = open_slicer(autoUpdateModelV2=True)
     later.next_sample()
     assert later.segments() == SEGMENTS
@@ -148,7 +148,7 @@ def test_automatic_run_on_load_and_training_after_submit(
 
 
 def watch_training(server: Server, annotator: Annotator, until: Callable[[], bool]) -> None:
-    """Let the plugin ask how training goes, again and again."""
+    """Let the plugin poll the state of the training until a condition holds."""
 
     def reached() -> bool:
         annotator.let_time_pass()
@@ -170,7 +170,7 @@ def test_train_stop_and_train_again(
     annotator.next_sample()
     assert not ui.trainingButton.enabled
     assert not ui.segmentationCollapsibleButton.visible
-    # Bright or not is learnt in no time.
+    # The difference between bright and dark is learnt quickly.
     annotation = np.where(paint() == 2, 1, paint())
     annotator.paint_annotation(annotation)
     annotator.submit()
@@ -202,7 +202,7 @@ def test_train_stop_and_train_again(
     assert ui.accuracyProgressBar.value == int(100 * stats["best_metric"]) > 0
     assert ui.accuracyProgressBar.toolTip == f"Accuracy: {stats['best_metric']:.4f}"
 
-    # The model is there at once, and segments.
+    # The model is available at once, and segments.
     annotator.run()
     assert (annotator.prediction() == stored(studies, "prediction", "image")).all()
     assert (annotator.annotation() == annotation).all()

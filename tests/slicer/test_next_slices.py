@@ -1,4 +1,4 @@
-"""The real plugin shows where to paint next, and what it shows never counts as paint."""
+"""The real plugin shows marks where to paint next, and the marks never count as paint."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_marks_appear_and_never_count_as_paint(
     np.testing.assert_array_equal(marks, mark_slices(SHAPE, marked))
     assert not [slice_ for slice_ in marked if np.take(paint(), slice_.index, axis=slice_.axis).all()]
     assert 0 <= suggested["index"] < SHAPE[suggested["axis"]]
-    # What was painted lies over them, and only that is submitted.
+    # Paint lies over the marks, and only paint is submitted.
     assert (annotator.annotation() == paint()).all()
     assert annotator.submit()["warnings"] == []
     assert (stored(studies, "final", "image") == paint()).all()

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def annotated_slices(studies: Path) -> list[list[int]]:
-    """What the server made of the newest annotation, by axis of the file."""
+    """Return the annotated slices that the server detected in the newest annotation, by axis of the file."""
     info = json.loads((studies / "labels/final/image.json").read_text())
     return info["statistics"]["annotated_slices"]
 
@@ -89,12 +89,12 @@ def test_paint_on_several_channels(
     paint_submit_and_reopen(open_slicer, studies, AFFINES[place])
 
 
-# What annotators do to the list of segments
+# Changes to the list of segments
 
 
 @pytest.fixture
 def annotator(open_slicer: Callable[..., Annotator], serve: Callable[..., None], tmp_path: Path) -> Annotator:
-    """Has opened an image that Slicer mirrors."""
+    """An annotator who has opened an image that Slicer mirrors."""
     serve(write_image(tmp_path / "image.nii.gz", affine=AFFINES["left-handed"]))
     annotator = open_slicer()
     assert annotator.next_sample() == "image"
@@ -105,7 +105,7 @@ def test_segments_deleted_added_and_reordered(annotator: Annotator, studies: Pat
     annotator.delete_segment("tubule (predicted)")
     annotator.delete_segment("inside")
     annotator.add_segment("inside")
-    # The plugin drops a segment of this name, so that the numbers it sends besides the names aren't the voxels' values.
+    # The plugin drops a segment of this name, so the numbers that it sends with the names aren't the voxels' values.
     annotator.add_segment("background")
     annotator.move_segment("background", 0)
     annotator.move_segment("outside", 1)
@@ -184,7 +184,7 @@ def test_overlapping_segments_uploaded_as_a_segmentation(
     assert annotator.errors == []
 
 
-# Coming back
+# Later sessions
 
 
 def test_slices_added_in_a_later_session(
@@ -202,13 +202,13 @@ def test_slices_added_in_a_later_session(
     reply = later.submit()
     assert (reply["version"], reply["warnings"]) == (2, [])
     assert annotated_slices(studies) == [[2, 6, 10, 14], [5, 9], [4, 6]]
-    # Slices are called as Slicer numbers them, and it shows this image mirrored along the last axis.
+    # Slices have Slicer's numbers, and Slicer shows this image mirrored along the last axis.
     names = [text for name, text in reply["annotated_slices"].items() if name.startswith("axis 2")]
     assert names == ["5, 7"]
     assert (stored(studies, "final", "image") == both).all()
     assert (stored(studies, "version_2", "image") == both).all()
     assert (stored(studies, "version_1", "image") == paint()).all()
-    # In the same session, too, what the next scene shows is what was submitted.
+    # In the same session, too, the next scene shows the submitted annotation.
     assert later.next_sample() == "image"
     assert later.segments() == SEGMENTS
     assert (later.annotation() == both).all()
@@ -240,7 +240,7 @@ def test_an_annotator_on_another_computer(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The image's path means nothing there: it is downloaded."""
+    """The image's path doesn't exist there, so the image is downloaded."""
     serve(write_image(tmp_path / "image.nii.gz", affine=AFFINES["left-handed"]))
     seen_here = os.path.exists
     monkeypatch.setattr("os.path.exists", lambda path: seen_here(path) and not str(path).startswith(str(studies)))

@@ -20,7 +20,7 @@ def test_a_marked_slice_is_framed_and_hatched_but_still_visible(place: Annotated
     assert plane[:, -1].all()
     inner = plane[3:-3, 3:-3]
     assert 0.03 < inner.mean() < 0.2
-    # Every part of it is hatched.
+    # Every part of the slice is hatched.
     for rows in np.array_split(inner, 3):
         assert all(part.any() for part in np.array_split(rows, 3, axis=1))
     assert not np.delete(across, place.index, axis=0).any()
@@ -30,7 +30,7 @@ def test_a_marked_slice_shows_in_the_other_views() -> None:
     marks = mark_slices(SHAPE, [AnnotatedSlice(2, 7)])
     for axis in (0, 1):
         lines = np.moveaxis(marks, axis, 0)[..., 7]
-        # A dotted line in each of their slices.
+        # Each of these views' slices has a dotted line.
         assert lines.any(axis=1).all()
 
 

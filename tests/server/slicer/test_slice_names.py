@@ -30,7 +30,7 @@ ENDS = ("LR", "PA", "IS")
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("name", AFFINES)
 def test_names_and_numbers_are_those_of_slicer(tmp_path: Path, name: str, channels: int) -> None:
-    # One marked voxel, wherever Slicer puts it.
+    # One voxel is marked; Slicer says where it is.
     array = np.zeros((*SHAPE, channels)[: 3 if channels == 1 else 4], np.int16)
     array[3, 1, 4] = 9
     file = tmp_path / "image.nii.gz"

@@ -35,7 +35,7 @@ def test_a_header_corrected_after_painting_is_reported_and_paint_can_be_restored
 
 
 def test_by_voxel_keeps_the_voxels_where_only_directions_were_corrected(studies: Path, tmp_path: Path) -> None:
-    """A mirrored header fills the same box, so that paint could be placed in space too, but on the wrong side."""
+    """A mirrored image fills the same box, so paint could also be placed by its position, but on the wrong side."""
     store = open_store(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     image = nibabel.load(studies / "a.nii.gz")

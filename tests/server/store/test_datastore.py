@@ -62,7 +62,7 @@ def test_only_the_servers_own_image_info_is_protected(studies: Path, tmp_path: P
     for key in ("versions", "name", "ts"):
         with refusal(400, "image info", key, "only the server sets these"):
             store.update_image_info("a", {key: "other"})
-    # Next Sample goes on whatever a client writes where it keeps what was offered.
+    # Next Sample works whatever a client writes under the key that stores the offers.
     for noted in ("other", {"sparse": "other"}, {"sparse": {"client_id": "me", "ts": "other"}}):
         store.update_image_info("a", {"strategy": noted})
         assert Sparse()({"strategy": "sparse", "client_id": "me"}, store) is not None

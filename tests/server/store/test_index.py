@@ -108,7 +108,7 @@ def test_the_reply_to_a_submission_describes_that_submission(studies: Path, tmp_
     store = open_store(studies)
     submit(store, tmp_path, paint())
     submitted = submit(store, tmp_path, paint()[::-1])
-    # Another process is quicker than the reply.
+    # Another process adds a version before the reply is written.
     AnnotationStore(str(studies), SCHEME).restore("a", 1)
     store.reload()
     assert store.get_label_info("a", "final")["version"] == 3
@@ -124,13 +124,13 @@ def test_changed_files_are_noticed_and_disturb_no_submission(studies: Path, tmp_
         assert "a" in store.list_images()
         assert store.get_label_info("a", "final")["version"] == number + 1
     wait_until(lambda: len(store.list_images()) == 8)
-    time.sleep(0.5)  # lets earlier events pass, which would bring the new name along
+    time.sleep(0.5)  # lets earlier events pass, which would find the new name too
     os.rename(studies / "new5.nii.gz", studies / "renamed.nii.gz")
     wait_until(lambda: "renamed" in store.list_images())
     (studies / "new4.nii.gz").unlink()
     expected = ["a", "b", "new0", "new1", "new2", "new3", "renamed"]
     wait_until(lambda: sorted(store.list_images()) == expected)
     assert {f"version_{number}" for number in range(1, 7)} < set(store.get_labels_by_image_id("a"))
-    # What another process stores is seen, too.
+    # Annotations that another process stores are noticed too.
     submit(AnnotationStore(str(studies), SCHEME), tmp_path, paint())
     wait_until(lambda: store.get_label_info("a", "final")["version"] == 7)

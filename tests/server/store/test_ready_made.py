@@ -156,7 +156,7 @@ def test_a_label_that_is_still_being_copied_is_read_when_complete(
 
 
 def test_a_label_is_not_confused_with_one_of_a_longer_name(studies: Path) -> None:
-    """Image ids may have dots: the ending is what is known as one."""
+    """Image ids may have dots: only a known ending counts as the ending."""
     (studies / "a.nii.gz").rename(studies / "b.x.nii.gz")
     put(studies, paint(), "b.x")
     put(studies, mask(), "b")
@@ -184,7 +184,7 @@ def test_a_broken_link_stops_nothing(there: bool, studies: Path, tmp_path: Path)
 
 
 def test_a_label_that_is_renamed_into_place_is_noticed(studies: Path) -> None:
-    """As by rsync, whose files have a leading dot until they are complete."""
+    """rsync does this: its files have a leading dot until they are complete."""
     (studies / "labels/final").mkdir(parents=True)
     store = open_store(studies, watch=True)
     write_label(studies / "labels/final/.a.nii.gz.Xy12.nii.gz", paint())

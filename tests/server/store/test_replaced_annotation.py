@@ -19,7 +19,7 @@ from stores import SCHEME, corrected, mask, open_store, put
 
 @pytest.mark.parametrize("running", [True, False])
 def test_a_label_put_over_an_annotation_becomes_its_next_version(running: bool, studies: Path, tmp_path: Path) -> None:
-    """As when somebody opens it in another program and saves it in place."""
+    """This happens if somebody opens the annotation in another program and saves it in place."""
     store = open_store(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     content = put(studies, corrected()).read_bytes()
@@ -32,7 +32,7 @@ def test_a_label_put_over_an_annotation_becomes_its_next_version(running: bool, 
         assert (stored(studies, tag) == corrected()).all()
         assert store.get_label_info("a", tag)["version"] == 2
     assert (studies / "labels/ready_made/a.nii.gz").read_bytes() == content
-    # What a server writes is no news to the next one.
+    # The next server knows what this one wrote.
     assert sorted(open_store(studies).versions("a")) == [1, 2]
 
 
@@ -70,7 +70,7 @@ def test_a_label_put_over_an_annotation_is_kept_when_somebody_submits_first(stud
 def test_an_unusable_label_over_an_annotation_is_reported_and_stays(
     content: str, studies: Path, tmp_path: Path
 ) -> None:
-    """It may be half written, or somebody has yet to say what it means."""
+    """It may be half written, or nobody has specified yet what 0 means."""
     store = open_store(studies)
     for image in ("a", "b"):
         store.save_label(image, str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
@@ -90,7 +90,7 @@ def test_an_unusable_label_over_an_annotation_is_reported_and_stays(
     assert store.get_label_info("a", "final")["version"] == 1
     assert (stored(studies, "final") == paint()).all()
     assert store.describe_left_out() == []
-    # What is written to its end, or said what it means, is taken.
+    # It is stored as a version once it is complete, or the meaning of 0 is specified.
     file.write_bytes(whole)
     store = open_store(studies, unlabelled="none" if content == "undecided" else None)
     assert sorted(store.versions("a")) == ([1] if content == "other values" else [1, 2])
@@ -108,7 +108,7 @@ def test_an_unusable_label_beside_an_annotation_is_reported(studies: Path, tmp_p
 
 
 def test_labels_stored_without_checksums_are_trusted(studies: Path, tmp_path: Path) -> None:
-    """Also where the values were brought to another scheme, so that it isn't the file of its version."""
+    """This includes labels that were converted to another scheme, which differ from the file of their version."""
     open_store(studies).save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     put(studies, corrected())
     for path in (studies / "labels").glob("*/a.json"):
@@ -117,7 +117,7 @@ def test_labels_stored_without_checksums_are_trusted(studies: Path, tmp_path: Pa
         path.write_text(json.dumps(info))
     (studies / "datastore_v2.json").unlink()
     assert sorted(open_store(studies).versions("a")) == [1]
-    # From now on it is known.
+    # From now on its checksum is known.
     put(studies, paint()[::-1])
     assert sorted(open_store(studies).versions("a")) == [1, 2]
 
@@ -133,7 +133,7 @@ def test_a_training_process_leaves_out_labels_that_are_no_version_yet(studies: P
 
 
 def test_an_interrupted_change_of_scheme_makes_no_new_version(studies: Path, tmp_path: Path) -> None:
-    """Killed between the file and what is known of it, the file has the new values and the old names."""
+    """If the server is killed between writing the file and its info, the values are new and the names old."""
     open_store(studies).save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     swapped = LabelScheme(("tubule", "inside"), "outside")
     known = (studies / "labels/final/a.json").read_bytes()
@@ -180,7 +180,7 @@ def test_an_interrupted_adoption_makes_no_second_version(studies: Path, tmp_path
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     put(studies, corrected())
     with pytest.MonkeyPatch.context() as patch:
-        # As on Windows, while another program has the file open.
+        # This happens on Windows, while another program has the file open.
         patch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(PermissionError(13, "in use")))
         for _ in range(3):
             store.refresh()
@@ -191,7 +191,7 @@ def test_an_interrupted_adoption_makes_no_second_version(studies: Path, tmp_path
 
 
 def test_a_link_to_a_file_of_another_name_is_read(studies: Path, tmp_path: Path) -> None:
-    """As git-annex and DVC keep large files."""
+    """git-annex and DVC store large files like this."""
     store = open_store(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     shutil.move(studies / "labels/final/a.nii.gz", tmp_path / "KEY.nii.gz")

@@ -35,7 +35,7 @@ AFFINES = {
     "LPI": affine_of(np.diag([-1, -1, -1])),
     "oblique": affine_of(ROTATION),
     "left-handed oblique": affine_of(ROTATION @ np.diag([1, 1, -1])),
-    # As large as where Slicer takes channels last to be, with the axes in another order.
+    # The same box as Slicer assumes for images with channels last, with the axes in another order.
     "PSL": affine_of([[0, 0, -1], [-1, 0, 0], [0, 1, 0]], (2, 2, 2)),
 }
 
@@ -57,7 +57,7 @@ def read(file: Path, image: Path, label_info: object = None, scheme: LabelScheme
 
 
 def exported(scene: SlicerScene, paint: dict[str, Any]) -> NDArray[np.integer[Any]]:
-    """What Slicer makes of paint alone when it exports a label map, in the scheme's values."""
+    """Return the label map that Slicer exports of paint alone, in the scheme's values."""
     values = scene.on_file(scene.export(scene.paint(paint)), SHAPE)
     return np.array([0, *[SCHEME.classes.index(name) + 1 for name in paint]])[values]
 
@@ -169,7 +169,7 @@ def test_a_segmentation_is_recognised_by_its_content(tmp_path: Path, ending: str
 
 
 def test_a_label_map_may_be_called_segmentation(tmp_path: Path) -> None:
-    """What the plugin sends with the ending .seg.nrrd where segments may not overlap."""
+    """The plugin sends label maps with the ending .seg.nrrd if segments may not overlap."""
     image = write_numbered(tmp_path / "image.nii.gz", AFFINES["LPI"], SHAPE)
     scene = SlicerScene(image)
     paint = {"inside (predicted)": OUTSIDE, "tubule": TUBULE, "inside": INSIDE}
@@ -179,11 +179,11 @@ def test_a_label_map_may_be_called_segmentation(tmp_path: Path) -> None:
 
 
 def test_one_layer_for_each_segment(tmp_path: Path) -> None:
-    """As Slicer saved segmentations before it had layers, and other software does."""
+    """Old versions of Slicer, without shared layers, and other software save segmentations like this."""
     image = write_numbered(tmp_path / "image.nii.gz", np.diag([2.0, 2, 2, 1]), SHAPE)
     file = tmp_path / "label.seg.nrrd"
     masks = np.stack([OUTSIDE, INSIDE]).astype(np.uint8)
-    # The writer turns its array around.
+    # The writer transposes its array.
     write_seg_nrrd(masks.transpose(), str(file), np.uint8, np.diag([2.0, 2, 2, 1]), ["outside", "inside"], None, "F")
     assert (read(file, image).annotation == np.where(INSIDE, 1, 3 * OUTSIDE)).all()
     write_seg_nrrd(masks.transpose(), str(file), np.float32, np.diag([2.0, 2, 2, 1]), ["outside", "inside"], None, "F")
@@ -232,11 +232,11 @@ def test_voxels_of_another_lattice_are_refused_with_both_described(tmp_path: Pat
 
 
 def test_a_box_in_true_places_on_an_image_that_slicer_would_misread(tmp_path: Path) -> None:
-    """Paint made on a 3-D copy of the image. Slicer turns a left-handed one around: directions as if misread."""
+    """The paint was made on a 3-D copy of the image. Slicer flips a left-handed copy: directions as if misread."""
     for name in ("LPI", "RAS"):
         image = write_numbered(tmp_path / "image.nii", AFFINES[name], (*SHAPE, 2))
         scene = SlicerScene(write_numbered(tmp_path / "copy.nii", AFFINES[name], SHAPE))
-        # From the plane on that both places have in common.
+        # The box starts at the plane that both positions have in common.
         paint = {**OVERLAPPING, "outside": box((1, 6), (2, 7), (0, 5))}
         file = scene.save(scene.paint(paint), tmp_path / "label.seg.nrrd", crop=True)
         assert (read(file, image).annotation == exported(scene, paint)).all()

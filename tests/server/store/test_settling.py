@@ -1,4 +1,4 @@
-"""What a server that opens the folder makes of what a killed server or a person left."""
+"""How a starting server completes or converts labels that a killed server, a person or another scheme left."""
 
 import shutil
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_a_label_put_there_by_hand_becomes_a_version(studies: Path) -> None:
     assert (stored(studies, "version_1") == paint()).all()
     assert (stored(studies, "final") == paint()).all()
     assert not (studies / "labels/final/a.nii").exists()
-    # One that can't be used is left alone and left out.
+    # The unusable one stays in place and is left out.
     assert store.get_labeled_images() == ["a"]
     assert (studies / "labels/final/b.nii.gz").exists()
 

@@ -1,4 +1,4 @@
-"""The folder that is served: one that isn't there, and what in it can't be used."""
+"""The folder that is served: a missing folder, and unusable files in it."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from serving import Server, wait_until, write_image
 
 
 def refused(server: Server) -> str:
-    """What a server that can't start says."""
+    """Return the message of a server that can't start."""
     wait_until(lambda: server.process.poll() is not None)
     assert server.process.returncode != 0
     log = server.log.read_text()
@@ -120,7 +120,7 @@ def test_a_link_to_a_folder_above_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_may_not_be_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As ``lost+found`` on a disk of its own."""
+    """An example is ``lost+found`` on a separate disk."""
     (tmp_path / "lost+found").mkdir()
     (tmp_path / "scan.dcm").touch()
     listed = Path.iterdir

@@ -78,7 +78,7 @@ def test_label_info_describes_the_version(server: Server, tmp_path: Path) -> Non
 
 
 def test_the_second_of_two_annotators_is_told_of_the_first(server: Server, tmp_path: Path) -> None:
-    # Many times over, each on the same image at the same moment, each with a slice that the other doesn't have.
+    # Both submit many times, on the same image at the same moment, each with a slice that the other lacks.
     for round_ in range(6):
         annotators = {"alice": (0, 3 + round_), "bob": (2, 9)}
         replies: dict[str, dict[str, Any]] = {}
@@ -177,7 +177,7 @@ def test_a_version_is_restored_while_the_server_runs(server: Server, served: Pat
     assert info_of(server, "a", "version_3")["restored_version"] == 1
     assert {tag: (served / f"labels/{tag}/a.nii.gz").read_bytes() for tag in before} == before
 
-    # The annotator goes on with what was in Slicer, and is told.
+    # The annotator submits what was open in Slicer, and is told of the restored version.
     reply = submit(server, tmp_path, "alice", "a", second)
     assert reply["version"] == 4
     (warning,) = [text for text in reply["warnings"] if "version 3" in text]

@@ -12,7 +12,7 @@ from serving import SHAPE, Server, snapshot, write_image, write_label
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Studies with images of every kind that can't be segmented, too."""
+    """A folder with images of every kind, including some that can't be segmented."""
     folder = tmp_path_factory.mktemp("studies")
     write_image(folder / "a.nii.gz", seed=1)
     write_image(folder / "b.nii.gz", seed=2)
@@ -34,7 +34,7 @@ def server(served: Path, start_server: Callable[..., Server]) -> Server:
 
 @pytest.fixture
 def unchanged(server: Server, served: Path) -> object:
-    """The test changes no stored file, and the server answers afterwards."""
+    """Check that the test changes no stored file, and that the server answers afterwards."""
     before = snapshot(served)
     yield
     assert snapshot(served) == before

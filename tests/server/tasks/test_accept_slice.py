@@ -1,4 +1,4 @@
-"""Slices of a prediction, clicked on in 3D Slicer: where they land is checked on the image as Slicer reads it."""
+"""Clicks in 3D Slicer on slices of a prediction; positions are checked on the image as Slicer reads it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
 SMALL = (5, 4, 6)
 NUMBERS = np.arange(np.prod(SMALL), dtype=np.int16).reshape(SMALL)
-"""Each voxel holds its place in the file, which it keeps wherever a reader puts it."""
+"""The value of each voxel is its number in the file, whatever order a reader gives them."""
 
 RIGHT = np.array([[0.5, 0, 0, -7], [0, 0.5, 0, 11], [0, 0, 1.25, 3], [0, 0, 0, 1]])
 LEFT = RIGHT * [[-1], [1], [1], [1]]
@@ -90,14 +90,14 @@ def server(served: Path, start_server: Callable[..., Server]) -> Server:
 
 @pytest.fixture
 def unchanged(served: Path) -> Iterator[None]:
-    """The test changes no stored file."""
+    """Check that the test changes no stored file."""
     before = snapshot(served)
     yield
     assert snapshot(served) == before
 
 
 def click(server: Server, image: str, label: str, k: object, **params: object) -> requests.Response:
-    """What the plugin sends."""
+    """Send the plugin's request for a click."""
     point = {"label": label, "foreground": [[1, 1, k]], "background": [], "slice": k}
     return server.infer(
         image, "accept_slice", **{**point, "result_extension": ".nrrd", "result_dtype": "uint8", **params}
@@ -117,7 +117,7 @@ def on_slicers_grid(file: Path, affine: NDArray[np.float64]) -> NDArray[np.uint8
     return laid
 
 
-# Before there is a model; comes first.
+# This test comes first, before there is a model.
 
 
 def test_offered_once_there_is_a_model(server: Server, served: Path) -> None:
@@ -125,7 +125,7 @@ def test_offered_once_there_is_a_model(server: Server, served: Path) -> None:
     publish(served / "models", SCHEME)
     info = server.client.info()
     task = info["models"]["accept_slice"]
-    # By these the plugin puts it into its section for clicks, and takes the click for one in a slice.
+    # Because of these, the plugin lists the task in its section for clicks, and sends the slice of a click.
     assert (task["type"], task["dimension"]) == ("deepgrow", 2)
     # The plugin runs the first model with one of these labels on every image that it loads.
     assert not set(task["labels"]) & set(info["labels"])
@@ -162,7 +162,7 @@ def test_the_slice_clicked_on_is_filled(server: Server, served: Path, tmp_path: 
             expected = np.zeros(SMALL, np.uint8)
             expected[:, :, k] = prediction[:, :, k] == value
             params, file = parts(click(server, image, label, k), tmp_path)
-            # Of the plugin's segment slice k is cleared, then all that came back is added to it.
+            # The plugin clears slice k of its segment, then adds the whole result to the segment.
             np.testing.assert_array_equal(on_slicers_grid(file, affine), expected)
             assert params["voxels"] == expected.sum()
 

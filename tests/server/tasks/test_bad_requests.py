@@ -1,4 +1,4 @@
-"""What clients get wrong: a real server refuses it and changes nothing."""
+"""Faulty requests of clients: a real server refuses them and changes nothing."""
 
 import shutil
 from pathlib import Path

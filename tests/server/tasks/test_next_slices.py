@@ -1,4 +1,4 @@
-"""Where to paint next, asked of a live server."""
+"""The slices that a live server suggests to paint next."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def server(served: Path, start_server: Callable[..., Server]) -> Server:
 
 
 def ask(server: Server, anew: bool = True) -> requests.Response:
-    """Press Next Sample, as if no image had been offered before, or again."""
+    """Press Next Sample; with ``anew``, as if no image had been offered before."""
     if anew:
         server.forget_offers("a", "b", "full")
     return requests.post(f"{server.url}/activelearning/next_slice", json={}, timeout=PATIENCE)
@@ -47,7 +47,7 @@ def annotated_places() -> list[AnnotatedSlice]:
 
 
 def expected(served: Path, image: str, count: int) -> list[tuple[int, int]]:
-    """The slices that the stored prediction speaks for."""
+    """Return the slices that follow from the stored prediction."""
     final = stored(served, "final", image) if (served / f"labels/final/{image}.nii.gz").exists() else None
     annotation = np.zeros(SHAPE, np.uint8) if final is None else final
     evidence = Evidence(SCHEME, annotation, stored(served, "prediction", image), stored(served, "uncertainty", image))
@@ -55,7 +55,7 @@ def expected(served: Path, image: str, count: int) -> list[tuple[int, int]]:
     return [tuple(found.place) for found in suggest_slices(SHAPE, annotated, count, evidence)]
 
 
-# Before there is a model; these come first.
+# These tests come first, before there is a model.
 
 
 def test_without_a_model_slices_are_spread_evenly(server: Server, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_without_a_model_slices_are_spread_evenly(server: Server, tmp_path: Path
 def test_annotated_slices_are_not_suggested(server: Server, served: Path, tmp_path: Path) -> None:
     label, params = as_slicer_sends(paint())
     reply = server.put_label("a", write_label(tmp_path / "label.nii.gz", label), params)
-    # All axes have two; the widest gap of the first one is beyond its last slice, at 10.
+    # Each axis has two annotated slices; the widest gap of the first axis is beyond its last one, at 10.
     assert reply.json()["paint_next"] == "axis 0 (L-R, sagittal): 15: spread evenly over the volume"
     found = parts(server.infer("a", "next_slices", slices=9), tmp_path)[0]["slices"]
     assert len(found) == 9
@@ -105,7 +105,7 @@ def test_slices_are_those_of_the_latest_prediction(with_model: Server, served: P
     )
     marks = np.asarray(nibabel.load(file).dataobj)
     np.testing.assert_array_equal(marks, mark_slices(SHAPE, [AnnotatedSlice(*place) for place in places]))
-    # Nothing was painted by that.
+    # The annotation hasn't changed.
     np.testing.assert_array_equal(stored(served, "final", "a"), paint())
 
     before = (served / "labels/prediction/a.json").read_bytes()
@@ -132,7 +132,7 @@ def set_uncertainty(server: Server, values: dict[str, float]) -> None:
 def test_the_image_with_the_most_uncertain_prediction_comes_first(with_model: Server, served: Path) -> None:
     set_uncertainty(with_model, {"a": 0.2, "b": 0.3})
     sample = ask(with_model).json()
-    # The third one counts as the mean of these two.
+    # The third image counts as the mean of these two.
     assert sample["id"] == "b"
     assert sample["uncertainty"] == 0.3
     ((axis, index),) = expected(served, "b", 1)
@@ -165,7 +165,7 @@ def test_the_expected_gain_of_the_next_slice(with_model: Server, served: Path, t
 def test_a_prediction_of_an_older_model_is_made_again(with_model: Server, served: Path, tmp_path: Path) -> None:
     info = json.loads((served / "labels/prediction/a.json").read_text())
     assert with_model.put_label_info("a", "prediction", {"model": {**info["model"], "epoch": 1}}).status_code == 200
-    # Not for the reply to a submission, which is to come soon, but it says so.
+    # The reply to a submission is to come soon: it uses the earlier model's prediction, and says so.
     label, painted = as_slicer_sends(paint())
     reply = with_model.put_label("a", write_label(tmp_path / "label.nii.gz", label), painted)
     assert "all objects and uncertainty (by an earlier model's prediction)" in reply.json()["paint_next"]
@@ -178,7 +178,7 @@ def test_a_completely_annotated_image_is_passed_over(with_model: Server, served:
     label, painted = as_slicer_sends(np.where(np.indices(SHAPE).sum(axis=0) % 2, 3, 1).astype(np.uint8))
     assert with_model.put_label("full", write_label(tmp_path / "label.nii.gz", label), painted).status_code == 200
     assert with_model.infer("full").status_code == 200
-    # There would be no use in segmenting it anew.
+    # It would be useless to segment this image again.
     of_another = {"uncertainty": 0.9, "model": {"run": "another"}}
     assert with_model.put_label_info("full", "prediction", of_another).status_code == 200
     assert ask(with_model).json()["id"] != "full"
@@ -248,7 +248,7 @@ def test_run_reuses_the_prediction_of_next_sample(with_model: Server, served: Pa
     np.testing.assert_array_equal(first, stored(served, "prediction", "a"))
     assert params["label_names"] == {"inside (predicted)": 1, "tubule (predicted)": 2}
 
-    # Neither of another image under the same name, nor of another model.
+    # A prediction of another image of the same name, or of another model, isn't reused.
     write_image(served / "a.nii.gz", seed=9)
     _, file = parts(with_model.infer("a"), tmp_path)
     assert segmented() == before + 2

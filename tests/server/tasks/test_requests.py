@@ -42,7 +42,7 @@ def with_model(server: Server, served: Path) -> Server:
     return server
 
 
-# Before anything is annotated or trained; these tests come first.
+# These tests come first, before anything is annotated or trained.
 
 
 def test_info_before_training(server: Server) -> None:
@@ -97,7 +97,7 @@ def test_a_submission_is_answered_in_words(server: Server, tmp_path: Path) -> No
         f"({100 * np.count_nonzero(paint()) / np.prod(SHAPE):.2f} % of all), 6 annotated slices."
     )
     assert "Train" in reply["next"]
-    # Slicer shows the JSON as it is, the first lines at once, and codes for all that isn't ASCII.
+    # Slicer shows the JSON as it is: the first lines without scrolling, and non-ASCII characters as codes.
     assert next(iter(reply)) == "message"
     assert "\\u" not in json.dumps(reply)
     label[paint() == 2] = 0
@@ -138,7 +138,7 @@ def test_overlapping_segments_of_an_image_that_slicer_misreads(server: Server, s
 
 def test_a_model_is_offered_once_it_is_published(with_model: Server) -> None:
     models = with_model.client.info()["models"]
-    # The plugin takes the first of a type that it is not told to use.
+    # If no model is chosen, the plugin takes the first one of a type.
     assert list(models) == ["sparse_unet3d", "accept_slice", "next_slices"]
     model = models["sparse_unet3d"]
     assert model["type"] == "segmentation"
@@ -151,13 +151,13 @@ def test_a_model_is_offered_once_it_is_published(with_model: Server) -> None:
 def test_the_result_lies_on_the_image(with_model: Server, served: Path, tmp_path: Path) -> None:
     final = (served / "labels/final/a.nii.gz").read_bytes()
     for ending in (".nrrd", ".nii.gz"):
-        # Whatever a client asks for, a prediction gets nowhere but under its own tag.
+        # Whatever a client asks for, a prediction is stored under its own tag only.
         reply = with_model.infer("a", result_extension=ending, save_label=True, label_tag="final")
         params, file = parts(reply, tmp_path)
         assert params["label_names"] == PREDICTED
         assert params["model"]["score"] == 0.5
         assert file.name.endswith(ending)
-    # Sent results are deleted, right after the reply.
+    # Results are deleted right after they are sent.
     with_model.wait_until(lambda: not list(with_model.tmp.glob("prediction-*")))
     result = nibabel.load(file)
     array = np.asarray(result.dataobj)
@@ -178,7 +178,7 @@ def test_the_result_lies_on_what_slicer_shows_of_a_misread_image(
     _, file = parts(with_model.infer("misread", result_extension=".nrrd"), tmp_path)
     publish(served / "models", scheme)
     array, header = nrrd.read(str(file))
-    # NRRD: LPS. Slicer takes the axes of the file for those of LPS.
+    # NRRD uses LPS. Slicer takes the axes of the file for those of LPS.
     assert header["space"] == "left-posterior-superior"
     assert np.allclose(header["space directions"], np.diag([0.5, 0.5, 1.25]))
     kept = nibabel.load(served / "labels/prediction/misread.nii.gz")

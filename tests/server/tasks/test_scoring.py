@@ -119,7 +119,7 @@ def test_learnt_and_held_out_voxels_are_scored_separately(studies: Path, tmp_pat
     assert result["learnt"]["iou"] == pytest.approx(plain_iou(prediction, annotation, painted & on_learnt))
     assert "note" not in result
 
-    # What is painted since was neither learnt from nor held out: of the old slices the scores are the same.
+    # Newly painted voxels were neither learnt from nor held out, so the scores of the old slices stay the same.
     newer = annotation.copy()
     newer[13] = np.where(newer[13] == 0, 1, newer[13])
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", newer)), "final", NAMED)
@@ -127,7 +127,7 @@ def test_learnt_and_held_out_voxels_are_scored_separately(studies: Path, tmp_pat
     assert since["learnt"] == result["learnt"]
     assert since["all"] != result["all"]
 
-    # By another model: it is unknown what that model learnt from.
+    # It is unknown what another model learnt from.
     store.save_prediction(
         "a", prediction, prediction, scaled(*SPACING), {"model": {**facts(model), "run": "an earlier one"}}
     )

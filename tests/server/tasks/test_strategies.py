@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 class Annotator:
-    """Presses Next Sample every second; the server's endpoint notes what was offered to whom."""
+    """Presses Next Sample every second, and records the offer as the server's endpoint does."""
 
     def __init__(self, store: AnnotationStore, client: str, clock: list[float]) -> None:
         self.store, self.client, self.clock = store, client, clock
@@ -76,7 +76,7 @@ def test_an_annotator_who_submits_nothing_is_offered_other_images(
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     annotator = Annotator(store, "me", clock)
     assert [annotator.next() for _ in range(5)] == ["b", "c", "a", "b", "c"]
-    # The next day all starts again with those that nobody annotated.
+    # Later, unannotated images come first again.
     clock[0] += PASSED_OVER + 60
     assert annotator.next() == "b"
 
@@ -86,7 +86,7 @@ def test_two_annotators_are_offered_different_images(studies: Path, clock: list[
     store = AnnotationStore(str(studies), LabelScheme(("inside", "tubule"), "outside"))
     one, other = Annotator(store, "one", clock), Annotator(store, "other", clock)
     assert [annotator.next() for annotator in (one, other, one)] == ["a", "b", "c"]
-    # Also of those who choose by another strategy.
+    # An image that another strategy has offered comes later too.
     store.update_image_info("a", {"strategy": {"next_slice": {"ts": int(time.time()), "client_id": "third"}}})
     assert other.next() == "b"
 
@@ -206,7 +206,7 @@ def test_a_prediction_of_an_earlier_image_of_the_same_name_is_made_again(
     assert again is not None
     assert (again["id"], again["note"]) == ("a", "")
     write_image(studies / "a.nii.gz", seed=9)
-    # Nor is it gone by for the reply to a submission.
+    # The reply to a submission doesn't use it either.
     assert "spread evenly" in str(strategy.suggestions.paint_next("a"))
     third = strategy(REQUEST, store)
     assert third is not None
@@ -252,12 +252,12 @@ def test_any_uncertainty_that_clients_write_is_tolerated(
     store.update_label_info("a", "prediction", {"uncertainty": written})
     sample = strategy(REQUEST, store)
     assert sample is not None
-    # It counts as that of the other one; among equals, by name.
+    # The image counts with the other one's uncertainty; equals are ordered by name.
     assert (sample["id"], sample["uncertainty"]) == ("a", None)
 
 
 def test_nothing_is_left_if_every_voxel_is_labelled(studies: Path, tmp_path: Path) -> None:
-    """Also where most planes don't count as annotated slices."""
+    """This holds even if most planes don't count as annotated slices."""
     conf = Conf.parse({"labels": "inside,tubule", "unpainted": "background"}, str(studies))
     store = AnnotationStore(str(studies), conf.scheme)
     dabs = np.zeros(SHAPE, np.uint8)
@@ -271,7 +271,7 @@ def test_nothing_is_left_if_every_voxel_is_labelled(studies: Path, tmp_path: Pat
 
 
 def test_stored_predictions_are_not_made_again(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then Next Sample takes as long as reading files does."""
+    """Next Sample then takes only as long as reading the files."""
     conf = Conf.parse({"labels": "inside,tubule"}, str(studies))
     store = AnnotationStore(str(studies), conf.scheme)
     publish(conf.models, conf.scheme)

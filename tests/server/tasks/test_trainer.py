@@ -1,4 +1,4 @@
-"""The trainer around the method's training: options, data and what is told of its progress."""
+"""The trainer around the method's training: options, data and reports of progress."""
 
 import json
 import math
@@ -218,7 +218,7 @@ def test_every_failure_is_reported(studies: Path, tmp_path: Path) -> None:
     trainer, store = set_up(studies)
     store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     trainer.folder.path.mkdir()
-    # A file in the place of a folder: TensorBoard's events can't be written.
+    # A file stands where TensorBoard's folder should be, so its events can't be written.
     trainer.folder.events.write_text("")
     with pytest.raises(OSError, match="events"):
         trainer({"max_epochs": 1}, store)

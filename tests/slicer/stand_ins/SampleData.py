@@ -9,7 +9,7 @@ import slicer
 
 class SampleDataLogic:
     def downloadFromURL(self, uris: str, fileNames: str, nodeNames: str, checksums: str | None = None) -> list[object]:
-        """Load a volume by its address, or from the cache if a file of that name and checksum is there."""
+        """Load a volume from its address, or from the cache if that has a file of this name and checksum."""
         file = Path(slicer.app.cachePath, fileNames)
         algorithm, _, expected = (checksums or "").partition(":")
         if not file.exists() or (expected and not _has(file, algorithm, expected)):

@@ -31,7 +31,7 @@ class ctkSliderWidget(qt.QWidget):
 
 
 class ctkMessageBox(qt.QWidget):
-    """Closed at once with OK; what it says is kept by the application."""
+    """Closes at once with OK; the application keeps its message."""
 
     icon = qt.QMessageBox.NoIcon
     text = detailedText = windowTitle = ""

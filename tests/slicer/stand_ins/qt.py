@@ -23,7 +23,7 @@ class Qt:
 
 
 class Signal:
-    """What ``clicked`` or ``stateChanged`` is to Qt."""
+    """A signal of Qt such as ``clicked`` or ``stateChanged``."""
 
     def __init__(self, sender: "QObject") -> None:
         self.sender = sender
@@ -142,7 +142,7 @@ class QPushButton(QLabel):
         self.checked = bool(checked)
 
     def click(self) -> None:
-        """Press it, as a person does, who can't if it is disabled or hidden."""
+        """Press the button as a person does, who can't press it if it is disabled or hidden."""
         if not self.enabled or not self.visible:
             raise RuntimeError(f"{self.name} can't be pressed: it is {'hidden' if self.enabled else 'disabled'}")
         if self.checkable:
@@ -321,7 +321,7 @@ class QApplication:
 
 
 class QTimer(QObject):
-    """Runs when the annotator lets time pass, not by itself."""
+    """Runs only when the annotator lets time pass."""
 
     SIGNALS = ("timeout()",)
 

@@ -47,7 +47,7 @@ class qSlicerSegmentEditorAbstractEffect:
         self._logic = logic
 
     def selectedSegmentLabelmap(self) -> Any:
-        """A copy of the current segment over the whole image."""
+        """Return a copy of the current segment that covers the whole image."""
         self._logic.UpdateReferenceGeometryImage()
         self._logic.ResetModifierLabelmapToDefault()
         self._logic.UpdateSelectedSegmentLabelmap()
