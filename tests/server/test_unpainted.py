@@ -31,7 +31,7 @@ def test_painting_one_structure_is_enough(studies: Path, tmp_path: Path, start_s
     reply = submit(stroke)
     assert "unpainted" not in reply
     assert any("no outside is painted" in warning for warning in reply["warnings"])
-    assert "one class alone" in reply["next"]
+    assert "training needs at least two classes" in reply["next"]
     reply = requests.post(f"{server.url}/train/sparse_unet3d", json={"max_epochs": 1}, timeout=PATIENCE)
     assert (reply.status_code, "only the class 'tubule'" in reply.text) == (400, True)
 
