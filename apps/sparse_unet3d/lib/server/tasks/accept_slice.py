@@ -52,7 +52,7 @@ class AcceptSlice(InferTask):
             and 0 elsewhere; and a description of it.
 
         Raises:
-            InputError: there is no such class or slice, no prediction fits, or it hasn't the class in the slice.
+            InputError: there is no such class or slice, no prediction fits, or it lacks the class in this slice.
         """
         ending = result_ending(request)
         label, k = request.get("label"), request.get("slice")

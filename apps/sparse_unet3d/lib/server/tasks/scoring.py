@@ -47,7 +47,7 @@ class IouScoring(ScoringMethod):
     """IoU of the latest prediction and the annotation, by class, on annotated voxels (section 4.1)."""
 
     def __init__(self, scheme: LabelScheme, unpainted: Unpainted, folder: ModelFolder | None = None) -> None:
-        super().__init__("IoU of prediction and annotation on annotated voxels; also on learnt and held-out ones apart")
+        super().__init__("IoU of prediction and annotation on annotated voxels, also for learnt and held-out ones")
         self.scheme = scheme
         self.unpainted = unpainted
         self.folder = folder
