@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +92,27 @@ def test_scores_of_published_models_are_kept(tmp_path: Path) -> None:
         folder.history_path.write_text(damaged)
         folder.publish(model("first", 0.5))
         assert folder.history() == [first]
+
+
+def publish_often(folder: str, name: str) -> None:
+    for number in range(10):
+        ModelFolder(folder).publish(model(f"{name} {number}", 0.5))
+
+
+def test_processes_that_publish_at_the_same_time_lose_no_model_and_no_score(tmp_path: Path) -> None:
+    started = multiprocessing.get_context("spawn")
+    processes = [started.Process(target=publish_often, args=(str(tmp_path), name)) for name in ("one", "other")]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    folder = ModelFolder(tmp_path)
+    every = {f"{name} {number}" for name in ("one", "other") for number in range(10)}
+    assert sorted(entry["run"] for entry in folder.history()) == sorted(every)
+    archived = [Model.load(path).run for path in folder.archive.iterdir()]
+    assert {*archived, folder.load(SCHEME).run} == every
+    assert len(archived) == 19
 
 
 def test_the_precision_of_the_score_comes_back_with_the_model(tmp_path: Path) -> None:

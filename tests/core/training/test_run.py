@@ -1,5 +1,6 @@
 """Training on an image of a small bright ball. Minutes of training would be a benchmark, not a test."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from devices import on_each_device
 from lib.core.annotation.slices import AnnotatedSlice, annotated_slices, keep_slices
 from lib.core.device.machine import Machine
-from lib.core.errors import InputError
+from lib.core.errors import InputError, Stopped
 from lib.core.inference.segmenter import Segmenter
 from lib.core.labels import LabelScheme
 from lib.core.metrics import confusion, iou_per_class
@@ -152,6 +153,63 @@ def test_a_killed_run_continues_where_it_stood(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short_epochs")
+@pytest.mark.parametrize(("calls", "steps"), [(1, 0), (2, 1), (3, 2), (6, 4)])
+def test_a_stopped_run_continues_at_the_very_step(tmp_path: Path, calls: int, steps: int) -> None:
+    """Also from the middle of an epoch and from the scores after it: nothing is lost, nothing is done twice."""
+    whole = run(tmp_path / "whole", [case()], max_epochs=2)
+    folder, asked = ModelFolder(tmp_path / "stopped"), 0
+
+    def raise_if_stopping() -> None:
+        nonlocal asked
+        # Asked once for the volume, then before each step.
+        if asked == calls:
+            raise Stopped
+        asked += 1
+
+    reports: list[dict[str, Any]] = []
+    options = TrainingOptions(max_epochs=2)
+    with pytest.raises(Stopped):
+        train([case()], SCHEME, folder, options, PlanOptions(width=2), MACHINE, reports.append, raise_if_stopping)
+    assert torch.load(folder.checkpoint, weights_only=True)["steps"] == steps
+    final = run(folder.path, [case()], reports, max_epochs=2)
+    assert [report["epoch"] for report in reports] == [1, 2]
+    assert (final["finished"], final["published"]) == (True, True)
+    assert final["score"] == pytest.approx(whole["score"], abs=1e-6)
+    for name, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(folder.path)[name], value, msg=name)
+
+
+@pytest.mark.usefixtures("short_epochs")
+def test_a_run_that_is_stopped_during_its_scores_is_scored_when_it_continues(tmp_path: Path) -> None:
+    folder, steps = ModelFolder(tmp_path), 0
+
+    def raise_if_stopping() -> None:
+        nonlocal steps
+        steps += 1
+        if steps > 4:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(
+            [case()],
+            SCHEME,
+            folder,
+            TrainingOptions(max_epochs=1),
+            PlanOptions(width=2),
+            MACHINE,
+            print,
+            raise_if_stopping,
+        )
+    stopped = torch.load(folder.checkpoint, weights_only=True)
+    assert (stopped["steps"], stopped["epoch"], stopped["finished"]) == (3, 0, False)
+    assert not folder.is_published()
+    final = run(tmp_path, [case()], max_epochs=1)
+    assert (final["epoch"], final["published"], final["finished"]) == (1, True, True)
+    for name, value in stopped["network"].items():
+        torch.testing.assert_close(weights(tmp_path)[name], value, msg=name)
+
+
+@pytest.mark.usefixtures("short_epochs")
 def test_a_new_run_starts_from_the_last_weights_unless_afresh(tmp_path: Path) -> None:
     first = run(tmp_path, [case()], max_epochs=2)
     before = weights(tmp_path)["classify.weight"]
@@ -187,6 +245,43 @@ def test_a_published_model_is_replaced_only_by_one_as_good_on_the_same_slices(tm
     assert "is kept until" in poor["message"]
     assert (tmp_path / "model.pt").read_bytes() == before
     assert not (tmp_path / "archive").exists()
+
+
+def test_a_model_that_another_training_published_meanwhile_is_not_replaced_by_a_poorer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "other", [case()], max_epochs=5)
+    ours = tmp_path / "ours"
+
+    def publish_other(report: dict[str, Any]) -> None:
+        # This training began when there was no model, and has published its own by now.
+        if report["epoch"] == 3:
+            assert report["published"]
+            shutil.copyfile(tmp_path / "other/model.pt", ours / "model.pt")
+        reports.append(report)
+
+    reports: list[dict[str, Any]] = []
+    options = TrainingOptions(max_epochs=4)
+    # It learns next to nothing.
+    monkeypatch.setattr(training, "make_plan", lambda *given: replace(make_plan(*given), learning_rate=1e-9))
+    train([case()], SCHEME, ModelFolder(ours), options, PlanOptions(width=2), MACHINE, publish_other)
+    assert reports[-1]["score"] < reports[-1]["best_metric"]
+    assert not reports[-1]["published"]
+    assert "is kept until" in reports[-1]["message"]
+    assert (ours / "model.pt").read_bytes() == (tmp_path / "other/model.pt").read_bytes()
+
+
+def test_if_the_published_model_is_taken_away_meanwhile_the_next_one_is_published(tmp_path: Path) -> None:
+    run(tmp_path, [case()], max_epochs=5)
+
+    def take_away(report: dict[str, Any]) -> None:
+        if report["epoch"] == 1:
+            (tmp_path / "model.pt").unlink()
+
+    options = TrainingOptions(max_epochs=2, start="afresh", seed=1)
+    final = train([case()], SCHEME, ModelFolder(tmp_path), options, PlanOptions(width=2), MACHINE, take_away)
+    assert final["published"]
+    assert ModelFolder(tmp_path).load(SCHEME).run == final["run"]
 
 
 def test_a_model_published_before_the_kill_is_not_replaced_by_a_poorer_one(tmp_path: Path) -> None:

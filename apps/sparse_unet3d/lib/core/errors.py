@@ -1,4 +1,4 @@
-"""The error whose message is written for users, and a check of names that raises it."""
+"""Exceptions that callers act on: input that can't be used, with a message for users, and work that was stopped."""
 
 from collections.abc import Collection
 
@@ -8,6 +8,10 @@ class InputError(ValueError):
 
     The message names the file (or option), the value found, the value expected and what to do.
     """
+
+
+class Stopped(Exception):
+    """The work was given up because somebody asked for that. What it had done so far is kept where it says so."""
 
 
 def check_one_of(option: str, value: str, known: Collection[str]) -> None:

@@ -79,13 +79,16 @@ class Segmenter:
         image = PreparedImage.of(volume, self.plan)
         return self._predict(image, machine, lambda tiling: _labels_and_entropy(image, tiling, progress))
 
-    def segment_at(self, image: PreparedImage, places: Sequence[Place], machine: Machine) -> list[NDArray[np.uint8]]:
+    def segment_at(
+        self, image: PreparedImage, places: Sequence[Place], machine: Machine, progress: Progress | None = None
+    ) -> list[NDArray[np.uint8]]:
         """Segment groups of voxels with the surroundings that they need, or the whole volume if that is less work.
 
         Args:
             image: prepared by the plan of this network.
             places: groups of voxels, such as those of a slice.
             machine: what to compute on.
+            progress: called with the fraction done of a group, or of the whole volume.
 
         Returns:
             For each group, the labels (n,) of its voxels, the same as from ``segment``.
@@ -97,9 +100,9 @@ class Segmenter:
         def labels(tiling: Tiling) -> list[NDArray[np.uint8]]:
             parts = [around(image.grid, place) for place in places]
             if sum(map(tiling.work, parts)) >= tiling.work():
-                every = _labels(image, tiling, None)
+                every = _labels(image, tiling, progress)
                 return [every[place] for place in places]
-            return [_labels_at(image, tiling, *pair) for pair in zip(places, parts, strict=True)]
+            return [_labels_at(image, tiling, *pair, progress) for pair in zip(places, parts, strict=True)]
 
         return self._predict(image, machine, labels)
 
@@ -174,13 +177,15 @@ def around(grid: WorkingGrid, place: Place) -> Box:
     return tuple(sides)
 
 
-def _labels_at(image: PreparedImage, tiling: Tiling, place: Place, part: Box) -> NDArray[np.uint8]:
+def _labels_at(
+    image: PreparedImage, tiling: Tiling, place: Place, part: Box, progress: Progress | None
+) -> NDArray[np.uint8]:
     starts = [side.start for side in part]
     if image.grid.is_native:
-        labels = tiling.labels(None, part)
+        labels = tiling.labels(progress, part)
         found = np.asarray(labels[tuple(index - start for index, start in zip(place, starts, strict=True))])
     else:
-        probabilities = tiling.probabilities(None, part).numpy()
+        probabilities = tiling.probabilities(progress, part).numpy()
         along = [image.grid.neighbours(axis, index) for axis, index in enumerate(place)]
         mean = np.zeros((len(probabilities), len(place[0])), dtype=np.float32)
         for corner in itertools.product((0, 1), repeat=len(place)):

@@ -1,10 +1,15 @@
 """The folder that keeps the models of one project."""
 
 import json
+import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
+
+from filelock import FileLock, Timeout
 
 from lib.core.errors import InputError
 from lib.core.files import replacing, write_json
@@ -12,6 +17,9 @@ from lib.core.labels import LabelScheme
 from lib.core.plan.paper import choices, differences
 
 from .model import Model, check_fit, load_content
+
+LOCK_SECONDS = 60.0
+"""How long to wait for the folder's lock. Nobody holds it for longer than writing a model takes."""
 
 
 class ScoredModel(TypedDict):
@@ -40,6 +48,7 @@ class ModelFolder:
     ``checkpoint.pt``  the state that training continues from
     ``stats.json``     training's last report
     ``events/``        TensorBoard events
+    ``.lock``          held by whoever changes what others must not change at the same time
     =================  =====================================================================================
     """
 
@@ -52,9 +61,40 @@ class ModelFolder:
         self.checkpoint = self.path / "checkpoint.pt"
         self.stats_path = self.path / "stats.json"
         self.events = self.path / "events"
+        # One lock object, because the thread that holds it can acquire it again.
+        self._lock = FileLock(self.path / ".lock", timeout=LOCK_SECONDS)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep all other threads and processes out, on this computer and on others that share the folder.
+
+        Raises:
+            InputError: another one has held the lock for a minute.
+        """
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise InputError(
+                f"{self._lock.lock_file}: another process has held this lock for {LOCK_SECONDS:.0f} s, so it may hang; "
+                "end other servers and trainings that use this folder, and try again"
+            ) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def is_published(self) -> bool:
         return self.published.is_file()
+
+    def published_file(self) -> tuple[int, ...] | None:
+        """Identify the published model's file: each model has another. None if there is no such file."""
+        try:
+            # Opening makes a network file system ask its server what is there now.
+            with self.published.open("rb") as file:
+                status = os.fstat(file.fileno())
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
 
     def load(self, scheme: LabelScheme, channels: int | None = None) -> Model:
         """Read the published model.
@@ -68,21 +108,23 @@ class ModelFolder:
 
     def publish(self, model: Model) -> None:
         """Publish a model; first archive the published model if it is of another run."""
-        if self.is_published() and self._published_run() != model.run:
-            names = (re.fullmatch(r"model_(\d+)\.pt", path.name) for path in self.archive.glob("*.pt"))
-            numbers = [int(name[1]) for name in names if name]
-            with replacing(self.archive / f"model_{1 + max(numbers, default=0):04d}.pt") as temporary:
-                shutil.copyfile(self.published, temporary)
-        model.save(self.published)
-        self.remember(model)
-        explained = {"differs_from_paper": differences(model.plan), "left_open_by_paper": choices(model.plan)}
-        write_json(self.plan_path, {**model.plan.to_json(), **explained})
+        with self.locked():
+            if self.is_published() and self._published_run() != model.run:
+                names = (re.fullmatch(r"model_(\d+)\.pt", path.name) for path in self.archive.glob("*.pt"))
+                numbers = [int(name[1]) for name in names if name]
+                with replacing(self.archive / f"model_{1 + max(numbers, default=0):04d}.pt") as temporary:
+                    shutil.copyfile(self.published, temporary)
+            model.save(self.published)
+            self.remember(model)
+            explained = {"differs_from_paper": differences(model.plan), "left_open_by_paper": choices(model.plan)}
+            write_json(self.plan_path, {**model.plan.to_json(), **explained})
 
     def remember(self, model: Model) -> None:
         """Add a model's score to the history, whether the model is published or not."""
         slices = sum(map(len, (*model.split.training.values(), *model.split.validation.values())))
         entry = ScoredModel(run=model.run, epoch=model.epoch, slices=slices, metric=model.metric, score=model.score)
-        write_json(self.history_path, [*self.history(), entry])
+        with self.locked():
+            write_json(self.history_path, [*self.history(), entry])
 
     def history(self) -> list[ScoredModel]:
         """Return the scores in the history."""

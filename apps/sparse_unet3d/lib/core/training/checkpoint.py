@@ -28,6 +28,7 @@ class Checkpoint:
         epoch: epochs done.
         seconds: duration of training so far.
         steps: training steps since the network was initialised, over all runs.
+        begun: how many of these steps belong to the epoch that had begun.
         finished: whether the run came to its end.
     """
 
@@ -38,6 +39,7 @@ class Checkpoint:
     epoch: int
     seconds: float
     steps: int
+    begun: int
     finished: bool
 
     def save(self, path: Path) -> None:
@@ -51,6 +53,7 @@ class Checkpoint:
             "epoch": self.epoch,
             "seconds": self.seconds,
             "steps": self.steps,
+            "begun": self.begun,
             "finished": self.finished,
         }
         with replacing(path) as temporary:
@@ -85,6 +88,8 @@ class Checkpoint:
                 epoch=content["epoch"],
                 seconds=content["seconds"],
                 steps=content["steps"],
+                # Earlier versions saved only between epochs.
+                begun=content.get("begun", 0),
                 finished=content["finished"],
             )
         except (KeyError, TypeError) as error:

@@ -1,7 +1,7 @@
 """IoU of a network on annotated voxels. Only these voxels and their surroundings are segmented."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +66,12 @@ class ScoredRegion:
 
 
 def score_network(
-    network: nn.Module, plan: Plan, precision: torch.dtype, regions: Iterable[ScoredRegion], machine: Machine
+    network: nn.Module,
+    plan: Plan,
+    precision: torch.dtype,
+    regions: Iterable[ScoredRegion],
+    machine: Machine,
+    raise_if_stopping: Callable[[], None] = lambda: None,
 ) -> tuple[float, dict[str, float | None]]:
     """Return mean and per-class foreground IoU, over the voxels of all images together.
 
@@ -76,13 +81,15 @@ def score_network(
         precision: floating point format that *Run* uses with this network.
         regions: the voxels to score.
         machine: what to compute on.
+        raise_if_stopping: called between tiles; what it raises ends the work.
     """
     scheme = plan.scheme
     counts = np.zeros((len(scheme.classes),) * 2, dtype=np.int64)
     segmenter = Segmenter(network, plan, precision)
     for region in regions:
         places = [place for place, _ in region.parts]
-        for labels, (_, values) in zip(segmenter.segment_at(region.image, places, machine), region.parts, strict=True):
+        found = segmenter.segment_at(region.image, places, machine, lambda _: raise_if_stopping())
+        for labels, (_, values) in zip(found, region.parts, strict=True):
             counts += confusion(labels, values, scheme)
     iou = iou_per_class(counts, scheme)
     return mean_iou(iou) or 0.0, iou

@@ -159,14 +159,18 @@ class Learner:
 
         Args:
             steps: the steps' numbers.
-            progress: returns the fraction of the whole training that is done, 0 … 1. It sets the learning rate.
+            progress: called before each step; returns the fraction of the whole training that is done, 0 … 1. It sets
+                the learning rate.
         """
         self.network.train()
         began, waited, labelled = time.monotonic(), 0.0, 0
         losses: list[float] = []
         left_out = 0
         for step in steps:
-            image, targets, loss, seconds = self._step_in_memory(step, progress())
+            done = progress()
+            if done >= 1 and step > steps.start:
+                break
+            image, targets, loss, seconds = self._step_in_memory(step, done)
             if step == len(self._first_tiles) < STATISTICS_TILES:
                 self._first_tiles.append((image, targets))
             waited += seconds
@@ -175,8 +179,6 @@ class Learner:
             else:
                 losses.append(loss)
                 labelled += int((targets >= 0).sum())
-            if progress() >= 1:
-                break
         loss = sum(losses) / len(losses) if losses else math.nan
         return StepsMade(loss, labelled, time.monotonic() - began, waited, left_out)
 

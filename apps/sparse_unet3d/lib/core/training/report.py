@@ -17,7 +17,7 @@ class TrainingReport(TypedDict):
         score: mean foreground IoU of the last evaluation, 0 … 1; None before the first.
         iou: the same by class; None for a class that is not in the scored voxels.
         best_metric: score of the published model; 0 if there is none.
-        published: whether this run has published a model.
+        published: whether the published model is of this run.
         finished: whether training has ended.
         message: for people.
     """

@@ -1,5 +1,6 @@
 """A training run: epochs, scores on held-out slices, publishing, checkpoints."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from lib.core.annotation.slices import Detected, detect, fill_unpainted
 from lib.core.annotation.split import SliceSplit
 from lib.core.data.preparation import PreparedImage, prepare_training
 from lib.core.device.machine import Machine
-from lib.core.errors import InputError
+from lib.core.errors import InputError, Stopped
 from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
 from lib.core.model.model import Model
@@ -28,6 +29,7 @@ from .checkpoint import Checkpoint
 from .evaluation import ScoredRegion, score_network
 from .learner import Learner, StepsMade
 from .options import TrainingOptions
+from .publishing import Publisher, fitting_model
 from .report import TrainingReport
 
 VALIDATION_SHARE = 0.1
@@ -57,6 +59,7 @@ def train(
     plan_options: PlanOptions,
     machine: Machine,
     report: Callable[[TrainingReport], None],
+    raise_if_stopping: Callable[[], None] = lambda: None,
 ) -> TrainingReport:
     """Train a network, publishing it whenever it gets better on the held-out slices.
 
@@ -71,12 +74,14 @@ def train(
         plan_options: what a person decided about the plan.
         machine: what to compute on.
         report: called after each epoch.
+        raise_if_stopping: called before each step and between tiles; to end the training, it raises ``Stopped``.
 
     Returns:
         The last report.
 
     Raises:
         InputError: the cases can't be trained on.
+        Stopped: by ``raise_if_stopping``; the checkpoint holds every step that was made.
     """
     cases = [case for case in cases if np.any(case.annotation)]
     detected = {case.id: detect(case.annotation) for case in cases}
@@ -86,7 +91,7 @@ def train(
             for case in cases
         ]
     check_cases(cases, scheme)
-    run = _start_run(cases, detected, scheme, folder, options, plan_options, machine)
+    run = _start_run(cases, detected, scheme, folder, options, plan_options, machine, raise_if_stopping)
     return run.go(report)
 
 
@@ -98,6 +103,7 @@ def _start_run(
     options: TrainingOptions,
     plan_options: PlanOptions,
     machine: Machine,
+    raise_if_stopping: Callable[[], None],
 ) -> "_Run":
     """Set up a run; continue an earlier one if the checkpoint allows it."""
     channels = cases[0].volume.channels
@@ -107,18 +113,19 @@ def _start_run(
             checkpoint = Checkpoint.load(folder.checkpoint, scheme, channels, plan_options)
         except InputError as error:
             note = f"started afresh, since the last training cannot be continued ({error})"
-    published = _fitting_published(folder, scheme, channels, plan_options)
-    earlier = checkpoint.split if checkpoint else published.split if published else None
     if checkpoint:
+        earlier: SliceSplit | None = checkpoint.split
         plan = checkpoint.plan.continued(plan_options)
     else:
+        published = fitting_model(folder, scheme, channels, plan_options)
+        earlier = published.split if published else None
         plan = make_plan([case.volume for case in cases], scheme, plan_options, machine.device)
     painted = {
         case.id: Painted(case.annotation, detected[case.id].slices, detected[case.id].stacked, _grid(case, plan))
         for case in cases
     }
     split = hold_out(painted, scheme, options.seed, earlier)
-    run = _Run(cases, folder, options, machine, plan, split, published, note)
+    run = _Run(cases, folder, options, plan_options, machine, plan, split, note, raise_if_stopping)
     if checkpoint:
         run.continue_from(checkpoint)
     return run
@@ -126,19 +133,6 @@ def _start_run(
 
 def _grid(case: TrainingCase, plan: Plan) -> WorkingGrid:
     return WorkingGrid.of(case.volume.shape, case.volume.spacing, plan.spacing)
-
-
-def _fitting_published(
-    folder: ModelFolder, scheme: LabelScheme, channels: int, plan_options: PlanOptions
-) -> Model | None:
-    """Return the published model, as *Run* uses it, if it fits. A new model has to score at least as well."""
-    if not folder.is_published():
-        return None
-    try:
-        model = folder.load(scheme, channels)
-        return replace(model, plan=model.plan.with_statistics(plan_options))
-    except InputError:
-        return None
 
 
 class _Run:
@@ -149,23 +143,25 @@ class _Run:
         cases: Sequence[TrainingCase],
         folder: ModelFolder,
         options: TrainingOptions,
+        plan_options: PlanOptions,
         machine: Machine,
         plan: Plan,
         split: SliceSplit,
-        published: Model | None,
         note: str,
+        raise_if_stopping: Callable[[], None],
     ) -> None:
         self.folder, self.options, self.machine, self.plan, self.split = folder, options, machine, plan, split
-        self.note = note
+        self.note, self.raise_if_stopping = note, raise_if_stopping
         self.id = datetime.now(timezone.utc).isoformat(timespec="microseconds")
         self.epoch = 0
-        self.steps = 0
+        self.steps = self.begun = 0
         self.seconds = 0.0
         # For each case, the annotation to train on and the one held out.
         parts = [split.part(case.id, case.annotation, _grid(case, plan)) for case in cases]
-        volumes = [
-            prepare_training(case.volume, trained, plan) for case, (trained, _) in zip(cases, parts, strict=True)
-        ]
+        volumes = []
+        for case, (trained, _) in zip(cases, parts, strict=True):
+            raise_if_stopping()
+            volumes.append(prepare_training(case.volume, trained, plan))
         self.learner = Learner(plan, volumes, machine.device, options.seed)
         scored = [held_out if split.has_validation else trained for trained, held_out in parts]
         slices = split.validation if split.has_validation else split.training
@@ -190,15 +186,16 @@ class _Run:
         self.regions = regions(images)
         tiles = plan.architecture.tiles
         self.evaluation_interval = self._evaluation_interval(sum(region.work(tiles) for region in self.regions))
-        self.published_run = published.run if published else None
-        self.published_score: float | None = None
-        if published:
-            # It is scored again, since annotations may have changed since it was published.
-            same_images = published.plan.spacing == plan.spacing
-            own = self.regions if same_images else regions([PreparedImage.of(c.volume, published.plan) for c in cases])
-            self.published_score, _ = score_network(
-                published.network, published.plan, published.precision, own, machine
-            )
+
+        def regions_by(other: Plan) -> list[ScoredRegion]:
+            if other.spacing == plan.spacing:
+                return self.regions
+            return regions([PreparedImage.of(case.volume, other) for case in cases])
+
+        self.publisher = Publisher(
+            folder, plan.scheme, cases[0].volume.channels, plan_options, machine, regions_by, raise_if_stopping
+        )
+        self.publisher.look()
 
     def _evaluation_interval(self, voxels: int) -> int:
         """Return the number of epochs between scores. Voxels decide, not seconds, so that runs can be repeated."""
@@ -219,23 +216,23 @@ class _Run:
         self.steps = checkpoint.steps
         if checkpoint.finished:
             return
-        self.epoch, self.seconds = checkpoint.epoch, checkpoint.seconds
-        if self._progress() >= 1:
+        self.epoch, self.seconds, self.begun = checkpoint.epoch, checkpoint.seconds, checkpoint.begun
+        if self._progress(self.epoch) >= 1:
             # The options ask for less than is already done: that run has ended, and a new one starts from its weights.
-            self.epoch, self.seconds = 0, 0.0
+            self.epoch, self.seconds, self.begun = 0, 0.0, 0
             return
         self.learner.load(checkpoint.learner, with_momentum=True)
         self.id = checkpoint.run
 
     def _save_checkpoint(self, finished: bool) -> None:
         state = self.learner.state()
-        Checkpoint(self.plan, self.split, state, self.id, self.epoch, self.seconds, self.steps, finished).save(
-            self.folder.checkpoint
-        )
+        Checkpoint(
+            self.plan, self.split, state, self.id, self.epoch, self.seconds, self.steps, self.begun, finished
+        ).save(self.folder.checkpoint)
 
-    def _progress(self) -> float:
-        """Return the fraction of the run that is done, 0 … 1."""
-        progress = self.epoch / self.options.max_epochs
+    def _progress(self, epochs: int) -> float:
+        """Return the fraction of the run that is done after some epochs, 0 … 1."""
+        progress = epochs / self.options.max_epochs
         if self.options.max_minutes:
             progress = max(progress, self.seconds / (60 * self.options.max_minutes))
         return min(progress, 1.0)
@@ -243,43 +240,46 @@ class _Run:
     def go(self, report: Callable[[TrainingReport], None]) -> TrainingReport:
         """Train as long as the options say; return the last report."""
         with self.learner:
-            return self._go(report)
+            try:
+                return self._go(report)
+            except Stopped:
+                self._save_checkpoint(finished=False)
+                raise
 
     def _go(self, report: Callable[[TrainingReport], None]) -> TrainingReport:
-        published = self.published_run == self.id
         score: float | None = None
         iou: dict[str, float | None] | None = None
         saved = saving = 0.0
         while True:
             began, before = time.monotonic(), self.seconds
             made = self._train_epoch()
-            self.epoch += 1
             self.seconds = before + time.monotonic() - began
-            finished = self._progress() >= 1
-            if finished or is_evaluated(self.epoch, self.evaluation_interval):
+            finished = self._progress(self.epoch + 1) >= 1
+            if finished or is_evaluated(self.epoch + 1, self.evaluation_interval):
                 network = self.learner.result()
-                score, iou = score_network(network, self.plan, self.learner.precision, self.regions, self.machine)
-                if self.published_score is None or score >= self.published_score:
-                    self.folder.publish(self._model(network, score))
-                    self.published_score, published = score, True
-                elif finished:
-                    # Runs that published nothing also show whether more slices still help.
-                    self.folder.remember(self._model(network, score))
+                score, iou = score_network(
+                    network, self.plan, self.learner.precision, self.regions, self.machine, self.raise_if_stopping
+                )
+                model = self._model(network, score)
+                # Runs that published nothing also show whether more slices still help.
+                if not self.publisher.offer(model) and finished:
+                    self.folder.remember(model)
                 self.seconds = before + time.monotonic() - began
+            self.epoch, self.begun = self.epoch + 1, 0
             if finished or time.monotonic() - saved >= saving / SAVING_SHARE:
                 saving = -time.monotonic()
                 self._save_checkpoint(finished)
                 saved = time.monotonic()
                 saving += saved
-            latest = self._report(made, score, iou, published, finished)
+            latest = self._report(made, score, iou, finished)
             report(latest)
             if finished:
                 return latest
 
     def _report(
-        self, made: StepsMade, score: float | None, iou: dict[str, float | None] | None, published: bool, finished: bool
+        self, made: StepsMade, score: float | None, iou: dict[str, float | None] | None, finished: bool
     ) -> TrainingReport:
-        best = self.published_score
+        best, published = self.publisher.score, self.publisher.run == self.id
         if best is None:
             message = "no model is published yet"
         elif published:
@@ -301,7 +301,7 @@ class _Run:
             "total_epochs": self.options.max_epochs,
             "seconds": round(self.seconds, 1),
             "loss": made.loss,
-            "waited": round(made.waited / made.seconds, 4),
+            "waited": round(made.waited / made.seconds, 4) if made.waited else 0.0,
             "metric": self.metric,
             "score": score,
             "iou": iou,
@@ -312,16 +312,19 @@ class _Run:
         }
 
     def _train_epoch(self) -> StepsMade:
-        """Train for an epoch, or until the time is up."""
-        steps = range(self.steps, self.steps + self.plan.steps_per_epoch)
-        began, before = time.monotonic(), self.seconds
+        """Train for an epoch or what is left of it, or until the time is up."""
+        first, left = self.steps, self.plan.steps_per_epoch - self.begun
+        began, before, begun, calls = time.monotonic(), self.seconds, self.begun, itertools.count()
 
         def progress() -> float:
             self.seconds = before + time.monotonic() - began
-            return self._progress()
+            made = next(calls)
+            self.steps, self.begun = first + made, begun + made
+            self.raise_if_stopping()
+            return self._progress(self.epoch)
 
-        made = self.learner.train(steps, progress)
-        self.steps = steps.stop
+        made = self.learner.train(range(first, first + left), progress)
+        self.steps, self.begun = first + left, begun + left
         # Short of memory, the learner continues with smaller tiles.
         self.plan = self.learner.plan
         if made.left_out and not self.learner.is_finite():
@@ -333,5 +336,5 @@ class _Run:
 
     def _model(self, trained: nn.Module, score: float) -> Model:
         return Model(
-            trained.cpu(), self.plan, self.split, score, self.metric, self.id, self.epoch, self.learner.precision
+            trained.cpu(), self.plan, self.split, score, self.metric, self.id, self.epoch + 1, self.learner.precision
         )
