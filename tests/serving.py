@@ -11,6 +11,7 @@ from email import policy
 from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import nibabel
 import numpy as np
@@ -23,6 +24,7 @@ from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
 from lib.core.model.model import Model, build_network
 from lib.core.plan.plan import Plan
+from lib.server.store.datastore import AnnotationStore
 from project import APP
 
 PATIENCE = 600
@@ -124,6 +126,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.studies = studies
         self.client = MONAILabelClient(self.url, tmpdir=str(folder), client_id="tester")
         self.log = folder / "server.log"
         self.tmp = folder / "tmp"
@@ -194,19 +197,40 @@ class Server:
                 timeout=PATIENCE,
             )
 
-    def put_label_info(self, image: str, tag: str, info: dict[str, Any]) -> requests.Response:
-        return requests.put(
-            f"{self.url}/datastore/label/info",
-            params={"label": image, "tag": tag},
-            data={"info": json.dumps(info)},
-            timeout=PATIENCE,
-        )
+    def run_job(self, start: str, state: str, **options: object) -> dict[str, Any]:
+        """Start a training, scoring or batch, and wait until it is done."""
+        requests.post(self.url + start, json=options, timeout=PATIENCE).raise_for_status()
+        self.wait_until(lambda: self.get(state).json()["status"] not in ("SUBMITTED", "RUNNING"))
+        job: dict[str, Any] = self.get(state).json()
+        assert job["status"] == "DONE", "\n".join(job["details"])
+        return job
+
+    def set_label_info(self, image: str, tag: str, info: dict[str, Any]) -> None:
+        """Write label info as another process does, and wait until the server knows."""
+        self._store().update_label_info(image, tag, info)
+
+        def known() -> bool:
+            seen = self.get("/datastore/label/info", params={"label": image, "tag": tag}).json()
+            return all(seen.get(key) == value for key, value in info.items())
+
+        self.wait_until(known)
 
     def forget_offers(self, *images: str) -> None:
-        """Make Next Sample treat these images as never offered."""
-        url, info = f"{self.url}/datastore/image/info", {"info": '{"strategy": {}}'}
+        """Let Next Sample offer these images as if it hadn't yet."""
+        store = self._store()
         for image in images:
-            requests.put(url, params={"image": image}, data=info, timeout=PATIENCE).raise_for_status()
+            for strategy in store.get_image_info(image).get("strategy", {}):
+                with mock.patch("time.time", return_value=0.0):
+                    store.note_offer(image, strategy, None)
+
+        def forgotten(image: str) -> bool:
+            info = self.get("/datastore/image/info", params={"image": image}).json()
+            return not any(offer["ts"] for offer in info.get("strategy", {}).values())
+
+        self.wait_until(lambda: all(map(forgotten, images)))
+
+    def _store(self) -> AnnotationStore:
+        return AnnotationStore(str(self.studies), LabelScheme(("inside", "tubule"), "outside"))
 
     def put_image(self, image: str, file: Path) -> requests.Response:
         with file.open("rb") as content:

@@ -1,11 +1,11 @@
 """The MONAI Label app: reads ``--conf`` and wires the tasks together."""
 
 import logging
-import os
 import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from fastapi import HTTPException
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -18,19 +18,22 @@ from lib.core.model.folder import ModelFolder
 from lib.core.plan.plan import PAPER_WIDTH
 from lib.core.plan.planning import CPU_WIDTH
 from lib.server.conf import Conf
-from lib.server.slicer.replies import errors_for_clients, not_found, submission_reply
+from lib.server.slicer.replies import not_found, submission_reply
 from lib.server.slicer.segments import all_segments
 from lib.server.store.datastore import AnnotationStore, SubmittedLabel
 from lib.server.store.studies import require_folder
 from lib.server.tasks.accept_slice import AcceptSlice
 from lib.server.tasks.infer import Segmentation
 from lib.server.tasks.next_slices import NextSlices
-from lib.server.tasks.requests import check_requests
+from lib.server.tasks.requests import CheckedTask
 from lib.server.tasks.scoring import IouScoring
 from lib.server.tasks.stopping import end_on_signals
 from lib.server.tasks.strategies import NextSlice, Sparse
 from lib.server.tasks.suggestions import Suggestions
 from lib.server.tasks.trainer import Trainer, learnable_classes_of
+from lib.server.web.serving import web_application
+from lib.server.web.takeover import answer_with, warn_if_open
+from lib.server.web.users import Users
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +86,7 @@ class SparseUNet3D(MONAILabelApp):
         return {"iou": IouScoring(conf.scheme, conf.plan.unpainted, ModelFolder(conf.models))}
 
     def on_init_complete(self) -> None:
-        """Start to serve. Only the server calls this; the processes that it starts only read."""
-        check_requests()
+        """Begin to serve. Only the server calls this; the processes that it starts only read."""
         logger.info("Classes: %s", self.settings.scheme.describe())
         logger.info("Device: %s", describe_device())
         if not settings.MONAI_LABEL_DATASTORE_READ_ONLY:
@@ -94,6 +96,10 @@ class SparseUNet3D(MONAILabelApp):
                 refuse_to_start(error)
         super().on_init_complete()
         end_on_signals()
+        users = Users(self.studies)
+        origins = [str(origin).rstrip("/") for origin in settings.MONAI_LABEL_CORS_ORIGINS]
+        answer_with(web_application(self, users, self.settings.hosts, origins))
+        warn_if_open(users)
 
     def info(self) -> dict[str, Any]:
         is_narrow = default_device() == "cpu" and self.settings.plan.recipe != "paper"
@@ -111,35 +117,58 @@ class SparseUNet3D(MONAILabelApp):
         notes += self._datastore.describe_left_out()
         return {**super().info(), "description": "; ".join(notes)}
 
-    @errors_for_clients()
     def infer(self, request: dict[str, Any], datastore: AnnotationStore | None = None) -> dict[str, Any]:
-        """Run an infer task; never save its result as a label, even if the request asks for it."""
+        """Run an infer task; never save its result as a label, even if the request asks for it.
+
+        Args:
+            request: ``model``; ``image``, a name in the datastore, or ``image_file``, the path of another image; and
+                the task's options.
+            datastore: has the image; the app's own by default.
+
+        Raises:
+            InputError: see the task.
+            HTTPException: 404 for an unknown model or image.
+        """
         store = datastore or self._datastore
         self._require(self._infers, request.get("model"), "model")
-        image = request.get("image")
-        known = isinstance(image, str) and image in store.list_images()
-        request = {**request, "save_label": False, "image_id": image if known else None}
-        if known:
-            # MONAI Label would mistake the path of a missing file for the name of an unknown image.
-            request["image"] = str(store.image_files(str(image))[0])
-        elif isinstance(image, str) and not os.path.exists(image):
-            not_found(f"there is no image {image!r} in the datastore")
-        result: dict[str, Any] = super().infer(request, store)
+        image_id, path = request.get("image"), request.get("image_file")
+        if path is None:
+            if image_id not in store.list_images():
+                not_found(f"there is no image {image_id!r} in the datastore")
+            # MONAI Label would take the path of a missing file for the name of an unknown image.
+            path = str(store.image_files(str(image_id))[0])
+        else:
+            image_id = None
+        result: dict[str, Any] = super().infer(
+            {**request, "save_label": False, "image_id": image_id, "image": path}, store
+        )
         return result
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         self._require(self._strategies, request.get("strategy") or "random", "strategy")
-        with errors_for_clients():
-            sample: dict[str, Any] = super().next_sample(request)
-            if not self._datastore.list_images():
-                raise InputError(self._datastore.describe_emptiness())
-            if sample:
-                self._datastore.check_image(sample["id"])
-                if notes := self._datastore.notes(sample["id"]):
-                    sample["notes"] = notes
-                if left_out := self._datastore.describe_left_out():
-                    sample["left_out"] = left_out
+        sample: dict[str, Any] = super().next_sample(request)
+        if not self._datastore.list_images():
+            raise InputError(self._datastore.describe_emptiness())
+        if sample:
+            self._datastore.check_image(sample["id"])
+            if notes := self._datastore.notes(sample["id"]):
+                sample["notes"] = notes
+            if left_out := self._datastore.describe_left_out():
+                sample["left_out"] = left_out
         return sample
+
+    def start_job(self, method: str, request: dict[str, Any]) -> Mapping[str, Any]:
+        started, detail = CheckedTask.run(method, request=request)
+        if started is None:
+            raise HTTPException(429, detail)
+        return dict(started)
+
+    def job(self, method: str, all: bool, check_if_running: bool) -> Any:
+        state, detail = CheckedTask.status(method, all, check_if_running)
+        return state if state is not None else not_found(str(detail))
+
+    def stop_job(self, method: str) -> Any:
+        return CheckedTask.stop(method)
 
     def check_request(self, method: str, request: dict[str, Any]) -> Mapping[str, object]:
         """Refuse a request that can't succeed, before a process is started for it.
@@ -172,16 +201,6 @@ class SparseUNet3D(MONAILabelApp):
             learnable_classes_of(self._datastore, self.settings, self._datastore.get_labeled_images()),
             self._suggestions.paint_next(image_id),
         )
-
-    def model_file(self, model: str, validate: bool = True) -> str | None:
-        with errors_for_clients():
-            if not validate:
-                raise InputError(
-                    "only training publishes models; to use those of another project, start the server with --conf "
-                    "models"
-                )
-        path: str | None = super().model_file(model, validate)
-        return path
 
     @staticmethod
     def _require(tasks: dict[str, Any], name: str | None, kind: str) -> Any:

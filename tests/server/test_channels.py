@@ -136,7 +136,6 @@ def test_files_that_claim_the_same_image_are_reported(server: Server, served: Pa
     reply = server.infer("other")
     assert reply.status_code == 400
     assert all(str(served / name) in reply.json()["detail"] for name in ("other.nii.gz", "other_0000.nii.gz"))
-    assert requests.delete(f"{server.url}/datastore/image", params={"id": "other"}, timeout=PATIENCE).status_code == 400
     (served / "other.nii.gz").unlink()
     assert server.infer("other").status_code == 200
 
@@ -166,14 +165,3 @@ def test_files_added_while_the_server_runs(server: Server, served: Path) -> None
     write_image(served / "new_0001.nii.gz")
     assert server.infer("new").status_code == 200
     assert not [image for image in images(server) if image.endswith(("_0000", "_0001"))]
-
-
-def test_an_image_is_removed_with_all_its_channels(server: Server, served: Path) -> None:
-    assert requests.delete(f"{server.url}/datastore/image", params={"id": "other"}, timeout=PATIENCE).status_code == 200
-    assert not list(served.glob("other*"))
-    assert not list(served.glob("labels/prediction/other*"))
-    assert "other" not in images(server)
-    # An annotated image stays.
-    assert requests.delete(f"{server.url}/datastore/image", params={"id": "case"}, timeout=PATIENCE).status_code == 400
-    assert (served / FIRST).exists()
-    assert (served / SECOND).exists()

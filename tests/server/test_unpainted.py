@@ -43,10 +43,7 @@ def test_painting_one_structure_is_enough(studies: Path, tmp_path: Path, start_s
     assert not any("hardly" in warning for warning in reply["warnings"])
     assert reply["labelled_voxels"]["outside"] == 0
     assert "press Train" in reply["next"]
-    reply = requests.post(
-        f"{server.url}/train/sparse_unet3d", params={"run_sync": "true"}, json={"max_epochs": 1}, timeout=PATIENCE
-    )
-    assert reply.status_code == 200
+    server.run_job("/train/sparse_unet3d", "/train/", max_epochs=1)
     assert json.loads((studies / "models/plan.json").read_text())["unpainted"] == "background"
     assert (stored(studies, "final") == tubule).all()
     assert server.infer("a").status_code == 200
@@ -57,8 +54,9 @@ def test_painting_one_structure_is_enough(studies: Path, tmp_path: Path, start_s
     assert list(reply["annotated_slices"].values()) == ["none", "none", "4"]
     assert any("4: hardly anything is painted there" in warning for warning in reply["warnings"])
 
-    reply = requests.post(f"{server.url}/scoring/iou", params={"run_sync": "true"}, json={}, timeout=PATIENCE)
-    assert reply.json()["images"]["a"]["iou"]["tubule"] is not None
+    server.run_job("/scoring/iou", "/scoring/")
+    info = server.get("/datastore/label/info", params={"label": "a", "tag": "prediction"}).json()
+    assert info["iou"]["tubule"] is not None
 
 
 def test_the_reply_says_in_which_slices_unpainted_voxels_count() -> None:

@@ -1,4 +1,4 @@
-"""What clients may add, change and remove; the files are read with nibabel and json."""
+"""Predictions, uploaded images and what is known of them; the files are read with nibabel and json."""
 
 import os
 import zipfile
@@ -10,7 +10,6 @@ import pytest
 
 from lib.core.errors import InputError
 from lib.core.volumes.reading import read_volume
-from lib.server.tasks.strategies import Sparse
 from lib.server.tasks.trainer import read_cases
 from serving import SHAPE, SPACING, paint, scaled, snapshot, stored, write_image, write_label
 from stores import SCHEME, label_info, open_store, refusal, submit
@@ -25,49 +24,6 @@ def test_a_prediction_is_stored_apart_from_the_annotation(studies: Path, tmp_pat
     assert label_info(studies, "prediction")["label_names"] == {"inside (predicted)": 1, "tubule (predicted)": 2}
     assert (stored(studies, "final") == paint()).all()
     assert store.datalist() == [{"image": str(studies / "a.nii.gz"), "label": str(studies / "labels/final/a.nii.gz")}]
-
-
-def test_annotations_are_never_deleted(studies: Path, tmp_path: Path) -> None:
-    store = open_store(studies)
-    submit(store, tmp_path, paint())
-    before = snapshot(studies)
-    for tag in ("final", "original", "version_1"):
-        with refusal(400, "never deleted"):
-            store.remove_label("a", tag)
-    with refusal(400, "annotated"):
-        store.remove_image("a")
-    assert snapshot(studies) == before
-    with refusal(404, "nobody"):
-        store.remove_image("nobody")
-    with refusal(404, "prediction"):
-        store.remove_label("a", "prediction")
-
-
-def test_predictions_and_images_without_annotation_can_be_removed(studies: Path) -> None:
-    store = open_store(studies)
-    store.save_prediction("a", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), scaled(*SPACING), {})
-    store.save_prediction("b", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), scaled(*SPACING), {})
-    store.remove_label("a", "prediction")
-    store.remove_label("a", "uncertainty")
-    assert store.get_labels_by_image_id("a") == {}
-    store.remove_image("b")
-    assert open_store(studies).list_images() == ["a"]
-    for tag in ("prediction", "uncertainty"):
-        assert not list((studies / "labels" / tag).iterdir())
-
-
-def test_only_the_servers_own_image_info_is_protected(studies: Path, tmp_path: Path) -> None:
-    store = open_store(studies)
-    submit(store, tmp_path, paint())
-    for key in ("versions", "name", "ts"):
-        with refusal(400, "image info", key, "only the server sets these"):
-            store.update_image_info("a", {key: "other"})
-    # Next Sample works whatever a client writes under the key that stores the offers.
-    for noted in ("other", {"sparse": "other"}, {"sparse": {"client_id": "me", "ts": "other"}}):
-        store.update_image_info("a", {"strategy": noted})
-        assert Sparse()({"strategy": "sparse", "client_id": "me"}, store) is not None
-    submit(store, tmp_path, paint())
-    assert label_info(studies, "final")["version"] == 2
 
 
 def test_annotations_of_images_that_turn_into_channels_are_not_lost(
@@ -85,8 +41,6 @@ def test_annotations_of_images_that_turn_into_channels_are_not_lost(
     }
     assert "version_1" in said
     assert store.labels_without_image() == {"mouse_0003": ["final", "original", "version_1"]}
-    with refusal(400, "mouse_0003.nii.gz was annotated as an image of its own"):
-        store.remove_image("mouse")
     for number in (0, 1, 2):
         (studies / f"mouse_{number:04d}.nii.gz").unlink()
     store.refresh()
@@ -96,7 +50,8 @@ def test_annotations_of_images_that_turn_into_channels_are_not_lost(
 
 def test_an_image_removed_while_the_model_was_at_work(studies: Path) -> None:
     store = open_store(studies)
-    store.remove_image("a")
+    (studies / "a.nii.gz").unlink()
+    store.refresh()
     with refusal(404, "no image 'a'"):
         store.save_prediction("a", np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8), np.eye(4), {})
 
@@ -114,11 +69,9 @@ def test_an_image_is_read_once_until_its_file_changes(studies: Path, monkeypatch
     assert store.is_unreadable("a")
 
 
-def test_only_the_servers_own_label_info_is_protected(studies: Path, tmp_path: Path) -> None:
+def test_label_info_outlives_the_index(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     submit(store, tmp_path, paint())
-    with refusal(400, "version"):
-        store.update_label_info("a", "final", {"version": 7})
     store.update_label_info("a", "final", {"remark": "good"})
     (studies / "datastore_v2.json").unlink()
     assert open_store(studies).get_label_info("a", "final")["remark"] == "good"

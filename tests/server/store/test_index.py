@@ -58,7 +58,7 @@ def test_the_index_is_complete_at_every_moment(studies: Path, tmp_path: Path) ->
     reader = threading.Thread(target=read)
     reader.start()
     for number in range(100):
-        store.update_image_info("a", {"number": number, "padding": "x" * 20000})
+        store.note_offer("a", f"strategy {number}", "x" * 20000)
     done.set()
     reader.join()
     assert not failures

@@ -81,21 +81,11 @@ def test_unknown_names_are_not_found(server: Server) -> None:
         requests.post(f"{url}/train/other", json={}, timeout=PATIENCE),
         requests.post(f"{url}/scoring/dice", json={}, timeout=PATIENCE),
         requests.post(f"{url}/batch/infer/other", json={}, timeout=PATIENCE),
-        requests.delete(f"{url}/datastore/image", params={"id": "nobody"}, timeout=PATIENCE),
-        requests.delete(f"{url}/datastore/label", params={"id": "b", "tag": "version_9"}, timeout=PATIENCE),
         server.get("/datastore/label", params={"label": "a", "tag": "version_9"}),
         server.get("/datastore/image", params={"image": "nobody"}),
         server.infer("nobody"),
     ):
         assert reply.status_code == 404, reply.text
-
-
-@pytest.mark.usefixtures("unchanged")
-def test_annotations_are_not_deleted(server: Server) -> None:
-    for tag in ("final", "original", "version_1"):
-        reply = requests.delete(f"{server.url}/datastore/label", params={"id": "a", "tag": tag}, timeout=PATIENCE)
-        assert (reply.status_code, "never deleted" in reply.text) == (400, True)
-    assert requests.delete(f"{server.url}/datastore/image", params={"id": "a"}, timeout=PATIENCE).status_code == 400
 
 
 @pytest.mark.usefixtures("unchanged")

@@ -126,7 +126,7 @@ def test_uncertainty_is_kept_with_the_prediction(with_model: Server, served: Pat
 
 def set_uncertainty(server: Server, values: dict[str, float]) -> None:
     for image, value in values.items():
-        assert server.put_label_info(image, "prediction", {"uncertainty": value}).status_code == 200
+        server.set_label_info(image, "prediction", {"uncertainty": value})
 
 
 def test_the_image_with_the_most_uncertain_prediction_comes_first(with_model: Server, served: Path) -> None:
@@ -164,8 +164,8 @@ def test_the_expected_gain_of_the_next_slice(with_model: Server, served: Path, t
 
 def test_a_prediction_of_an_older_model_is_made_again(with_model: Server, served: Path, tmp_path: Path) -> None:
     info = json.loads((served / "labels/prediction/a.json").read_text())
-    assert with_model.put_label_info("a", "prediction", {"model": {**info["model"], "epoch": 1}}).status_code == 200
-    # The reply to a submission is to come soon: it uses the earlier model's prediction, and says so.
+    with_model.set_label_info("a", "prediction", {"model": {**info["model"], "epoch": 1}})
+    # Not for the reply to a submission, which is to come soon, but it says so.
     label, painted = as_slicer_sends(paint())
     reply = with_model.put_label("a", write_label(tmp_path / "label.nii.gz", label), painted)
     assert "all objects and uncertainty (by an earlier model's prediction)" in reply.json()["paint_next"]
@@ -180,7 +180,7 @@ def test_a_completely_annotated_image_is_passed_over(with_model: Server, served:
     assert with_model.infer("full").status_code == 200
     # It would be useless to segment this image again.
     of_another = {"uncertainty": 0.9, "model": {"run": "another"}}
-    assert with_model.put_label_info("full", "prediction", of_another).status_code == 200
+    with_model.set_label_info("full", "prediction", of_another)
     assert ask(with_model).json()["id"] != "full"
     # The plugin shows that as no marks; an error would be a dialog with a traceback.
     params, file = parts(with_model.infer("full", "next_slices"), tmp_path)
@@ -237,7 +237,7 @@ def test_run_reuses_the_prediction_of_next_sample(with_model: Server, served: Pa
     publish(served / "models", SCHEME)
     before = segmented()
     of_another = {"model": {"run": "another"}, "uncertainty": 0.95}
-    assert with_model.put_label_info("a", "prediction", of_another).status_code == 200
+    with_model.set_label_info("a", "prediction", of_another)
     sample = ask(with_model).json()
     assert sample["id"] == "a"
     assert "segmented again" in sample["note"]

@@ -35,8 +35,7 @@ class Annotator:
     def next(self) -> str:
         sample = Sparse()({"strategy": "sparse", "client_id": self.client}, self.store)
         assert sample is not None
-        noted = {"sparse": {"ts": int(time.time()), "client_id": self.client}}
-        self.store.update_image_info(sample["id"], {"strategy": noted})
+        self.store.note_offer(sample["id"], "sparse", self.client)
         self.clock[0] += 1
         return str(sample["id"])
 
@@ -86,8 +85,8 @@ def test_two_annotators_are_offered_different_images(studies: Path, clock: list[
     store = AnnotationStore(str(studies), LabelScheme(("inside", "tubule"), "outside"))
     one, other = Annotator(store, "one", clock), Annotator(store, "other", clock)
     assert [annotator.next() for annotator in (one, other, one)] == ["a", "b", "c"]
-    # An image that another strategy has offered comes later too.
-    store.update_image_info("a", {"strategy": {"next_slice": {"ts": int(time.time()), "client_id": "third"}}})
+    # Also of those who choose by another strategy.
+    store.note_offer("a", "next_slice", "third")
     assert other.next() == "b"
 
 
@@ -156,7 +155,8 @@ def test_an_unusable_prediction_is_made_again(
     elif damage == "of another image":
         write_label(path, np.zeros((5, 4, 3), np.uint8))
     else:
-        store.remove_label("a", "uncertainty")
+        path.unlink()
+        store.refresh()
     again = strategy(REQUEST, store)
     assert first is not None
     assert again is not None

@@ -31,6 +31,7 @@ KEYS = {
     "memory": "gigabytes of memory that segmenting may take (part of what is free)",
     "unlabelled": "which voxels of a ready-made mask in labels/final are unlabelled: 0 (those of value 0) or none (0 "
     "is the background class); needed only if the mask itself doesn't show it",
+    "hosts": "names by which others reach this server, separated by commas, besides this computer's own",
     "create": "whether to make a missing studies folder: yes or no (no)",
     "unpainted": "what unpainted voxels in annotated slices count as: unlabelled or background (unlabelled)",
 }
@@ -51,6 +52,7 @@ class Conf:
         memory: bytes that a computation may take; None: part of what is free when the computation starts.
         unlabelled: what value 0 means in ready-made masks; None: not specified.
         create: whether to make a missing studies folder.
+        hosts: names by which clients reach the server, besides this computer's own.
     """
 
     scheme: LabelScheme
@@ -59,6 +61,7 @@ class Conf:
     memory: int | None
     unlabelled: ZeroMeans | None = None
     create: bool = False
+    hosts: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, conf: Mapping[str, str], studies: str) -> "Conf":
@@ -97,6 +100,7 @@ class Conf:
             memory=_gigabytes(conf, "memory"),
             unlabelled=cast(ZeroMeans, _one_of(conf, "unlabelled", get_args(ZeroMeans))),
             create=_one_of(conf, "create", ("yes", "no")) == "yes",
+            hosts=_hosts(conf),
         )
 
 
@@ -135,3 +139,11 @@ def _numbers(conf: Mapping[str, str], key: str) -> tuple[float, ...] | None:
         return tuple(float(number) for number in conf[key].split(","))
     except ValueError as error:
         raise InputError(f"--conf {key} {conf[key]}: not numbers; give three, e.g. --conf {key} 1,1,2.5") from error
+
+
+def _hosts(conf: Mapping[str, str]) -> tuple[str, ...]:
+    hosts = tuple(host.strip().lower() for host in conf.get("hosts", "").split(",") if host.strip())
+    for host in hosts:
+        if not re.fullmatch(r"(\*\.)?[a-z0-9_.-]+|[0-9a-f:.]+", host):
+            raise InputError(f"--conf hosts {host!r}: give names or addresses alone, e.g. --conf hosts lab.example.org")
+    return hosts

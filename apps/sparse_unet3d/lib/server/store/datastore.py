@@ -1,4 +1,4 @@
-"""The datastore of the server: submissions, predictions, and what clients may add, change and remove."""
+"""The datastore of the server: submissions, predictions and uploaded images."""
 
 import os
 import re
@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,25 +34,9 @@ PREDICTION, UNCERTAINTY = "prediction", "uncertainty"
 MODEL_TAGS = (PREDICTION, UNCERTAINTY)
 """Tags of the labels that the model makes, and can make again."""
 
-KEPT_BY_SERVER = (
-    "version",
-    "time",
-    "client_id",
-    "restored_version",
-    "earlier",
-    "warnings",
-    "slice_names",
-    "label_names",
-    "params",
-    "statistics",
-    "crc32",
-    "name",
-    "ts",
-)
-"""Label info that clients may read but not change."""
 
-IMAGE_INFO_KEPT_BY_SERVER = ("versions", "name", "ts")
-"""Image info that clients may read but not change."""
+LONGEST_NAME = 200
+"""Bytes of an image's name. File systems allow 255, and endings and other files' names are made of it."""
 
 
 class SubmittedLabel(str):
@@ -161,6 +145,8 @@ class AnnotationStore(ReadyMadeStore):
         image_id = image_id or stem
         if not re.fullmatch(r"[^./\\][^/\\]*", image_id):
             raise InputError(f"image name {image_id!r}: give a plain file name, without folders or a leading dot")
+        if len(os.fsencode(image_id)) > LONGEST_NAME:
+            raise InputError(f"image name {image_id[:20]!r}…: {len(image_id)} characters; give at most {LONGEST_NAME}")
         if not ext:
             ending = os.path.splitext(image_filename)[1]
             raise InputError(f"image {image_id!r}: its file ends in {ending!r}; send one of {', '.join(endings())}")
@@ -192,76 +178,26 @@ class AnnotationStore(ReadyMadeStore):
             self._update_datastore_file()
         return image_id
 
-    @errors_for_clients()
-    def remove_image(self, image_id: str) -> None:
-        """Remove an image that nobody annotated.
+    def note_offer(self, image_id: str, strategy: str, client_id: str | None) -> None:
+        """Remember that a strategy offered an image to a client just now.
 
         Raises:
-            HTTPException: 404 for an unknown image; 400 for an annotated one (no submission is ever deleted), and for
-                one with a channel that is missing, has two files, or was annotated as an image of its own.
+            HTTPException: 404 for an unknown image.
         """
         with self._changing():
-            entry = self._require(image_id)
-            in_final = any(owner == image_id for owner, _ in self._final.labels())
-            if in_final or any(tag not in MODEL_TAGS for tag in entry.labels):
-                raise InputError(
-                    f"image {image_id!r} is annotated, and annotations are never deleted; to leave it out, "
-                    "move its file out of the studies folder (its labels stay)"
-                )
-            files = self.image_files(image_id)
-            for path in files:
-                own_name = split_ending(path.name)[0]
-                if any(tag not in MODEL_TAGS for tag in self.labels_without_image().get(own_name, ())):
-                    raise InputError(
-                        f"image {image_id!r}: its file {path} was annotated as an image of its own, {own_name!r}, and "
-                        "annotations are never deleted; rename the files that end in _0000 to have it back"
-                    )
-            for tag in MODEL_TAGS:
-                if tag in entry.labels:
-                    self._remove_files(image_id, tag)
-            # Channel 0 comes last: without it, the other files wouldn't count as channels.
-            for path in reversed(files):
-                path.unlink()
-            del self._datastore.objects[image_id]
+            image = self._require(image_id).image
+            known = image.info.get("strategy")
+            offers = {**(known if isinstance(known, Mapping) else {})}
+            offers[strategy] = {"ts": int(time.time()), "client_id": client_id}
+            image.info = {**image.info, "strategy": offers}
             self._update_datastore_file()
 
-    @errors_for_clients()
-    def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Remove a prediction.
-
-        Raises:
-            HTTPException: 404 for an unknown label, 400 for an annotation: no submission is ever deleted.
-        """
-        with self._changing():
-            self._require_label(label_id, label_tag)
-            if label_tag not in MODEL_TAGS:
-                raise InputError(
-                    f"label {label_tag!r} of image {label_id!r}: annotations are never deleted; submit a better one"
-                )
-            self._remove_files(label_id, label_tag)
-            del self._datastore.objects[label_id].labels[label_tag]
-            self._update_datastore_file()
-
-    @errors_for_clients()
-    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Add to the image info of an image.
-
-        Raises:
-            HTTPException: 404 for an unknown image, 400 for a key that only the server may set.
-        """
-        _refuse_names(info, IMAGE_INFO_KEPT_BY_SERVER, "image")
-        with self._changing():
-            self._require(image_id)
-            super().update_image_info(image_id, info)
-
-    @errors_for_clients()
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Add to the label info of a label.
 
         Raises:
-            HTTPException: 404 for an unknown label, 400 for a key that only the server may set.
+            HTTPException: 404 for an unknown label.
         """
-        _refuse_names(info, KEPT_BY_SERVER, "label")
         with self._changing():
             label = self._require_label(label_id, label_tag)
             label.info = {**label.info, **info}
@@ -289,12 +225,6 @@ class AnnotationStore(ReadyMadeStore):
                 archive.write(path, f"{folder}/{path.name}")
             archive.writestr("metadata.json", self._datastore.model_dump_json(exclude={"base_path"}))
         return file.name
-
-
-def _refuse_names(info: Mapping[str, Any], kept: Collection[str], kind: str) -> None:
-    taken = sorted(set(info) & set(kept))
-    if taken:
-        raise InputError(f"{kind} info {', '.join(taken)}: only the server sets these; use other names")
 
 
 @contextmanager
