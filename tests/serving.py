@@ -197,7 +197,7 @@ class Server:
                 timeout=PATIENCE,
             )
 
-    def run_job(self, start: str, state: str, **options: object) -> dict[str, Any]:
+    def run_job(self, start: str, state: str, **options: Any) -> dict[str, Any]:
         """Start a training, scoring or batch, and wait until it is done."""
         requests.post(self.url + start, json=options, timeout=PATIENCE).raise_for_status()
         self.wait_until(lambda: self.get(state).json()["status"] not in ("SUBMITTED", "RUNNING"))
