@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from fastapi import HTTPException
+from fastapi.encoders import jsonable_encoder
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -161,14 +162,14 @@ class SparseUNet3D(MONAILabelApp):
         started, detail = CheckedTask.run(method, request=request)
         if started is None:
             raise HTTPException(429, detail)
-        return dict(started)
+        return {**jsonable_encoder(started)}
 
     def job(self, method: str, all: bool, check_if_running: bool) -> Any:
         state, detail = CheckedTask.status(method, all, check_if_running)
-        return state if state is not None else not_found(str(detail))
+        return jsonable_encoder(state) if state is not None else not_found(str(detail))
 
     def stop_job(self, method: str) -> Any:
-        return CheckedTask.stop(method)
+        return jsonable_encoder(CheckedTask.stop(method))
 
     def check_request(self, method: str, request: dict[str, Any]) -> Mapping[str, object]:
         """Refuse a request that can't succeed, before a process is started for it.
