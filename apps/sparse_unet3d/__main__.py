@@ -16,9 +16,12 @@ SAMPLE_TRUTH = PROJECT / "sample_truth"
 app = make_app("Sparse U-Net for 3D Slicer.")
 annotations = typer.Typer(no_args_is_help=True)
 app.add_typer(annotations, name="annotations", help="List, compare and restore the versions of annotations.")
+users = typer.Typer(no_args_is_help=True)
+app.add_typer(users, name="users", help="Say who may use the server. Without users, everybody may.")
 
 Studies = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that the server serves.")]
 ImageName = Annotated[str, typer.Argument(metavar="IMAGE", help="Name of the image, as listed.")]
+UserName = Annotated[str, typer.Argument(metavar="NAME", help="Name to log in with. Submissions are signed by it.")]
 Version = Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version, as listed.")]
 
 
@@ -108,6 +111,34 @@ def restore_annotation(
     from lib.commands.annotations import restore_version
 
     print(restore_version(studies, image, version, by_voxel))
+
+
+@users.command("add")
+def add(
+    name: UserName,
+    token: Annotated[bool, typer.Option("--token", help="For a program: make a token instead of a password.")] = False,
+    studies: Studies = DATASTORE,
+) -> None:
+    """Add a user, or change the password. A running server takes it over at once."""
+    from lib.commands.users import add_user
+
+    print(add_user(studies, name, token))
+
+
+@users.command("remove")
+def remove(name: UserName, studies: Studies = DATASTORE) -> None:
+    """Remove a user, and end the logins of this user."""
+    from lib.commands.users import remove_user
+
+    print(remove_user(studies, name))
+
+
+@users.command("list")
+def list_all(studies: Studies = DATASTORE) -> None:
+    """List the users."""
+    from lib.commands.users import list_users
+
+    print(list_users(studies))
 
 
 if __name__ == "__main__":
