@@ -8,9 +8,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
 from fastapi.security import OAuth2PasswordBearer
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lib.core.errors import InputError
 
+from .errors import reply
+from .guard import READING
 from .requests import Name, Text
 from .users import Users
 
@@ -95,6 +99,26 @@ class Access:
                 raise HTTPException(401, "wrong name or password", {"WWW-Authenticate": "Bearer"})
             self._failures.pop(name, None)
             return token
+
+
+class LoginFirst:
+    """Refuses who hasn't logged in before the body of a request is read: routes ask only after that."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        """Let in whom ``access`` knows."""
+        self.app, self.access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; see ASGI."""
+        path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
+        if path and scope["method"] not in READING and not path.startswith("/auth/"):
+            scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+            try:
+                self.access.user(token if scheme.lower() == "bearer" else None)
+            except HTTPException as error:
+                await reply(error.status_code, error.detail, dict(error.headers or {}))(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 def login_routes(access: Access) -> APIRouter:

@@ -10,7 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse
 
-from .access import Access, login_routes
+from .access import Access, LoginFirst, login_routes
 from .datastore_routes import datastore_routes
 from .errors import add_error_replies
 from .guard import BodyLimits, Crowd, SameOrigin, own_hosts
@@ -42,6 +42,7 @@ def web_application(
         Middleware(TrustedHostMiddleware, allowed_hosts=allowed, www_redirect=False),
         Middleware(SameOrigin, origins=origins),
         Middleware(Crowd),
+        Middleware(LoginFirst, access=access),
         Middleware(BodyLimits, largest_upload=largest_upload),
     ]
     if origins:
