@@ -40,7 +40,7 @@ def test_a_running_segmentation_and_training_end_with_the_server(
         ended.set()
 
     threading.Thread(target=run, daemon=True).start()
-    wait_until(lambda: "Infer Request" in server.log.read_text(), server.process)
+    wait_until(lambda: "Segmenting" in server.log.read_text(), server.process)
     begun = process.cpu_times().user
     # By then the server has read the image and is segmenting it.
     wait_until(lambda: process.cpu_times().user > begun + 5, server.process)

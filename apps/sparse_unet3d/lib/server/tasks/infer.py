@@ -159,6 +159,7 @@ class Segmentation(InferTask):
             self._segmenter, self._latest = Segmenter(model.network, model.plan, model.precision), None
         key = volume.array.shape, checksum
         if self._latest is None or self._latest[0] != key:
+            logger.info("Segmenting %s", image)
             machine = this_machine(self.conf.memory)
             self._latest = key, self._segmenter.segment_with_entropy(volume, machine, _LogProgress(image))
         return self._latest[1]
