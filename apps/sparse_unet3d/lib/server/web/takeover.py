@@ -5,7 +5,6 @@ import logging
 import sys
 from ipaddress import ip_address
 
-import monailabel.app
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 
@@ -21,7 +20,10 @@ def answer_with(web: FastAPI) -> None:
     MONAI Label's server makes its web application before it makes the app, and has no hook for another. Only the
     server's event loop may call this.
     """
-    monailabel.app.app.middleware_stack = web
+    # Importing it makes an application, which only a server needs.
+    from monailabel.app import app
+
+    app.middleware_stack = web
     current_default_thread_limiter().total_tokens = THREADS
 
 
