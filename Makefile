@@ -1,6 +1,6 @@
-# Sparse U-Net for 3D Slicer. `make` lists what there is.
+# Sparse U-Net for 3D Slicer. `make` lists the targets.
 
-# The first of these that is found. No others work: numpymaxflow and numpy 1 have no packages for them.
+# The first of these versions that is found. Others don't work: numpymaxflow and numpy 1 have no packages for them.
 PYTHON ?= $(shell .ci/find-python 3.11 3.12 3.10)
 PORT ?= 8000
 STUDIES ?=
@@ -13,7 +13,7 @@ APP := apps/sparse_unet3d
 ADDRESS := http://127.0.0.1:$(PORT)
 BIN := .venv/bin
 # Parallel test processes, one for each logical core, at most four.
-BESIDE := --numprocesses logical --maxprocesses 4 --dist worksteal
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist worksteal
 # The packages that `make test COVERAGE=yes` reports on.
 COVERED := $(addprefix --cov=,apps/sparse_unet3d experiments benchmarks) --cov-report=term:skip-covered
 
@@ -30,9 +30,9 @@ help:
 	@echo "make test                  lint, types and tests (about 11 minutes on two cores)"
 	@echo "make test-quick            the same without the slow tests (2 minutes)"
 	@echo "make docs                  build the pages in docs/ as a site, in site/"
-	@echo "make benchmark             time this software against others (hours); PARTS=\"tiles inference\" for some of it"
+	@echo "make benchmark             time this software against others (hours); PARTS=\"tiles inference\" for some parts"
 	@echo "make reproduce             the paper's tables and figure 3 at small size (over an hour); WHAT=table1 for one of them"
-	@echo "make format                bring the code into its standard format"
+	@echo "make format                format the code"
 
 # The environment is made once, and brought up to date when the requirements change.
 .venv/installed: requirements.txt
@@ -40,8 +40,8 @@ help:
 	elif test -n "$(PYTHON)"; then "$(PYTHON)" -m venv .venv || { rm -rf .venv; exit 2; }; \
 	elif command -v uv >/dev/null; then uv venv --python 3.12 .venv; \
 	else \
-	  echo "This software needs Python 3.10, 3.11 or 3.12, and none of them was found. These two commands bring 3.12,"; \
-	  echo "for this folder alone, where there is a newer Python. Then type make again."; \
+	  echo "This software needs Python 3.10, 3.11 or 3.12, and none of them was found. With any newer Python,"; \
+	  echo "these two commands install 3.12 for this folder only. Then type make again."; \
 	  echo "  python3 -m venv .uv && .uv/bin/python -m pip install uv"; \
 	  echo "  .uv/bin/uv venv --python 3.12 .venv"; \
 	  echo "Or install Python 3.12 from https://www.python.org/downloads/."; \
@@ -89,10 +89,10 @@ test test-quick: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(APP) experiments benchmarks $(filter-out tests/test_%,$(wildcard tests/*.py))
 	PYTHONPATH=$(APP):. $(BIN)/lint-imports --no-cache >/dev/null || PYTHONPATH=$(APP):. $(BIN)/lint-imports --no-cache
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BESIDE) $(if $(filter test-quick,$@),-m "not slow") \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) $(if $(filter test-quick,$@),-m "not slow") \
 	  $(if $(COVERAGE),$(COVERED))
 
-# The variable silences an advertisement for the successor of the theme. With --quiet, --strict would count no warning.
+# The variable silences an advertisement by the theme. --quiet would also hide warnings from --strict.
 docs: .venv/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html."

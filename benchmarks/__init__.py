@@ -1,4 +1,4 @@
-"""Timings of this software beside its alternatives: ``make benchmark``; see README.md."""
+"""Timings of this software and its alternatives: ``make benchmark``; see README.md."""
 
 import sys
 from pathlib import Path

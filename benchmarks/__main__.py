@@ -40,7 +40,7 @@ GROUPS = list(dict.fromkeys(key.split(".")[0] for key in KEYS))
 
 
 class Device(str, Enum):
-    """What to compute on."""
+    """Device to compute on."""
 
     CPU, CUDA = "cpu", "cuda"
 
@@ -62,7 +62,7 @@ def benchmark(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[Device, typer.Option(help="What to compute on.")] = Device.CPU,
+    device: Annotated[Device, typer.Option(help="Device to compute on.")] = Device.CPU,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Timed runs of each side. Default: each part's own.", show_default=False)
     ] = None,
@@ -70,18 +70,18 @@ def benchmark(
         int | None,
         typer.Option(
             min=1,
-            help="Time the paper's literal tiling on so many tiles and scale. Default: all tiles, which takes minutes.",
+            help="Time the paper's literal tiling on this many tiles, and scale. Default: all, which takes minutes.",
             show_default=False,
         ),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="How long each learner may learn. Default: 8.", show_default=False)
+        float | None, typer.Option(help="Minutes that each learner trains. Default: 8.", show_default=False)
     ] = None,
     results: Annotated[
         Path,
         typer.Option(
             metavar="FILE",
-            help="Where results are merged in; the pictures go beside it.",
+            help="File to merge the results into; the pictures go into its folder.",
             show_default="benchmarks/results.json",
         ),
     ] = PROJECT / "benchmarks" / "results.json",
@@ -107,7 +107,7 @@ def benchmark(
 
 
 def _measure(wanted: Sequence[str], chosen: BenchmarkOptions, results: Path) -> bool:
-    """Measure, and keep each entry as soon as it is there; return whether a side failed."""
+    """Measure, and write each entry as soon as it is measured; return whether a side failed."""
     facts, line, failed = machine(chosen.device), _StatusLine(), False
     for part in PARTS:
         keys = [key for key in part.KEYS if key in wanted]
@@ -126,7 +126,7 @@ def _measure(wanted: Sequence[str], chosen: BenchmarkOptions, results: Path) -> 
 
 
 class _StatusLine:
-    """Shows what is going on: on a terminal on one line that changes, elsewhere line by line."""
+    """Shows progress: on a terminal in one line that changes, elsewhere line by line."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -138,7 +138,7 @@ class _StatusLine:
         sys.stderr.flush()
 
     def clear(self) -> None:
-        """Make room for a line that stays."""
+        """Clear the line, before a permanent one is printed."""
         if self._on_terminal:
             print(f"\r{'':<110}\r", end="", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""Segmentation of a whole volume: the paper's first sample, 248×244×64 with 3 channels, its network at full width.
+"""Segmentation of a volume as large as the paper's first sample, 248×244×64 with 3 channels, at full width.
 
 All sides use frozen statistics, and return or write the class of each voxel.
 """
@@ -37,14 +37,14 @@ SMALL, LARGE = 8e9, 16e9
 
 DEPTHS = (1, 2, 4)
 DEPTH_MEMORY = 1e9
-"""Bytes that our side may take for volumes of any depth; few enough for the deeper ones to need several tiles."""
+"""Bytes that our side may take for volumes of any depth; so few that deeper volumes need several tiles."""
 
 OUTPUT_BORDER = 44
 """Voxels by which the network's valid convolutions shrink a tile on each side."""
 
 HALO = (32, 32, 26)
-"""Voxels on each side of pytorch3dunet's patches, as in its example configurations. Along z they fill the paper's
-window beside a patch of this volume's whole depth."""
+"""Voxels on each side of pytorch3dunet's patches, as in its example configurations. Along z, they and a patch of the
+volume's whole depth fill the paper's window."""
 
 TimedRun = Callable[[Callable[[float], None]], Any]
 
@@ -61,7 +61,7 @@ def run_paper_tiling(
     width: int = PAPER_WIDTH,
     tile: tuple[int, ...] = PAPER_TILE,
 ) -> TimedRun:
-    """Prepare the paper's literal tiling: outputs side by side, mirrored at the border, float32, default layout.
+    """Prepare the paper's literal tiling: adjacent outputs, mirrored borders, float32, default memory layout.
 
     Args:
         image: (C, X, Y, Z).

@@ -56,7 +56,7 @@ POLL = 0.2
 
 
 def generate() -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """Make a body of soft tissue in air with balls of two kinds: int16 HU, and classes 1, 2 and 3 (outside)."""
+    """Make a body of soft tissue in air that contains balls of two kinds: int16 HU, and classes 1, 2, 3 (outside)."""
     generator = np.random.default_rng(0)
     image, classes = np.full(SHAPE, -1000, np.int16), np.full(SHAPE, 3, np.uint8)
     x, y, _ = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
@@ -80,8 +80,8 @@ class _Meter:
     seconds: dict[str, float] = field(default_factory=dict)
     gigabytes: dict[str, float] = field(default_factory=dict)
 
-    def step(self, name: str, act: Callable[[], Any], of: Callable[[], int]) -> None:
-        """Do a step; keep its duration, and the largest value that ``of``, in bytes, returned during it."""
+    def step(self, name: str, act: Callable[[], Any], memory: Callable[[], int]) -> None:
+        """Do a step; keep its duration, and the largest value of ``memory()``, in bytes, during it."""
         self.announce(name)
         peak, over = 0, threading.Event()
 
@@ -89,7 +89,7 @@ class _Meter:
             nonlocal peak
             while not over.wait(0.01):
                 with suppress(psutil.Error):
-                    peak = max(peak, of())
+                    peak = max(peak, memory())
 
         watching = threading.Thread(target=watch)
         watching.start()
@@ -112,7 +112,7 @@ def measure(keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce) -
     if not keys:
         return
     with tempfile.TemporaryDirectory() as folder:
-        meter = _go_through(Path(folder), announce)
+        meter = _play(Path(folder), announce)
     figures = [
         f"{name} {meter.seconds[name]:.1f} s" + (f" (target {BARS[name]:g})" if name in BARS else "")
         for name in meter.seconds
@@ -130,7 +130,7 @@ def measure(keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce) -
     yield KEYS[0], entry
 
 
-def _go_through(folder: Path, announce: Announce) -> _Meter:
+def _play(folder: Path, announce: Announce) -> _Meter:
     studies = folder / "studies"
     studies.mkdir()
     announce("generating the volume")

@@ -1,4 +1,4 @@
-"""Learning from a few annotated slices: the task, the clock and the scores that are the same for all learners."""
+"""Learning from a few annotated slices: task, clock and scores are the same for all learners."""
 
 import subprocess
 import sys
@@ -28,10 +28,10 @@ FIRST_CHECKPOINT = 10.0
 """Seconds before a learner is scored for the first time."""
 
 RESOLUTION = 0.1
-"""The time between two scorings, as a part of the time so far; longer if scoring is slow."""
+"""Time between two scorings, as a fraction of the time so far; longer if scoring is slow."""
 
 EVALUATION_SHARE = 0.4
-"""Scoring takes at most this part of the learner's own time."""
+"""Scoring takes at most this fraction of the learner's own time."""
 
 Segment = Callable[[TrainingCase], NDArray[np.uint8]]
 """Segments a case's volume with the current model: (X, Y, Z), 0 background, 1 … K foreground."""
@@ -153,7 +153,7 @@ class Trial:
         self.evaluations: list[float] = []
         self._progress = progress
         self._due = FIRST_CHECKPOINT
-        self._told = 0
+        self._reported_percent = 0
 
     @property
     def is_over(self) -> bool:
@@ -165,8 +165,8 @@ class Trial:
         """Whether to score the learner now; also reports the progress in whole percent."""
         seconds = self.clock.seconds
         percent = min(100, int(100 * seconds / self.budget))
-        if percent > self._told:
-            self._told = percent
+        if percent > self._reported_percent:
+            self._reported_percent = percent
             self._progress(percent / 100)
         return seconds >= min(self._due, self.budget)
 

@@ -45,8 +45,8 @@ class _SpeedDetails(TypedDict, total=False):
     """What only some comparisons have.
 
     ``runs``: each run of each side. ``peak_gb``: memory by side. ``unit`` of ``ours`` and ``theirs``, where it isn't
-    seconds. ``waited``: share of the time in which training waited for tiles. ``facts``: what each side said about
-    itself. ``largest_loss_difference``: between two loss curves, relative. ``final``: IoU at the end, by side.
+    seconds. ``waited``: share of the time in which training waited for tiles. ``facts``: what each side
+    reported. ``largest_loss_difference``: between two loss curves, relative. ``final``: IoU at the end, by side.
     """
 
     runs: Mapping[str, list[float] | list[float | None]]
@@ -96,7 +96,7 @@ class DepthEntry(Entry):
 
 
 class IouEntry(Entry):
-    """Mean foreground IoU, medians, and what each run of each side said about itself."""
+    """Mean foreground IoU, medians, and what each run of each side reported."""
 
     ours: float
     theirs: float
@@ -162,7 +162,7 @@ def machine(device: str) -> MachineFacts:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         facts["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
     if device == "cuda":
-        # Another process asks: here torch would add to the memory of each process that this one starts.
+        # Asked in another process: torch in this one would add to the memory of each process that this one starts.
         name = "import torch; print(torch.cuda.get_device_name())"
         facts["gpu"] = subprocess.run([sys.executable, "-c", name], capture_output=True, text=True).stdout.strip()
     return facts

@@ -68,7 +68,7 @@ COMPARED_STEPS = {"cpu": 4, "cuda": 400}
 """Steps of the paper's training, in half and in full precision."""
 
 PARTS_OF_CURVE = 10
-"""Parts of a loss curve that are averaged before two are compared: single steps see other tiles."""
+"""Parts of a loss curve, whose means are compared: losses of single steps differ with their tiles."""
 
 MEMORY = 4 * 10**9
 """Bytes for segmentation."""
@@ -106,8 +106,8 @@ def prepare_rate(
 
     def ours(_progress: Callable[[float], None]) -> dict[str, Any]:
         first = next(numbers)
-        course = learner.train(range(first, first + RATE_STEPS), lambda: 0.0)
-        return {"done": course.labelled / UNIT, "waited": course.waited / course.seconds}
+        made = learner.train(range(first, first + RATE_STEPS), lambda: 0.0)
+        return {"done": made.labelled / UNIT, "waited": made.waited / made.seconds}
 
     if way == "ours":
         return ours
@@ -167,8 +167,8 @@ def prepare_iou(
         steps = learnt = 0
         seconds = 0.0
         while learnt < voxels:
-            course = learner.train(range(steps, steps + 1), functools.partial(float, learnt / voxels))
-            steps, learnt, seconds = steps + 1, learnt + course.labelled, seconds + course.seconds
+            made = learner.train(range(steps, steps + 1), functools.partial(float, learnt / voxels))
+            steps, learnt, seconds = steps + 1, learnt + made.labelled, seconds + made.seconds
             progress(min(1.0, learnt / voxels))
         segmenter = Segmenter(learner.result(), plan, torch.float32)
         iou = score(task, lambda case: segmenter.segment(case.volume, Machine(device, MEMORY)))
@@ -197,9 +197,9 @@ def prepare_paper(
         losses = [learner.train(range(1), lambda: 0.0).loss]
         seconds = waited = 0.0
         for step in range(1, steps + 1):
-            course = learner.train(range(step, step + 1), lambda: 0.0)
-            losses.append(course.loss)
-            seconds, waited = seconds + course.seconds, waited + course.waited
+            made = learner.train(range(step, step + 1), lambda: 0.0)
+            losses.append(made.loss)
+            seconds, waited = seconds + made.seconds, waited + made.waited
             progress(step / steps)
         return {
             "losses": [float(part.mean()) for part in np.array_split(losses, min(PARTS_OF_CURVE, steps))],

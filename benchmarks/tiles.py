@@ -29,7 +29,7 @@ CONTEXT = 44
 """Voxels that a tile needs around its output; it may reach this far beyond the volume."""
 
 MARGIN = 24
-"""Voxels around a tile that rotation and scaling mostly stay within; further out, values are padding."""
+"""Voxels around a tile that rotation and scaling may bring into it; what comes from further out is padding."""
 
 ELASTIC_MARGIN = 8
 """The same for elastic deformation alone: two standard deviations."""
@@ -96,9 +96,9 @@ def draw_monai(job: Job, one_resampling: bool, device: str = "cpu") -> Draw:
             "annotation": torch.from_numpy(np.pad(job.labels, pad)[None].astype(np.float32)).to(device),
         }
     )
-    # A Gaussian of this width makes the field as steep, for its size, as splines through our control points.
+    # A Gaussian of this width makes the field as steep, for its strength, as splines through our control points.
     sigma = 0.42 * ours.ELASTIC_SPACING
-    # Uniform noise in ±1, smoothed by it, has the standard deviation 3^-1/2 (2 √π sigma)^-3/2.
+    # Uniform noise in ±1, smoothed by this Gaussian, has the standard deviation 3^-1/2 (2 √π sigma)^-3/2.
     magnitude = KEPT * job.elastic_sd * math.sqrt(3) * (2 * math.sqrt(math.pi) * sigma) ** 1.5
     keys, modes = ("image", "annotation"), ("bilinear", "nearest")
     affine: dict[str, Any] = {
@@ -138,12 +138,12 @@ def draw_torchio(job: Job, one_resampling: bool) -> Draw:
     """Prepare TorchIO: crop, ``RandomAffine``, ``RandomElasticDeformation``; or both of these in one resampling."""
     import torchio
 
-    # As it warns for strengths that can fold space; whether they do depends on more than it looks at.
+    # TorchIO warns of strengths that can fold space, but its check doesn't consider all that folding depends on.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="torchio")
     places, generator = _Places(job, MARGIN + CONTEXT), np.random.default_rng(0)
     torch.manual_seed(0)
-    # Control points are uniform in ± this; of their standard deviation, B-splines that don't pass through them keep
-    # a part.
+    # Displacements of control points are uniform in ± this. The B-splines don't pass through the control points and
+    # keep only a part of their standard deviation.
     kept = (151 / 315) ** 1.5
     affine = {"scales": (1 / (1 + job.scaling), 1 + job.scaling), "degrees": job.rotation, "isotropic": True}
     elastic = {"max_displacement": KEPT * job.elastic_sd * math.sqrt(3) / kept, "locked_borders": 0}
@@ -180,12 +180,12 @@ def draw_torchio(job: Job, one_resampling: bool) -> Draw:
 
 
 def _torchio_points(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Return how many control points TorchIO needs along each axis for the distance between ours."""
+    """Return the number of control points along each axis with which TorchIO's are as far apart as ours."""
     return tuple(max(4, round(size / ours.ELASTIC_SPACING) + 3) for size in sizes)
 
 
 def draw_elasticdeform(job: Job) -> Draw:
-    """Prepare elasticdeform: ``deform_grid``, all in one resampling, of the tile only; grey values as ours."""
+    """Prepare elasticdeform: ``deform_grid`` resamples the tile only, and once; grey values change by our functions."""
     import elasticdeform
 
     from lib.core.augmentation.grey_values import GreyValueSettings, apply_grey_mapping, draw_grey_mapping
@@ -196,7 +196,7 @@ def draw_elasticdeform(job: Job) -> Draw:
 
     def draw() -> tuple[Any, Any]:
         place = places.draw(generator)
-        # It wants the way from source to tile, in coordinates of the whole volume; the tile's middle stays.
+        # The transform leads from source to tile, in coordinates of the whole volume; the tile's middle stays in place.
         angles = np.radians(generator.uniform(-job.rotation, job.rotation, size=3))
         matrix = _rotation(angles) * math.exp(generator.uniform(-1, 1) * math.log1p(job.scaling))
         middle = np.array([start + size // 2 for start, size in place], dtype=float)
@@ -229,7 +229,7 @@ def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class _Places:
-    """A volume mirrored at its borders, and where tiles are cut out of it: as ours, around labelled voxels.
+    """A volume mirrored at its borders, from which tiles around labelled voxels are cut out, as ours are.
 
     Args:
         job: what to draw from.
@@ -267,7 +267,7 @@ DRAWS: dict[str, Callable[..., Draw]] = {
     "elasticdeform": draw_elasticdeform,
 }
 ON_GPU = ("ours", "monai", "monai_one_resampling")
-"""Those that can draw tiles on a GPU; the others stay on the processor."""
+"""Ways that can draw tiles on a GPU; the others stay on the processor."""
 
 
 def prepare(way: str, **options: Any) -> Callable[[Callable[[float], None]], None]:

@@ -34,7 +34,7 @@ OURS = "ours"
 PEERS = tuple(name for name in LEARNERS if name != OURS)
 BAR = 3.0
 NO_LEARNER = "interpolation"
-"""It doesn't learn, so its time can't be compared and there is no target."""
+"""It doesn't learn, so comparisons of time with it have no target."""
 
 MINUTES = 8.0
 PART = "time_to_iou"

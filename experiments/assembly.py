@@ -21,9 +21,9 @@ CAPTIONS = {
 
 
 class PaperRow(TypedDict, total=False):
-    """The paper's numbers beside a row: each method's IoU under the method's name; in Table 2 also these.
+    """The paper's numbers for a row: each method's IoU under the method's name. Table 2 has two more.
 
-    ``volumes``: its samples one by one. ``labelled_percent``: labelled voxels.
+    ``volumes``: IoU of each sample. ``labelled_percent``: labelled voxels.
     """
 
     volumes: list[float]
@@ -69,7 +69,7 @@ class AssembledTable(TypedDict):
 
 
 class TableResult(AssembledTable):
-    """The file of a table: ``measure``, ``size`` and ``data`` say what was measured, the rest how it came about."""
+    """The file of a table: ``measure``, ``size`` and ``data`` say what was measured, the other keys how."""
 
     measure: str
     size: str
@@ -106,7 +106,7 @@ def assemble(table: str, study: Study, records: Sequence[RunRecord], printed_too
         table: one of ``ROWS``.
         study: the volumes.
         records: of its runs.
-        printed_too: whether the paper's numbers belong beside these.
+        printed_too: whether to add the paper's numbers.
     """
     rows = _rows_of_table_2(study, records) if table == "table2" else _rows(table, study, records)
     if printed_too:
@@ -177,7 +177,7 @@ def _rows_of_table_2(study: Study, records: Sequence[RunRecord]) -> list[TableRo
 
 
 def _cells(records: Sequence[RunRecord]) -> TableRow:
-    """Return what a row says of its methods; nothing where no run is finished."""
+    """Return the numbers of each method in a row; nothing if no run is finished."""
     means: dict[str, float] = {}
     classes: dict[str, dict[str, float | None]] = {}
     seeds: dict[str, list[float]] = {}
@@ -196,7 +196,7 @@ def _cells(records: Sequence[RunRecord]) -> TableRow:
 
 
 def _seed_by_seed(values: Sequence[Sequence[float]]) -> list[float]:
-    """Return the mean of each seed over what has the same seeds; empty if not all have."""
+    """Return, for each seed, the mean over rows or volumes; empty if these differ in their number of seeds."""
     return [statistics.fmean(own) for own in zip(*values, strict=True)] if len(set(map(len, values))) == 1 else []
 
 
@@ -205,6 +205,6 @@ def _by_class(ious: Sequence[Mapping[str, float | None]]) -> dict[str, float | N
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean of those that there are: a class may be neither in the truth nor predicted."""
+    """Return the mean without None, which stands for a class that is neither in the truth nor predicted."""
     present = [value for value in values if value is not None]
     return statistics.fmean(present) if present else None

@@ -19,7 +19,7 @@ Reached = dict[str, list[float | None]]
 
 
 class PairedTest(TypedDict):
-    """Our areas against a baseline's: the median difference, and Wilcoxon's p, plain and corrected by Holm's method."""
+    """Our areas minus a baseline's: median difference, and Wilcoxon's p, plain and corrected (Holm)."""
 
     difference: float | None
     p: float | None
@@ -49,11 +49,11 @@ class StrategyComparison(TypedDict):
     - ``area_under_curve``, ``area_unannotated``: mean IoU over the numbers of slices;
     - ``slices_to_95_percent``: number of slices from which on the IoU stays at 95 % of the dense IoU, see
       ``enough_iou``; ``slices_to_first_95_percent``: number with which it is first reached;
-    - ``length_to_95_percent``: length of the boundaries in the former slices, which painting takes time in proportion
-      to; ``labelled_to_95_percent``: their share of all voxels, 0 … 1.
+    - ``length_to_95_percent``: length of the boundaries in the slices of ``slices_to_95_percent``, to which the time for
+      painting is proportional; ``labelled_to_95_percent``: share of all voxels that these slices label, 0 … 1.
 
-    ``medians``: of these ``slices``, of the ``first`` and of the ``length``, by strategy; None where at least half of
-    the seeds never get there. ``saved``: the part of each that ours saves against the best baseline. Both cover the
+    ``medians``: of these costs (``slices``, ``first``, ``length``), by strategy; None where at least half of the seeds
+    never get there. ``saved``: for each cost, the part that ours saves against the best baseline. Both cover the
     seeds that ours and all baselines share. ``paired``: by baseline, over the seeds that it shares with ours.
     """
 
@@ -78,7 +78,7 @@ class StrategyComparison(TypedDict):
 
 
 class Comparison(StrategyComparison):
-    """The same with what it was made by, as ``simulate.json`` holds it."""
+    """The same with its settings, as ``simulate.json`` holds it."""
 
     settings: CompareSettings
 

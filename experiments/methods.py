@@ -46,7 +46,7 @@ PIECE = 10
 """Training steps between two checks of the time."""
 
 KEEP_SECONDS = 60
-"""Time between two checkpoints, which is what a killed process can lose."""
+"""Time between two checkpoints; a killed process loses at most this much training."""
 
 
 class OutOfTimeError(Exception):
@@ -207,7 +207,7 @@ def _learn_as_in_paper(plan_of: Callable[..., Plan], given: MethodInput) -> Segm
 
 
 def _train(learner: Learner, given: MethodInput, steps: int) -> nn.Module:
-    """Train for so many steps, or go on with it, keeping the state now and then; return the network."""
+    """Train for ``steps`` steps, or continue after an interruption, with checkpoints; return the network."""
     checkpoint = ModelFolder(given.folder).checkpoint
     done = 0
     if checkpoint.is_file():
@@ -222,12 +222,12 @@ def _train(learner: Learner, given: MethodInput, steps: int) -> nn.Module:
     kept = time.monotonic()
     while done < steps:
         piece, part = range(done, min(done + PIECE, steps)), done / steps
-        course = learner.train(piece, lambda part=part: part)  # type: ignore[misc]
-        if not math.isfinite(course.loss):
-            raise InputError(f"training diverged before step {piece.stop} (loss {course.loss}); look for outliers")
+        made = learner.train(piece, lambda part=part: part)  # type: ignore[misc]
+        if not math.isfinite(made.loss):
+            raise InputError(f"training diverged before step {piece.stop} (loss {made.loss}); look for outliers")
         done = piece.stop
         try:
-            given.progress(done / steps, f"step {done} of {steps}, loss {course.loss:.3f}")
+            given.progress(done / steps, f"step {done} of {steps}, loss {made.loss:.3f}")
         except OutOfTimeError:
             keep()
             raise

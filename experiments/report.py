@@ -52,7 +52,7 @@ class _Strip:
 
 @dataclass(frozen=True)
 class _Section:
-    """What the page says of a table or of Figure 3."""
+    """The part of the page about a table or Figure 3."""
 
     caption: str
     table: Table

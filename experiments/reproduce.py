@@ -117,18 +117,18 @@ def reproduce(options: ReproduceOptions) -> bool:
         of_table = list(runs_of(table, study, methods, size, _seeds(table, options), options.steps))
         if not of_table:
             raise InputError(
-                f"{table}: {', '.join(methods)} can only segment volumes learnt from, and here others are tested; give "
-                "other --methods"
+                f"{table}: {', '.join(methods)} can only segment the volumes learnt from, but this table tests others; "
+                "give other --methods"
             )
         runs += of_table
     # Seed by seed, so that every table is complete before any is repeated.
     runs.sort(key=lambda run: run.seed)
-    with _alone(work):
+    with _locked(work):
         return _make(runs, study, context, options)
 
 
 @contextmanager
-def _alone(work: Path) -> Iterator[None]:
+def _locked(work: Path) -> Iterator[None]:
     """Lock the folder against other commands.
 
     Raises:
@@ -146,14 +146,14 @@ def _alone(work: Path) -> Iterator[None]:
 
 
 def _make(runs: Sequence[Run], study: Study, context: RunContext, options: ReproduceOptions) -> bool:
-    """Do those of the runs that aren't finished, and write tables and report, see ``reproduce``."""
+    """Do the runs that aren't finished yet, and write tables and report, see ``reproduce``."""
     kept = {run.key: finished(run, study, context) for run in runs}
     due = [run for run in runs if kept[run.key] is None]
     check_runs(due, study)
     print(f"{len(runs)} runs, {len(runs) - len(due)} of them are finished already.", flush=True)
     other = sorted(_commits(filter(None, kept.values())) - {commit()})
     if other:
-        print(f"Some were made by other commits ({', '.join(other)}); remove {context.records} to repeat all.")
+        print(f"Some of these were made by other commits ({', '.join(other)}); remove {context.records} to repeat all.")
     left, failures = len(due), list[str]()
     if context.size.device == "cuda" and not (torch.cuda.is_available() or options.dask):
         due = [run for run in due if METHODS[run.method].on_cpu]
@@ -169,7 +169,7 @@ def _make(runs: Sequence[Run], study: Study, context: RunContext, options: Repro
     records = _records(options, study, context)
     for table in options.tables:
         _write_table(table, records[table], options, study, results)
-    # A rented machine may lack what draws pictures; the report is then written where the results are copied to.
+    # A rented machine may lack the packages that draw pictures. The computer to which runs are copied then draws them.
     if all(map(importlib.util.find_spec, REPORT_PACKAGES)):
         from .report import write_report
 
@@ -238,7 +238,7 @@ def _seconds_at_once(method: str, size: Size) -> float:
 
 
 def _attempt(context: RunContext, run: Run) -> tuple[Run, RunRecord | str | None]:
-    """Do a run; return its record, or the reason of its failure, or None if the time was up."""
+    """Do a run; return its record, or the reason for its failure, or None if the time was up."""
     try:
         if context.until is not None and time.time() + _seconds_at_once(run.method, context.size) >= context.until:
             return run, None
@@ -248,7 +248,7 @@ def _attempt(context: RunContext, run: Run) -> tuple[Run, RunRecord | str | None
     except InputError as error:
         return run, str(error)
     except Exception as error:
-        # Lack of memory or an error in other software doesn't keep the next runs from working.
+        # Lack of memory or an error in other software doesn't stop the next runs.
         logger.exception("%s failed", run.key)
         return run, f"{type(error).__name__}: {error}"
 
@@ -260,7 +260,7 @@ def _outcomes(
     began = time.monotonic()
     jobs = 1 if context.size.device == "cuda" else options.jobs
     attempt = functools.partial(_attempt, context)
-    # Methods that can't be continued are other software. It starts processes, which a worker process can't.
+    # Methods that can't be continued are other software, which starts processes. A worker process can't do that.
     alone = [run for run in runs if METHODS[run.method].in_one_go]
     together = [run for run in runs if run not in alone]
     attempts = itertools.chain(outcomes(attempt, together, jobs, options.dask), outcomes(attempt, alone, 1))

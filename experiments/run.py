@@ -31,7 +31,7 @@ SETTINGS = "settings.json"
 """File in a run's work folder: the settings that its checkpoint belongs to."""
 
 PIECES = "pieces.json"
-"""File in a run's work folder: what its earlier pieces took, and who computed them."""
+"""File in a run's work folder: duration of the training so far, and the commits and machines that took part."""
 
 DENSE = "figure3.npz"
 """File of Figure 3's dense segmentation, beside the runs' work folders."""
@@ -156,9 +156,9 @@ def perform(run: Run, context: RunContext) -> RunRecord:
     settings = run_settings(run, study, context)
     _discard_stale_work(run, work, settings)
     pieces = _pieces(work)
-    # Written before the training, because a killed process leaves a checkpoint that is continued, too.
-    _take_note(pieces["commits"], software)
-    _take_note(pieces["machines"], machine_name("cpu" if METHODS[run.method].on_cpu else context.size.device))
+    # Written before the training, because a run also continues from the checkpoint of a killed process.
+    _add_once(pieces["commits"], software)
+    _add_once(pieces["machines"], machine_name("cpu" if METHODS[run.method].on_cpu else context.size.device))
     write_json(work / PIECES, pieces)
     given = MethodInput(
         scheme=study.scheme,
@@ -212,7 +212,7 @@ def perform(run: Run, context: RunContext) -> RunRecord:
 
 def _keep_dense(planes: Mapping[tuple[str, AnnotatedSlice], NDArray[np.uint8]], path: Path) -> None:
     """Stack slices across z into the dense segmentation (X, Y, Z), and write it."""
-    labels = np.stack([planes[of] for of in sorted(planes)], axis=2)
+    labels = np.stack([planes[place] for place in sorted(planes)], axis=2)
     with replacing(path) as beside:
         np.savez_compressed(beside, labels=labels)
 
@@ -225,7 +225,7 @@ class _Supervisor:
         self._printed: int | None = None
 
     def __call__(self, part: float, text: str) -> None:
-        """Take note of the finished part of the training, 0 … 1."""
+        """Report the finished part of the training, 0 … 1."""
         if self._printed is None or int(part * PROGRESS_LINES) > self._printed:
             self._printed = int(part * PROGRESS_LINES)
             print(f"    {self.run.key}: {100 * part:.0f} %, {text}", file=sys.stderr, flush=True)
@@ -249,7 +249,7 @@ def _pieces(work: Path) -> _Pieces:
     return pieces
 
 
-def _take_note(names: list[str], name: str) -> None:
+def _add_once(names: list[str], name: str) -> None:
     if name not in names:
         names.append(name)
 

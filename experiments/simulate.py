@@ -76,7 +76,7 @@ def simulate(options: SimulateOptions) -> None:
     # Fewer slices than the shortest axis has always leave something to annotate.
     most = min(subject.truth.shape) - 1
     if not 3 <= options.schedule.most_slices <= most:
-        raise InputError(f"--slices: {options.schedule.most_slices}; give 3, the first ones, to {most} for {name}")
+        raise InputError(f"--slices: {options.schedule.most_slices}; give 3 to {most} for {name}")
     records = experiments / "work" / "simulate" / source.name / name
     wanted = list(dict.fromkeys((*options.strategies, *BASELINES, DENSE)))
     games = [Game(strategy, seed) for seed in range(options.seeds) for strategy in wanted]
@@ -100,7 +100,7 @@ def simulate(options: SimulateOptions) -> None:
     kept = [game for path in sorted(records.glob("[!.]*.json")) if (game := _finished(path, settings)) is not None]
     summary: Comparison = {
         **comparison.summarise(kept),
-        # Results of code that compares in another way can't be shown together either.
+        # Results can be shown together only if the same code compared them.
         "settings": {"code": checksum_of_code(*CODE, comparison), "course": settings["course"]},
     }
     results = _merged(experiments / "results" / "simulate.json", f"{source.name}, {name}", summary)
@@ -129,7 +129,7 @@ def _perform(
 
 
 def _merged(path: Path, data: str, summary: Comparison) -> dict[str, Comparison]:
-    """Take a data set's results into the file; return all that it holds.
+    """Add a data set's results to the file; return all results in it.
 
     Results that were made with other settings can't be compared with these and are left out.
     """

@@ -28,7 +28,7 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class _Section:
-    """What the page says of a data set."""
+    """The part of the page about a data set."""
 
     data: str
     curves: Shown

@@ -181,7 +181,7 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 class _Made(NamedTuple):
-    """Image (C, X, Y, Z), truth (X, Y, Z) in an annotation's values, and voxel size of a phantom."""
+    """A phantom: image (C, X, Y, Z), truth (X, Y, Z) in an annotation's values, and voxel size."""
 
     image: NDArray[Any]
     truth: NDArray[np.uint8]

@@ -80,7 +80,7 @@ def table_2(study: Study) -> list[Row]:
 
 
 def _nested(shape: Sequence[int], counts: Sequence[int], most: Sequence[int]) -> Places:
-    """Return ``counts`` slices across each axis: of ``most`` evenly spaced ones the middle one, the outermost, …"""
+    """Choose ``counts`` of ``most`` evenly spaced slices across each axis: first the middle one, then from the ends."""
     places = []
     for axis, (length, count, all_of_axis) in enumerate(zip(shape, counts, most, strict=True)):
         indices, middle = evenly(length, all_of_axis), (all_of_axis - 1) // 2

@@ -100,7 +100,7 @@ def _learn(trial: Trial, seed: int, build: Callable[[], torch.nn.Module]) -> Non
     prepare = _preparation(patch)
     prepared = [prepare(_item(case)) for case in task.cases]
     images = {case.id: item["image"] for case, item in zip(task.cases, prepared, strict=True)}
-    # Ignored, background, foreground: where a value of the annotation stands in this, that is its target.
+    # The target of each value of an annotation, which is its index here: ignored, background or foreground.
     targets = torch.from_numpy(task.scheme.targets(np.arange(task.classes + 1)))
     loss_function = torch.nn.CrossEntropyLoss(ignore_index=int(targets[UNLABELLED]))
 
@@ -110,7 +110,7 @@ def _learn(trial: Trial, seed: int, build: Callable[[], torch.nn.Module]) -> Non
             logits = sliding_window_inference(images[case.id][None], window, 1, network, overlap=0.25)
         network.train()
         classes: NDArray[np.uint8] = logits[0].argmax(0).to(torch.uint8).numpy()
-        # Small volumes are padded, at both ends alike.
+        # Small volumes were padded, equally at both ends.
         starts = [(size - length) // 2 for size, length in zip(classes.shape, case.volume.shape, strict=True)]
         box = tuple(slice(start, start + n) for start, n in zip(starts, case.volume.shape, strict=True))
         return classes[box]
@@ -129,7 +129,7 @@ def _item(case: TrainingCase) -> dict[str, Any]:
 
 
 def _preparation(patch: Sequence[int]) -> Compose:
-    """Return what is done once with each volume."""
+    """Return the transforms that are applied once to each volume."""
     return Compose(
         [
             ScaleIntensityRangePercentilesd("image", lower=1, upper=99, b_min=0, b_max=1, clip=True, channel_wise=True),
@@ -141,9 +141,9 @@ def _preparation(patch: Sequence[int]) -> Compose:
 
 
 def _augmentation(patch: Sequence[int], classes: int, seed: int) -> Compose:
-    """Return what is drawn for each patch."""
+    """Return the random transforms of each patch."""
     both: dict[str, Any] = {"keys": ("image", "label"), "mode": ("bilinear", "nearest")}
-    # What comes in from outside is no annotation.
+    # Voxels from outside the volume are unlabelled.
     both["padding_mode"] = ("reflection", "zeros")
     chain = Compose(
         [

@@ -58,7 +58,7 @@ def _raw(case: TrainingCase) -> NDArray[np.float32]:
 
 
 def _standardised(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Do what its ``Standardize`` does by channel."""
+    """Standardise each channel, as its ``Standardize`` does."""
     axes = (1, 2, 3)
     standardised: NDArray[np.float32] = (image - image.mean(axis=axes, keepdims=True)) / image.std(
         axis=axes, keepdims=True
@@ -122,13 +122,16 @@ def _configuration(task: Task, files: list[str], validation: str, folder: Path) 
                 "transformer": {
                     "raw": [
                         standardize,
-                        *_moves(spline_order=3),
+                        *_spatial_augmentation(spline_order=3),
                         {"name": "GaussianBlur3D", "execution_probability": 0.5},
                         {"name": "AdditiveGaussianNoise", "execution_probability": 0.2},
                         {"name": "AdditivePoissonNoise", "execution_probability": 0.2},
                         {"name": "ToTensor", "expand_dims": True},
                     ],
-                    "label": [*_moves(spline_order=0), {"name": "ToTensor", "expand_dims": False, "dtype": "int64"}],
+                    "label": [
+                        *_spatial_augmentation(spline_order=0),
+                        {"name": "ToTensor", "expand_dims": False, "dtype": "int64"},
+                    ],
                 },
             },
             "val": {
@@ -148,7 +151,7 @@ def _configuration(task: Task, files: list[str], validation: str, folder: Path) 
     }
 
 
-def _moves(spline_order: int) -> list[dict[str, Any]]:
+def _spatial_augmentation(spline_order: int) -> list[dict[str, Any]]:
     """Return the augmentation that image and labels share."""
     return [
         {"name": "RandomFlip"},

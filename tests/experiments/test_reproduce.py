@@ -103,7 +103,7 @@ def test_bad_options_are_refused(changes: dict[str, Any], message: str, balls: P
 def test_a_table_that_no_method_can_do_is_refused(balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "3d_bn", replace(METHODS["3d_bn"], segments_unseen=False))
     options = ReproduceOptions(("table1", "table3"), "small", balls, "", ["3d_bn"], 1, 1, None, 1, None, tmp_path)
-    with pytest.raises(InputError, match="table3: 3d_bn can only segment volumes learnt from"):
+    with pytest.raises(InputError, match="table3: 3d_bn can only segment the volumes learnt from"):
         make(options)
 
 

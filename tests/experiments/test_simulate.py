@@ -58,8 +58,8 @@ def test_the_command_keeps_what_is_done_and_other_data_sets(tmp_path: Path) -> N
     [
         (["next"], 1, 6, "--strategies: 'next'; give some of next_slice"),
         (["random"], 0, 6, "--seeds: 0; give at least 1"),
-        (["random"], 1, 12, "--slices: 12; give 3, the first ones, to 11 for ball_1"),
-        (["random"], 1, 2, "--slices: 2; give 3, the first ones, to 11 for ball_1"),
+        (["random"], 1, 12, "--slices: 12; give 3 to 11 for ball_1"),
+        (["random"], 1, 2, "--slices: 2; give 3 to 11 for ball_1"),
     ],
 )
 def test_bad_options_are_refused(strategies: list[str], seeds: int, most: int, message: str, tmp_path: Path) -> None:
