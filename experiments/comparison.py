@@ -49,8 +49,8 @@ class StrategyComparison(TypedDict):
     - ``area_under_curve``, ``area_unannotated``: mean IoU over the numbers of slices;
     - ``slices_to_95_percent``: number of slices from which on the IoU stays at 95 % of the dense IoU, see
       ``enough_iou``; ``slices_to_first_95_percent``: number with which it is first reached;
-    - ``length_to_95_percent``: length of the boundaries in the slices of ``slices_to_95_percent``, to which the time for
-      painting is proportional; ``labelled_to_95_percent``: share of all voxels that these slices label, 0 … 1.
+    - ``length_to_95_percent``: length of the boundaries in the slices of ``slices_to_95_percent``, a measure of the
+      painting time; ``labelled_to_95_percent``: share of all voxels that these slices label, 0 … 1.
 
     ``medians``: of these costs (``slices``, ``first``, ``length``), by strategy; None where at least half of the seeds
     never get there. ``saved``: for each cost, the part that ours saves against the best baseline. Both cover the
