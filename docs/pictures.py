@@ -39,10 +39,10 @@ VIEWS = ((2, "axial", (231, 76, 60)), (1, "coronal", (110, 176, 75)), (0, "sagit
 
 ZOOM, GAP, BAR, LEGEND = 3, 12, 26, 36
 ARROW, CAPTION = 70, 44
-"""Sizes in pixels, but for ``ZOOM``: pixels of the screen for each voxel."""
+"""Sizes in pixels, except for ``ZOOM``, the number of screen pixels per voxel."""
 
 CAPTIONS = ("You paint a few slices", "The model predicts the rest", "The result as a surface")
-"""What stands above the parts of the README's picture."""
+"""Titles above the parts of the README's picture."""
 
 FILL, OUTLINE = 0.5, 1.0
 """Opacity of segments in 3D Slicer's slice views."""
@@ -55,8 +55,8 @@ def draw_views(path: Path, volume: Volume, annotator: Annotator, segments: list[
         path: PNG file.
         volume: the image.
         annotator: the session whose scene is shown.
-        segments: those that are visible.
-        places: the index of the slice of each view.
+        segments: names of the visible segments.
+        places: index of the slice in each view.
     """
     image = scale_intensity(volume.array)
     masks = {name: annotator.painted(name) for name in segments}
@@ -88,7 +88,7 @@ def draw_views(path: Path, volume: Volume, annotator: Annotator, segments: list[
 
 
 def enlarge(plane: NDArray, spacing: list[float]) -> NDArray:
-    """Repeat pixels (rows, columns, …) such that a pixel of the screen is as high as wide."""
+    """Repeat the pixels of a plane (rows, columns, …) so that the picture has the proportions of the volume."""
     across, down = (round(ZOOM * side / min(spacing) * 8) for side in spacing)
     columns = np.arange(plane.shape[1] * across // 8) * 8 // across
     rows = np.arange(plane.shape[0] * down // 8) * 8 // down
@@ -104,7 +104,7 @@ def framed(picture: Image.Image, title: str, bar: tuple[int, int, int]) -> Image
 
 
 def colour(annotator: Annotator, segment: str) -> tuple[int, int, int]:
-    """The colour that a segment has in the scene."""
+    """Return the colour of a segment in the scene."""
     segmentation = annotator.segmentation
     red, green, blue = segmentation.GetSegment(segmentation.GetSegmentIdBySegmentName(segment)).GetColor()
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -202,14 +202,14 @@ def main() -> None:
             shutil.copy(path, studies)
         server = Server(studies, folder).wait()
         try:
-            use(Annotator(server.url, Path(scratch, "slicer"), "your name"), studies, images, minutes)
+            annotate_and_draw(Annotator(server.url, Path(scratch, "slicer"), "your name"), studies, images, minutes)
         finally:
             server.stop()
     compose_loop(images)
 
 
-def use(annotator: Annotator, studies: Path, images: Path, minutes: float) -> None:
-    """Annotate two volumes, train, run on the first, and draw what there is to see on the way."""
+def annotate_and_draw(annotator: Annotator, studies: Path, images: Path, minutes: float) -> None:
+    """Annotate two volumes, train, run the model on the first, and draw what Slicer shows at each stage."""
     rng = np.random.default_rng(0)
     annotator.connect()
     for number in range(2):
@@ -241,7 +241,7 @@ def use(annotator: Annotator, studies: Path, images: Path, minutes: float) -> No
     draw_surface(images / "surface.png", first_volume, annotator)
     annotator.run("next_slices")
     marks = annotator.painted(ANNOTATE_HERE)
-    # One slice is marked across each axis: the one with most marked voxels.
+    # The marked slice across an axis is the one with the most marked voxels.
     marked = [int(np.argmax(np.moveaxis(marks, axis, 0).sum(axis=(1, 2)))) for axis, _, _ in VIEWS]
     draw_views(images / "next_slices.png", first_volume, annotator, [*PREDICTED, ANNOTATE_HERE], marked)
 

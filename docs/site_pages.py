@@ -1,7 +1,8 @@
 """A hook of mkdocs: pages of the site that live elsewhere in the project, and the API reference of ``lib/core``.
 
-Links stay as they are right in the project's folder, ``docs/slicer.md`` in the README; the hook turns them into the
-site's own. A link to a file that isn't on the site stays as it is, and ``mkdocs build --strict`` refuses it.
+Links in the files are those that work in the project's folder, such as ``docs/slicer.md`` in the README. The hook turns
+them into links of the site. A link to a file that isn't on the site stays unchanged, and ``mkdocs build --strict``
+refuses it.
 """
 
 import posixpath
@@ -39,7 +40,7 @@ def _elsewhere() -> dict[str, str]:
 
 
 def _packages() -> list[str]:
-    """The parts of ``lib/core`` that have a page: its packages, then its modules."""
+    """Return the parts of ``lib/core`` that have a page: its packages, then its modules."""
     paths = sorted((PROJECT / CORE).iterdir(), key=lambda path: (path.is_file(), path.name))
     return [path.stem for path in paths if path.is_dir() or path.suffix == ".py" if not path.stem.startswith("__")]
 
@@ -71,7 +72,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages from elsewhere and those of the API."""
+    """Add the pages from outside ``docs/`` and those of the API."""
     for path, site_path in _elsewhere().items():
         files.append(File.generated(config, site_path, abs_src_path=str(PROJECT / path)))
     for name in _packages():
