@@ -302,8 +302,8 @@ def _from_volumes(segmented: Mapping[str, NDArray[np.uint8]]) -> Segment:
 
 
 METHODS: Mapping[str, Method] = {
-    # The learning rates with the best IoU: in 2-D 0.1 (0.02 was tried); in 3-D with BN, 0.05 and 0.1 were equal. Without
-    # BN, training diverges at 0.02.
+    # The learning rates with the best IoU: in 2-D 0.1 (0.02 was tried); in 3-D with BN, 0.05 and 0.1 were equal.
+    # Without BN, training diverges at 0.02.
     "2d_bn": _paper_method(
         "2-D with BN",
         lambda plan: replace(plan, dims=2, tile=WHOLE_SLICE, context=PAPER.tiles.context, learning_rate=0.1),

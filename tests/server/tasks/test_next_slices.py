@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import requests
 import torch
+from monailabel.client.client import MONAILabelClientException
 
 from lib.core.annotation.slices import AnnotatedSlice
 from lib.core.annotation.suggestion import Evidence, suggest_slices
@@ -217,16 +218,23 @@ def test_a_partly_painted_slice_is_not_suggested_again_but_one_with_a_dab_may_be
         ("a", {"slices": 31}, "slices: 31; give a whole number from 1 to 30"),
         ("a", {"slices": "many"}, "slices: 'many'"),
         ("a", {"result_extension": ".tif"}, "result_extension"),
-        (None, {}, "in images of the studies folder only"),
     ],
 )
 def test_impossible_requests_are_refused(
-    with_model: Server, served: Path, tmp_path: Path, image: str | None, params: dict[str, Any], words: str
+    with_model: Server, served: Path, image: str, params: dict[str, Any], words: str
 ) -> None:
-    elsewhere = write_image(tmp_path / "elsewhere.nii.gz", seed=1)
-    reply = with_model.infer(image or str(elsewhere), "next_slices", **params)
+    reply = with_model.infer(image, "next_slices", **params)
     assert reply.status_code == 400
     assert words in reply.json()["detail"]
+
+
+def test_slices_are_suggested_in_images_of_the_studies_folder_only(with_model: Server, tmp_path: Path) -> None:
+    elsewhere = write_image(tmp_path / "elsewhere.nii.gz", seed=1)
+    session = with_model.client.create_session(str(elsewhere))["session_id"]
+    with pytest.raises(MONAILabelClientException, match="in images of the studies folder only"):
+        with_model.client.infer("next_slices", "", {}, session_id=session)
+    _, params = with_model.client.infer("sparse_unet3d", "", {}, file=str(elsewhere))
+    assert params["label_names"] == {"inside (predicted)": 1, "tubule (predicted)": 2}
 
 
 def test_run_reuses_the_prediction_of_next_sample(with_model: Server, served: Path, tmp_path: Path) -> None:
