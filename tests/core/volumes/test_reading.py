@@ -194,12 +194,12 @@ def test_a_header_that_declares_more_than_the_file_holds_is_damaged(tmp_path, en
 def test_a_volume_too_large_for_the_memory_is_not_called_damaged(tmp_path, ending, monkeypatch):
     path = declared(tmp_path / f"image{ending}", (100, 100, 100), bytes(2_000_000))
     assert read_volume(path).shape == (100, 100, 100)
-    monkeypatch.setattr("lib.core.volumes.reading.free_memory", lambda: 3_900_000)
+    monkeypatch.setattr("lib.core.volumes.budget.free_memory", lambda: 3_900_000)
     assert read_geometry(path).shape == (100, 100, 100)
     with pytest.raises(InputError, match=r"needs 0\.0 GB of memory to be read, and 0\.0 GB are free; close") as refusal:
         read_volume(path)
     assert "damaged" not in str(refusal.value)
-    monkeypatch.setattr("lib.core.volumes.reading.free_memory", lambda: 4_000_000)
+    monkeypatch.setattr("lib.core.volumes.budget.free_memory", lambda: 4_000_000)
     assert read_volume(path).shape == (100, 100, 100)
 
 

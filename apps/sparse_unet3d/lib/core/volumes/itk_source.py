@@ -1,7 +1,9 @@
-"""Files that ITK reads and writes: their channels, axes and millimetres, as 3D Slicer understands them.
+"""Files whose headers ITK reads: their channels, axes and millimetres, as 3D Slicer understands them.
 
-People annotate in Slicer, which reads files with ITK. This module uses ITK too, so that ITK's rules apply.
-Subclasses add what ITK doesn't check (whether a file is complete) and how Slicer's scene differs from what ITK reads.
+People annotate in Slicer, which reads files with ITK. This module uses ITK too, so that ITK's rules for headers apply.
+Subclasses read the voxels, since ITK doesn't check enough: it allocates whatever a header declares, may follow a header
+to another file, fills truncated or damaged voxels with whatever was in memory, and makes NaN 0 in NIfTI files.
+Subclasses also know how Slicer's scene differs from what ITK reads.
 """
 
 import math
@@ -9,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -28,8 +30,20 @@ _MAX_SHEAR = 2e-4
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
+class Declared(NamedTuple):
+    """What a header says of the voxels, read without ITK.
+
+    Attributes:
+        values: how many numbers the header declares.
+        capacity: how many bytes of voxels the file can hold at most, compressed or not.
+    """
+
+    values: int
+    capacity: int
+
+
 class ItkSource(ABC):
-    """A file that ITK reads.
+    """A file whose header ITK reads.
 
     Attributes:
         geometry: what the header says.
@@ -37,7 +51,7 @@ class ItkSource(ABC):
     """
 
     image_io: ClassVar[str]
-    """ITK's reader and writer. ITK must not choose it: a file of another format could make ITK open other files."""
+    """ITK's reader and writer. ITK must not choose it: a file of another format has another header."""
 
     def __init__(self, path: Path) -> None:
         """Read the header.
@@ -49,7 +63,7 @@ class ItkSource(ABC):
         self.path = path
         if not path.is_file():
             raise InputError(f"{path}: no such file; check the path")
-        capacity = self._inspect()
+        declared = self._inspect()
         reader = self._reader()
         try:
             reader.ReadImageInformation()
@@ -79,11 +93,18 @@ class ItkSource(ABC):
         slicer_affine, slicer_reverses = self._as_in_slicer(shape, affine, axes, components)
         channels = components * math.prod(size[3:])
         self.geometry = Geometry(shape, affine, channels, _dtype(reader), slicer_affine, str(path), slicer_reverses)
-        self.fields = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
-        if self.geometry.nbytes > capacity:
+        # Bytes that aren't UTF-8 come as characters that can't be sent on.
+        keys = [key for key in reader.GetMetaDataKeys() if key.isascii()]
+        self.fields = {key: reader.GetMetaData(key).encode(errors="replace").decode() for key in keys}
+        if channels * math.prod(shape) != declared.values:
+            raise InputError(
+                f"{path}: the header declares {declared.values} values, but ITK understands shape {size} with "
+                f"{components} components; the file is damaged, copy or export it again"
+            )
+        if self.geometry.nbytes > declared.capacity:
             raise InputError(
                 f"{path}: the header declares {self.geometry.nbytes} bytes of voxels (shape {size}), but the file can "
-                f"hold {capacity} at most; the file is damaged or incomplete, copy or export it again"
+                f"hold {declared.capacity} at most; the file is damaged or incomplete, copy or export it again"
             )
 
     def read(self, box: Box | None = None) -> NDArray[Any]:
@@ -127,22 +148,20 @@ class ItkSource(ABC):
         writer.Execute(image)
 
     @abstractmethod
-    def _inspect(self) -> int:
+    def _inspect(self) -> Declared:
         """Look at the header before ITK does.
-
-        Returns:
-            The most bytes of voxels that the file can hold, compressed or not.
 
         Raises:
             InputError: damaged or incomplete, Slicer can't open it, or the voxels are in another file.
         """
 
     @abstractmethod
-    def _verify(self) -> None:
-        """Check that all voxels are in the file, where ITK doesn't check it.
+    def _channels(self) -> Iterator[NDArray[Any]]:
+        """Yield each channel's voxels (X, Y, Z) in any memory order and byte order; use each before the next one.
 
         Raises:
             InputError: the file is damaged or incomplete.
+            MemoryError: there is not enough memory.
         """
 
     def _as_in_slicer(
@@ -168,20 +187,6 @@ class ItkSource(ABC):
             return misread, False
         return None, bool(np.linalg.det(affine[:3, :3]) < 0)
 
-    def _channels(self) -> Iterator[NDArray[Any]]:
-        """Yield each channel's voxels (X, Y, Z) in any memory order and byte order; use each before taking the next."""
-        self._verify()
-        try:
-            image = self._reader().Execute()
-        except RuntimeError as error:
-            if "memory" in str(error).lower() or "bad_alloc" in str(error):
-                raise MemoryError(str(error)) from error
-            raise _unreadable(self.path, error) from error
-        voxels = sitk.GetArrayViewFromImage(image)
-        are_last = image.GetNumberOfComponentsPerPixel() > 1
-        for channel in np.moveaxis(voxels, 3, 0) if are_last else voxels.reshape(-1, *voxels.shape[-3:]):
-            yield channel.T
-
     def _reader(self) -> sitk.ImageFileReader:
         reader = sitk.ImageFileReader()
         reader.SetImageIO(self.image_io)
@@ -191,7 +196,7 @@ class ItkSource(ABC):
 
 def _dtype(reader: sitk.ImageFileReader) -> np.dtype[Any]:
     """Return the type of an image's array, found from a small image with the same type of pixels."""
-    small = sitk.Image([1, 1], reader.GetPixelID(), reader.GetNumberOfComponents())
+    small = sitk.Image([1, 1], reader.GetPixelID(), 1)
     dtype: np.dtype[Any] = sitk.GetArrayViewFromImage(small).dtype
     return dtype
 

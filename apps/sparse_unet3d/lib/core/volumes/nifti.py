@@ -1,9 +1,7 @@
 """NIfTI-1 files (``.nii``, ``.nii.gz``)."""
 
-import gzip
 import math
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import nibabel
@@ -12,20 +10,26 @@ from numpy.typing import NDArray
 
 from lib.core.errors import InputError
 
-from .file_checks import BLOCK, MAX_RATIO, inflated, is_gzip, reading
-from .itk_source import ItkSource
+from .file_checks import MAX_RATIO, MOST_BESIDE, first_bytes, is_gzip, read_compressed, read_stored, reading
+from .itk_source import Declared, ItkSource
 from .source import Box
 
 _HEADER_BYTES = 348
 _NIFTI_2_HEADER_BYTES = 540
 _MAGIC = slice(344, 348)
 
+_PLACES = {
+    "qform_code": ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    "sform_code": ("srow_x", "srow_y", "srow_z"),
+}
+"""Fields that say where the voxels lie, by the field that says whether they count."""
+
 _MAX_RESCALED_RATIO = 8
 """Most bytes that a stored byte takes once its value is rescaled to a floating point number."""
 
 
 class NiftiSource(ItkSource):
-    """A NIfTI-1 file. ITK reads its header; the voxels are read here, since ITK makes NaN and infinite values 0."""
+    """A NIfTI-1 file."""
 
     image_io = "NiftiImageIO"
 
@@ -46,11 +50,11 @@ class NiftiSource(ItkSource):
             array += intercept
         return array
 
-    def _inspect(self) -> int:
+    def _inspect(self) -> Declared:
         path = self.path
         with reading(path):
             self._header = self._read_header()
-            needed, size = self._bytes_needed(), path.stat().st_size
+            needed, size = self._bytes_of_voxels() + self._start_of_voxels(), path.stat().st_size
             magic = self._header.binaryblock[_MAGIC]
             if magic != b"n+1\0":
                 raise InputError(
@@ -62,18 +66,18 @@ class NiftiSource(ItkSource):
                 raise InputError(
                     f"{path}: 3D Slicer can't open files that end in {ending}; rename it to {ending.lower()}"
                 )
+            # ITK would search without end for the directions of these.
+            used = [names for code, names in _PLACES.items() if self._header[code] > 0]
+            if not all(np.isfinite(self._header[name]).all() for names in used for name in names):
+                raise ValueError("a place in space that is not finite")
             capacity = size * (MAX_RATIO if is_gzip(path) else 1)
             if needed > capacity:
                 raise EOFError(f"{size} bytes, expected {needed}{' uncompressed' if capacity > size else ''}")
-        return _MAX_RESCALED_RATIO * capacity
-
-    def _verify(self) -> None:
-        """Do nothing: ``_channels`` notices missing voxels."""
+            values = math.prod(self._header.get_data_shape()) * len(self._header.get_data_dtype().names or [1])
+        return Declared(values, _MAX_RESCALED_RATIO * capacity)
 
     def _read_header(self) -> nibabel.Nifti1Header:
-        path = self.path
-        with gzip.open(path) if is_gzip(path) else path.open("rb") as file:
-            content = file.read(_HEADER_BYTES)
+        path, content = self.path, first_bytes(self.path, _HEADER_BYTES)
         # ITK would only say that it can't open such a file.
         if _NIFTI_2_HEADER_BYTES in (int.from_bytes(content[:4], order) for order in ("little", "big")):
             raise InputError(
@@ -86,8 +90,8 @@ class NiftiSource(ItkSource):
                 return header
         raise ValueError("no NIfTI header")
 
-    def _bytes_needed(self) -> int:
-        """Return how many bytes the file must have, uncompressed. ITK reads shorter files as if nothing were missing.
+    def _bytes_of_voxels(self) -> int:
+        """Return how many bytes of voxels the file must have. ITK reads shorter files as if nothing were missing.
 
         Raises:
             ValueError: the header describes no array.
@@ -95,11 +99,13 @@ class NiftiSource(ItkSource):
         rank, *sizes = self._header["dim"].tolist()
         if not 1 <= rank <= 7 or min(sizes[:rank]) < 1:
             raise ValueError(f"array of shape {tuple(sizes[: max(rank, 0)])}")
-        bits, start = int(self._header["bitpix"]), float(self._header["vox_offset"])
-        if bits < 1 or start < 0:
-            raise ValueError(f"{bits} bits per voxel from byte {start} on")
+        code, start = int(self._header["datatype"]), float(self._header["vox_offset"])
+        if code not in nibabel.nifti1.data_type_codes.dtype or self._header.get_data_dtype().itemsize == 0:
+            raise ValueError(f"voxels of type {code}")
+        if not 0 <= start <= MOST_BESIDE:
+            raise ValueError(f"voxels from byte {start} on, which may be {MOST_BESIDE} at most")
         voxels: int = math.prod(sizes[:rank])
-        return self._start_of_voxels() + voxels * bits // 8
+        return voxels * int(self._header.get_data_dtype().itemsize)
 
     def _start_of_voxels(self) -> int:
         """Return the position of the first voxel in bytes. As in ITK, voxels never begin within the header."""
@@ -112,15 +118,8 @@ class NiftiSource(ItkSource):
 
     def _stored_voxels(self) -> NDArray[Any]:
         """Return the array in the order of the file's axes; its type has fields if the voxels are colours."""
-        path, start = self.path, self._start_of_voxels()
-        with reading(path), path.open("rb") as file:
-            dtype, shape = self._header.get_data_dtype(), self._header.get_data_shape()
-            content = np.empty(start + math.prod(shape) * dtype.itemsize, np.uint8)
-            at = 0
-            for block in inflated(file) if is_gzip(path) else iter(partial(file.read, BLOCK), b""):
-                part = np.frombuffer(block, np.uint8)[: len(content) - at]
-                content[at : at + len(part)] = part
-                at += len(part)
-            if at < len(content):
-                raise EOFError(f"{at} bytes, expected {len(content)}")
-        return np.ndarray(shape, dtype, content.data, offset=start, order="F")
+        dtype, shape = self._header.get_data_dtype(), self._header.get_data_shape()
+        read = read_compressed if is_gzip(self.path) else read_stored
+        with reading(self.path):
+            content = read(self.path, 0, self._bytes_of_voxels(), self._start_of_voxels())
+        return np.ndarray(shape, dtype, content.data, order="F")

@@ -1,13 +1,28 @@
 """NRRD files (``.nrrd``), including 3D Slicer's segmentations."""
 
-from typing import IO
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lib.core.errors import InputError
 
-from .file_checks import MAX_RATIO, TEXT_RATIO, header_lines, inflated, reading
-from .itk_source import ItkSource
+from .file_checks import (
+    MAX_RATIO,
+    MOST_BESIDE,
+    TEXT_RATIO,
+    header_lines,
+    read_compressed,
+    read_hexadecimal,
+    read_stored,
+    read_text,
+    reading,
+)
+from .itk_source import Declared, ItkSource
 from .volume import LPS_TO_RAS, Affine
 
 _NAMED_SPACES = (
@@ -21,41 +36,82 @@ _NAMED_SPACES = (
 """Spaces that Slicer knows in files with several channels. It takes all others for RAS, and ITK takes them for LPS."""
 
 _GZIP = ("gzip", "gz")
+_TEXT = ("ascii", "text", "txt")
+
+_MOST_AXES = 8
+"""Most axes. ITK crashes at 16."""
+
+_LONGEST_FIELD = 500
+"""Most bytes of a line that describes the image; ITK crashes at longer ones."""
+
+_MOST_SKIPPED = 1 << 20
+"""Most bytes of the lines that are skipped before the voxels."""
+
+_PLACES = ("domain", "space", "time", "none", "???")
+"""Kinds of axes along which voxels lie in space; the axis of any other kind counts channels."""
 
 
 class NrrdSource(ItkSource):
-    """An NRRD file. Its header is read here too, since ITK doesn't report encoding, voxels in other files and space."""
+    """An NRRD file. Its header is read here too, since ITK doesn't report where and how the voxels are stored."""
 
     image_io = "NrrdImageIO"
 
-    def _inspect(self) -> int:
+    def _inspect(self) -> Declared:
         path = self.path
         with reading(path), path.open("rb") as file:
             if file.readline(16)[:4] != b"NRRD":
                 raise ValueError("no NRRD header")
             self._text = _text_fields(file)
-            left = path.stat().st_size - file.tell()
-        if "data file" in self._text or "datafile" in self._text:
-            raise InputError(f"{path}: the voxels are in another file; save header and voxels in one .nrrd file")
-        encoding = self._text.get("encoding", "").lower()
-        # ITK would notice this only when it reads the voxels.
-        if encoding in ("bzip2", "bz2"):
+            if "data file" in self._text or "datafile" in self._text:
+                raise InputError(f"{path}: the voxels are in another file; save header and voxels in one .nrrd file")
+            _skip_lines(file, int(self._text.get("line skip", self._text.get("lineskip", "0"))))
+            self._start = file.tell()
+            self._skip = int(self._text.get("byte skip", self._text.get("byteskip", "0")))
+            self._sizes = tuple(map(int, self._text.get("sizes", "").split()))
+            left = path.stat().st_size - self._start
+            self._encoding = self._text.get("encoding", "").lower()
+            # ITK reads all bytes that it skips.
+            if self._skip > MOST_BESIDE or (self._skip < 0 and self._encoding not in (*_GZIP, "raw")):
+                raise ValueError(f"byte skip {self._skip} with encoding {self._encoding}")
+            if len(self._sizes) > _MOST_AXES:
+                raise ValueError(f"{len(self._sizes)} axes")
+            kinds = enumerate(self._text.get("kinds", "").lower().split())
+            self._channel_axes = [axis for axis, kind in kinds if kind not in _PLACES]
+            if len(self._channel_axes) > 1:
+                raise ValueError(f"{len(self._channel_axes)} axes count channels")
+        if self._encoding in ("bzip2", "bz2"):
             raise InputError(
                 f"{path}: compressed by bzip2, which 3D Slicer can't open; save it with encoding gzip or raw, e.g. in "
                 "Python: nrrd.write(new, *nrrd.read(old)) after header['encoding'] = 'gzip'"
             )
-        return left * (MAX_RATIO if encoding in _GZIP else 1 if encoding == "raw" else TEXT_RATIO)
+        ratio = MAX_RATIO if self._encoding in _GZIP else 1 if self._encoding == "raw" else TEXT_RATIO
+        return Declared(math.prod(self._sizes), left * ratio)
 
-    def _verify(self) -> None:
-        """Check compressed voxels against their checksum; ITK checks that uncompressed ones are complete."""
-        # With a line skip, the compressed voxels begin elsewhere; they aren't checked.
-        if self._text.get("encoding", "").lower() not in _GZIP or "line skip" in self._text:
-            return
-        with reading(self.path), self.path.open("rb") as file:
-            for _ in header_lines(file):
-                pass
-            for _ in inflated(file):
-                pass
+    def _channels(self) -> Iterator[NDArray[Any]]:
+        with reading(self.path):
+            stored = self._stored_voxels()
+        for axis in self._channel_axes:
+            stored = np.moveaxis(stored, axis, -1)
+        yield from np.moveaxis(stored.reshape(*self.geometry.shape, -1, order="F"), 3, 0)
+
+    def _stored_voxels(self) -> NDArray[Any]:
+        """Return the array in the order of the file's axes.
+
+        Raises:
+            EOFError, ValueError, zlib.error: the file is damaged.
+        """
+        dtype, count, path = self.geometry.dtype, math.prod(self._sizes), self.path
+        if self._encoding in _TEXT:
+            return read_text(path, self._start + self._skip, count, dtype).reshape(self._sizes, order="F")
+        size = count * dtype.itemsize
+        if self._encoding in _GZIP:
+            content = read_compressed(path, self._start, size, self._skip)
+        elif self._encoding == "raw":
+            content = read_stored(path, self._start, size, self._skip)
+        else:
+            content = read_hexadecimal(path, self._start + self._skip, size)
+        is_big = self._text.get("endian", "").lower() == "big"
+        return np.ndarray(self._sizes, dtype.newbyteorder(">" if is_big else "<"), content.data, order="F")
 
     def _as_in_slicer(
         self, shape: tuple[int, int, int], affine: Affine, axes: int, components: int
@@ -79,10 +135,33 @@ class NrrdSource(ItkSource):
 
 
 def _text_fields(file: IO[bytes]) -> dict[str, str]:
-    """Return the fields of a header, with names in lower case."""
+    """Return the fields of a header, with names in lower case.
+
+    Raises:
+        ValueError: a line is too long, or no field.
+    """
     fields = {}
     for line in header_lines(file):
         name, colon, value = line.decode("utf-8", errors="replace").partition(":")
-        if colon and not value.startswith("=") and not name.startswith("#"):
+        if name.startswith("#") or value.startswith("="):
+            continue
+        if len(line) > _LONGEST_FIELD and name.lower() != "content":
+            raise ValueError(f"the line {line[:20]!r}… of {len(line)} bytes, {_LONGEST_FIELD} are the most")
+        if colon:
             fields[name.strip().lower()] = value.strip()
     return fields
+
+
+def _skip_lines(file: IO[bytes], count: int) -> None:
+    """Move behind some lines, each of which ends by a line feed, a carriage return or both.
+
+    Raises:
+        ValueError: there are fewer, or they are too long.
+    """
+    if count == 0:
+        return
+    start, text = file.tell(), file.read(_MOST_SKIPPED)
+    end = next(itertools.islice(re.finditer(rb"\r\n?|\n", text), count - 1, None), None) if count > 0 else None
+    if end is None:
+        raise ValueError(f"line skip {count}: there aren't so many lines in the next {len(text)} bytes")
+    file.seek(start + end.end())

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.device.memory import free_memory
 from lib.core.errors import InputError
 from lib.core.files import replacing
 
+from .budget import memory_for
 from .channel_files import ChannelFiles
 from .formats import WRITERS, ending_of, open_file
 from .image_files import files_of
@@ -57,16 +57,20 @@ def read_volume(path: str | Path) -> Volume:
     return _read(open_image(path))
 
 
-def read_file(path: str | Path) -> Volume:
+def read_file(path: str | Path, limit: int | None = None) -> Volume:
     """Read a volume from one file, in a format of ``formats.FORMATS``, with one or several channels.
 
     NaN is replaced by the least value of the channel; ``outside`` marks voxels that are NaN in every channel.
 
+    Args:
+        path: the file.
+        limit: bytes of memory that reading it may take; None for what is free.
+
     Raises:
         InputError: no such file, unknown ending, damaged, 2-D, several points in time, complex, infinite values, a
-            channel in which all values are NaN, impossible geometry, too large for the free memory.
+            channel in which all values are NaN, impossible geometry, too large for the limit or the free memory.
     """
-    return _read(_open_volume(Path(path)))
+    return _read(_open_volume(Path(path)), limit)
 
 
 def _open_volume(path: Path) -> VolumeSource:
@@ -79,22 +83,12 @@ def _open_volume(path: Path) -> VolumeSource:
     return source
 
 
-def _read(source: VolumeSource) -> Volume:
+def _read(source: VolumeSource, limit: int | None = None) -> Volume:
     """Read all voxels, if there is memory for them."""
     geometry = source.geometry
-    needed, free = geometry.nbytes + source.working_memory(), free_memory()
-    too_large = (
-        f"{geometry.name}: the volume (shape {geometry.shape}, {geometry.channels} channels of {geometry.dtype}) needs "
-        f"{needed / 1e9:.1f} GB of memory to be read, and {free / 1e9:.1f} GB are free; close other programs, use a "
-        "computer with more memory, or make the volume smaller, e.g. with 3D Slicer's Crop Volume"
-    )
-    if needed > free:
-        raise InputError(too_large)
-    try:
+    with memory_for(source, limit):
         array = source.read()
         outside, notes = _without_nan(geometry.name, array)
-    except MemoryError as error:
-        raise InputError(too_large) from error
     return Volume(
         array, geometry.affine, geometry.slicer_affine, geometry.name, geometry.slicer_reverses, outside, notes
     )
@@ -133,22 +127,27 @@ def _without_nan(name: str, array: NDArray[Any]) -> tuple[NDArray[np.bool_] | No
     return outside, (f"{name}: {np.count_nonzero(outside)} voxels are NaN and count as outside",)
 
 
-def read_label_map(path: str | Path) -> LabelMap:
+def read_label_map(path: str | Path, limit: int | None = None) -> LabelMap:
     """Read a label map, in the formats of ``read_file``; floating point values must be whole numbers.
+
+    Args:
+        path: the file.
+        limit: as in ``read_file``.
 
     Raises:
         InputError: as ``read_file``; several channels, values that are NaN, negative or not whole numbers.
     """
-    volume = read_file(path)
+    source = _open_volume(Path(path))
+    if source.geometry.channels != 1:
+        raise InputError(
+            f"{path}: {source.geometry.channels} channels; a label map has one, export the segments as one label map "
+            "without overlaps"
+        )
+    volume = _read(source, limit)
     if volume.outside is not None:
         raise InputError(
             f"{path}: {np.count_nonzero(volume.outside)} values are NaN; expected label numbers 0, 1, 2, …; replace "
             "them by 0"
-        )
-    if volume.channels != 1:
-        raise InputError(
-            f"{path}: {volume.channels} channels; a label map has one, export the segments as one label map without "
-            "overlaps"
         )
     array = volume.array[0]
     if array.dtype.kind not in "iu":

@@ -17,9 +17,15 @@ from numpy.typing import NDArray
 
 from lib.core.errors import InputError
 
+from .budget import memory_for
 from .file_checks import header_lines
 from .nrrd import NrrdSource
 from .volume import Affine
+
+_NUMBER = re.compile(r"\d{1,18}")
+
+_TABLE = 1 << 16
+"""Longest range of values that are looked up in a table."""
 
 
 class Segment(NamedTuple):
@@ -38,12 +44,14 @@ class SlicerSegmentation:
         layers: (L, X, Y, Z), integers.
         affine: (4, 4) voxel to RAS mm of the box that the file covers, which is no larger than the segments need.
         segments: their names and voxels.
+        painted: those that have voxels.
         name: what messages call it: the file, if it came from one.
     """
 
     layers: NDArray[np.integer[Any]]
     affine: Affine
     segments: tuple[Segment, ...]
+    painted: frozenset[Segment]
     name: str = "the segmentation"
 
     def mask(self, segment: Segment) -> NDArray[np.bool_]:
@@ -57,7 +65,7 @@ def is_slicer_segmentation(path: str | Path) -> bool:
     try:
         state = os.stat(path)
         return _is_slicer_segmentation(str(path), state.st_mtime_ns, state.st_size)
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
@@ -71,11 +79,16 @@ def _is_slicer_segmentation(path: str, written: int, size: int) -> bool:
         return any(line.startswith((b"Segment0_", b"Segmentation_")) for line in header_lines(file))
 
 
-def read_slicer_segmentation(path: str | Path) -> SlicerSegmentation:
+def read_slicer_segmentation(path: str | Path, limit: int | None = None) -> SlicerSegmentation:
     """Read a segmentation, whatever the ending of the file's name.
 
+    Args:
+        path: the file.
+        limit: bytes of memory that reading it may take; None for what is free.
+
     Raises:
-        InputError: the file is damaged, a segment isn't described properly, or a voxel belongs to none.
+        InputError: the file is damaged, a segment isn't described properly, a voxel belongs to none, or it is too large
+            for the limit or the free memory.
     """
     source = NrrdSource(Path(path))
     geometry = source.geometry
@@ -88,30 +101,42 @@ def read_slicer_segmentation(path: str | Path) -> SlicerSegmentation:
                 f"{path}: the segment {segment.name!r} has value {segment.value} in layer {segment.layer}; expected "
                 f"another value than 0 and a layer below {geometry.channels}, save the segmentation in Slicer again"
             )
-    layers = source.read()
-    for layer, array in enumerate(layers):
-        values = [0, *(segment.value for segment in segments if segment.layer == layer)]
-        strange = array[~np.isin(array, values)]
-        if strange.size:
+    with memory_for(source, limit):
+        layers = source.read()
+        found = [set(_values(layer)) for layer in layers]
+    for layer, values in enumerate(found):
+        if strange := values - {0, *(segment.value for segment in segments if segment.layer == layer)}:
             raise InputError(
-                f"{path}: layer {layer} has voxels of value {strange[0]}, which no segment has; expected a binary "
+                f"{path}: layer {layer} has voxels of value {min(strange)}, which no segment has; expected a binary "
                 "label map of each segment, save the segmentation in Slicer again"
             )
-    return SlicerSegmentation(layers, geometry.affine, segments, str(path))
+    painted = frozenset(segment for segment in segments if segment.value in found[segment.layer])
+    return SlicerSegmentation(layers, geometry.affine, segments, painted, str(path))
+
+
+def _values(array: NDArray[np.integer[Any]]) -> list[int]:
+    """Return the different values of an array (X, Y, Z)."""
+    least, most = int(array.min()), int(array.max())
+    if most - least >= _TABLE:
+        return [int(value) for value in np.unique(array)]
+    found = np.zeros(most - least + 1, bool)
+    for plane in array:
+        found[plane.astype(np.int64) - least] = True
+    return [least + int(index) for index in np.flatnonzero(found)]
 
 
 def _segments(path: str | Path, fields: Mapping[str, str]) -> list[Segment]:
     """Read the description of the segments from the fields of the header."""
-    count = 1 + max((int(match[1]) for key in fields if (match := re.match(r"Segment(\d+)_", key))), default=-1)
+    count = 1 + max((int(match[1]) for key in fields if (match := re.match(r"Segment(\d{1,9})_", key))), default=-1)
     segments = []
     for i in range(count):
         name = fields.get(f"Segment{i}_Name")
         # Versions of Slicer without layers wrote one component for each segment, with value 1.
         layer, value = fields.get(f"Segment{i}_Layer", str(i)), fields.get(f"Segment{i}_LabelValue", "1")
-        if name is None or not layer.isdecimal() or not value.isdecimal():
+        if name is None or not (_NUMBER.fullmatch(layer) and _NUMBER.fullmatch(value)):
             raise InputError(
-                f"{path}: segment {i} has name {name!r}, layer {layer!r} and value {value!r}; expected a name and two "
-                "whole numbers, save the segmentation in Slicer again"
+                f"{path}: segment {i} has name {name!r}, layer {layer[:20]!r} and value {value[:20]!r}; expected a "
+                "name and two whole numbers, save the segmentation in Slicer again"
             )
         segments.append(Segment(name, int(layer), int(value)))
     return segments
