@@ -68,6 +68,8 @@ Option = Annotated[Any, PlainValidator(_option, json_schema_input_type=bool | in
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+    client_id: Text | None = None
+
     def given(self) -> dict[str, Any]:
         """Return what the client sent, without what it left out."""
         return self.model_dump(exclude_none=True)
@@ -76,13 +78,14 @@ class _Request(BaseModel):
 class SampleRequest(_Request):
     """Body of *Next Sample*."""
 
-    client_id: Text | None = None
+
+class ScoringRequest(_Request):
+    """Body of a scoring request."""
 
 
 class TrainRequest(_Request):
     """Body of *Train*: the options of the trainer in ``/info``."""
 
-    client_id: Text | None = None
     model: Text | None = None
     max_epochs: Option = None
     max_minutes: Option = None
@@ -94,7 +97,6 @@ class TrainRequest(_Request):
 class BatchRequest(_Request):
     """Body of a batch request."""
 
-    client_id: Text | None = None
     device: Option = None
     gpus: Option = None
     multi_gpu: Option = None
@@ -103,17 +105,9 @@ class BatchRequest(_Request):
     logging: Option = None
 
 
-class ScoringRequest(_Request):
-    """Body of a scoring request."""
-
-    client_id: Text | None = None
-
-
 class _Params(_Request):
     # Newer plugins may send more; an annotator couldn't do anything about a refusal.
     model_config = ConfigDict(extra="ignore")
-
-    client_id: Text | None = None
 
 
 class InferParams(_Params):
