@@ -1,7 +1,10 @@
 """The datastore as the server opens it, and labels to put into it."""
 
 import json
+import os
 import threading
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +42,42 @@ def submit(
     return store.save_label(image, str(file), "final", params)
 
 
+def index_of(studies: Path) -> dict[str, Any]:
+    """Return the images in the index, with what the journal says has changed since."""
+    objects: dict[str, Any] = json.loads((studies / "datastore_v2.json").read_text())["objects"]
+    for line in (studies / "datastore_v2.journal").read_text().splitlines():
+        for name, change in json.loads(line).get("set", {}).items():
+            if change is None:
+                del objects[name]
+                continue
+            entry = objects.setdefault(name, {"labels": {}})
+            entry["image"] = change.get("image", entry.get("image"))
+            labels = {**entry["labels"], **change.get("labels", {})}
+            entry["labels"] = {tag: label for tag, label in labels.items() if label is not None}
+    return objects
+
+
+def lose_index(studies: Path) -> None:
+    (studies / "datastore_v2.json").unlink()
+    (studies / "datastore_v2.journal").unlink()
+
+
 def label_info(studies: Path, tag: str, image: str = "a") -> dict[str, Any]:
     """Return the label info in the index."""
-    index = json.loads((studies / "datastore_v2.json").read_text())
-    info: dict[str, Any] = index["objects"][image]["labels"][tag]["info"]
+    info: dict[str, Any] = index_of(studies)[image]["labels"][tag]["info"]
     return info
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Do something in a forked process; return its exit code, 1 after an exception."""
+    if not (child := os.fork()):
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def refusal(status: int, *words: str) -> Any:

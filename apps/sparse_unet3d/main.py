@@ -19,6 +19,7 @@ from lib.core.model.folder import ModelFolder
 from lib.core.plan.plan import PAPER_WIDTH
 from lib.core.plan.planning import CPU_WIDTH
 from lib.server.conf import Conf
+from lib.server.records import AnnotationInfo
 from lib.server.slicer.replies import not_found, submission_reply
 from lib.server.slicer.segments import all_segments
 from lib.server.store.datastore import AnnotationStore, SubmittedLabel
@@ -192,8 +193,21 @@ class SparseUNet3D(MONAILabelApp):
         return {}
 
     def on_save_label(self, image_id: str, label_id: SubmittedLabel) -> dict[str, object]:
-        """Tell the annotator how the submission was understood."""
-        info = label_id.info
+        """Tell the annotator how the submission was understood.
+
+        The submission is stored by now, so nothing that fails here makes it fail.
+        """
+        try:
+            return self._describe_submission(image_id, label_id.info)
+        except Exception:
+            logger.exception("The reply to a submission of %s can't be made", image_id)
+            return {
+                "message": f"Version {label_id.info['version']} of {image_id!r} is stored.",
+                "warnings": ["The server can't describe the submission; its log says why."],
+                "version": label_id.info["version"],
+            }
+
+    def _describe_submission(self, image_id: str, info: AnnotationInfo) -> dict[str, object]:
         return submission_reply(
             image_id,
             {**info, "warnings": [*info["warnings"], *self._datastore.notes(image_id)]},

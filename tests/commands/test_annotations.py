@@ -16,6 +16,7 @@ from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.server.store.datastore import AnnotationStore
 from serving import APP, as_slicer_sends, paint, snapshot, stored, write_image, write_label
+from stores import index_of, lose_index
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
 CLASSES = ("", "inside", "tubule", "outside")
@@ -105,7 +106,7 @@ def test_the_current_version_is_compared_with_the_previous_one(studies: Path) ->
 def test_show_a_single_version(studies: Path) -> None:
     for path in studies.glob("labels/*/a.*"):
         path.unlink()
-    (studies / "datastore_v2.json").unlink()
+    lose_index(studies)
     submit(studies, paint())
     text = show_version(studies, "a", 1, None)
     assert "annotated slices: axis 0 (L-R, sagittal): 6, 10;" in text
@@ -204,7 +205,7 @@ def test_files_being_written_and_files_of_macos_are_not_read(studies: Path, capl
 
 
 def test_lost_or_damaged_files_are_reported(studies: Path) -> None:
-    (studies / "datastore_v2.json").unlink()
+    lose_index(studies)
     known = (studies / "labels/version_1/a.json").rename(studies.parent / "a.json")
     assert "version 1   unknown time" in list_versions(studies)
     with pytest.raises(InputError, match=r"version_1/a\.json: missing or without label_names"):
@@ -255,7 +256,7 @@ def test_restoring_while_others_submit_loses_nothing(studies: Path) -> None:
     assert len({stored(studies, f"version_{number}").tobytes() for number in range(1, 19)}) == 2 + 8
     assert info(studies, "final")["version"] == 18
     assert (stored(studies, "final") == stored(studies, "version_18")).all()
-    labels = json.loads((studies / "datastore_v2.json").read_text())["objects"]["a"]["labels"]
+    labels = index_of(studies)["a"]["labels"]
     assert len(labels) == 18 + 2
 
 

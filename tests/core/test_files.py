@@ -1,9 +1,13 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from lib.core.files import replacing, write_json
+from lib.core.files import remove_abandoned, replacing, write_json
+from project import APP
 
 
 def test_a_written_file_is_complete_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -30,3 +34,28 @@ def test_a_failure_keeps_the_old_file(tmp_path: Path) -> None:
         fail()
     assert json.loads(path.read_text()) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["index.json"]
+
+
+LEAVE = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from lib.core.files import replacing
+with replacing(sys.argv[2]) as beside:
+    beside.write_bytes(b"part of it")
+    os._exit(9)
+"""
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", LEAVE, APP, tmp_path / "volume.nii.gz"], check=False)
+    (left,) = tmp_path.iterdir()
+    with replacing(tmp_path / "other.json") as beside:
+        beside.write_text("part of it")
+        (tmp_path / ".writing-unknown.json").write_text("of an earlier version, just now")
+        old = tmp_path / ".writing-old.json"
+        old.write_text("of an earlier version, long ago")
+        os.utime(old, (1e9, 1e9))
+        assert left.exists()
+        remove_abandoned(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([beside.name, ".writing-unknown.json"])
+    assert (tmp_path / "other.json").exists()

@@ -12,7 +12,7 @@ from lib.core.errors import InputError
 from lib.core.volumes.reading import read_volume
 from lib.server.tasks.trainer import read_cases
 from serving import SHAPE, SPACING, paint, scaled, snapshot, stored, write_image, write_label
-from stores import SCHEME, label_info, open_store, refusal, submit
+from stores import SCHEME, label_info, lose_index, open_store, refusal, submit
 
 
 def test_a_prediction_is_stored_apart_from_the_annotation(studies: Path, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_label_info_outlives_the_index(studies: Path, tmp_path: Path) -> None:
     store = open_store(studies)
     submit(store, tmp_path, paint())
     store.update_label_info("a", "final", {"remark": "good"})
-    (studies / "datastore_v2.json").unlink()
+    lose_index(studies)
     assert open_store(studies).get_label_info("a", "final")["remark"] == "good"
 
 

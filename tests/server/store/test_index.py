@@ -11,7 +11,7 @@ import numpy as np
 
 from lib.server.store.datastore import AnnotationStore
 from serving import SHAPE, SPACING, paint, scaled, stored, wait_until, write_image
-from stores import SCHEME, label_info, open_store, submit
+from stores import SCHEME, index_of, label_info, lose_index, open_store, submit
 
 
 def test_nothing_is_lost_with_the_index(studies: Path, tmp_path: Path) -> None:
@@ -20,9 +20,9 @@ def test_nothing_is_lost_with_the_index(studies: Path, tmp_path: Path) -> None:
     submit(store, tmp_path, paint()[::-1])
     store.save_prediction("a", np.ones(SHAPE, np.uint8), np.ones(SHAPE, np.uint8), scaled(*SPACING), {"seconds": 3.0})
     labels = store.json()["objects"]["a"]["labels"]
-    index = studies / "datastore_v2.json"
-    index.unlink()
+    lose_index(studies)
     assert open_store(studies).json()["objects"]["a"]["labels"] == labels
+    index = studies / "datastore_v2.json"
     index.write_text(index.read_text()[:300])
     damaged = index.read_bytes()
     assert open_store(studies).json()["objects"]["a"]["labels"] == labels
@@ -99,7 +99,7 @@ def test_simultaneous_submissions_are_all_kept(studies: Path, tmp_path: Path) ->
     assert sorted(told) == list(range(1, 17))
     assert label_info(studies, "final")["version"] == 16
     assert (stored(studies, "final") == stored(studies, "version_16")).all()
-    index = json.loads((studies / "datastore_v2.json").read_text())["objects"]["a"]["labels"]
+    index = index_of(studies)["a"]["labels"]
     assert len(index) == 16 + 2
     assert all(index[f"version_{number}"]["info"]["version"] == number for number in range(1, 17))
 

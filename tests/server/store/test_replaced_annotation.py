@@ -1,20 +1,23 @@
 """Labels that somebody puts into labels/final over or beside an annotation."""
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lib.core.labels import LabelScheme
-from lib.core.volumes.reading import write_label_map
-from lib.server.store import versions
+from lib.server.store import change
+from lib.server.store.change import Change, Written
 from lib.server.store.datastore import AnnotationStore
+from lib.server.store.journal import Journal
 from lib.server.store.versions import VersionStore
 from lib.server.tasks.trainer import read_cases
 from serving import NAMED, paint, stored, write_label
-from stores import SCHEME, corrected, mask, open_store, put
+from stores import SCHEME, corrected, in_child, lose_index, mask, open_store, put, refusal
 
 
 @pytest.mark.parametrize("running", [True, False])
@@ -115,7 +118,7 @@ def test_labels_stored_without_checksums_are_trusted(studies: Path, tmp_path: Pa
         info = json.loads(path.read_text())
         del info["crc32"]
         path.write_text(json.dumps(info))
-    (studies / "datastore_v2.json").unlink()
+    lose_index(studies)
     assert sorted(open_store(studies).versions("a")) == [1]
     # From now on its checksum is known.
     put(studies, paint()[::-1])
@@ -132,30 +135,35 @@ def test_a_training_process_leaves_out_labels_that_are_no_version_yet(studies: P
     assert "the server hasn't stored it as a version yet" in str(left_out)
 
 
-def test_an_interrupted_change_of_scheme_makes_no_new_version(studies: Path, tmp_path: Path) -> None:
-    """If the server is killed between writing the file and its info, the values are new and the names old."""
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("renamed", [1, 2, 3])
+def test_an_interrupted_change_of_scheme_makes_no_new_version(studies: Path, tmp_path: Path, renamed: int) -> None:
+    """If the server is killed between renaming the file and its info, the values are new and the names old."""
     open_store(studies).save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     swapped = LabelScheme(("tubule", "inside"), "outside")
-    known = (studies / "labels/final/a.json").read_bytes()
-    written = VersionStore._store_info
+    before = stored(studies, "final")
 
-    def killed(store: VersionStore, image_id: str, tag: str, info: dict[str, object]) -> None:
-        if tag == "final":
-            raise KeyboardInterrupt
-        written(store, image_id, tag, info)
+    def killed() -> None:
+        rename, done = change.replace, 0
 
-    store = AnnotationStore(str(studies), swapped)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(VersionStore, "_store_info", killed)
-        with pytest.raises(KeyboardInterrupt):
-            store.serve(watch=False)
-    assert (studies / "labels/final/a.json").read_bytes() != known
-    assert (stored(studies, "final") == np.array([0, 2, 1, 3])[paint()]).all()
+        def replace(source: Path, target: Path) -> None:
+            nonlocal done
+            done += 1
+            rename(source, target)
+            if done == renamed:
+                os._exit(9)
+
+        change.replace = replace  # type: ignore[assignment]
+        AnnotationStore(str(studies), swapped).serve(watch=False)
+
+    assert in_child(killed) == 9
+    assert not (stored(studies, "final") == before).all()
     for scheme, values in ((SCHEME, [0, 1, 2, 3]), (swapped, [0, 2, 1, 3])):
         store = AnnotationStore(str(studies), scheme)
         store.serve(watch=False)
         assert sorted(store.versions("a")) == [1]
         assert (stored(studies, "final") == np.array(values)[paint()]).all()
+        assert list(store.current("a")["label_names"]) == list(scheme.classes)
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -181,7 +189,7 @@ def test_an_interrupted_adoption_makes_no_second_version(studies: Path, tmp_path
     put(studies, corrected())
     with pytest.MonkeyPatch.context() as patch:
         # This happens on Windows, while another program has the file open.
-        patch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(PermissionError(13, "in use")))
+        patch.setattr(change, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "in use")))
         for _ in range(3):
             store.refresh()
     store.refresh()
@@ -209,15 +217,39 @@ def test_a_label_put_there_while_final_is_rewritten_is_kept(studies: Path, tmp_p
     (studies / "labels/final/a.nii.gz").unlink()
     content = b""
 
-    def slowly(path: Path, *arguments: object) -> None:
+    write = Change.write_label
+
+    def slowly(*arguments: Any) -> Written:
         nonlocal content
-        write_label_map(path, *arguments)  # type: ignore[arg-type]
+        written = write(*arguments)
+        content = put(studies, corrected()).read_bytes()
+        return written
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Change, "write_label", slowly)
+        store.refresh()
+    assert content
+    assert (studies / "labels/ready_made/a.nii.gz").read_bytes() == content
+
+
+def test_a_label_put_there_just_before_final_is_renamed_is_kept(studies: Path, tmp_path: Path) -> None:
+    store = open_store(studies)
+    label = write_label(tmp_path / "label.nii.gz", paint())
+    store.save_label("a", str(label), "final", NAMED)
+    begin, content = Journal.begin, b""
+
+    def slowly(*arguments: Any) -> None:
+        nonlocal content
+        begin(*arguments)
         content = put(studies, corrected()).read_bytes()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(versions, "write_label_map", slowly)
-        store.refresh()
-    assert content
+        patch.setattr(Journal, "begin", slowly)
+        with refusal(400, "final/a.nii.gz", "somebody else wrote this file just now"):
+            store.save_label("a", str(label), "final", NAMED)
+    assert (studies / "labels/final/a.nii.gz").read_bytes() == content
+    store.refresh()
+    assert (stored(studies, "version_2") == corrected()).all()
     assert (studies / "labels/ready_made/a.nii.gz").read_bytes() == content
 
 

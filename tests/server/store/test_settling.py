@@ -21,7 +21,7 @@ def test_an_interrupted_submission_is_completed(studies: Path, tmp_path: Path, k
     second = paint()
     second[0] = 3
     submit(store, tmp_path, second)
-    undone = ["datastore_v2.json", "labels/original/a.nii.gz", "labels/original/a.json"]
+    undone = ["datastore_v2.json", "datastore_v2.journal", "labels/original/a.nii.gz", "labels/original/a.json"]
     if killed != "before original":
         undone.append("labels/final/a.json")
     if killed == "before final":
@@ -38,7 +38,7 @@ def test_an_interrupted_submission_is_completed(studies: Path, tmp_path: Path, k
 def test_an_interrupted_first_submission_is_completed(studies: Path, tmp_path: Path) -> None:
     submit(open_store(studies), tmp_path, paint())
     shutil.rmtree(studies / "labels/original")
-    for name in ("datastore_v2.json", "labels/final/a.json"):
+    for name in ("datastore_v2.json", "datastore_v2.journal", "labels/final/a.json"):
         (studies / name).unlink()
     store = open_store(studies)
     assert set(store.get_labels_by_image_id("a")) == {"version_1", "final", "original"}

@@ -107,9 +107,15 @@ def test_every_submission_is_kept(studies: Path, tmp_path: Path) -> None:
     "removed",
     [
         ["labels/version_2/a.nii.gz", "labels/version_2/a.json"],
-        ["labels/version_2/a.nii.gz", "labels/version_2/a.json", "datastore_v2.json"],
+        ["labels/version_2/a.nii.gz", "labels/version_2/a.json", "datastore_v2.json", "datastore_v2.journal"],
         ["labels/version_2/a.nii.gz", "labels/version_2/a.json", "labels/final/a.nii.gz", "labels/final/a.json"],
-        ["labels/version_2/a.nii.gz", "labels/final/a.nii.gz", "labels/final/a.json", "datastore_v2.json"],
+        [
+            "labels/version_2/a.nii.gz",
+            "labels/final/a.nii.gz",
+            "labels/final/a.json",
+            "datastore_v2.json",
+            "datastore_v2.journal",
+        ],
     ],
 )
 def test_a_version_number_is_never_given_twice(studies: Path, tmp_path: Path, removed: list[str]) -> None:

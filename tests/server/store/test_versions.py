@@ -1,6 +1,5 @@
 """Versions over HTTP: several annotators at once, and versions restored while the server runs."""
 
-import json
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
 
 from serving import APP, SEGMENTS, Server, as_slicer_sends, paint, stored, write_image, write_label
+from stores import index_of
 
 pytestmark = pytest.mark.slow
 
@@ -145,7 +145,7 @@ def test_many_annotators_at_once(server: Server, served: Path, tmp_path: Path) -
     assert sorted(reply["version"] for reply in replies) == list(range(1, 19))
     assert len({stored(served, f"version_{number}", "d").tobytes() for number in range(1, 19)}) == 18
     assert (stored(served, "final", "d") == stored(served, "version_18", "d")).all()
-    labels = json.loads((served / "datastore_v2.json").read_text())["objects"]["d"]["labels"]
+    labels = index_of(served)["d"]["labels"]
     assert {tag: label["info"]["version"] for tag, label in labels.items()} == {
         **{f"version_{number}": number for number in range(1, 19)},
         "final": 18,

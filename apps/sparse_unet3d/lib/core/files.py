@@ -1,49 +1,90 @@
-"""Write files that other programs read: under a temporary name first, then renamed into place."""
+"""Write files that others read: beside their place, then renamed into it, so that no loss of power undoes it."""
 
 import errno
 import json
+import logging
 import os
-import tempfile
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-UMASK = os.umask(0o077)
-"""The process's umask, read once: reading it means setting it, which would affect other threads."""
-os.umask(UMASK)
+from .processes import has_ended, this_process
 
+logger = logging.getLogger(__name__)
 
 WRITING = ".writing-"
-"""Prefix of the names of incomplete files."""
+"""Beginning of the names of incomplete files; the name of the process that writes follows."""
+
+UNKNOWN_FOR = 3600
+"""Seconds after which an incomplete file of an unknown process counts as abandoned."""
+
+IN_USE_FOR = 2.0
+"""Seconds to wait on Windows for a reader to close the file that is to be replaced."""
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path to write to, in the same folder and with the same ending, and rename it to ``path`` on success.
 
-    Readers see the old file or the new one, never a partial one. On an exception the old file stays.
+    Readers see the old file or the new one, never a part. On an exception in the block the old file stays.
+
+    Raises:
+        OSError: the file can't be written, renamed, or made to survive a loss of power.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ending = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
-    handle, name = tempfile.mkstemp(prefix=WRITING, suffix=ending, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    # Files from mkstemp are readable by their owner only.
-    temporary.chmod(0o666 & ~UMASK)
+    make_folder(path.parent)
+    beside = name_beside(path)
     try:
-        yield temporary
-        with temporary.open("r+b") as written:  # Windows syncs only files that are open for writing
-            os.fsync(written.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield beside
+        sync_file(beside)
+        replace(beside, path)
+    except BaseException:
+        # What can't be removed now is removed at the next start.
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power failure. Windows can't open folders and doesn't need this."""
+def name_beside(path: Path) -> Path:
+    """Return an unused name in the folder of ``path``, with its ending, for a file that isn't complete."""
+    ending = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
+    return path.parent / f"{WRITING}{this_process()}-{uuid.uuid4().hex[:12]}{ending}"
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a file, over another one if that exists. On Windows, wait for those who read the other one."""
+    end = time.monotonic() + IN_USE_FOR
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if os.name != "nt" or time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it, so that they survive a loss of power."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file survive a loss of power."""
+    with path.open("r+b") as written:  # Windows syncs only what is open for writing
+        os.fsync(written.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a renaming survive a loss of power. Windows can't open folders and doesn't need it."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -57,7 +98,21 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def remove_abandoned(folder: Path) -> None:
+    """Remove from a folder the incomplete files of processes that have ended; those in its subfolders stay."""
+    for path in sorted(folder.glob(f"{WRITING}*")):
+        ended = has_ended(path.name.removeprefix(WRITING))
+        try:
+            if ended or (ended is None and path.stat().st_mtime < time.time() - UNKNOWN_FOR):
+                path.unlink()
+                logger.info("%s: removed; the process that wrote it has ended", path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            logger.warning("%s: left by a process that has ended, can't be removed: %s", path, error)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, renamed into place."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -22,6 +22,7 @@ class LabelInfo(TypedDict, total=False):
         ts: time of writing, in seconds since 1970.
         name: name of the label's file.
         crc32: CRC-32 of the label's file.
+        sha256: SHA-256 of the label's file, in hexadecimal digits.
         time: time of the submission or prediction, UTC, ISO 8601.
         label_names: the voxel value of each class.
     """
@@ -29,6 +30,7 @@ class LabelInfo(TypedDict, total=False):
     ts: int
     name: str
     crc32: int
+    sha256: str
     time: str
     label_names: dict[str, int]
 

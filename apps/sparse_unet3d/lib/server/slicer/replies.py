@@ -11,6 +11,7 @@ from lib.core.annotation.slices import Unpainted
 from lib.core.annotation.statistics import AnnotationStatistics, filled_slices, learnable_classes
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
+from lib.core.locking import Locked
 from lib.server.records import AnnotationInfo, PreviousVersion
 
 from .slice_names import SliceNames
@@ -23,12 +24,13 @@ UNNAMED = (None, "", "user-xyz")
 def errors_for_clients() -> Iterator[None]:
     """Turn an ``InputError`` into HTTP 400 with its message, which 3D Slicer's plugin shows to the annotator.
 
-    Any other exception reaches the client as HTTP 500 without a message. Also works as a decorator.
+    ``Locked`` becomes HTTP 503. Any other exception reaches the client as HTTP 500 without a message. Also works as a
+    decorator.
     """
     try:
         yield
     except InputError as error:
-        raise HTTPException(status_code=400, detail=str(error)) from error
+        raise HTTPException(status_code=503 if isinstance(error, Locked) else 400, detail=str(error)) from error
 
 
 def not_found(what: str) -> NoReturn:

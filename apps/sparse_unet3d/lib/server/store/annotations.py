@@ -12,17 +12,21 @@ in the studies folder          what
 ``labels/ready_made/``         what somebody put into ``labels/final/`` by hand, unchanged
 ``labels/TAG/ID.json``         the label info, see ``records``
 ``datastore_v2.json``          MONAI Label's index; the server rebuilds it from the above if it is lost or damaged
+``datastore_v2.journal``       what has changed since the index was written, see ``journal``
 =============================  ======================================================================================
 """
 
-import glob
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from monailabel.datastore.local import DataModel
 from numpy.typing import NDArray
 
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
+from lib.core.volumes.formats import endings
 from lib.core.volumes.grids import onto_grid
 from lib.core.volumes.reading import read_geometry, read_label_map, read_volume
 from lib.core.volumes.volume import Geometry, Placed, Volume
@@ -57,10 +61,15 @@ class AnnotationReader(ImageStore):
 
     def versions(self, image_id: str) -> dict[int, AnnotationInfo]:
         """Return the label info of each version of an image's annotation, by number in ascending order."""
-        labels = self._datastore.objects[image_id].labels
+        labels = self._labels(image_id)
         return {
             number: labels[f"{VERSION}{number}"].info for number in sorted(filter(None, map(_version_number, labels)))
         }
+
+    def _labels(self, image_id: str) -> Mapping[str, DataModel]:
+        """Return what the index says of an image's labels; nothing if another thread has removed the image."""
+        entry = self._datastore.objects.get(image_id)
+        return entry.labels if entry else {}
 
     def version_file(self, image_id: str, version: int) -> Path:
         """Return the file of a version.
@@ -94,15 +103,16 @@ class AnnotationReader(ImageStore):
 
     def _newest_version(self, image_id: str) -> int:
         """Return the highest number of a version whose file exists; 0 if there is none."""
-        return max(map(_version_number, self._datastore.objects[image_id].labels), default=0)
+        return max(map(_version_number, self._labels(image_id)), default=0)
 
     def _last_version(self, image_id: str) -> int:
         """Return the highest number ever used, even if the files of that version are gone."""
         numbers: list[int] = [self._datastore.objects[image_id].image.info.get("versions", 0)]
         numbers.append(self.current(image_id).get("version", 0))
         for folder in Path(self._datastore.label_path(None)).iterdir():
-            if _version_number(folder.name) and any(folder.glob(f"{glob.escape(image_id)}.*")):
-                numbers.append(_version_number(folder.name))
+            number = _version_number(folder.name)
+            if number > max(numbers) and any((folder / f"{image_id}{ext}").exists() for ext in (".json", *endings())):
+                numbers.append(number)
         return max(numbers)
 
     # The current annotation
@@ -171,8 +181,8 @@ class AnnotationReader(ImageStore):
 
     def _final_path(self, image_id: str) -> Path:
         """Return the file of the current annotation; a link isn't followed."""
-        ext: str = self._datastore.objects[image_id].labels[FINAL].ext
-        return self._final.folder / f"{image_id}{ext}"
+        label = self._labels(image_id).get(FINAL)
+        return self._final.folder / f"{image_id}{label.ext}" if label else self._label_path(image_id, FINAL)
 
     def _require_own(self, image_id: str) -> None:
         """Refuse an annotation that somebody changed by hand, until a server has made a version of it.
@@ -180,6 +190,12 @@ class AnnotationReader(ImageStore):
         Raises:
             InputError: says what to do.
         """
+        path = self._final_path(image_id)
+        if not self._is_own(image_id, path):
+            # Somebody may have submitted since the index was read, or may be submitting now. Where nothing can be
+            # written, nobody does.
+            with suppress(OSError), self._lock.hold():
+                self._catch_up()
         path = self._final_path(image_id)
         if not self._is_own(image_id, path):
             raise InputError(

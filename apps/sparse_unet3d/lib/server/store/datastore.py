@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import tempfile
 import time
 import zipfile
@@ -12,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monailabel.datastore.local import DataModel, ImageLabelModel
+from monailabel.datastore.local import DataModel
 from numpy.typing import NDArray
 
 from lib.core.errors import InputError
-from lib.core.files import replacing, write_json
 from lib.core.volumes.formats import endings, split_ending
-from lib.core.volumes.image_files import images_among, is_image
+from lib.core.volumes.image_files import is_image
 from lib.core.volumes.reading import read_file, read_volume
+from lib.core.volumes.volume import Volume
 from lib.server.records import AnnotationInfo, PredictionInfo
 from lib.server.slicer.replies import errors_for_clients, not_found
 from lib.server.slicer.segments import predicted_segments
@@ -71,7 +70,9 @@ class AnnotationStore(ReadyMadeStore):
                 are used.
 
         Raises:
-            HTTPException: 404 for an unknown image, 400 for a label that can't be used.
+            HTTPException: 404 for an unknown image, 400 for a label that can't be used, 503 if others have been
+                changing the datastore for too long.
+            OSError: the disk failed. On any exception nothing has changed.
         """
         tag = str(getattr(label_tag, "value", label_tag))
         self._require(image_id)
@@ -86,9 +87,10 @@ class AnnotationStore(ReadyMadeStore):
                 submission = read_submission(
                     label_filename, self.get_image_uri(image_id), label_info.get("label_info"), self.scheme
                 )
-            with self._changing():
-                info = self._add_version(image_id, submission, label_info.get("client_id"))
-                self._update_datastore_file()
+            with self._preparing() as change:
+                files = self._write_files(change, submission.annotation, submission.affine, submission.slicer_affine)
+                with self._changing(change):
+                    info = self._add_version(change, image_id, submission, files, label_info.get("client_id"))
         return SubmittedLabel(image_id, info)
 
     # Predictions
@@ -119,15 +121,19 @@ class AnnotationStore(ReadyMadeStore):
             HTTPException: 404 for an unknown image.
         """
         names = {name: value for value, name in enumerate(predicted_segments(self.scheme), start=1)}
-        with self._changing():
-            # Somebody may have removed the image while the model was at work.
-            self._require(image_id)
-            # The prediction comes last, so that a reader never finds it with an older uncertainty.
-            known: PredictionInfo = {"time": now(), **info}
-            labelled: PredictionInfo = {**known, "label_names": names}
-            self._store(image_id, UNCERTAINTY, entropy, affine, known)
-            self._store(image_id, PREDICTION, prediction, affine, labelled)
-            self._update_datastore_file()
+        known: PredictionInfo = {"time": now(), **info}
+        labelled: PredictionInfo = {**known, "label_names": names}
+        maps = {UNCERTAINTY: (entropy, known), PREDICTION: (prediction, labelled)}
+        with self._preparing() as change:
+            written = {
+                tag: change.write_label(Path(self._datastore.label_path(tag)), array, affine)
+                for tag, (array, _) in maps.items()
+            }
+            with self._changing(change):
+                # Somebody may have removed the image while the model was at work.
+                self._require(image_id)
+                for tag, (_, its_info) in maps.items():
+                    self._set_label(change, image_id, tag, written[tag], its_info)
 
     # What clients may do
 
@@ -157,26 +163,38 @@ class AnnotationStore(ReadyMadeStore):
             )
         with _naming(image_filename, f"image {image_id!r}"):
             uploaded = read_file(image_filename)
-        with self._changing():
-            if image_id in self._datastore.objects:
-                there = read_volume(self.get_image_uri(image_id))
-                if np.array_equal(there.array, uploaded.array) and np.allclose(there.affine, uploaded.affine):
+        if self._is_stored(image_id, uploaded):
+            return image_id
+        folder, name = Path(self._datastore.image_path()), image_id + ext
+        with self._preparing() as change:
+            copied = change.copy(Path(image_filename), folder, ext)
+            with self._changing(change):
+                if self._is_stored(image_id, uploaded):
                     return image_id
-                raise InputError(f"image {image_id!r}: another image has this name already; choose another name")
-            folder = Path(self._datastore.image_path())
-            if image_id not in images_among(folder, [*os.listdir(folder), image_id + ext]):
-                raise InputError(
-                    f"image {image_id!r}: a name that ends in _ and four digits stands for one channel of an image; "
-                    "choose another name, send all channels in one file, or put the files of all channels into the "
-                    "folder that is served"
-                )
-            with replacing(folder / (image_id + ext)) as beside:
-                shutil.copyfile(image_filename, beside)
-            info = {**(image_info or {}), "ts": int(time.time()), "name": image_id + ext}
-            self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=ext))
-            self._scan(trust_index=True)
-            self._update_datastore_file()
+                change.objects = self._scanned(trust_index=True, adding=name)
+                if image_id not in change.objects:
+                    raise InputError(
+                        f"image {image_id!r}: a name that ends in _ and four digits stands for one channel of an "
+                        "image; choose another name, send all channels in one file, or put the files of all channels "
+                        "into the folder that is served"
+                    )
+                change.put(copied, folder / name)
+                info = {**(image_info or {}), "ts": int(time.time()), "name": name}
+                change.set_image(image_id, DataModel(info=info, ext=ext))
         return image_id
+
+    def _is_stored(self, image_id: str, uploaded: Volume) -> bool:
+        """Tell whether an uploaded image is in the datastore already.
+
+        Raises:
+            InputError: another image has its name.
+        """
+        if image_id not in self._datastore.objects:
+            return False
+        there = read_volume(self.get_image_uri(image_id))
+        if np.array_equal(there.array, uploaded.array) and np.allclose(there.affine, uploaded.affine):
+            return True
+        raise InputError(f"image {image_id!r}: another image has this name already; choose another name")
 
     def note_offer(self, image_id: str, strategy: str, client_id: str | None) -> None:
         """Remember that a strategy offered an image to a client just now.
@@ -184,13 +202,12 @@ class AnnotationStore(ReadyMadeStore):
         Raises:
             HTTPException: 404 for an unknown image.
         """
-        with self._changing():
+        with self._changing() as change:
             image = self._require(image_id).image
             known = image.info.get("strategy")
             offers = {**(known if isinstance(known, Mapping) else {})}
             offers[strategy] = {"ts": int(time.time()), "client_id": client_id}
-            image.info = {**image.info, "strategy": offers}
-            self._update_datastore_file()
+            change.set_image(image_id, DataModel(ext=image.ext, info={**image.info, "strategy": offers}))
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Add to the label info of a label.
@@ -198,11 +215,11 @@ class AnnotationStore(ReadyMadeStore):
         Raises:
             HTTPException: 404 for an unknown label.
         """
-        with self._changing():
+        with self._changing() as change:
             label = self._require_label(label_id, label_tag)
-            label.info = {**label.info, **info}
-            write_json(self._info_path(label_id, label_tag), label.info)
-            self._update_datastore_file()
+            known = {**label.info, **info}
+            change.put_json(self._info_path(label_id, label_tag), known)
+            change.set_label(label_id, label_tag, DataModel(ext=label.ext, info=known))
 
     @errors_for_clients()
     def get_dataset_archive(self, limit_cases: int | None) -> str:

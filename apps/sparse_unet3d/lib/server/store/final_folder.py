@@ -1,7 +1,6 @@
 """The files in ``labels/final``, where people may put labels by hand."""
 
 import itertools
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +9,6 @@ from lib.core.volumes.formats import split_ending
 from lib.core.volumes.image_files import is_listed
 
 from .label_files import Stamp, crc32_of, stamp_of
-
-logger = logging.getLogger(__name__)
 
 
 class FinalFolder:
@@ -43,10 +40,7 @@ class FinalFolder:
             self._crcs[path] = stamp, crc32_of(path)
         return self._crcs[path][1]
 
-    def move_aside(self, path: Path) -> None:
-        """Move a label out of the folder, because an annotation replaces it."""
-        self.aside.mkdir(exist_ok=True)
+    def place_aside(self, path: Path) -> Path:
+        """Return where to keep a label that an annotation replaces."""
         places = (self.aside / f"{n}.{path.name}" if n else self.aside / path.name for n in itertools.count())
-        kept = next(place for place in places if not place.exists())
-        path.rename(kept)
-        logger.warning("%s is replaced by a new annotation; it is kept as %s", path, kept)
+        return next(place for place in places if not os.path.lexists(place))

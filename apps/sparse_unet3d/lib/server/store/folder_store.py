@@ -1,7 +1,7 @@
 """Images and labels in a folder, and MONAI Label's index of them.
 
-Unlike MONAI Label's own ``LocalDatastore``, this one writes nothing when it is opened and renames all that it writes
-into place. Several processes may change it, and it rebuilds a lost or damaged index from the files.
+Unlike MONAI Label's own ``LocalDatastore``, this one writes nothing when it is opened, and makes each change as a whole
+or not at all. Several threads and processes may change it, and it rebuilds a lost or damaged index from the files.
 """
 
 import logging
@@ -9,25 +9,25 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 
-import numpy as np
-from filelock import FileLock
-from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
-from numpy.typing import NDArray
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 
-from lib.core.files import write_json
+from lib.core.files import remove_abandoned
+from lib.core.locking import OwnedLock
 from lib.core.volumes.formats import endings, split_ending
-from lib.core.volumes.image_files import ImageFiles, images_in, is_listed
-from lib.core.volumes.reading import write_label_map
+from lib.core.volumes.image_files import ImageFiles, images_among, is_listed
 from lib.server.records import LabelInfo
 from lib.server.slicer.replies import not_found
 
-from .label_files import crc32_of, read_info
+from .change import Change, Written
+from .index import Index, Objects
+from .label_files import Digests, read_info
 from .watching import watch_folder
 
 logger = logging.getLogger(__name__)
+
+INDEX = "datastore_v2.json"
 
 
 class FolderStore(LocalDatastore):
@@ -36,57 +36,69 @@ class FolderStore(LocalDatastore):
     ``core.volumes.image_files`` decides which files make up one image.
 
     Opening the store writes nothing, so a training process may read while the server writes. Only the server calls
-    ``serve``. Each change, by a thread or a process, holds the lock and first reads the newest index.
+    ``serve``. Each change, by a thread or a process, holds the lock and first reads the newest index. In memory, what
+    the index says is replaced as a whole when a change is complete, so threads that read need no lock.
     """
 
     def __init__(self, studies: str) -> None:
         """Open the folder ``studies``."""
-        self._index_seen: tuple[int, int] | None = None
-        self._index_damaged = False
+        self._index = Index(Path(studies, INDEX))
         self._faults: dict[str, str] = {}
         self._orphans: dict[str, list[str]] = {}
-        super().__init__(studies, extensions=[f"*{ending}" for ending in endings()], auto_reload=False, read_only=True)
-        # One lock object, because the thread that holds it can acquire it again.
-        self._lock = FileLock(self._lock_file)
-        self._scan(trust_index=True)
+        super().__init__(
+            studies,
+            datastore_config=INDEX,
+            extensions=[f"*{ending}" for ending in endings()],
+            auto_reload=False,
+            read_only=True,
+        )
+        self._lock = OwnedLock(Path(self._lock_file), f"the datastore {studies}")
+        self._datastore.objects = self._scanned(trust_index=True)
 
     def serve(self, watch: bool) -> None:
         """Make the index agree with the files, and keep it up to date.
 
         Args:
             watch: whether to notice files that others add or remove.
+
+        Raises:
+            Locked: another process has been changing the folder for too long.
         """
-        with self._changing():
-            self._scan(trust_index=False)
+        with self._lock.hold():
+            self._catch_up()
+            labels = Path(self._datastore.label_path(None))
+            for folder in (Path(self._datastore_path), labels, *labels.iterdir()):
+                remove_abandoned(folder)
+            self._datastore.objects = self._scanned(trust_index=False)
             self._settle_all(starting=True)
-            self._update_datastore_file()
+            self._index.write(self._datastore.objects)
         if watch:
-            index = os.path.basename(self._datastore_config_path)
             on_mount = self._is_on_mount(self._datastore.image_path())
-            self._observer = watch_folder(self._datastore_path, index, on_mount, self.reload, self.refresh)
+            self._observer = watch_folder(
+                self._datastore_path, self._index.files(), on_mount, self.reload, self.refresh
+            )
 
     def refresh(self) -> None:
         """Update the index after others added or removed files."""
+        with self._lock.hold():
+            self._catch_up()
+            self._datastore.objects = self._scanned(trust_index=True)
+        self._settle_all(starting=False)
         with self._changing():
-            changed = self._scan(trust_index=True)
-            if self._settle_all(starting=False) or changed:
-                self._update_datastore_file()
+            pass  # notes in the index what was found
 
     def reload(self) -> None:
         """Read the index if another process wrote it."""
-        with self._changing():
-            pass
+        if self._index.has_news():
+            with self._lock.hold():
+                self._catch_up()
 
-    def _settle_all(self, starting: bool) -> bool:
+    def _settle_all(self, starting: bool) -> None:
         """Make the labels of each image agree after files have changed.
 
         Args:
             starting: whether the server is starting, and may refuse to start.
-
-        Returns:
-            Whether anything was changed.
         """
-        return False
 
     def labels_without_image(self) -> dict[str, list[str]]:
         """Return the tags of labels whose names belong to no image, by name."""
@@ -94,10 +106,15 @@ class FolderStore(LocalDatastore):
 
     # Files
 
-    def _images(self) -> dict[str, ImageFiles]:
-        """Find the images in the folder; of two that differ only in their ending, take the one in the index."""
+    def _images(self, adding: str = "") -> dict[str, ImageFiles]:
+        """Find the images in the folder; of two that differ only in their ending, take the one in the index.
+
+        Args:
+            adding: name of a file that will be in the folder, if any.
+        """
+        folder = Path(self._datastore.image_path())
         known = {image_id: entry.image.ext for image_id, entry in self._datastore.objects.items()}
-        return images_in(Path(self._datastore.image_path()), known)
+        return images_among(folder, [*os.listdir(folder), *([adding] if adding else [])], known)
 
     def _label_path(self, image_id: str, tag: str) -> Path:
         return Path(self._datastore.label_path(tag), f"{image_id}.nii.gz")
@@ -105,23 +122,21 @@ class FolderStore(LocalDatastore):
     def _info_path(self, image_id: str, tag: str) -> Path:
         return Path(self._datastore.label_path(tag), f"{image_id}.json")
 
-    def _store(
-        self, image_id: str, tag: str, array: NDArray[np.uint8], affine: NDArray[np.float64], info: LabelInfo
-    ) -> None:
-        # The label comes first: if the server is killed in between, the info is too old, and settling detects that.
-        # In the other order, an old label would pass for the new one.
-        write_label_map(self._label_path(image_id, tag), array, affine)
-        self._store_info(image_id, tag, info)
+    def _set_label(self, change: Change, image_id: str, tag: str, written: Written, info: LabelInfo) -> None:
+        """Make a label map that was written beside its place the label of an image."""
+        change.put(written.path, self._label_path(image_id, tag))
+        self._set_info(change, image_id, tag, written.digests, info)
 
-    def _store_info(self, image_id: str, tag: str, info: LabelInfo) -> None:
-        path = self._label_path(image_id, tag)
-        info = {**info, "ts": int(time.time()), "name": path.name, "crc32": crc32_of(path)}
-        write_json(self._info_path(image_id, tag), info)
-        self._datastore.objects[image_id].labels[tag] = DataModel(info=info, ext=".nii.gz")
-
-    def _remove_files(self, image_id: str, tag: str) -> None:
-        Path(self.get_label_uri(image_id, tag)).unlink(missing_ok=True)
-        self._info_path(image_id, tag).unlink(missing_ok=True)
+    def _set_info(self, change: Change, image_id: str, tag: str, digests: Digests, info: LabelInfo) -> None:
+        known: LabelInfo = {
+            **info,
+            "ts": int(time.time()),
+            "name": self._label_path(image_id, tag).name,
+            "crc32": digests["crc32"],
+            "sha256": digests["sha256"],
+        }
+        change.put_json(self._info_path(image_id, tag), known)
+        change.set_label(image_id, tag, DataModel(info=known, ext=".nii.gz"))
 
     def _require(self, image_id: str) -> ImageLabelModel:
         entry = self._datastore.objects.get(image_id)
@@ -138,25 +153,76 @@ class FolderStore(LocalDatastore):
     # The index
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Hold the lock, after reading the newest index."""
-        with self._lock:
-            self._init_from_datastore_file()
-            yield
+    def _preparing(self) -> Iterator[Change]:
+        """Yield a change for which files can be written before the lock is taken; those left over are removed."""
+        change = Change(Path(self._datastore_path))
+        try:
+            yield change
+        finally:
+            change.discard()
 
-    def _scan(self, trust_index: bool) -> bool:
-        """List images and labels from the folder.
+    @contextmanager
+    def _changing(self, prepared: Change | None = None) -> Iterator[Change]:
+        """Hold the lock, with the newest index read; carry out the change at the end of the block.
 
         Args:
-            trust_index: whether to take the info of listed labels from the index, instead of reading the file beside
-                each label again.
+            prepared: a change for which files were written already.
 
-        Returns:
-            Whether anything differs from the index.
+        Raises:
+            Locked: somebody else has held the lock for too long.
+            OSError: the disk failed; nothing has changed.
         """
-        known = self._datastore.objects
+        if prepared is None:
+            with self._preparing() as change, self._changing(change):
+                yield change
+            return
+        with self._lock.hold():
+            self._catch_up()
+            prepared.begin(self._datastore.objects)
+            yield prepared
+            prepared.carry_out(self._index)
+            self._datastore.objects = prepared.objects
+            if self._index.is_outgrown():
+                try:
+                    self._index.write(prepared.objects)
+                except OSError as error:
+                    # The change itself is complete.
+                    logger.error("%s: can't be written now: %s", self._datastore_config_path, error)
+
+    def _catch_up(self) -> None:
+        """Read what others changed, and undo what was cut short."""
+        self._init_from_datastore_file()
+        self._index.journal.heal()
+
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        """Read what is new in the index; MONAI Label calls this when the store is opened."""
+        before, here = self._index.said, self._datastore.objects
+        self._index.read()
+        self._datastore.name, self._datastore.description = self._index.name, self._index.description
+        now = self._index.said
+        if now is not before:
+            # What was found in the folder and isn't in the index yet stays.
+            objects = {name: entry for name, entry in here.items() if name in now or name not in before}
+            objects |= {name: entry for name, entry in now.items() if entry is not before.get(name)}
+            self._datastore.objects = dict(sorted(objects.items()))
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        """Write the index anew; MONAI Label calls this when the project's name or description has changed."""
+        with self._lock.hold():
+            self._index.name, self._index.description = self._datastore.name, self._datastore.description
+            self._index.write(self._datastore.objects)
+
+    def _scanned(self, trust_index: bool, adding: str = "") -> dict[str, ImageLabelModel]:
+        """List images and labels from the folder, and return what the index has to say of them.
+
+        Args:
+            trust_index: whether to take the label info from the index for the labels that it lists, rather than to
+                read the file beside each label again.
+            adding: name of the file of an image that will be in the folder, if any.
+        """
+        known: Objects = self._datastore.objects
         objects: dict[str, ImageLabelModel] = {}
-        images = self._images()
+        images = self._images(adding)
         for image_id, found in images.items():
             if found.fault and found.fault != self._faults.get(image_id):
                 logger.warning(found.fault)
@@ -164,15 +230,18 @@ class FolderStore(LocalDatastore):
             image = known[image_id].image if image_id in known else None
             if image is None or image.ext != ext:
                 image = DataModel(info={"ts": int(time.time()), "name": found.path.name}, ext=ext)
-            objects[image_id] = ImageLabelModel(image=image)
+            objects[image_id] = ImageLabelModel(image=image, labels={})
         self._faults = {image_id: found.fault for image_id, found in images.items()}
         orphans: dict[str, list[str]] = {}
+        # Files of a change that isn't complete don't count yet.
+        unfinished = {str(Path(self._datastore_path, name)) for name in self._index.journal.unfinished()}
         labels_folder = self._datastore.label_path(None)
         for tag in sorted(entry.name for entry in os.scandir(labels_folder) if entry.is_dir()):
             listed = {k: v.labels[tag] for k, v in known.items() if tag in v.labels}
-            for image_id, ext in self._labels_in(
-                self._datastore.label_path(tag), {k: label.ext for k, label in listed.items()}
-            ):
+            folder = self._datastore.label_path(tag)
+            for image_id, ext in self._labels_in(folder, {k: label.ext for k, label in listed.items()}):
+                if os.path.join(folder, image_id + ext) in unfinished:
+                    continue
                 if image_id not in objects:
                     orphans.setdefault(image_id, []).append(tag)
                     continue
@@ -191,9 +260,7 @@ class FolderStore(LocalDatastore):
                 self._datastore.image_path(),
             )
         self._orphans = orphans
-        # One assignment, so that other threads see either the old list or the new one.
-        self._datastore.objects = objects
-        return bool(objects != known)
+        return {image_id: known[image_id] if known.get(image_id) == e else e for image_id, e in objects.items()}
 
     def _labels_in(self, folder: str, known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         """Yield the id and ending of each file; of two with the same id, the known one or else the first by name."""
@@ -205,36 +272,3 @@ class FolderStore(LocalDatastore):
             if file_id not in found or ext == known.get(file_id):
                 found[file_id] = ext
         return iter(found.items())
-
-    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
-        """Read the index if another process wrote it; the next change moves a damaged one aside."""
-        path = Path(self._datastore_config_path)
-        try:
-            state = path.stat()
-            seen = (state.st_mtime_ns, state.st_ino)
-            if seen == self._index_seen:
-                return
-            index = LocalDatastoreModel.model_validate_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return
-        except ValueError as error:
-            logger.error("The index %s is damaged and will be rebuilt from the files: %s", path, error)
-            self._index_damaged = True
-            return
-        index.base_path = self._datastore_path
-        self._datastore = index
-        self._index_seen = seen
-        self._index_damaged = False
-
-    def _update_datastore_file(self, lock: bool = True) -> None:
-        """Write the index and rename it into place."""
-        path = Path(self._datastore_config_path)
-        with self._lock:
-            if self._index_damaged and path.exists():
-                aside = path.with_name(f"{path.stem}.damaged-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}.json")
-                path.rename(aside)
-                logger.error("The damaged index is kept as %s", aside)
-            self._index_damaged = False
-            write_json(path, self._datastore.model_dump(mode="json", exclude={"base_path"}))
-            state = path.stat()
-            self._index_seen = (state.st_mtime_ns, state.st_ino)

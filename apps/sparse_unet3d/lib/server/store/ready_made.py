@@ -13,6 +13,7 @@ from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.server.slicer.replies import annotation_warnings
 
+from .change import Change
 from .image_store import state_of
 from .label_files import Stamp, stamp_of
 from .studies import MOST_NAMED
@@ -83,35 +84,40 @@ class ReadyMadeStore(VersionStore):
         newest = self._newest_version(image_id)
         return f". Move the file away to go on with version {newest} of the annotation" if newest else ""
 
-    def _settle_all(self, starting: bool) -> bool:
+    def _settle_all(self, starting: bool) -> None:
         known = self.describe_left_out()
         ready_made = self._ready_made()
         left_out = self._still_left_out(ready_made)
         self._to_adopt = {image_id: found for image_id, found in ready_made.items() if image_id not in left_out}
-        changed = super()._settle_all(starting)
+        super()._settle_all(starting)
         for line in self.describe_left_out():
             if line not in known:
                 logger.error(line)
-        return changed
 
-    def _settle(self, image_id: str) -> bool:
+    def _settle(self, change: Change, image_id: str) -> bool:
         ready_made = self._to_adopt.get(image_id)
-        return (ready_made is not None and self._adopt(image_id, ready_made)) or super()._settle(image_id)
+        # The files of a submission that was going on when they were listed are the server's own by now.
+        if ready_made and any(self._is_own(image_id, path) for path in ready_made.files):
+            ready_made = None
+        return (ready_made is not None and self._adopt(change, image_id, ready_made)) or super()._settle(
+            change, image_id
+        )
 
-    def _adopt(self, image_id: str, ready_made: ReadyMade) -> bool:
+    def _adopt(self, change: Change, image_id: str, ready_made: ReadyMade) -> bool:
         """Store a ready-made label as a version, as if it were submitted; return whether that was possible."""
         for path in ready_made.files:
             try:
                 submission, restored = self._read_ready_made(image_id, path)
                 break
             except InputError as error:
-                self._left_out[image_id] = ready_made, error
+                # Other threads may be reading the former dictionary.
+                self._left_out = {**self._left_out, image_id: (ready_made, error)}
         else:
             return False
         newest = self._newest_version(image_id)
         if newest and np.array_equal(self._read_version(image_id, newest, True).annotation, submission.annotation):
             # A server may have been killed after it stored the version and before it moved the file away.
-            self._make_newest_current(image_id)
+            self._make_newest_current(change, image_id)
             return True
         known = annotation_statistics(submission.annotation, self.scheme)
         counts = ", ".join(f"{count} {name}" for name, count in known["voxels"].items())
@@ -122,7 +128,8 @@ class ReadyMadeStore(VersionStore):
         ]
         for warning in warnings:
             logger.warning("%s: %s", path, warning)
-        self._add_version(image_id, replace(submission, warnings=warnings), None, restored)
+        files = self._write_files(change, submission.annotation, submission.affine, submission.slicer_affine)
+        self._add_version(change, image_id, replace(submission, warnings=warnings), files, None, restored)
         return True
 
     def _read_ready_made(self, image_id: str, path: Path) -> tuple[Submission, int | None]:

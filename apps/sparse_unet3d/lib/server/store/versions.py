@@ -1,29 +1,47 @@
 """Every submission becomes a version of the image's annotation, and the newest version counts."""
 
 import logging
-import shutil
-from dataclasses import replace
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from monailabel.datastore.local import DataModel
 from numpy.typing import NDArray
 
 from lib.core.annotation.statistics import AnnotationStatistics, annotation_statistics
 from lib.core.errors import InputError
-from lib.core.files import replacing, write_json
 from lib.core.labels import LabelScheme
 from lib.core.volumes.grids import onto_grid
-from lib.core.volumes.reading import read_geometry, read_label_map, write_label_map
+from lib.core.volumes.reading import read_geometry, read_label_map
 from lib.server.records import AnnotationInfo, PreviousVersion
 from lib.server.slicer.segments import all_segments, server_segments
 from lib.server.slicer.slice_names import SliceNames
 
 from .annotations import FINAL, ORIGINAL, VERSION, AnnotationReader
+from .change import Change, Written
 from .fitting import describe_misfit
-from .label_files import now, read_info
+from .label_files import digests_of, now, read_info
 from .submission import SchemeError, Submission, remap
 
 logger = logging.getLogger(__name__)
+
+TURN = 0.02
+"""Seconds for which the lock is free between two images whose labels are made to agree, so that others get it too."""
+
+
+@dataclass(frozen=True)
+class CurrentFiles:
+    """An annotation, written beside its places.
+
+    Attributes:
+        final: with the scheme's values.
+        original: with the values for 3D Slicer.
+    """
+
+    final: Written
+    original: Written
 
 
 class VersionStore(AnnotationReader):
@@ -75,13 +93,13 @@ class VersionStore(AnnotationReader):
         """
         self.reload()
         submission = self._read_version(image_id, version, by_voxel)
-        with self._changing():
-            is_current = version == self.current(image_id).get("version") == self._last_version(image_id)
-            if is_current and not submission.warnings:
-                raise InputError(f"image {image_id!r}: version {version} is the current one already")
-            info = self._add_version(image_id, submission, None, restored_version=version)
-            self._update_datastore_file()
-        return info
+        with self._preparing() as change:
+            files = self._write_files(change, submission.annotation, submission.affine, submission.slicer_affine)
+            with self._changing(change):
+                is_current = version == self.current(image_id).get("version") == self._last_version(image_id)
+                if is_current and not submission.warnings:
+                    raise InputError(f"image {image_id!r}: version {version} is the current one already")
+                return self._add_version(change, image_id, submission, files, None, restored_version=version)
 
     def _read_version(self, image_id: str, version: int, by_voxel: bool) -> Submission:
         """Read a version with the scheme's values; for arguments and errors see ``restore``."""
@@ -103,11 +121,47 @@ class VersionStore(AnnotationReader):
                 raise InputError(misfit) from error
         return Submission(annotation, image.affine, image.slicer_affine, SliceNames.of(image), warnings)
 
+    def _write_files(
+        self,
+        change: Change,
+        annotation: NDArray[np.uint8],
+        affine: NDArray[np.float64],
+        slicer_affine: NDArray[np.float64] | None,
+    ) -> CurrentFiles:
+        """Write an annotation beside its places under the tags ``final`` and ``original``."""
+        # Slicer creates its segments from this list, and later segments overwrite earlier ones on submit, so the
+        # server's segments come first. Slicer needs values that are contiguous from 1, so the paint moves up.
+        shifted = np.zeros_like(annotation)
+        np.add(annotation, np.uint8(len(server_segments(self.scheme))), out=shifted, where=annotation > 0)
+        shown = affine if slicer_affine is None else slicer_affine
+        return CurrentFiles(
+            change.write_label(self._final.folder, annotation, affine),
+            change.write_label(Path(self._datastore.label_path(ORIGINAL)), shifted, shown),
+        )
+
     def _add_version(
-        self, image_id: str, submission: Submission, client_id: str | None, restored_version: int | None = None
+        self,
+        change: Change,
+        image_id: str,
+        submission: Submission,
+        files: CurrentFiles,
+        client_id: str | None,
+        restored_version: int | None = None,
     ) -> AnnotationInfo:
-        """Store an annotation as the next version and make it the current one; return its label info."""
-        entry = self._datastore.objects[image_id]
+        """Make an annotation the next version and the current one; return its label info.
+
+        Args:
+            change: does it when it is carried out.
+            image_id: the image.
+            submission: the annotation.
+            files: the same, written.
+            client_id: who submitted it.
+            restored_version: the version that it restores, if any.
+
+        Raises:
+            HTTPException: 404 if the image was removed meanwhile.
+        """
+        image = self._require(image_id).image
         version = self._last_version(image_id) + 1
         before = self.current(image_id)
         statistics = annotation_statistics(submission.annotation, self.scheme)
@@ -122,69 +176,54 @@ class VersionStore(AnnotationReader):
             "earlier": _describe_previous(before, statistics) if "version" in before else None,
             "warnings": submission.warnings,
         }
-        tag = f"{VERSION}{version}"
-        self._store(image_id, tag, submission.annotation, submission.affine, info)
-        entry.image.info = {**entry.image.info, "versions": version}
-        self._make_current(image_id, submission.annotation, submission.affine, submission.slicer_affine, info, tag)
+        copied = change.copy(files.final.path, Path(self._datastore.label_path(None)), ".nii.gz")
+        self._set_label(change, image_id, f"{VERSION}{version}", Written(copied, files.final.digests), info)
+        change.set_image(image_id, DataModel(ext=image.ext, info={**image.info, "versions": version}))
+        self._make_current(change, image_id, files, info)
         return info
 
-    def _make_current(
-        self,
-        image_id: str,
-        annotation: NDArray[np.uint8],
-        affine: NDArray[np.float64],
-        slicer_affine: NDArray[np.float64] | None,
-        info: AnnotationInfo,
-        same: str | None = None,
-    ) -> None:
-        """Store an annotation under the tags ``final`` and ``original``; the tag ``same`` has the file of ``final``."""
-        with replacing(self._label_path(image_id, FINAL)) as beside:
-            if same:
-                # A link would let an edit of one file change the other.
-                shutil.copyfile(self._label_path(image_id, same), beside)
-            else:
-                write_label_map(beside, annotation, affine)
-            # As late as possible, because somebody may put a file there at any time.
-            self._keep_foreign_labels(image_id)
-        self._store_info(image_id, FINAL, info)
-        # Slicer creates its segments from this list, and later segments overwrite earlier ones on submit, so the
-        # server's segments come first. Slicer needs values that are contiguous from 1, so the paint moves up.
-        shifted = np.zeros_like(annotation)
-        np.add(annotation, np.uint8(len(server_segments(self.scheme))), out=shifted, where=annotation > 0)
+    def _make_current(self, change: Change, image_id: str, files: CurrentFiles, info: AnnotationInfo) -> None:
+        """Put an annotation under the tags ``final`` and ``original``."""
+        # Labels that no server wrote move out of the way.
+        for owner, path in self._final.labels():
+            if owner == image_id and not self._is_own(image_id, path):
+                place = self._final.place_aside(path)
+                logger.warning("%s: an annotation takes its place; it is kept as %s", path, place)
+                change.move_away(path, place)
+        self._set_label(change, image_id, FINAL, files.final, info)
         names = {name: value for value, name in enumerate(all_segments(self.scheme), start=1)}
-        shown = affine if slicer_affine is None else slicer_affine
         original: AnnotationInfo = {**info, "label_names": names, "params": {"label_names": names}}
-        self._store(image_id, ORIGINAL, shifted, shown, original)
+        self._set_label(change, image_id, ORIGINAL, files.original, original)
 
-    def _keep_foreign_labels(self, image_id: str) -> None:
-        """Move labels that no server wrote out of ``labels/final`` before an annotation takes their place."""
-        labels = [path for owner, path in self._final.labels() if owner == image_id]
-        for path in [path for path in labels if not self._is_own(image_id, path)]:
-            self._final.move_aside(path)
-
-    def _settle_all(self, starting: bool) -> bool:
+    def _settle_all(self, starting: bool) -> None:
         """Make the labels of each image agree, and finish what a killed server left unfinished.
-
-        Returns:
-            Whether anything was changed.
 
         Raises:
             SchemeError: when starting, an annotation has voxels of a class that the scheme lacks.
         """
-        changed = False
-        for image_id in self.list_images():
-            try:
-                changed |= self._settle(image_id)
-            except InputError as error:
-                if starting and isinstance(error, SchemeError):
-                    raise
-                logger.error(error)
-            except (MemoryError, OSError) as error:
-                # The other images can still be annotated.
-                logger.error("The annotation of %s can't be used now: %r", image_id, error)
-        return changed
+        images = iter(self.list_images())
+        while self._settle_next(images, starting):
+            time.sleep(TURN)
 
-    def _settle(self, image_id: str) -> bool:
+    def _settle_next(self, images: Iterator[str], starting: bool) -> bool:
+        """Make the labels agree of images up to one whose labels didn't; tell whether there was one."""
+        with self._lock.hold():
+            for image_id in images:
+                try:
+                    with self._changing() as change:
+                        is_changed = self._settle(change, image_id)
+                    if is_changed:
+                        return True
+                except InputError as error:
+                    if starting and isinstance(error, SchemeError):
+                        raise
+                    logger.error(error)
+                except (MemoryError, OSError) as error:
+                    # The other images can still be annotated.
+                    logger.error("The annotation of %s can't be used now: %r", image_id, error)
+        return False
+
+    def _settle(self, change: Change, image_id: str) -> bool:
         """Make the newest version the current one, with the scheme's values, unless it already is.
 
         It isn't if the server was killed during a submission, somebody removed or replaced ``final``, or the scheme has
@@ -197,10 +236,10 @@ class VersionStore(AnnotationReader):
             SchemeError: the annotation has voxels of a class that the scheme lacks.
             InputError: the image or the annotation can't be read.
         """
-        labels = self._datastore.objects[image_id].labels
+        labels = self._labels(image_id)
         if FINAL in labels and not self._is_own(image_id, self._final_path(image_id)):
             # No version could be made of it, so it isn't an annotation.
-            del labels[FINAL]
+            change.set_label(image_id, FINAL, None)
             return True
         newest, current = self._newest_version(image_id), self.current(image_id)
         is_known = "crc32" not in current or current["crc32"] == self._final.crc32(self._final_path(image_id))
@@ -208,12 +247,12 @@ class VersionStore(AnnotationReader):
             if FINAL not in labels or "crc32" in current:
                 return False
             # An earlier version of this software stored it without a checksum.
-            self._store_info(image_id, FINAL, current)
+            self._set_info(change, image_id, FINAL, digests_of(self._final_path(image_id)), current)
             return True
-        self._make_newest_current(image_id)
+        self._make_newest_current(change, image_id)
         return True
 
-    def _make_newest_current(self, image_id: str) -> None:
+    def _make_newest_current(self, change: Change, image_id: str) -> None:
         """Write ``final`` and ``original`` from the newest version, or from ``final`` if that version's file is gone.
 
         Raises:
@@ -229,16 +268,14 @@ class VersionStore(AnnotationReader):
         stored = read_label_map(path)
         annotation = remap(stored.array.astype(np.uint8), info["label_names"], self.scheme, path)
         image = read_geometry(self.get_image_uri(image_id))
-        if from_version:
-            # After an interruption, the scheme of the values in ``final`` would be unknown; version 0 says so.
-            write_json(self._info_path(image_id, FINAL), {"version": 0})
         info["label_names"] = self._label_names()
         info["statistics"] = annotation_statistics(annotation, self.scheme)
-        self._make_current(image_id, annotation, stored.affine, image.slicer_affine, info)
+        files = self._write_files(change, annotation, stored.affine, image.slicer_affine)
+        self._make_current(change, image_id, files, info)
 
     def _tags_agree(self, image_id: str) -> bool:
         """Tell whether ``final`` and ``original`` hold the same version in the scheme's values."""
-        labels = self._datastore.objects[image_id].labels
+        labels = self._labels(image_id)
         final: AnnotationInfo = labels[FINAL].info
         original: AnnotationInfo = labels[ORIGINAL].info if ORIGINAL in labels else {}
         # The order of the names counts too, because Slicer numbers segments by it.

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
@@ -11,19 +11,20 @@ from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
 from lib.core.files import WRITING
+from lib.core.locking import Locked
 from lib.core.volumes.image_files import is_listed
 
 logger = logging.getLogger(__name__)
 
 
 def watch_folder(
-    folder: str, index: str, on_mount: bool, reload: Callable[[], None], refresh: Callable[[], None]
+    folder: str, index: Collection[str], on_mount: bool, reload: Callable[[], None], refresh: Callable[[], None]
 ) -> BaseObserver:
     """Watch a folder from now on.
 
     Args:
         folder: the folder, with its subfolders.
-        index: file name of the datastore's index.
+        index: file names of the datastore's index.
         on_mount: whether the folder is on a mounted file system, such as a network drive.
         reload: called when the index was written.
         refresh: called when an image or label was written, renamed or removed.
@@ -44,7 +45,7 @@ class _Watcher(FileSystemEventHandler):
     """Calls back when files change, and goes on after any error."""
 
     def __init__(
-        self, index: str, reload: Callable[[], None], refresh: Callable[[], None], reports_closing: bool
+        self, index: Collection[str], reload: Callable[[], None], refresh: Callable[[], None], reports_closing: bool
     ) -> None:
         """Take the arguments of ``watch_folder``, and whether the system reports the end of writing."""
         self.index, self.reload, self.refresh = index, reload, refresh
@@ -54,11 +55,21 @@ class _Watcher(FileSystemEventHandler):
     def on_any_event(self, event: FileSystemEvent) -> None:
         names = [os.path.basename(str(path)) for path in (event.src_path, event.dest_path) if path]
         try:
-            if self.index in names and event.event_type in ("created", "modified", "moved"):
-                self.reload()
+            if any(name in self.index for name in names) and event.event_type in ("created", "modified", "moved"):
+                _patiently(self.reload)
             # This software renames what it writes into place and then writes the index, so the event of the index is
             # enough for its own files.
             elif event.event_type in self.kinds and (not names[0].startswith(WRITING) and any(map(is_listed, names))):
-                self.refresh()
+                _patiently(self.refresh)
         except Exception:
             logger.exception("Could not handle a changed file: %s", event)
+
+
+def _patiently(call: Callable[[], None]) -> None:
+    """Call until nobody else holds the lock, because no later event may come."""
+    while True:
+        try:
+            call()
+            return
+        except Locked as error:
+            logger.warning(error)

@@ -10,6 +10,7 @@ from monailabel.interfaces.exception import MONAILabelException
 from starlette.exceptions import HTTPException
 
 from lib.core.errors import InputError
+from lib.core.locking import Locked
 
 from .requests import describe
 
@@ -51,7 +52,7 @@ def add_error_replies(web: FastAPI) -> None:
 
     @web.exception_handler(InputError)
     async def unusable(_: Request, error: InputError) -> JSONResponse:
-        return reply(400, str(error))
+        return reply(503 if isinstance(error, Locked) else 400, str(error))
 
     @web.exception_handler(MONAILabelException)
     async def refused(_: Request, error: MONAILabelException) -> JSONResponse:

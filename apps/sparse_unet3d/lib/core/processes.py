@@ -1,0 +1,52 @@
+"""Names for processes that tell a living one from one that has ended, also after its number was given again."""
+
+import functools
+import os
+import re
+import socket
+import zlib
+
+import psutil
+
+CLOCK = 60
+"""Seconds by which the start of one process may seem to differ, as after the clock was set."""
+
+_NAME = re.compile(r"([0-9a-f]{8})-([0-9]{1,10})-([0-9]{1,12})")
+
+
+def this_process() -> str:
+    """Return the name of this process: its computer, its number, and when it started, in letters for file names."""
+    return _name_of(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)  # by number, because a forked process is another one
+def _name_of(pid: int) -> str:
+    return f"{_host()}-{pid}-{int(psutil.Process(pid).create_time())}"
+
+
+def _host() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def has_ended(name: str) -> bool | None:
+    """Tell whether a process has ended.
+
+    Args:
+        name: its name, from ``this_process``; more characters may follow.
+
+    Returns:
+        None if nobody here knows: the process ran on another computer, or this is no such name.
+    """
+    found = _NAME.match(name)
+    if not found or found[1] != _host():
+        return None
+    if int(found[2]) == os.getpid():
+        return found[0] != this_process()
+    try:
+        process = psutil.Process(int(found[2]))
+        is_later: bool = process.create_time() > int(found[3]) + CLOCK
+        return is_later or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False

@@ -1,0 +1,153 @@
+"""MONAI Label's index of the folder, ``datastore_v2.json``, and the journal of what has changed since."""
+
+import json
+import logging
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from monailabel.datastore.local import DataModel, ImageLabelModel
+
+from lib.core.files import replace, sync_folder, write_json
+
+from .journal import Journal
+
+logger = logging.getLogger(__name__)
+
+Objects = Mapping[str, ImageLabelModel]
+"""The images by id, each with its labels by tag. Nothing in it is ever changed: who changes something makes another."""
+
+SMALL = 2**20
+"""Bytes up to which a journal stays however small the index is."""
+
+
+class Index:
+    """The index on the disk. All methods that write need the folder's lock.
+
+    Attributes:
+        said: what it said when it was last read or written.
+        name: what MONAI Label calls the project.
+        description: of the project, for MONAI Label.
+        journal: what has changed since the file was written.
+        damaged: whether the file can't be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Use the file ``path``, which need not exist yet."""
+        self._path = path
+        self._seen: tuple[int, int] | None = None
+        self.said: Objects = {}
+        self.name, self.description = "new-dataset", "New Dataset"
+        self.journal = Journal(path.with_suffix(".journal"))
+        self.damaged = False
+
+    def read(self) -> None:
+        """Read what has changed on the disk."""
+        if not self._is_new():
+            self.said = _with_changes(self.said, self.journal.read())
+        while self._is_new():
+            self._seen = self._stamp()
+            self.journal.restart()
+            # If somebody writes the index now, the journal may repeat what the index already says.
+            self.said = _with_changes(self._read_file(), self.journal.read())
+
+    def write(self, objects: Objects) -> None:
+        """Write the index anew, and begin an empty journal."""
+        if self.damaged and self._path.exists():
+            aside = self._path.with_name(f"{self._path.stem}.damaged-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}.json")
+            replace(self._path, aside)
+            sync_folder(aside.parent)
+            logger.error("The damaged index is kept as %s", aside)
+        self.damaged = False
+        content = {"name": self.name, "description": self.description, "images_dir": ".", "labels_dir": "labels"}
+        write_json(self._path, {**content, "objects": {name: entry.model_dump() for name, entry in objects.items()}})
+        self.journal.begin_new()
+        self._seen, self.said = self._stamp(), objects
+
+    def files(self) -> tuple[str, str]:
+        """Return the names of its files."""
+        return self._path.name, self.journal.name
+
+    def has_news(self) -> bool:
+        """Tell whether there is something to read."""
+        return self._is_new() or self.journal.has_news()
+
+    def is_outgrown(self) -> bool:
+        """Tell whether the journal is longer than the index, so that writing the index costs little more."""
+        try:
+            return self.journal.size() > max(SMALL, self._path.stat().st_size)
+        except FileNotFoundError:
+            return True
+
+    def _is_new(self) -> bool:
+        return self._seen is None or self._seen != self._stamp() or self.journal.is_other()
+
+    def _stamp(self) -> tuple[int, int]:
+        try:
+            state = self._path.stat()
+            return state.st_mtime_ns, state.st_ino
+        except FileNotFoundError:
+            return 0, 0
+
+    def _read_file(self) -> Objects:
+        self.damaged = False
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            objects = content["objects"]
+            self.name, self.description = content["name"], content["description"]
+            return {name: ImageLabelModel.model_validate(entry) for name, entry in objects.items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            logger.error("The index %s is damaged and will be rebuilt from the files: %r", self._path, error)
+            self.damaged = True
+            return {}
+
+
+def difference(before: Objects, after: Objects) -> dict[str, Any]:
+    """Return what has to be set in ``before`` to make it ``after``: by image, its ``image`` and its changed ``labels``.
+
+    None stands for an image or label that is gone.
+    """
+    changes: dict[str, Any] = {}
+    for name in [*after, *(name for name in before if name not in after)]:
+        old, new = before.get(name), after.get(name)
+        if old is new:
+            continue
+        if new is None:
+            changes[name] = None
+            continue
+        change: dict[str, Any] = {}
+        if old is None or old.image != new.image:
+            change["image"] = new.image.model_dump()
+        had = old.labels if old else {}
+        labels = {tag: label.model_dump() for tag, label in new.labels.items() if had.get(tag) != label}
+        if labels := {**labels, **dict.fromkeys(had.keys() - new.labels.keys())}:
+            change["labels"] = labels
+        if change:
+            changes[name] = change
+    return changes
+
+
+def _with_changes(objects: Objects, changes: list[dict[str, Any]]) -> Objects:
+    """Return the index after changes as of ``difference``."""
+    if not changes:
+        return objects
+    changed = dict(objects)
+    for change in changes:
+        for name, entry in change.items():
+            if entry is None:
+                changed.pop(name, None)
+                continue
+            old = changed.get(name)
+            image = DataModel.model_validate(entry["image"]) if "image" in entry else old and old.image
+            labels = dict(old.labels) if old else {}
+            for tag, label in entry.get("labels", {}).items():
+                if label is None:
+                    labels.pop(tag, None)
+                else:
+                    labels[tag] = DataModel.model_validate(label)
+            if image:
+                changed[name] = ImageLabelModel(image=image, labels=labels)
+    return dict(sorted(changed.items()))
