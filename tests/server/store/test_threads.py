@@ -62,8 +62,8 @@ def test_readers_see_whole_changes_only(studies: Path, tmp_path: Path) -> None:
                 submit(store, tmp_path, paint(), image)
             write_image(tmp_path / "new.nii.gz", seed=100 + number)
             store.add_image(f"new{number}", str(tmp_path / "new.nii.gz"), {})
-            store.remove_image(f"more{29 - number}")
-            store.update_image_info("a", {"number": number})
+            (studies / f"more{29 - number}.nii.gz").unlink()
+            store.note_offer("a", "sparse", "somebody")
             store.refresh()
     finally:
         done.set()
