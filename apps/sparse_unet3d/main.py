@@ -48,6 +48,11 @@ class SparseUNet3D(MONAILabelApp):
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         try:
             self.settings = Conf.parse(conf or {}, studies)
+            if settings.MONAI_LABEL_AUTH_ENABLE:
+                raise InputError(
+                    "MONAI_LABEL_AUTH_ENABLE: this app has users of its own; add them by 'python apps/sparse_unet3d "
+                    "users add NAME' and unset this variable"
+                )
             require_folder(studies, self.settings.create)
         except InputError as error:
             refuse_to_start(error)

@@ -22,7 +22,8 @@ def test_others_are_answered_while_a_submission_waits_for_the_lock(
     store = AnnotationStore(str(studies), LabelScheme(("inside", "tubule"), "outside"))
     with store._changing():
         submission.start()
-        # The submission may not have arrived yet at the first of these, but it has at the last.
+        # The file arrives before the store is asked.
+        server.wait_until(lambda: list(server.tmp.rglob("label.nii.gz")))
         for _ in range(10):
             assert server.get("/info/").status_code == 200
             assert server.get("/datastore/", params={"output": "all"}).status_code == 200

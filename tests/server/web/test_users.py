@@ -2,6 +2,7 @@
 
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,7 +108,28 @@ def test_programs_have_tokens(guarded: TestClient, users: Users) -> None:
     assert guarded.post("/auth/token", data={"username": "script", "password": token}).status_code == 401
 
 
-def test_the_file_holds_no_password_and_is_the_owners(users: Users) -> None:
+def test_users_added_at_the_same_time_are_all_kept(users: Users) -> None:
+    threads = [threading.Thread(target=Users(users.path.parent).add_token, args=(f"{n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert users.names() == [*map(str, range(8)), "anna"]
+
+
+def test_a_program_does_not_take_a_persons_name(users: Users) -> None:
+    with pytest.raises(InputError, match="a person with a password"):
+        users.add_token("anna")
+    assert users.log_in("anna", PASSWORD)
+
+
+def test_a_link_to_nowhere_lets_nobody_in(guarded: TestClient, users: Users) -> None:
+    users.path.unlink()
+    users.path.symlink_to(users.path.parent / "elsewhere")
+    assert guarded.get("/info/").status_code == 401
+
+
+def test_the_file_of_users_is_private_and_holds_no_password(users: Users) -> None:
     assert PASSWORD not in users.path.read_text()
     assert "$argon2id$" in users.path.read_text()
     if os.name == "posix":
@@ -124,7 +146,15 @@ def test_a_damaged_file_lets_nobody_in(guarded: TestClient, users: Users, conten
 
 
 @pytest.mark.parametrize(
-    ("name", "password"), [("", PASSWORD), ("a\nb", PASSWORD), ("x" * 300, PASSWORD), ("a", "short")]
+    ("name", "password"),
+    [
+        ("", PASSWORD),
+        ("a\nb", PASSWORD),
+        ("x" * 300, PASSWORD),
+        ("a", "short"),
+        ("a", "x" * 300),
+        ("a", "tab\tinside"),
+    ],
 )
 def test_names_and_passwords_that_cannot_be_used(users: Users, name: str, password: str) -> None:
     before = users.path.read_bytes()

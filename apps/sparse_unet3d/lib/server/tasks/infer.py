@@ -124,6 +124,11 @@ class Segmentation(InferTask):
         Raises:
             InputError: there is no model, or the image can't be read or has another number of channels.
         """
+        # One at a time, for memory: reading belongs to it.
+        with self._one_at_a_time:
+            return self._predict(image, image_id)
+
+    def _predict(self, image: str, image_id: str | None) -> tuple[Volume, NDArray[np.uint8], PredictionInfo]:
         began = time.monotonic()
         model = self.model()
         if image_id:
@@ -135,8 +140,7 @@ class Segmentation(InferTask):
             check_fit(self.folder.published, model.plan, self.conf.scheme, volume.channels)
         except InputError as error:
             raise InputError(f"{volume.name}: {error}") from error
-        with self._one_at_a_time:
-            prediction, entropy = self._segment(model, volume, checksum, image)
+        prediction, entropy = self._segment(model, volume, checksum, image)
         info: PredictionInfo = {
             "model": facts(model),
             "image": checksum,

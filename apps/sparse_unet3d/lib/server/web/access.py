@@ -15,7 +15,9 @@ from lib.core.errors import InputError
 
 from .errors import reply
 from .guard import READING
+from .limits import path_of
 from .requests import Name, Text
+from .uploads import FormRoute
 from .users import Users
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Access:
         self.users = users
         self._failures: dict[str, list[float]] = {}
         self._offered: dict[tuple[str, str], float] = {}
+        self._offering = threading.Lock()
         # One at a time: each takes 64 MB.
         self._hashing = threading.Lock()
 
@@ -52,7 +55,9 @@ class Access:
             name = self.users.name_of(token) if token else None
         except InputError as error:
             logger.error(error)
-            raise HTTPException(503, "the server can't read its file of users; its log says more") from error
+            raise HTTPException(
+                503, "the server can't read its file of users; who runs it finds in the log what to do"
+            ) from error
         if name is None:
             raise HTTPException(401, "log in first: name and password", {"WWW-Authenticate": "Bearer"})
         return name
@@ -74,10 +79,11 @@ class Access:
     def let_download(self, request: Request, image_id: str) -> None:
         """Let the address that asks download an image soon without a token."""
         now = time.monotonic()
-        self._offered = {
-            **{key: until for key, until in self._offered.items() if until > now},
-            (_address(request), image_id): now + DOWNLOAD_FOR,
-        }
+        with self._offering:
+            self._offered = {
+                **{key: until for key, until in self._offered.items() if until > now},
+                (_address(request), image_id): now + DOWNLOAD_FOR,
+            }
 
     def log_in(self, name: str, password: str) -> str:
         """Return a token.
@@ -110,8 +116,7 @@ class LoginFirst:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; see ASGI."""
-        path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
-        if path and scope["method"] not in READING and not path.startswith("/auth/"):
+        if scope["type"] == "http" and scope["method"] not in READING and not path_of(scope).startswith("/auth/"):
             scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
             try:
                 self.access.user(token if scheme.lower() == "bearer" else None)
@@ -123,7 +128,7 @@ class LoginFirst:
 
 def login_routes(access: Access) -> APIRouter:
     """Return the routes of the plugin's login."""
-    router = APIRouter(prefix="/auth", tags=["Login"])
+    router = APIRouter(prefix="/auth", tags=["Login"], route_class=FormRoute)
 
     @router.get("/", summary="Whether people must log in")
     def enabled() -> JSONResponse:

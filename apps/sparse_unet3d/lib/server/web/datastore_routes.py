@@ -13,7 +13,7 @@ from lib.server.store.annotations import FINAL
 
 from .access import Access
 from .label_app import LabelApp
-from .requests import LARGEST_NUMBER, ImageParams, Name, SubmitParams, Text, parse_params
+from .requests import LARGEST_NUMBER, ImageParams, Name, SubmitParams, Text, parse_name, parse_params
 from .uploads import FormRoute, received
 
 
@@ -39,7 +39,8 @@ def datastore_routes(app: LabelApp, access: Access) -> APIRouter:
         with received(file, "image") as path:
             # Without a name of its own, an image is called as its file.
             own = split_ending(os.path.basename((file.filename or "").replace("\\", "/")))[0]
-            stored = app.datastore().add_image(image or own, path, {"client_id": client_id} if client_id else {})
+            image_id = image or parse_name(own)
+            stored = app.datastore().add_image(image_id, path, {"client_id": client_id} if client_id else {})
         return JSONResponse({"image": stored})
 
     @router.get("/image", summary="Download an image", dependencies=[Depends(access.viewer)])

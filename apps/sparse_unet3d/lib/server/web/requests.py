@@ -7,7 +7,16 @@ the tasks or the datastore.
 import unicodedata
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, StrictInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictInt,
+    TypeAdapter,
+    ValidationError,
+)
 
 from lib.core.errors import InputError
 
@@ -139,6 +148,18 @@ class ImageParams(_Params):
 
 
 Params = TypeVar("Params", bound=_Params)
+
+
+def parse_name(text: str) -> str:
+    """Read a name.
+
+    Raises:
+        InputError: it is empty, too long or not printable.
+    """
+    try:
+        return TypeAdapter[str](Name).validate_python(text)
+    except ValidationError as error:
+        raise InputError(f"name: {describe(error.errors(include_url=False, include_input=False))}") from error
 
 
 def parse_params(kind: type[Params], text: str) -> Params:

@@ -13,8 +13,9 @@ from fastapi.responses import HTMLResponse
 from .access import Access, LoginFirst, login_routes
 from .datastore_routes import datastore_routes
 from .errors import add_error_replies
-from .guard import BodyLimits, Crowd, SameOrigin, own_hosts
+from .guard import SameOrigin, as_in_header, own_hosts
 from .label_app import LabelApp
+from .limits import BodyLimits, Crowd
 from .sessions import Sessions, session_routes
 from .task_routes import job_routes, task_routes
 from .users import Users
@@ -36,13 +37,13 @@ def web_application(
         largest_upload: bytes of the largest file that clients may send.
     """
     access, sessions = Access(users), Sessions()
-    allowed = [*own_hosts(), *hosts]
+    allowed = [as_in_header(host) for host in (*own_hosts(), *hosts)]
     middleware = [
         # By its host's name, a page of another site could pass for one of this server (DNS rebinding).
         Middleware(TrustedHostMiddleware, allowed_hosts=allowed, www_redirect=False),
         Middleware(SameOrigin, origins=origins),
-        Middleware(Crowd),
         Middleware(LoginFirst, access=access),
+        Middleware(Crowd),
         Middleware(BodyLimits, largest_upload=largest_upload),
     ]
     if origins:

@@ -20,6 +20,9 @@ from .uploads import FormRoute, received
 LONGEST = 3600
 """Seconds after its last use for which a session is kept."""
 
+SHORTEST = 600
+"""Least of these seconds: a model may take so long on the image."""
+
 MOST = 20
 """Sessions that are kept at a time."""
 
@@ -59,7 +62,9 @@ class Sessions:
             folder = os.path.join(self._folder.name, session_id)
             os.mkdir(folder)
             image = shutil.copy(path, folder)
-            self._sessions[session_id] = _Session(image, time.time(), time.time(), expiry or LONGEST)
+            self._sessions[session_id] = _Session(
+                image, time.time(), time.time(), max(expiry, SHORTEST) if expiry else LONGEST
+            )
             return session_id
 
     def image(self, session_id: str) -> str:

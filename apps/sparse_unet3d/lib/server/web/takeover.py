@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 
-from .guard import THREADS
+from .limits import THREADS
 from .users import Users
 
 logger = logging.getLogger(__name__)

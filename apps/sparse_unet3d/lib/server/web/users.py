@@ -13,12 +13,13 @@ from pathlib import Path
 import jwt
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lib.core.errors import InputError
 from lib.core.files import replacing
 
-from .requests import Name
+from .requests import LONGEST_NAME, Name
 
 FILE = "users.json"
 
@@ -64,7 +65,8 @@ class Users:
 
     def exist(self) -> bool:
         """Return whether people must log in."""
-        return self.path.exists()
+        # A link to nowhere, as of a disk that isn't mounted, lets nobody in.
+        return os.path.lexists(self.path)
 
     def names(self) -> list[str]:
         """Return the names of all users.
@@ -80,9 +82,12 @@ class Users:
         Raises:
             InputError: the name can't be used, the password is too short, or the file is damaged.
         """
-        if len(password) < SHORTEST_PASSWORD:
-            raise InputError(f"password: {len(password)} characters; give at least {SHORTEST_PASSWORD}")
-        self._set(name, User(password=HASHER.hash(password)))
+        if not SHORTEST_PASSWORD <= len(password) <= LONGEST_NAME or not password.isprintable():
+            raise InputError(
+                f"password: {len(password)} characters; give {SHORTEST_PASSWORD} to {LONGEST_NAME} printable ones"
+            )
+        with self._changing():
+            self._set(name, User(password=HASHER.hash(password)))
 
     def add_token(self, name: str) -> str:
         """Add a program, or change its token; return the token, which is kept nowhere.
@@ -91,7 +96,10 @@ class Users:
             InputError: the name can't be used, or the file is damaged.
         """
         token = secrets.token_urlsafe(32)
-        self._set(name, User(token=_digest(token)))
+        with self._changing():
+            if self.exist() and self._content().users.get(name, User()).password:
+                raise InputError(f"{name!r}: a person with a password has this name; give the program another name")
+            self._set(name, User(token=_digest(token)))
         return token
 
     def remove(self, name: str) -> None:
@@ -100,10 +108,11 @@ class Users:
         Raises:
             InputError: there is no such user, or the file is damaged.
         """
-        if name not in self.names():
-            raise InputError(f"{name!r}: no such user; {self.path} has {', '.join(self.names()) or 'none'}")
-        content = self._content()
-        self._write(content.model_copy(update={"users": {k: v for k, v in content.users.items() if k != name}}))
+        with self._changing():
+            if name not in self.names():
+                raise InputError(f"{name!r}: no such user; {self.path} has {', '.join(self.names()) or 'none'}")
+            content = self._content()
+            self._write(content.model_copy(update={"users": {k: v for k, v in content.users.items() if k != name}}))
 
     def log_in(self, name: str, password: str) -> str | None:
         """Return a token that is valid for ``VALID_FOR`` seconds; None for a wrong name or password.
@@ -155,6 +164,10 @@ class Users:
             ) from error
         return self._read[1]
 
+    def _changing(self) -> FileLock:
+        """Let no other process change the file meanwhile."""
+        return FileLock(self.path.with_name(f".{FILE}.lock"))
+
     def _set(self, name: str, user: User) -> None:
         content = self._content() if self.exist() else _Content(secret=secrets.token_hex(32), users={})
         try:
@@ -163,10 +176,12 @@ class Users:
             raise InputError(f"{name!r}: can't be a user's name; give a short one of printable characters") from error
 
     def _write(self, content: _Content) -> None:
-        with replacing(self.path) as beside:
-            beside.write_text(content.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
-            # Who reads the secret can log in as anybody.
-            os.chmod(beside, 0o600)
+        # Who reads the secret can log in as anybody.
+        with (
+            replacing(self.path) as beside,
+            open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file,
+        ):
+            file.write(content.model_dump_json(indent=2, exclude_none=True) + "\n")
 
 
 def _digest(text: str) -> str:
