@@ -1,5 +1,6 @@
 """Which image is offered next."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -242,14 +243,17 @@ def test_the_reason_for_not_using_a_model_is_given(studies: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("written", [float("nan"), float("inf"), 10**400, -1, "much", None])
-def test_any_uncertainty_that_clients_write_is_tolerated(
-    written: object, next_slice: tuple[NextSlice, AnnotationStore]
+def test_any_uncertainty_that_earlier_versions_let_clients_write_is_tolerated(
+    written: object, studies: Path, next_slice: tuple[NextSlice, AnnotationStore]
 ) -> None:
     strategy, store = next_slice
     for image_id in ("a", "b"):
         strategy.suggestions.of(image_id, 1)
     store.update_label_info("b", "prediction", {"uncertainty": 0.5})
-    store.update_label_info("a", "prediction", {"uncertainty": written})
+    path = studies / "labels/prediction/a.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "uncertainty": written}))
+    store.serve(watch=False)
+    assert "NaN" not in (studies / "datastore_v2.json").read_text()
     sample = strategy(REQUEST, store)
     assert sample is not None
     # The image counts with the other one's uncertainty; equals are ordered by name.

@@ -1,6 +1,5 @@
 """MONAI Label's index of the folder, ``datastore_v2.json``, and the journal of what has changed since."""
 
-import json
 import logging
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -12,6 +11,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 from lib.core.files import replace, sync_folder, write_json
 
 from .journal import Journal
+from .label_files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Index:
     def _read_file(self) -> Objects:
         self.damaged = False
         try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
+            content = parse_json(self._path.read_text(encoding="utf-8"))
             objects = content["objects"]
             self.name, self.description = content["name"], content["description"]
             return {name: ImageLabelModel.model_validate(entry) for name, entry in objects.items()}

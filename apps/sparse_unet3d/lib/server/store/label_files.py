@@ -3,10 +3,11 @@
 import hashlib
 import json
 import logging
+import math
 import zlib
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from lib.server.records import LabelInfo
 
@@ -49,7 +50,7 @@ def crc32_of(path: Path) -> int:
 def read_info(path: Path) -> LabelInfo:
     """Read the label info from a file; return an empty one if the file is missing or damaged."""
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        info = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError:
@@ -58,6 +59,20 @@ def read_info(path: Path) -> LabelInfo:
         logger.error("%s is damaged and is not used", path)
         return {}
     return cast(LabelInfo, info)
+
+
+def parse_json(text: str) -> Any:
+    """Read JSON; numbers that JSON can't hold (NaN, infinite ones), which earlier versions stored, become None.
+
+    Raises:
+        ValueError: not JSON.
+    """
+    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
 
 
 def now() -> str:
