@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import psutil
 from starlette.datastructures import Headers
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .errors import reply
@@ -27,6 +28,17 @@ def own_hosts() -> list[str]:
 def as_in_header(host: str) -> str:
     """Return a name or address as the header ``Host`` has it: an address of version 6 in brackets."""
     return f"[{host}]" if ":" in host else host
+
+
+class KnownHosts(TrustedHostMiddleware):
+    """Starlette's check of the header ``Host``. Earlier versions of it tell upper and lower case apart."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; see ASGI."""
+        if scope["type"] == "http":
+            headers = [(key, value.lower() if key == b"host" else value) for key, value in scope["headers"]]
+            scope = {**scope, "headers": headers}
+        await super().__call__(scope, receive, send)
 
 
 class SameOrigin:

@@ -7,13 +7,12 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.middleware import Middleware
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse
 
 from .access import Access, LoginFirst, login_routes
 from .datastore_routes import datastore_routes
 from .errors import add_error_replies
-from .guard import SameOrigin, as_in_header, own_hosts
+from .guard import KnownHosts, SameOrigin, as_in_header, own_hosts
 from .label_app import LabelApp
 from .limits import BodyLimits, Crowd
 from .sessions import Sessions, session_routes
@@ -40,7 +39,7 @@ def web_application(
     allowed = [as_in_header(host) for host in (*own_hosts(), *hosts)]
     middleware = [
         # By its host's name, a page of another site could pass for one of this server (DNS rebinding).
-        Middleware(TrustedHostMiddleware, allowed_hosts=allowed, www_redirect=False),
+        Middleware(KnownHosts, allowed_hosts=allowed, www_redirect=False),
         Middleware(SameOrigin, origins=origins),
         Middleware(LoginFirst, access=access),
         Middleware(Crowd),
