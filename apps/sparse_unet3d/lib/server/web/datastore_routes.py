@@ -14,7 +14,7 @@ from lib.server.store.annotations import FINAL
 from .access import Access
 from .label_app import LabelApp
 from .requests import LARGEST_NUMBER, ImageParams, Name, SubmitParams, Text, parse_name, parse_params
-from .uploads import FormRoute, received
+from .uploads import FormRoute, received, sent_name
 
 
 def datastore_routes(app: LabelApp, access: Access) -> APIRouter:
@@ -38,8 +38,7 @@ def datastore_routes(app: LabelApp, access: Access) -> APIRouter:
         client_id = name or parse_params(ImageParams, params).client_id
         with received(file, "image") as path:
             # Without a name of its own, an image is called as its file.
-            own = split_ending(os.path.basename((file.filename or "").replace("\\", "/")))[0]
-            image_id = image or parse_name(own)
+            image_id = image or parse_name(split_ending(sent_name(file))[0])
             stored = app.datastore().add_image(image_id, path, {"client_id": client_id} if client_id else {})
         return JSONResponse({"image": stored})
 

@@ -38,6 +38,11 @@ class FormRoute(APIRoute):
         return limited
 
 
+def sent_name(upload: UploadFile) -> str:
+    """Return the name of an uploaded file, without folders: MONAI Label's client sends its whole path."""
+    return os.path.basename((upload.filename or "").replace("\\", "/"))
+
+
 @contextmanager
 def received(upload: UploadFile, what: str) -> Iterator[str]:
     """Keep an uploaded file under a name with its ending, which says how to read it.
@@ -52,8 +57,7 @@ def received(upload: UploadFile, what: str) -> Iterator[str]:
     Raises:
         InputError: unknown ending.
     """
-    # MONAI Label's client sends the whole path on its own computer.
-    name = os.path.basename((upload.filename or "").replace("\\", "/"))
+    name = sent_name(upload)
     ending = split_ending(name)[1]
     if not ending:
         raise InputError(f"{what}: the file is named {name[-100:]!r}; send one that ends in {', '.join(endings())}")
