@@ -15,7 +15,7 @@ from lib.core.network.architectures import ARCHITECTURES
 from lib.core.network.batch_norm import Statistics
 from lib.core.plan.options import PlanOptions, Recipe
 from lib.server.slicer.segments import check_class_names
-from lib.server.store.submission import ZeroMeans
+from lib.server.store.masks import ZeroMeans
 
 KEYS = {
     "labels": "foreground classes in order, separated by commas (inside,tubule)",

@@ -16,8 +16,9 @@ from lib.server.slicer.replies import annotation_warnings
 from .change import Change
 from .image_store import state_of
 from .label_files import Stamp, stamp_of
+from .masks import DECIDE, UndecidedMask, ZeroMeans, read_ready_made
 from .studies import MOST_NAMED
-from .submission import DECIDE, Submission, UndecidedMask, ZeroMeans, read_ready_made
+from .submission import Submission
 from .versions import VersionStore
 
 logger = logging.getLogger(__name__)

@@ -1,36 +1,30 @@
 """Turns the label that a client submits into an annotation on the image's grid."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.annotation.slices import annotated_slices
-from lib.core.annotation.split import plane_flags
 from lib.core.errors import InputError
-from lib.core.labels import UNLABELLED, LabelScheme
-from lib.core.volumes.grids import box_onto_grid, onto_grid
+from lib.core.labels import LabelScheme
+from lib.core.volumes.formats import open_file
+from lib.core.volumes.grids import box_onto_grid, check_on_grid, onto_grid
+from lib.core.volumes.nrrd import NrrdSource
 from lib.core.volumes.reading import read_geometry, read_label_map
 from lib.core.volumes.slicer_segmentation import SlicerSegmentation, is_slicer_segmentation, read_slicer_segmentation
-from lib.core.volumes.volume import LabelMap
+from lib.core.volumes.volume import Geometry, LabelMap
 from lib.server.slicer.segments import RESERVED, server_segments
 from lib.server.slicer.slice_names import SliceNames
 
-ZeroMeans = Literal["0", "none"]
-"""Which voxels of a ready-made mask are unlabelled: those of value 0, or none because 0 is the background class."""
+MOST_IMAGES, MOST_VOXELS = 8, 1 << 24
+"""Largest size of a segmentation, as a multiple of the image's voxels; smaller ones than the second are never large."""
 
-ON_SLICES = 0.9
-"""The smallest fraction of a sparse annotation's paint that lies on annotated slices."""
-
-NEIGHBOURS = 3
-"""The most neighbouring slices, along an axis, that a sparse annotation has."""
-
-
-class UndecidedMask(InputError):
-    """The value 0 of a ready-made mask may have two meanings, and nobody specified which one applies."""
+BLOCK = 1 << 22
+"""Voxels that are converted at a time."""
 
 
 class SchemeError(InputError):
@@ -57,7 +51,12 @@ class Submission:
 
 
 def read_submission(
-    label_file: str | Path, image_file: str | Path, label_info: object, scheme: LabelScheme, by_number: bool = False
+    label_file: str | Path,
+    image_file: str | Path,
+    label_info: object,
+    scheme: LabelScheme,
+    by_number: bool = False,
+    limit: int | None = None,
 ) -> Submission:
     """Read a submitted label: a label map, or 3D Slicer's segmentation, where segments may overlap.
 
@@ -68,93 +67,36 @@ def read_submission(
             own names.
         scheme: the server's label scheme.
         by_number: whether a label map without ``label_info`` has the scheme's values.
+        limit: bytes of memory that reading the label may take; None for what is free.
 
     Raises:
         InputError: the label or the image can't be read, or the label isn't on the image's grid, has a voxel of a
-            segment that the scheme lacks, or holds no paint.
+            segment that the scheme lacks, holds no paint, or is too large.
     """
+    image = read_geometry(image_file)
     if is_slicer_segmentation(label_file):
-        box, warnings = _paint_of_segments(read_slicer_segmentation(label_file), scheme)
+        _check_size(NrrdSource(Path(label_file)).geometry, image)
+        box, warnings = _paint_of_segments(read_slicer_segmentation(label_file, limit), scheme)
         # A segmentation without paint has no place in space.
         _require_paint(box.array, scheme)
-        image = read_geometry(image_file)
         annotation = box_onto_grid(box, image).astype(np.uint8, copy=False)
         left_out = np.count_nonzero(box.array) - np.count_nonzero(annotation)
         if left_out:
             warnings.append(f"{left_out} painted voxels lie outside the image and were left out")
     else:
-        label = read_label_map(label_file)
         if label_info is None and not by_number:
             raise InputError(
                 "params: no label_info; send what the label's values 1, 2, … stand for, in that order, e.g. "
                 f'{{"label_info": [{{"name": "{scheme.classes[0]}"}}, {{"name": "{scheme.background}"}}]}}'
             )
         names = scheme.classes if label_info is None else _segment_names(label_info)
-        # Most volumes have little paint, and an operation on all voxels of a large volume takes seconds.
-        stored = label.array.ravel(order="K")
-        painted = np.flatnonzero(stored)
-        values = stored[painted]
-        table, warnings = _table(np.unique(values), names, scheme, named=label_info is not None)
-        paint = np.zeros_like(label.array, dtype=np.uint8)
-        paint.ravel(order="K")[painted] = table[values]
-        image = read_geometry(image_file)
+        # The header is enough for that, and a label of another size may be a large one.
+        check_on_grid(open_file(Path(label_file)).geometry, image)
+        label = read_label_map(label_file, limit)
+        paint, warnings = _paint_of_values(label.array, names, scheme, named=label_info is not None)
         annotation = onto_grid(replace(label, array=paint), image).astype(np.uint8, copy=False)
     _require_paint(annotation, scheme)
     return Submission(annotation, image.affine, image.slicer_affine, SliceNames.of(image), warnings)
-
-
-def read_ready_made(
-    label_file: str | Path, image_file: str | Path, scheme: LabelScheme, unlabelled: ZeroMeans | None
-) -> Submission:
-    """Read a label that somebody put into the folder: a label map of the scheme's values, or Slicer's segmentation.
-
-    In masks of nnU-Net or the Decathlon, 0 is the background; here, 0 means unlabelled. If the paint lies on slices, 0
-    is certainly unlabelled. If it doesn't, and the mask has no voxel of the background class, a person has to say what
-    0 means.
-
-    Args:
-        label_file: the label.
-        image_file: the image it belongs to.
-        scheme: the server's label scheme.
-        unlabelled: what 0 means, if a person specified it.
-
-    Raises:
-        UndecidedMask: the meaning of 0 is unclear, and ``unlabelled`` is None.
-        InputError: see ``read_submission``.
-    """
-    submission = read_submission(label_file, image_file, None, scheme, by_number=True)
-    annotation = submission.annotation
-    if unlabelled == "0" or (annotation == scheme.background_value).any() or annotation.all():
-        return submission
-    if unlabelled == "none":
-        zeros = annotation == UNLABELLED
-        warning = f"{np.count_nonzero(zeros)} voxels of value 0 count as {scheme.background} (--conf unlabelled none)"
-        filled = np.where(zeros, np.uint8(scheme.background_value), annotation)
-        return replace(submission, annotation=filled, warnings=[*submission.warnings, warning])
-    if _is_on_slices(annotation):
-        return submission
-    raise UndecidedMask(
-        f"{label_file}: it has no voxel of {scheme.background} (value {scheme.background_value}), and its other voxels "
-        f"don't lie on slices, so value 0 may mean {scheme.background} or unlabelled. {DECIDE}"
-    )
-
-
-DECIDE = (
-    "Start the server with --conf unlabelled none if 0 is the background, as in masks of nnU-Net or the Decathlon, or "
-    "with --conf unlabelled 0 if 0 means unlabelled"
-)
-
-
-def _is_on_slices(annotation: NDArray[np.uint8]) -> bool:
-    """Tell whether the paint of an annotation (X, Y, Z) lies on single slices or on small groups of neighbours."""
-    x, y, z = planes = plane_flags(annotation.shape, annotated_slices(annotation))
-    stack = NEIGHBOURS + 1
-    for flags in planes:
-        if len(flags) >= stack and np.lib.stride_tricks.sliding_window_view(flags, stack).all(axis=1).any():
-            return False
-    painted = annotation > 0
-    on_any = painted & (x[:, None, None] | y[:, None] | z)
-    return bool(np.count_nonzero(on_any) >= ON_SLICES * np.count_nonzero(painted))
 
 
 def remap(
@@ -242,6 +184,46 @@ def _table(
     return table, warnings
 
 
+def _check_size(box: Geometry, image: Geometry) -> None:
+    """Refuse a segmentation that is much larger than the image, before it is read.
+
+    Raises:
+        InputError: it is.
+    """
+    if math.prod(box.shape) > max(MOST_VOXELS, MOST_IMAGES * math.prod(image.shape)):
+        raise InputError(
+            f"{box.name}: the segmentation has the shape {box.shape}, over {MOST_IMAGES} times as many voxels as "
+            f"{image.name} ({image.shape}); give the segmentation the geometry of the image in Slicer's Segment Editor "
+            "(Specify geometry, the button beside the source volume)"
+        )
+
+
+def _paint_of_values(
+    stored: NDArray[np.integer[Any]], names: Sequence[str], scheme: LabelScheme, named: bool
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """Convert the values of a label map to those of an annotation.
+
+    Args:
+        stored: (X, Y, Z), the label's values.
+        names: of its segments.
+        scheme: the label scheme.
+        named: whether the client sent the names.
+
+    Returns:
+        (X, Y, Z) the annotation's values, and warnings.
+    """
+    paint = np.zeros_like(stored, dtype=np.uint8)
+    of, to = stored.ravel(order="K"), paint.ravel(order="K")
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(of), BLOCK)]
+    # Most volumes have little paint, and an operation on all voxels of a large volume takes seconds.
+    values = {value for block in blocks for value in np.unique(of[block][np.flatnonzero(of[block])]).tolist()}
+    table, warnings = _table(np.array(sorted(values), stored.dtype), names, scheme, named)
+    for block in blocks:
+        painted = np.flatnonzero(of[block])
+        to[block][painted] = table[of[block][painted]]
+    return paint, warnings
+
+
 def _paint_of_segments(segmentation: SlicerSegmentation, scheme: LabelScheme) -> tuple[LabelMap, list[str]]:
     """Merge the painted segments; where they overlap, the later one counts, as in Slicer's export to a label map.
 
@@ -253,15 +235,19 @@ def _paint_of_segments(segmentation: SlicerSegmentation, scheme: LabelScheme) ->
     paint = np.zeros(segmentation.layers.shape[1:], dtype=np.uint8)
     several = np.zeros(paint.shape, dtype=bool)
     warnings = []
-    for segment in segmentation.segments:
-        mask = segmentation.mask(segment)
+    # Of segments with the same voxels and name, the last one counts.
+    last = {(segment.name, segment.layer, segment.value): at for at, segment in enumerate(segmentation.segments)}
+    for segment in (segmentation.segments[at] for at in sorted(last.values())):
+        is_painted = segment in segmentation.painted
         if segment.name in scheme.classes:
-            value = scheme.classes.index(segment.name) + 1
+            if not is_painted:
+                continue
+            mask, value = segmentation.mask(segment), scheme.classes.index(segment.name) + 1
             several |= mask & (paint > 0) & (paint != value)
             paint[mask] = value
-        elif segment.name not in server_segments(scheme) and (mask.any() or segment.name not in RESERVED):
+        elif segment.name not in server_segments(scheme) and (is_painted or segment.name not in RESERVED):
             # An empty segment with a reserved name is Slicer's own; its plugin leaves these out of label maps.
-            warnings.append(_unknown(segment.name, bool(mask.any()), scheme))
+            warnings.append(_unknown(segment.name, is_painted, scheme))
     if several.any():
         warnings.append(
             f"{np.count_nonzero(several)} voxels are painted as more than one class; each counts as the one that "
