@@ -22,6 +22,7 @@ from lib.server.conf import Conf
 from lib.server.records import AnnotationInfo
 from lib.server.slicer.replies import not_found, submission_reply
 from lib.server.slicer.segments import all_segments
+from lib.server.store import decoding
 from lib.server.store.datastore import AnnotationStore, SubmittedLabel
 from lib.server.store.studies import require_folder
 from lib.server.tasks.accept_slice import AcceptSlice
@@ -69,9 +70,8 @@ class SparseUNet3D(MONAILabelApp):
         self._auto_update_scoring = False
 
     def init_datastore(self) -> AnnotationStore:
-        return AnnotationStore(
-            self.studies, self.settings.scheme, self.settings.plan.unpainted, self.settings.unlabelled
-        )
+        conf = self.settings
+        return AnnotationStore(self.studies, conf.scheme, conf.plan.unpainted, conf.unlabelled, conf.upload)
 
     def init_infers(self) -> dict[str, InferTask]:
         segmentation = Segmentation(self.settings, self._datastore)
@@ -96,6 +96,7 @@ class SparseUNet3D(MONAILabelApp):
         """Begin to serve. Only the server calls this; the processes that it starts only read."""
         logger.info("Classes: %s", self.settings.scheme.describe())
         logger.info("Device: %s", describe_device())
+        decoding.start()
         if not settings.MONAI_LABEL_DATASTORE_READ_ONLY:
             try:
                 self._datastore.serve(watch=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
@@ -105,7 +106,7 @@ class SparseUNet3D(MONAILabelApp):
         end_on_signals()
         users = Users(self.studies)
         origins = [str(origin).rstrip("/") for origin in settings.MONAI_LABEL_CORS_ORIGINS]
-        answer_with(web_application(self, users, self.settings.hosts, origins))
+        answer_with(web_application(self, users, self.settings.hosts, origins, self.settings.upload))
         warn_if_open(users)
 
     def info(self) -> dict[str, Any]:

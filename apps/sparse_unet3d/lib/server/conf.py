@@ -15,6 +15,7 @@ from lib.core.network.architectures import ARCHITECTURES
 from lib.core.network.batch_norm import Statistics
 from lib.core.plan.options import PlanOptions, Recipe
 from lib.server.slicer.segments import check_class_names
+from lib.server.store.decoding import default_limit
 from lib.server.store.masks import ZeroMeans
 
 KEYS = {
@@ -29,6 +30,8 @@ KEYS = {
     "network": f"the network: {' or '.join(ARCHITECTURES)} (unet, the paper's)",
     "loss": f"what training minimises: {' or '.join(LOSSES)} (cross_entropy)",
     "memory": "gigabytes of memory that segmenting may take (part of what is free)",
+    "upload": "gigabytes that an uploaded file may have, and that reading it may take in memory (a fourth of the "
+    "computer's memory, at most 8)",
     "unlabelled": "which voxels of a ready-made mask in labels/final are unlabelled: 0 (those of value 0) or none (0 "
     "is the background class); needed only if the mask itself doesn't show it",
     "hosts": "names by which others reach this server, separated by commas, besides this computer's own",
@@ -50,6 +53,7 @@ class Conf:
         models: folder of the project's models.
         plan: options of the plan; planning decides those that are None.
         memory: bytes that a computation may take; None: part of what is free when the computation starts.
+        upload: bytes that an uploaded file may have, and that decoding it may take in memory.
         unlabelled: what value 0 means in ready-made masks; None: not specified.
         create: whether to make a missing studies folder.
         hosts: names by which clients reach the server, besides this computer's own.
@@ -59,6 +63,7 @@ class Conf:
     models: Path
     plan: PlanOptions
     memory: int | None
+    upload: int
     unlabelled: ZeroMeans | None = None
     create: bool = False
     hosts: tuple[str, ...] = ()
@@ -98,6 +103,7 @@ class Conf:
                 unpainted=cast(Unpainted, conf.get("unpainted", "unlabelled")),
             ),
             memory=_gigabytes(conf, "memory"),
+            upload=_gigabytes(conf, "upload") or default_limit(),
             unlabelled=cast(ZeroMeans, _one_of(conf, "unlabelled", get_args(ZeroMeans))),
             create=_one_of(conf, "create", ("yes", "no")) == "yes",
             hosts=_hosts(conf),

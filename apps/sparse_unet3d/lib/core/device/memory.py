@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,15 @@ def free_memory() -> int:
         except (OSError, ValueError):
             continue
     return max(free, 0)
+
+
+def total_memory() -> int:
+    """Return the memory in bytes that the computer has, or the container around the process if that is less."""
+    total = int(psutil.virtual_memory().total)
+    for limit, _ in CGROUPS:
+        with suppress(OSError, ValueError):
+            total = min(total, int(Path(limit).read_text()))
+    return total
 
 
 def keep_freed_memory() -> None:

@@ -38,6 +38,11 @@ def not_found(what: str) -> NoReturn:
     raise HTTPException(status_code=404, detail=what)
 
 
+def busy(what: str) -> NoReturn:
+    """Answer HTTP 503."""
+    raise HTTPException(status_code=503, detail=what)
+
+
 def submission_reply(
     image_id: str,
     info: AnnotationInfo,

@@ -14,19 +14,20 @@ import numpy as np
 from monailabel.datastore.local import DataModel
 from numpy.typing import NDArray
 
+from lib.core.annotation.slices import Unpainted
 from lib.core.errors import InputError
+from lib.core.labels import LabelScheme
 from lib.core.volumes.formats import endings, split_ending
 from lib.core.volumes.image_files import is_image
-from lib.core.volumes.reading import read_file, read_volume
-from lib.core.volumes.volume import Volume
 from lib.server.records import AnnotationInfo, PredictionInfo
 from lib.server.slicer.replies import errors_for_clients, not_found
 from lib.server.slicer.segments import predicted_segments
 
 from .annotations import FINAL
+from .decoding import decode_submission, default_limit, is_same_image
 from .label_files import now
+from .masks import ZeroMeans
 from .ready_made import ReadyMadeStore
-from .submission import read_submission
 
 PREDICTION, UNCERTAINTY = "prediction", "uncertainty"
 
@@ -54,6 +55,23 @@ class SubmittedLabel(str):
 
 class AnnotationStore(ReadyMadeStore):
     """Images, annotations and predictions in a folder; only what a person painted is ever an annotation."""
+
+    def __init__(
+        self,
+        studies: str,
+        scheme: LabelScheme,
+        unpainted: Unpainted = "unlabelled",
+        unlabelled: ZeroMeans | None = None,
+        largest_upload: int | None = None,
+    ) -> None:
+        """Open the datastore.
+
+        Args:
+            studies, scheme, unpainted, unlabelled: see ``ReadyMadeStore``.
+            largest_upload: bytes of memory that decoding an uploaded file may take; None: ``default_limit``.
+        """
+        super().__init__(studies, scheme, unpainted, unlabelled)
+        self.largest_upload = largest_upload or default_limit()
 
     # Submissions
 
@@ -84,8 +102,12 @@ class AnnotationStore(ReadyMadeStore):
             if not isinstance(label_info, Mapping):
                 raise InputError(f"params: {label_info!r}; expected an object with label_info and client_id")
             with _naming(label_filename, f"the submitted {self._to_id(label_filename)[1]} label"):
-                submission = read_submission(
-                    label_filename, self.get_image_uri(image_id), label_info.get("label_info"), self.scheme
+                submission = decode_submission(
+                    label_filename,
+                    self.get_image_uri(image_id),
+                    label_info.get("label_info"),
+                    self.scheme,
+                    self.largest_upload,
                 )
             with self._preparing() as change:
                 files = self._write_files(change, submission.annotation, submission.affine, submission.slicer_affine)
@@ -162,14 +184,14 @@ class AnnotationStore(ReadyMadeStore):
                 "its image"
             )
         with _naming(image_filename, f"image {image_id!r}"):
-            uploaded = read_file(image_filename)
-        if self._is_stored(image_id, uploaded):
-            return image_id
+            if self._is_stored(image_id, image_filename):
+                return image_id
         folder, name = Path(self._datastore.image_path()), image_id + ext
         with self._preparing() as change:
             copied = change.copy(Path(image_filename), folder, ext)
             with self._changing(change):
-                if self._is_stored(image_id, uploaded):
+                # Another client may have sent it in the meantime.
+                if image_id in self._datastore.objects and self._is_stored(image_id, image_filename):
                     return image_id
                 change.objects = self._scanned(trust_index=True, adding=name)
                 if image_id not in change.objects:
@@ -183,18 +205,18 @@ class AnnotationStore(ReadyMadeStore):
                 change.set_image(image_id, DataModel(info=info, ext=ext))
         return image_id
 
-    def _is_stored(self, image_id: str, uploaded: Volume) -> bool:
-        """Tell whether an uploaded image is in the datastore already.
+    def _is_stored(self, image_id: str, path: str) -> bool:
+        """Check that an uploaded image can be read, and tell whether it is in the datastore already.
 
         Raises:
-            InputError: another image has its name.
+            InputError: it can't be read, or another image has its name.
         """
-        if image_id not in self._datastore.objects:
-            return False
-        there = read_volume(self.get_image_uri(image_id))
-        if np.array_equal(there.array, uploaded.array) and np.allclose(there.affine, uploaded.affine):
+        is_known = image_id in self._datastore.objects
+        if is_same_image(path, self.get_image_uri(image_id) if is_known else None, self.largest_upload):
             return True
-        raise InputError(f"image {image_id!r}: another image has this name already; choose another name")
+        if is_known:
+            raise InputError(f"image {image_id!r}: another image has this name already; choose another name")
+        return False
 
     def note_offer(self, image_id: str, strategy: str, client_id: str | None) -> None:
         """Remember that a strategy offered an image to a client just now.

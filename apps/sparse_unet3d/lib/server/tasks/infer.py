@@ -18,13 +18,14 @@ from lib.core.errors import InputError
 from lib.core.inference.segmenter import Segmenter
 from lib.core.model.folder import ModelFolder
 from lib.core.model.model import Model, check_fit
-from lib.core.volumes.reading import read_volume, write_label_map
+from lib.core.volumes.reading import write_label_map
 from lib.core.volumes.volume import Placed, Volume
 from lib.server.conf import Conf
 from lib.server.machine import this_machine
 from lib.server.records import PredictionInfo
 from lib.server.slicer.segments import predicted_segments
 from lib.server.store.datastore import AnnotationStore
+from lib.server.store.decoding import decode_image
 from lib.server.store.predictions import facts
 
 from .stopping import raise_if_stopping
@@ -134,7 +135,7 @@ class Segmentation(InferTask):
         if image_id:
             volume, checksum = self.datastore.read_image(image_id)
         else:
-            volume = read_volume(image)
+            volume = decode_image(image, self.conf.upload)
             checksum = volume.checksum()
         try:
             check_fit(self.folder.published, model.plan, self.conf.scheme, volume.channels)
