@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lib.core.errors import InputError
@@ -21,6 +22,7 @@ def test_without_options() -> None:
     assert conf.plan.unpainted == "unlabelled"
     assert (conf.plan.recipe, conf.plan.network, conf.plan.loss) == ("quick", "unet", "cross_entropy")
     assert conf.memory is None
+    assert 0 < conf.upload <= min(8e9, psutil.virtual_memory().total / 4)
     assert (conf.unlabelled, conf.create) == (None, False)
 
 
@@ -34,6 +36,7 @@ def test_with_all_options() -> None:
         statistics="tile",
         unpainted="background",
         memory="7.5",
+        upload="0.5",
         recipe="paper",
         network="residual",
         loss="dice_cross_entropy",
@@ -46,7 +49,7 @@ def test_with_all_options() -> None:
     assert (conf.plan.width, conf.plan.spacing, conf.plan.statistics) == (8, (1.0, 1.5, 2.0), "tile")
     assert conf.plan.unpainted == "background"
     assert (conf.plan.recipe, conf.plan.network, conf.plan.loss) == ("paper", "residual", "dice_cross_entropy")
-    assert conf.memory == 7_500_000_000
+    assert (conf.memory, conf.upload) == (7_500_000_000, 500_000_000)
     assert (conf.unlabelled, conf.create) == ("none", True)
 
 
@@ -82,6 +85,7 @@ def test_an_unknown_key_is_named_with_the_known_ones() -> None:
         ("statistics", "mean", "'mean'.*tile, volume, running, mixed"),
         ("memory", "0", "--conf memory 0: not a number of gigabytes"),
         ("memory", "much", "--conf memory much: not a number of gigabytes"),
+        ("upload", "0", "--conf upload 0: not a number of gigabytes"),
         ("network", "vnet", "network: 'vnet'; give one of unet, residual"),
         ("loss", "focal", "loss: 'focal'; give one of cross_entropy, dice_cross_entropy"),
         ("recipe", "fast", "recipe: 'fast'.*quick, paper"),
