@@ -130,7 +130,7 @@ class Server:
         self.client = MONAILabelClient(self.url, tmpdir=str(folder), client_id="tester")
         self.log = folder / "server.log"
         self.tmp = folder / "tmp"
-        self.tmp.mkdir()
+        self.tmp.mkdir(exist_ok=True)
         options = [word for key, value in conf.items() for word in ("--conf", key, value)]
         command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
         with self.log.open("w") as log:

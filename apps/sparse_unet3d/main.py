@@ -34,6 +34,7 @@ from lib.server.tasks.stopping import end_on_signals
 from lib.server.tasks.strategies import NextSlice, Sparse
 from lib.server.tasks.suggestions import Suggestions
 from lib.server.tasks.trainer import Trainer, learnable_classes_of
+from lib.server.temporary import use_own_folder
 from lib.server.web.serving import web_application
 from lib.server.web.takeover import answer_with, warn_if_open
 from lib.server.web.users import Users
@@ -94,6 +95,7 @@ class SparseUNet3D(MONAILabelApp):
 
     def on_init_complete(self) -> None:
         """Begin to serve. Only the server calls this; the processes that it starts only read."""
+        use_own_folder()
         logger.info("Classes: %s", self.settings.scheme.describe())
         logger.info("Device: %s", describe_device())
         decoding.start()
@@ -102,6 +104,7 @@ class SparseUNet3D(MONAILabelApp):
                 self._datastore.serve(watch=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
             except InputError as error:
                 refuse_to_start(error)
+            ModelFolder(self.settings.models).remove_abandoned()
         super().on_init_complete()
         end_on_signals()
         users = Users(self.studies)

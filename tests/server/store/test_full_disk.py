@@ -5,6 +5,8 @@ import os
 import resource
 import shutil
 import subprocess
+import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +68,31 @@ def test_at_every_fill_level(small_disk: Path, tmp_path: Path) -> None:
     assert (stored(studies, "final") == corrected()).all()
     submit(store, tmp_path, paint())
     assert (stored(studies, "final") == paint()).all()
+
+
+def test_an_archive_leaves_space_for_submissions(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies = small_disk / "studies"
+    studies.mkdir()
+    write_image(studies / "a.nii.gz", seed=1)
+    store = open_store(studies)
+    submit(store, tmp_path, paint())
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    size = os.path.getsize(store.get_dataset_archive(None))
+    (archive,) = small_disk.glob("dataset-*.zip")
+    archive.unlink()
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 2 * size + 8192))
+    with pytest.raises(OSError, match="half of the free space") as refused:
+        store.get_dataset_archive(None)
+    assert refused.value.errno == errno.ENOSPC
+    # An image that can't be read in the middle of it leaves nothing, either.
+    filler.unlink()
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "no")))
+    with pytest.raises(OSError, match="no"):
+        store.get_dataset_archive(None)
+    assert not list(small_disk.glob("dataset-*"))
 
 
 @pytest.mark.parametrize("limit", [0, 100, 300, 1000])

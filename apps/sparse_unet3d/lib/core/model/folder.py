@@ -12,7 +12,7 @@ from typing import TypedDict
 from filelock import FileLock, Timeout
 
 from lib.core.errors import InputError
-from lib.core.files import replacing, write_json
+from lib.core.files import remove_abandoned, replacing, write_json
 from lib.core.labels import LabelScheme
 from lib.core.plan.paper import choices, differences
 
@@ -82,6 +82,11 @@ class ModelFolder:
             yield
         finally:
             self._lock.release()
+
+    def remove_abandoned(self) -> None:
+        """Remove the incomplete files of processes that have ended."""
+        for folder in (self.path, self.archive):
+            remove_abandoned(folder)
 
     def is_published(self) -> bool:
         return self.published.is_file()

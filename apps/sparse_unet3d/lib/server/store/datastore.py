@@ -1,10 +1,9 @@
 """The datastore of the server: submissions, predictions and uploaded images."""
 
+import json
 import os
 import re
-import tempfile
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from lib.server.slicer.replies import errors_for_clients, not_found
 from lib.server.slicer.segments import predicted_segments
 
 from .annotations import FINAL
+from .dataset_archive import write_archive
 from .decoding import decode_submission, default_limit, is_same_image
 from .label_files import now
 from .masks import ZeroMeans
@@ -249,8 +249,11 @@ class AnnotationStore(ReadyMadeStore):
 
         The layout is that of MONAI Label: ``image/``, ``label/``, ``metadata.json``.
 
+        The caller removes the file.
+
         Raises:
             HTTPException: 404 where nothing is annotated, 400 for an image that lacks a channel.
+            OSError: there is too little space for it.
         """
         annotated = self.get_labeled_images()
         if not annotated:
@@ -259,11 +262,7 @@ class AnnotationStore(ReadyMadeStore):
             annotated = annotated[:limit_cases]
         files = [(path, "image") for image_id in annotated for path in self.image_files(image_id)]
         files += [(Path(self.get_label_uri(image_id, FINAL)), "label") for image_id in annotated]
-        with tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as file, zipfile.ZipFile(file, "w") as archive:
-            for path, folder in files:
-                archive.write(path, f"{folder}/{path.name}")
-            archive.writestr("metadata.json", self._datastore.model_dump_json(exclude={"base_path"}))
-        return file.name
+        return write_archive(files, json.dumps(self.json()))
 
 
 @contextmanager

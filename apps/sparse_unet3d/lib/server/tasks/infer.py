@@ -185,7 +185,7 @@ def result_ending(request: Mapping[str, Any]) -> str:
 def write_result(array: NDArray[np.uint8], volume: Placed, ending: str) -> str:
     """Write a map (X, Y, Z) to a temporary file, in the geometry in which 3D Slicer shows the volume.
 
-    The server removes the file after sending it.
+    The server removes the file after sending it, or when the server ends.
     """
     with tempfile.NamedTemporaryFile(prefix="prediction-", suffix=ending, delete=False) as file:
         result = Path(file.name)

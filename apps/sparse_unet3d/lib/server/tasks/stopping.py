@@ -9,6 +9,8 @@ from types import FrameType
 
 import psutil
 
+from lib.server.temporary import remove_own_folder
+
 logger = logging.getLogger(__name__)
 
 GRACE = 3.0
@@ -55,6 +57,7 @@ def _end(received: int) -> None:
     time.sleep(GRACE)
     logger.warning("Ending although requests are still running")
     _kill_children()
+    remove_own_folder()
     os._exit(128 + received)
 
 
