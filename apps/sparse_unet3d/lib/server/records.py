@@ -1,11 +1,39 @@
-"""What the server stores about a label, as JSON: in ``labels/TAG/ID.json`` and in the index.
+"""What the server stores about images and labels, as JSON: in the index and in ``labels/TAG/ID.json``.
 
 No key is required, because files that earlier versions of this software wrote lack some of them.
 """
 
-from typing import TypedDict
+from typing_extensions import TypedDict
 
 from lib.core.annotation.statistics import AnnotationStatistics
+
+
+class Offer(TypedDict):
+    """When a strategy last offered an image, and to whom.
+
+    Attributes:
+        ts: seconds since 1970.
+        client_id: of the client.
+    """
+
+    ts: int
+    client_id: str | None
+
+
+class ImageInfo(TypedDict, total=False):
+    """What the server stores about an image, in the index only.
+
+    Attributes:
+        ts: when it was first seen, in seconds since 1970.
+        name: name of the image's file.
+        versions: the highest number of a version of its annotation.
+        strategy: the latest offer of each strategy, by name.
+    """
+
+    ts: int
+    name: str
+    versions: int
+    strategy: dict[str, Offer]
 
 
 class SliceNamesRecord(TypedDict):

@@ -4,10 +4,10 @@ They are kept with each stored annotation, so that replies and checks need not r
 """
 
 from collections.abc import Sequence
-from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from lib.core.labels import UNLABELLED, LabelScheme
 

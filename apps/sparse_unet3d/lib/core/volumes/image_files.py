@@ -37,8 +37,16 @@ class ImageFiles:
 
 
 def is_listed(name: str) -> bool:
-    """Return whether a name has a known ending and no leading dot, unlike incomplete files and those of macOS."""
-    return not name.startswith(".") and bool(split_ending(name)[1])
+    """Return whether a name has a known ending and no leading dot, unlike incomplete files and those of macOS.
+
+    A name that isn't Unicode is never listed, because it can't be sent to clients.
+    """
+    return not name.startswith(".") and bool(split_ending(name)[1]) and is_unicode(name)
+
+
+def is_unicode(name: str) -> bool:
+    """Return whether a file's name is Unicode; on Linux, it may be any bytes, of which Python makes half characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def is_image(path: Path) -> bool:

@@ -16,6 +16,7 @@ in the studies folder          what
 =============================  ======================================================================================
 """
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +39,7 @@ from .image_store import ImageStore
 
 FINAL, ORIGINAL, READY_MADE = "final", "original", "ready_made"
 VERSION = "version_"
+_NUMBERED = re.compile(rf"{VERSION}([1-9][0-9]{{0,8}})")
 
 
 class AnnotationReader(ImageStore):
@@ -226,5 +228,5 @@ class AnnotationReader(ImageStore):
 
 def _version_number(tag: str) -> int:
     """Return N for ``version_N``; 0 for any other tag."""
-    number = tag.removeprefix(VERSION)
-    return int(number) if tag.startswith(VERSION) and number.isdecimal() else 0
+    number = _NUMBERED.fullmatch(tag)
+    return int(number[1]) if number else 0

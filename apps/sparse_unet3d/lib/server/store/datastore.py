@@ -18,7 +18,7 @@ from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.volumes.formats import endings, split_ending
 from lib.core.volumes.image_files import is_image
-from lib.server.records import AnnotationInfo, PredictionInfo
+from lib.server.records import AnnotationInfo, Offer, PredictionInfo
 from lib.server.slicer.replies import errors_for_clients, not_found
 from lib.server.slicer.segments import predicted_segments
 
@@ -226,9 +226,8 @@ class AnnotationStore(ReadyMadeStore):
         """
         with self._changing() as change:
             image = self._require(image_id).image
-            known = image.info.get("strategy")
-            offers = {**(known if isinstance(known, Mapping) else {})}
-            offers[strategy] = {"ts": int(time.time()), "client_id": client_id}
+            offer: Offer = {"ts": int(time.time()), "client_id": client_id}
+            offers = {**image.info.get("strategy", {}), strategy: offer}
             change.set_image(image_id, DataModel(ext=image.ext, info={**image.info, "strategy": offers}))
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:

@@ -16,13 +16,14 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from lib.core.files import remove_abandoned
 from lib.core.locking import OwnedLock
 from lib.core.volumes.formats import endings, split_ending
-from lib.core.volumes.image_files import ImageFiles, images_among, is_listed
+from lib.core.volumes.image_files import ImageFiles, images_among, is_listed, is_unicode
 from lib.server.records import LabelInfo
 from lib.server.slicer.replies import not_found
 
 from .change import Change, Written
 from .index import Index, Objects
-from .label_files import Digests, read_info
+from .label_files import Digests
+from .stored_info import read_label_info
 from .watching import watch_folder
 
 logger = logging.getLogger(__name__)
@@ -236,7 +237,9 @@ class FolderStore(LocalDatastore):
         # Files of a change that isn't complete don't count yet.
         unfinished = {str(Path(self._datastore_path, name)) for name in self._index.journal.unfinished()}
         labels_folder = self._datastore.label_path(None)
-        for tag in sorted(entry.name for entry in os.scandir(labels_folder) if entry.is_dir()):
+        for tag in sorted(
+            entry.name for entry in os.scandir(labels_folder) if entry.is_dir() and is_unicode(entry.name)
+        ):
             listed = {k: v.labels[tag] for k, v in known.items() if tag in v.labels}
             folder = self._datastore.label_path(tag)
             for image_id, ext in self._labels_in(folder, {k: label.ext for k, label in listed.items()}):
@@ -247,7 +250,7 @@ class FolderStore(LocalDatastore):
                     continue
                 label = listed.get(image_id)
                 if label is None or label.ext != ext or not trust_index:
-                    info = read_info(self._info_path(image_id, tag))
+                    info = read_label_info(self._info_path(image_id, tag))
                     label = DataModel(info=info, ext=ext) if info or label is None else label
                 objects[image_id].labels[tag] = label
         for image_id in orphans.keys() - self._orphans.keys():

@@ -1,7 +1,7 @@
 """MONAI Label's index of the folder, ``datastore_v2.json``, and the journal of what has changed since."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 from lib.core.files import replace, sync_folder, write_json
 
 from .journal import Journal
-from .label_files import parse_json
+from .stored_info import image_info, label_info, parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -93,16 +93,16 @@ class Index:
     def _read_file(self) -> Objects:
         self.damaged = False
         try:
-            content = parse_json(self._path.read_text(encoding="utf-8"))
-            objects = content["objects"]
-            self.name, self.description = content["name"], content["description"]
-            return {name: ImageLabelModel.model_validate(entry) for name, entry in objects.items()}
+            content = parse_json(self._path.read_bytes())
+            self.name, self.description = str(content["name"]), str(content["description"])
+            entries = dict(content["objects"])
         except FileNotFoundError:
             return {}
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             logger.error("The index %s is damaged and will be rebuilt from the files: %r", self._path, error)
             self.damaged = True
             return {}
+        return _with_changes({}, [entries])
 
 
 def difference(before: Objects, after: Objects) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def difference(before: Objects, after: Objects) -> dict[str, Any]:
 
 
 def _with_changes(objects: Objects, changes: list[dict[str, Any]]) -> Objects:
-    """Return the index after changes as of ``difference``."""
+    """Return the index after changes as of ``difference``; those that are damaged are left out."""
     if not changes:
         return objects
     changed = dict(objects)
@@ -140,14 +140,31 @@ def _with_changes(objects: Objects, changes: list[dict[str, Any]]) -> Objects:
             if entry is None:
                 changed.pop(name, None)
                 continue
-            old = changed.get(name)
-            image = DataModel.model_validate(entry["image"]) if "image" in entry else old and old.image
-            labels = dict(old.labels) if old else {}
-            for tag, label in entry.get("labels", {}).items():
-                if label is None:
-                    labels.pop(tag, None)
-                else:
-                    labels[tag] = DataModel.model_validate(label)
-            if image:
-                changed[name] = ImageLabelModel(image=image, labels=labels)
+            try:
+                _change(changed, name, entry)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                logger.error("What the index says of %r is damaged and will be read from the files: %r", name, error)
     return dict(sorted(changed.items()))
+
+
+def _change(objects: dict[str, ImageLabelModel], name: str, change: Mapping[str, Any]) -> None:
+    """Change what the index says of an image.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: the change is damaged; nothing is changed.
+    """
+    old = objects.get(name)
+    image, labels = old and old.image, dict(old.labels) if old else {}
+    if "image" in change:
+        image = _data(change["image"], image_info, name)
+    for tag, label in change.get("labels", {}).items():
+        if label is None:
+            labels.pop(tag, None)
+        else:
+            labels[tag] = _data(label, label_info, f"{name}, {tag}")
+    if image:
+        objects[name] = ImageLabelModel(image=image, labels=labels)
+
+
+def _data(stored: Mapping[str, Any], check: Callable[[object, str], dict[str, Any]], where: str) -> DataModel:
+    return DataModel(ext=stored["ext"], info=check(stored.get("info", {}), where))

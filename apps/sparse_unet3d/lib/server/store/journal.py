@@ -21,6 +21,8 @@ from typing import Any
 
 from lib.core.files import replace, replacing, sync_file, sync_folder
 
+from .stored_info import parse_json
+
 logger = logging.getLogger(__name__)
 
 SYNCED = getattr(os, "O_DSYNC", 0)
@@ -68,7 +70,7 @@ class Journal:
         for line in content.split(b"\n")[:-1]:
             begin, at = at, at + len(line) + 1
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 if "undo" in record:
                     self.pending = [(_checked(file), kept and _checked(kept)) for file, kept in record["undo"]]
                     continue

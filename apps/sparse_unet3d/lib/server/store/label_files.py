@@ -1,17 +1,10 @@
-"""Stamps, checksums and label info of label files."""
+"""Stamps and checksums of label files."""
 
 import hashlib
-import json
-import logging
-import math
 import zlib
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypedDict, cast
-
-from lib.server.records import LabelInfo
-
-logger = logging.getLogger(__name__)
+from typing import TypedDict
 
 Stamp = tuple[int, int]
 """Time of writing in ns, and size in bytes: changes when a file is written."""
@@ -45,34 +38,6 @@ def digests_of(path: Path) -> Digests:
 def crc32_of(path: Path) -> int:
     """Return the CRC-32 of a file."""
     return zlib.crc32(path.read_bytes())
-
-
-def read_info(path: Path) -> LabelInfo:
-    """Read the label info from a file; return an empty one if the file is missing or damaged."""
-    try:
-        info = parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        info = None
-    if not isinstance(info, dict):
-        logger.error("%s is damaged and is not used", path)
-        return {}
-    return cast(LabelInfo, info)
-
-
-def parse_json(text: str) -> Any:
-    """Read JSON; numbers that JSON can't hold (NaN, infinite ones), which earlier versions stored, become None.
-
-    Raises:
-        ValueError: not JSON.
-    """
-    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
-
-
-def _finite(text: str) -> float | None:
-    number = float(text)
-    return number if math.isfinite(number) else None
 
 
 def now() -> str:

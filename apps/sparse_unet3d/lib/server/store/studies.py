@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from lib.core.errors import InputError
-from lib.core.volumes.image_files import is_image, is_listed
+from lib.core.volumes.formats import split_ending
+from lib.core.volumes.image_files import is_image, is_listed, is_unicode
 
 MOST_ENTRIES = 20_000
 """The most files that are looked at below each subfolder; further files aren't counted."""
@@ -21,6 +22,9 @@ OWN = ("labels", "models")
 
 VOLUME = "volume"
 """Kind of a file that could be an image."""
+
+NOT_UNICODE = "misnamed"
+"""Kind of a file that could be an image but for its name."""
 
 FOLDERS = (".zarr", ".n5")
 """Endings of folders that hold one image."""
@@ -41,7 +45,9 @@ ADVICE = {
 }
 """What to do with files that this software can't serve, by their endings."""
 
-_ADVICE = {ending: advice for endings, advice in ADVICE.items() for ending in endings.split()}
+_ADVICE = {ending: advice for endings, advice in ADVICE.items() for ending in endings.split()} | {
+    NOT_UNICODE: "their names aren't UTF-8; rename them"
+}
 
 
 def require_folder(studies: str, create: bool) -> None:
@@ -125,6 +131,8 @@ def _entries(folder: Path) -> list[Path]:
 
 def _kind(path: Path) -> str:
     """Return VOLUME for a file that could be an image, a known ending for other files, or "" for unknown files."""
+    if not is_unicode(path.name) and split_ending(path.name)[1]:
+        return NOT_UNICODE
     if is_listed(path.name):
         return VOLUME if is_image(path) else ".seg.nrrd"
     double, single = "".join(path.suffixes[-2:]).lower(), path.suffix.lower()
@@ -149,7 +157,8 @@ def _is_dicom(path: Path) -> bool:
 
 def _line(kind: str, is_below: bool, names: Sequence[str]) -> str:
     what = {VOLUME: "volume", "dicomdir": "DICOMDIR"}.get(kind, f"{kind} {'folder' if kind in FOLDERS else 'file'}")
-    named = ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")
+    shown = [os.fsencode(name).decode(errors="replace") for name in names[:MOST_NAMED]]
+    named = ", ".join(shown) + (", …" if len(names) > MOST_NAMED else "")
     if kind != VOLUME:
         advice = _ADVICE[kind] + (", in the served folder itself" if is_below else "")
     elif is_below:

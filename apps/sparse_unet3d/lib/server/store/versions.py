@@ -22,7 +22,8 @@ from lib.server.slicer.slice_names import SliceNames
 from .annotations import FINAL, ORIGINAL, VERSION, AnnotationReader
 from .change import Change, Written
 from .fitting import describe_misfit
-from .label_files import digests_of, now, read_info
+from .label_files import digests_of, now
+from .stored_info import read_label_info
 from .submission import SchemeError, Submission, remap
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class VersionStore(AnnotationReader):
         for tag in (FINAL, f"{VERSION}*"):
             files = (studies / "labels").glob(f"{tag}/[!.]*.json")
             for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-                names = read_info(path).get("label_names", {})
+                names = read_label_info(path).get("label_names", {})
                 if len(names) > 1:
                     *foreground, background = sorted(names, key=names.__getitem__)
                     return VersionStore(str(studies), LabelScheme(tuple(foreground), background))

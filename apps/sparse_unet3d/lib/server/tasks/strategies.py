@@ -4,12 +4,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from fastapi import HTTPException
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from lib.core.errors import InputError
+from lib.server.records import ImageInfo
 from lib.server.slicer.slice_names import SliceNames
 from lib.server.store.datastore import AnnotationStore
 
@@ -96,7 +97,7 @@ def _ordered(datastore: AnnotationStore, sort_key: Callable[[str], tuple[float, 
 
     def rank(image_id: str) -> tuple[bool, int, tuple[float, ...], int, str]:
         annotation = datastore.current(image_id)
-        offered = _offered(datastore.get_image_info(image_id))
+        offered = _offered(cast(ImageInfo, datastore.get_image_info(image_id)))
         passed_over = offered > max(recently, annotation.get("ts", 0))
         unreadable = datastore.is_unreadable(image_id)
         return unreadable, offered if passed_over else 0, sort_key(image_id), offered, image_id
@@ -110,14 +111,10 @@ def _annotated_slices(image_id: str, datastore: AnnotationStore) -> int:
 
 
 def _uncertainty(image_id: str, datastore: AnnotationStore) -> float | None:
-    """Return the uncertainty of the latest prediction, or None; clients may have written anything there."""
-    value: object = datastore.prediction_info(image_id).get("uncertainty")
-    return value if isinstance(value, int | float) and 0 <= value <= 1 else None
+    """Return the uncertainty of the latest prediction, or None."""
+    return datastore.prediction_info(image_id).get("uncertainty")
 
 
-def _offered(image_info: Mapping[str, Any]) -> int:
-    """Return when any strategy last offered the image, 0 for never; clients may have written anything there."""
-    by_strategy = image_info.get("strategy")
-    offers = by_strategy.values() if isinstance(by_strategy, Mapping) else ()
-    stamps = [offer.get("ts") for offer in offers if isinstance(offer, Mapping)]
-    return max((stamp for stamp in stamps if isinstance(stamp, int)), default=0)
+def _offered(image_info: ImageInfo) -> int:
+    """Return when any strategy last offered the image, 0 for never."""
+    return max((offer["ts"] for offer in image_info.get("strategy", {}).values()), default=0)
