@@ -17,7 +17,7 @@ PARALLEL := --numprocesses logical --maxprocesses 4 --dist worksteal
 # The packages that `make test COVERAGE=yes` reports on.
 COVERED := $(addprefix --cov=,apps/sparse_unet3d experiments benchmarks) --cov-report=term:skip-covered
 
-.PHONY: help serve samples demo test test-quick docs format benchmark reproduce
+.PHONY: help serve samples demo test test-quick audit docs format benchmark reproduce
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make samples               make the sample volumes in datastore/"
 	@echo "make test                  lint, types and tests (about 11 minutes on two cores)"
 	@echo "make test-quick            the same without the slow tests (2 minutes)"
+	@echo "make audit                 look for vulnerabilities in the code and its packages, and for faults in the Dockerfile"
 	@echo "make docs                  build the pages in docs/ as a site, in site/"
 	@echo "make benchmark             time this software against others (hours); PARTS=\"tiles inference\" for some parts"
 	@echo "make reproduce             the paper's tables and figure 3 at small size (over an hour); WHAT=table1 for one of them"
@@ -91,6 +92,11 @@ test test-quick: .venv/installed-dev
 	PYTHONPATH=$(APP):. $(BIN)/lint-imports --no-cache >/dev/null || PYTHONPATH=$(APP):. $(BIN)/lint-imports --no-cache
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) $(if $(filter test-quick,$@),-m "not slow") \
 	  $(if $(COVERAGE),$(COVERED))
+
+audit: .venv/installed-dev
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml $(APP) experiments benchmarks docker
+	$(BIN)/python .ci/audit.py
 
 # The variable silences an advertisement by the theme. --quiet would also hide warnings from --strict.
 docs: .venv/installed-dev

@@ -54,6 +54,9 @@ MEMORY_BARS = {"submit": 2.5 * 2 * SHAPE[0] * SHAPE[1] * SHAPE[2] / 1e9, "traini
 POLL = 0.2
 """Seconds between two checks."""
 
+PATIENCE = 3600
+"""Seconds after which a request counts as hanging."""
+
 
 def generate() -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
     """Make a body of soft tissue in air that contains balls of two kinds: int16 HU, and classes 1, 2, 3 (outside)."""
@@ -189,25 +192,26 @@ def _round(meter: _Meter, client: MONAILabelClient, server: psutil.Process, labe
                     params={"image": "ct"},
                     data={"params": json.dumps(info)},
                     files={"label": (label.name, file)},
+                    timeout=PATIENCE,
                 )
             )
 
     def train() -> None:
-        _check(requests.post(f"{url}/train/sparse_unet3d", json={"max_epochs": 1000}))
+        _check(requests.post(f"{url}/train/sparse_unet3d", json={"max_epochs": 1000}, timeout=PATIENCE))
         while not _is_published(client):
             if client.train_status()["status"] not in ("SUBMITTED", "RUNNING"):
                 raise SideError(f"large: training ended without a model: {client.info()['train_stats']}")
             time.sleep(POLL)
 
     def next_sample(strategy: str) -> None:
-        _check(requests.post(f"{url}/activelearning/{strategy}", json={}))
+        _check(requests.post(f"{url}/activelearning/{strategy}", json={}, timeout=PATIENCE))
 
     meter.step("submit", submit, above_idle)
     next_sample("sparse")
     meter.step("Next Sample (sparse)", lambda: next_sample("sparse"), above_idle)
     meter.step("first published model", train, of_training)
     meter.gigabytes["training"] = meter.gigabytes["first published model"]
-    _check(requests.delete(f"{url}/train/"))
+    _check(requests.delete(f"{url}/train/", timeout=PATIENCE))
     meter.step("Run", lambda: _check(_run(client, "sparse_unet3d")), above_idle)
     accept = {"label": "outside", "slice": 100}
     meter.step("accept_slice", lambda: _check(_run(client, "accept_slice", **accept)), above_idle)
@@ -224,6 +228,7 @@ def _run(client: MONAILabelClient, model: str, **params: object) -> requests.Res
         f"{_url(client)}/infer/{model}",
         params={"image": "ct"},
         data={"params": json.dumps({"result_extension": ".nrrd", **params})},
+        timeout=PATIENCE,
     )
 
 
