@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -172,6 +173,8 @@ def try_server(image: Image) -> None:
 
 def main() -> None:
     """Make the image's folders, and try them."""
+    # Whoever ends this ends the server too, and removes the scratch folder.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         root.chmod(0o755)
