@@ -15,7 +15,9 @@ SAMPLE_TRUTH = PROJECT / "sample_truth"
 
 app = make_app("Sparse U-Net for 3D Slicer.")
 annotations = typer.Typer(no_args_is_help=True)
-app.add_typer(annotations, name="annotations", help="List, compare and restore the versions of annotations.")
+app.add_typer(
+    annotations, name="annotations", help="List, compare and restore versions of annotations; check and move a project."
+)
 users = typer.Typer(no_args_is_help=True)
 app.add_typer(users, name="users", help="Say who may use the server. Without users, everybody may.")
 
@@ -111,6 +113,42 @@ def restore_annotation(
     from lib.commands.annotations import restore_version
 
     print(restore_version(studies, image, version, by_voxel))
+
+
+@annotations.command("check")
+def check_project(studies: Studies = DATASTORE) -> None:
+    """Check that all images can be read and all labels are as they were stored; the exit code is 1 if not."""
+    from lib.commands.project import check_text
+
+    text, is_sound = check_text(studies)
+    print(text)
+    raise typer.Exit(0 if is_sound else 1)
+
+
+@annotations.command("export")
+def export_project(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="ZIP file to write.")],
+    studies: Studies = DATASTORE,
+    models: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The folder of --conf models, if the server has one.", show_default=False),
+    ] = None,
+) -> None:
+    """Write images, all versions of the annotations and the models into one file, for a backup or another computer."""
+    from lib.commands.project import export
+
+    print(export(studies, models or studies / "models", file))
+
+
+@annotations.command("import")
+def import_project(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="ZIP file that was exported.")],
+    studies: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder, for the server to serve.")],
+) -> None:
+    """Unpack an exported project into a new folder, and check each file."""
+    from lib.commands.project import unpack
+
+    print(unpack(file, studies))
 
 
 @users.command("add")

@@ -18,7 +18,6 @@ in the studies folder          what
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +106,7 @@ class AnnotationReader(ImageStore):
         """Return the highest number of a version whose file exists; 0 if there is none."""
         return max(map(_version_number, self._labels(image_id)), default=0)
 
-    def _last_version(self, image_id: str) -> int:
+    def last_version(self, image_id: str) -> int:
         """Return the highest number ever used, even if the files of that version are gone."""
         numbers: list[int] = [self._datastore.objects[image_id].image.info.get("versions", 0)]
         numbers.append(self.current(image_id).get("version", 0))
@@ -194,10 +193,9 @@ class AnnotationReader(ImageStore):
         """
         path = self._final_path(image_id)
         if not self._is_own(image_id, path):
-            # Somebody may have submitted since the index was read, or may be submitting now. Where nothing can be
-            # written, nobody does.
-            with suppress(OSError), self._lock.hold():
-                self._catch_up()
+            # Somebody may have submitted since the index was read, or may be submitting now.
+            with self.held():
+                pass
         path = self._final_path(image_id)
         if not self._is_own(image_id, path):
             raise InputError(

@@ -8,8 +8,9 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 
@@ -100,6 +101,39 @@ class FolderStore(LocalDatastore):
         Args:
             starting: whether the server is starting, and may refuse to start.
         """
+
+    def said_and_found(self) -> tuple[Objects, Objects]:
+        """Return what the index says, and what is in the folder, both of the same moment.
+
+        Raises:
+            Locked: another process has been changing the folder for too long.
+        """
+        with self.held():
+            said = self._index.said
+            self._datastore.objects = self._scanned(trust_index=False)
+            return said, self._datastore.objects
+
+    def index_content(self) -> dict[str, Any]:
+        """Return the index in MONAI Label's form, as it was last read."""
+        return self._index.content(self._index.said)
+
+    @property
+    def folder(self) -> Path:
+        """The studies folder."""
+        return Path(self._datastore_path)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock, with the newest index read. Where nothing can be written, nobody changes anything.
+
+        Raises:
+            Locked: another process has been changing the folder for too long.
+        """
+        with ExitStack() as held:
+            with suppress(OSError):
+                held.enter_context(self._lock.hold())
+                self._catch_up()
+            yield
 
     def labels_without_image(self) -> dict[str, list[str]]:
         """Return the tags of labels whose names belong to no image, by name."""

@@ -73,6 +73,10 @@ class ImageStore(FolderStore):
                 raise InputError(f"{path}: no such file; put the file of the image {image_id!r} back into its place")
         return files
 
+    def existing_files(self) -> dict[str, tuple[Path, ...]]:
+        """Return the files of all images, also of those that lack a channel."""
+        return {image_id: image.files for image_id, image in self._images().items()}
+
     def check_image(self, image_id: str) -> None:
         """Check an image before it is offered to an annotator, whose paint would otherwise be refused later.
 

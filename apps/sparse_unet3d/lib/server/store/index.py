@@ -60,10 +60,14 @@ class Index:
             sync_folder(aside.parent)
             logger.error("The damaged index is kept as %s", aside)
         self.damaged = False
-        content = {"name": self.name, "description": self.description, "images_dir": ".", "labels_dir": "labels"}
-        write_json(self._path, {**content, "objects": {name: entry.model_dump() for name, entry in objects.items()}})
+        write_json(self._path, self.content(objects))
         self.journal.begin_new()
         self._seen, self.said = self._stamp(), objects
+
+    def content(self, objects: Objects) -> dict[str, Any]:
+        """Return what to write as the index, in MONAI Label's form."""
+        head = {"name": self.name, "description": self.description, "images_dir": ".", "labels_dir": "labels"}
+        return {**head, "objects": {name: entry.model_dump() for name, entry in objects.items()}}
 
     def files(self) -> tuple[str, str]:
         """Return the names of its files."""

@@ -97,7 +97,7 @@ class VersionStore(AnnotationReader):
         with self._preparing() as change:
             files = self._write_files(change, submission.annotation, submission.affine, submission.slicer_affine)
             with self._changing(change):
-                is_current = version == self.current(image_id).get("version") == self._last_version(image_id)
+                is_current = version == self.current(image_id).get("version") == self.last_version(image_id)
                 if is_current and not submission.warnings:
                     raise InputError(f"image {image_id!r}: version {version} is the current one already")
                 return self._add_version(change, image_id, submission, files, None, restored_version=version)
@@ -163,7 +163,7 @@ class VersionStore(AnnotationReader):
             HTTPException: 404 if the image was removed meanwhile.
         """
         image = self._require(image_id).image
-        version = self._last_version(image_id) + 1
+        version = self.last_version(image_id) + 1
         before = self.current(image_id)
         statistics = annotation_statistics(submission.annotation, self.scheme)
         info: AnnotationInfo = {
