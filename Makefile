@@ -17,7 +17,7 @@ PARALLEL := --numprocesses logical --maxprocesses 4 --dist worksteal
 # The packages that `make test COVERAGE=yes` reports on.
 COVERED := $(addprefix --cov=,apps/sparse_unet3d experiments benchmarks) --cov-report=term:skip-covered
 
-.PHONY: help serve samples demo test test-quick audit docs format benchmark reproduce
+.PHONY: help serve samples demo test test-quick audit docs format benchmark torture reproduce
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo "make audit                 look for vulnerabilities in the code and its packages, and for faults in the Dockerfile"
 	@echo "make docs                  build the pages in docs/ as a site, in site/"
 	@echo "make benchmark             time this software against others (hours); PARTS=\"tiles inference\" for some parts"
+	@echo "make torture               kill, fill, flood and starve the server, and check that nothing is lost (hours)"
 	@echo "make reproduce             the paper's tables and figure 3 at small size (over an hour); WHAT=table1 for one of them"
 	@echo "make format                format the code"
 
@@ -88,7 +89,7 @@ demo: .venv/installed
 test test-quick: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(APP) experiments benchmarks $(filter-out tests/test_%,$(wildcard tests/*.py))
+	$(BIN)/mypy $(APP) experiments benchmarks torture $(filter-out tests/test_%,$(wildcard tests/*.py))
 	PYTHONPATH=$(APP):. $(BIN)/lint-imports --no-cache >/dev/null || PYTHONPATH=$(APP):. $(BIN)/lint-imports --no-cache
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) $(if $(filter test-quick,$@),-m "not slow") \
 	  $(if $(COVERAGE),$(COVERED))
@@ -109,6 +110,9 @@ format: .venv/installed-dev
 
 benchmark: .venv/installed-benchmarks
 	@$(BIN)/python -m benchmarks $(PARTS)
+
+torture: .venv/installed-dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m torture all
 
 reproduce: .venv/installed
 	@$(BIN)/python -m experiments reproduce $(WHAT)

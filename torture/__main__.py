@@ -1,0 +1,75 @@
+"""``python -m torture [ROW] [OPTIONS]``: measure a row of the table in ``docs/reliability.md``, or all of them."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lib.commands.command_line import make_app, run
+
+from . import kills
+from .outcome import Outcome, Row, announce, keep, write_table
+
+ROWS: tuple[Row, ...] = (kills.ROW,)
+
+app = make_app("Treat the server and its store badly, and check that nothing is lost: docs/reliability.md.")
+
+Seed = Annotated[int, typer.Option(help="Of all random choices.")]
+
+
+@app.command("kills")
+def kill(
+    count: Annotated[int, typer.Option(min=1, help="All kills.")] = 500,
+    on_server: Annotated[int, typer.Option(min=0, help="Those of the real server.")] = 40,
+    seed: Seed = 0,
+) -> None:
+    """kill -9 of the server and of a process that stores, at random moments."""
+    options = f"--count {count} --on-server {on_server} --seed {seed}"
+    _measure(kills.ROW, options, lambda folder: kills.measure(folder, count, on_server, seed))
+
+
+@app.command("all")
+def everything() -> None:
+    """Every row with its full numbers: hours."""
+    failed = False
+    for row in ROWS:
+        command = next(command for command in app.registered_commands if command.name == row.name)
+        assert command.callback
+        try:
+            command.callback()
+        except typer.Exit:
+            failed = True
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("table")
+def bring_table_up_to_date() -> None:
+    """Write the table in docs/reliability.md from what was measured."""
+    write_table(ROWS)
+
+
+def _measure(row: Row, options: str, measure: Callable[[Path], Outcome]) -> None:
+    """Measure a row in a folder of its own, and keep what was found.
+
+    Raises:
+        typer.Exit: the bar was missed.
+    """
+    announce(f"{row.name} {options}")
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    try:
+        outcome = measure(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    keep(row, outcome, f"python -m torture {row.name} {options}")
+    write_table(ROWS)
+    if outcome.faults:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(run(app, "python -m torture"))

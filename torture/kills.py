@@ -1,0 +1,167 @@
+"""kill -9 at random moments: of a small process that drives the store, and of the real server and its processes."""
+
+import json
+import os
+import random
+import select
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from serving import write_image
+
+from .ledger import Ledger, ModelLedger, annotation, fingerprint, leftovers
+from .outcome import Outcome, Row, announce
+from .processes import orphans
+from .server_kills import kill_servers
+from .storing import IMAGES, main
+
+ROW = Row(
+    "kills",
+    "`kill -9` at random moments during submit, restore, train and publish; server and its processes",
+    "500 kills: 0 acknowledged lost, 0 torn, 0 leftovers after restart, 0 orphans",
+)
+
+FRESH = 40
+"""Kills after which a new folder is begun, because looking at all versions takes longer and longer."""
+
+LONGEST = 0.5
+"""Seconds after which the process is killed at the latest, once it works. It does some twenty things in this time."""
+
+DURING_START = 0.1
+"""Share of the kills that come while the process starts."""
+
+STARTS_WITHIN = 60.0
+"""Seconds within which the process must start."""
+
+
+def measure(folder: Path, kills: int, on_server: int, seed: int = 0) -> Outcome:
+    """Kill ``kills`` times, ``on_server`` of these times the real server.
+
+    Args:
+        folder: an empty one.
+        kills: all of them.
+        on_server: those of the real server.
+        seed: of the moments.
+    """
+    outcome = Outcome(facts={"acknowledged": 0, "published": 0, "small_process": 0, "server": 0})
+    done, facts = 0, outcome.facts
+    while done < kills - on_server:
+        part = min(FRESH, kills - on_server - done)
+        _kill_small_processes(folder / f"small-{done}", part, seed + done + 1, outcome)
+        done += part
+        announce(f"kills: {done} of a small process, {len(outcome.faults)} faults")
+    facts["small_process"] = done
+    if on_server:
+        kill_servers(folder / "server", on_server, seed, outcome)
+    outcome.measured = (
+        f"{done} kills of a small process that drives the store as the server does and {facts['server']} of the real "
+        f"server; {facts['acknowledged']} versions and {facts['published']} models were acknowledged"
+    )
+    return outcome
+
+
+def _kill_small_processes(folder: Path, kills: int, seed: int, outcome: Outcome) -> None:
+    studies, temporary = folder / "studies", folder / "tmp"
+    for path in (studies, temporary):
+        path.mkdir(parents=True)
+    for image in IMAGES:
+        write_image(studies / f"{image}.nii.gz")
+    chance, ledger, models = random.Random(seed), Ledger(), ModelLedger()
+    for kill in range(kills + 1):
+        thorough = kill == kills
+        during_start = not thorough and chance.random() < DURING_START
+        child = _Child(studies, temporary, seed * 1000 + kill)
+        try:
+            if during_start:
+                time.sleep(chance.uniform(0, LONGEST))
+                continue
+            child.wait_until_ready()
+            faults = [*ledger.faults(studies, thorough), *models.faults(studies / "models")]
+            faults += leftovers(studies, temporary)
+            if not thorough:
+                child.go()
+                time.sleep(chance.uniform(0, LONGEST))
+        except (OSError, ValueError, TimeoutError) as error:
+            faults = [f"doesn't start: {error!r}"]
+        finally:
+            child.kill()
+            faults = [*(faults if not during_start else []), *_note(child.said(), ledger, models), *orphans(temporary)]
+            outcome.faults += [f"small process, seed {seed}, kill {kill}: {fault}" for fault in faults]
+    outcome.facts["acknowledged"] += ledger.count()
+    outcome.facts["published"] += len(models.acknowledged)
+    shutil.rmtree(folder)
+
+
+def _note(said: Sequence[Sequence[object]], ledger: Ledger, models: ModelLedger) -> list[str]:
+    """Note in the ledgers what a process said; return what is wrong with it."""
+    faults, voxels = [], ""
+    for what, *words in said:
+        if what == "submit":
+            image, number = str(words[0]), int(str(words[1]))
+            ledger.send(image, voxels := fingerprint(annotation(number)))
+        elif what == "restore":
+            image, version = str(words[0]), int(str(words[1]))
+            # It may be one that was stored when a process was killed before it could say so.
+            voxels = ledger.acknowledged(image).get(version, "")
+        elif what in ("submitted", "restored") and voxels:
+            faults += ledger.acknowledge(str(words[0]), int(str(words[2])), voxels)
+        elif what == "publish":
+            models.send(str(words[0]))
+        elif what == "published":
+            models.acknowledge(str(words[0]))
+        elif what == "failed":
+            faults.append(f"it failed: {words[0]}")
+    return faults
+
+
+class _Child:
+    """A forked process that runs ``storing.main``."""
+
+    def __init__(self, studies: Path, temporary: Path, seed: int) -> None:
+        self._from, out = os.pipe()
+        go, self._go = os.pipe()
+        self._content = b""
+        self.pid = os.fork()
+        if not self.pid:
+            try:
+                main(studies, temporary, seed, out, go)
+            except BaseException as error:
+                os.write(out, json.dumps(["failed", repr(error)]).encode() + b"\n")
+            os._exit(1)
+        os.close(out)
+        os.close(go)
+
+    def wait_until_ready(self) -> None:
+        """Wait until it has started.
+
+        Raises:
+            TimeoutError, ValueError: it didn't start.
+        """
+        while b"\n" not in self._content:
+            if not select.select([self._from], [], [], STARTS_WITHIN)[0]:
+                raise TimeoutError(f"not within {STARTS_WITHIN:g} s")
+            if not (read := os.read(self._from, 4096)):
+                raise ValueError("it ended")
+            self._content += read
+        if b"ready" not in self._content:
+            raise ValueError(self._content.decode())
+
+    def go(self) -> None:
+        """Let it work."""
+        os.write(self._go, b"x")
+
+    def kill(self) -> None:
+        """Kill it."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+    def said(self) -> list[list[object]]:
+        """Return what it said, once it was killed; the last line may be missing but is never half a line."""
+        while read := os.read(self._from, 1 << 16):
+            self._content += read
+        os.close(self._from)
+        os.close(self._go)
+        return [json.loads(line) for line in self._content.splitlines()]

@@ -1,0 +1,110 @@
+"""A small process that drives the store as the server does: starts as it, then submits, restores and publishes.
+
+It starts within a fraction of a second, so that it can be killed hundreds of times. It says what it is about to do and
+what was done over a pipe, as lines of JSON.
+"""
+
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib.commands.annotations import restore_version
+from lib.core.annotation.split import SliceSplit
+from lib.core.device.machine import Machine
+from lib.core.model.folder import ModelFolder
+from lib.core.model.model import Model, build_network
+from lib.core.plan.options import PlanOptions
+from lib.core.plan.plan import Plan
+from lib.core.training.publishing import Publisher
+from lib.server.store import decoding
+from lib.server.store.datastore import AnnotationStore
+from lib.server.temporary import use_own_folder
+from serving import as_slicer_sends, write_label
+from stores import SCHEME
+
+from .ledger import annotation
+
+IMAGES = ("a", "b")
+
+Say = Callable[..., None]
+
+
+def model(number: int) -> Model:
+    """Return a model of the run ``run NUMBER`` whose weights are all this number modulo 1000."""
+    plan = Plan(scheme=SCHEME, channels=1, spacing=None, width=2, tile=(92, 92, 92))
+    network = build_network(plan).eval()
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            value.fill_(number % 1000)
+    return Model(network, plan, SliceSplit({}, {}), 0.5, "validation IoU", f"run {number}", 1)
+
+
+class StoringProcess:
+    """What the process does with the folder."""
+
+    def __init__(self, studies: Path, temporary: Path, say: Say) -> None:
+        """Start as the server does."""
+        os.environ["TMPDIR"] = str(temporary)
+        use_own_folder()
+        # Afterwards the process that decodes is at work, and submissions take milliseconds.
+        decoding.decode_image(str(studies / f"{IMAGES[0]}.nii.gz"), decoding.default_limit())
+        self.store = AnnotationStore(str(studies), SCHEME)
+        self.store.serve(watch=False)
+        self.models = ModelFolder(studies / "models")
+        self.models.remove_abandoned()
+        self.studies, self.temporary, self.say = studies, temporary, say
+
+    def submit(self, image: str, number: int) -> None:
+        """Submit the annotation of this number."""
+        label, params = as_slicer_sends(annotation(number))
+        file = write_label(self.temporary / "upload.nii.gz", label)
+        self.say("submit", image, number)
+        info = self.store.save_label(image, str(file), "final", params).info
+        self.say("submitted", image, number, info["version"])
+
+    def restore(self, image: str, version: int) -> None:
+        """Restore a version as the command line does."""
+        self.say("restore", image, version)
+        said = restore_version(self.studies, image, version)
+        self.say("restored", image, version, int(said.split()[1]))
+
+    def publish(self, number: int) -> None:
+        """Publish a model as a training does."""
+        publisher = Publisher(
+            self.models, SCHEME, 1, PlanOptions(), Machine("cpu", 1 << 30), lambda plan: (), lambda: None
+        )
+        new = model(number)
+        self.say("publish", new.run)
+        if publisher.offer(new):
+            self.say("published", new.run)
+
+    def work(self, seed: int) -> None:
+        """Do one thing after the other, for ever."""
+        chance, number = random.Random(seed), seed * 10_000
+        while True:
+            number += 1
+            image, what = chance.choice(IMAGES), chance.random()
+            last = max(self.store.versions(image), default=0)
+            if what < 0.25:
+                self.publish(number)
+            elif what < 0.5 and last > 1:
+                self.restore(image, chance.randrange(1, last))
+            else:
+                self.submit(image, number)
+
+
+def main(studies: Path, temporary: Path, seed: int, out: int, go: int) -> None:
+    """Start, say that, wait for a byte on ``go``, and work until killed."""
+
+    def say(*words: Any) -> None:
+        os.write(out, json.dumps(words).encode() + b"\n")
+
+    process = StoringProcess(studies, temporary, say)
+    say("ready")
+    os.read(go, 1)
+    process.work(seed)
