@@ -15,6 +15,7 @@ from unittest import mock
 
 import nibabel
 import numpy as np
+import psutil
 import requests
 from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
@@ -161,6 +162,11 @@ class Server:
         except AssertionError as error:
             raise AssertionError(f"{error}; the server said:\n{self.log.read_text()[-5000:]}") from error
 
+    def jobs(self) -> list[psutil.Process]:
+        """The processes of trainings, scorings and batch inference that it has started."""
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if str(APP / "job.py") in child.as_dict(["cmdline"], [])["cmdline"]]
+
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(timeout=PATIENCE)
@@ -178,7 +184,7 @@ class Server:
             stats = self.client.info()["train_stats"]["sparse_unet3d"]
             if until(stats, status["status"]):
                 return True
-            assert status["status"] in ("SUBMITTED", "RUNNING"), "\n".join(status["details"])
+            assert status["status"] == "RUNNING", "\n".join(status["details"])
             return False
 
         self.wait_until(reached)
@@ -200,7 +206,7 @@ class Server:
     def run_job(self, start: str, state: str, **options: Any) -> dict[str, Any]:
         """Start a training, scoring or batch, and wait until it is done."""
         requests.post(self.url + start, json=options, timeout=PATIENCE).raise_for_status()
-        self.wait_until(lambda: self.get(state).json()["status"] not in ("SUBMITTED", "RUNNING"))
+        self.wait_until(lambda: self.get(state).json()["status"] != "RUNNING")
         job: dict[str, Any] = self.get(state).json()
         assert job["status"] == "DONE", "\n".join(job["details"])
         return job

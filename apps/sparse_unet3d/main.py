@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from fastapi import HTTPException
-from fastapi.encoders import jsonable_encoder
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -19,6 +18,8 @@ from lib.core.model.folder import ModelFolder
 from lib.core.plan.plan import PAPER_WIDTH
 from lib.core.plan.planning import CPU_WIDTH
 from lib.server.conf import Conf
+from lib.server.jobs.ending import end_on_signals
+from lib.server.jobs.jobs import METHODS, Busy, Jobs
 from lib.server.records import AnnotationInfo
 from lib.server.slicer.replies import not_found, submission_reply
 from lib.server.slicer.segments import all_segments
@@ -28,9 +29,7 @@ from lib.server.store.studies import require_folder
 from lib.server.tasks.accept_slice import AcceptSlice
 from lib.server.tasks.infer import Segmentation
 from lib.server.tasks.next_slices import NextSlices
-from lib.server.tasks.requests import CheckedTask
 from lib.server.tasks.scoring import IouScoring
-from lib.server.tasks.stopping import end_on_signals
 from lib.server.tasks.strategies import NextSlice, Sparse
 from lib.server.tasks.suggestions import Suggestions
 from lib.server.tasks.trainer import Trainer, learnable_classes_of
@@ -69,6 +68,7 @@ class SparseUNet3D(MONAILabelApp):
         )
         # Otherwise MONAI Label starts a scoring process, which takes 10 s, at every Next Sample.
         self._auto_update_scoring = False
+        self.jobs = Jobs(ModelFolder(self.settings.models), self.check_request)
 
     def init_datastore(self) -> AnnotationStore:
         conf = self.settings
@@ -106,7 +106,7 @@ class SparseUNet3D(MONAILabelApp):
                 refuse_to_start(error)
             ModelFolder(self.settings.models).remove_abandoned()
         super().on_init_complete()
-        end_on_signals()
+        end_on_signals(self.jobs)
         users = Users(self.studies)
         origins = [str(origin).rstrip("/") for origin in settings.MONAI_LABEL_CORS_ORIGINS]
         answer_with(web_application(self, users, self.settings.hosts, origins, self.settings.upload))
@@ -126,7 +126,13 @@ class SparseUNet3D(MONAILabelApp):
         if not self._datastore.list_images():
             notes.append(self._datastore.describe_emptiness())
         notes += self._datastore.describe_left_out()
-        return {**super().info(), "description": "; ".join(notes)}
+        return {**super().info(), "train_stats": self._train_stats(), "description": "; ".join(notes)}
+
+    def _train_stats(self) -> dict[str, Any]:
+        """Return the last report of training; of a training that has failed, the message says why."""
+        latest = self.jobs.status("train") or {}
+        failure = {"message": latest["message"]} if "message" in latest else {}
+        return {name: {**trainer.stats(), **failure} for name, trainer in self._trainers.items()}
 
     def infer(self, request: dict[str, Any], datastore: AnnotationStore | None = None) -> dict[str, Any]:
         """Run an infer task; never save its result as a label, even if the request asks for it.
@@ -155,6 +161,11 @@ class SparseUNet3D(MONAILabelApp):
         )
         return result
 
+    def batch_infer(self, request: dict[str, Any], datastore: AnnotationStore | None = None) -> dict[str, Any]:
+        # Otherwise MONAI Label divides the images among the GPUs, also where there is none, and fails.
+        result: dict[str, Any] = super().batch_infer({**request, "multi_gpu": False}, datastore)
+        return result
+
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         self._require(self._strategies, request.get("strategy") or "random", "strategy")
         sample: dict[str, Any] = super().next_sample(request)
@@ -169,17 +180,31 @@ class SparseUNet3D(MONAILabelApp):
         return sample
 
     def start_job(self, method: str, request: dict[str, Any]) -> Mapping[str, Any]:
-        started, detail = CheckedTask.run(method, request=request)
-        if started is None:
-            raise HTTPException(429, detail)
-        return {**jsonable_encoder(started)}
+        """Start ``train``, ``scoring`` or ``batch_infer`` in a process of its own; return its state.
+
+        Raises:
+            InputError: the request can't succeed.
+            HTTPException: 404 for an unknown trainer, model or scoring method; 429 if such a job runs already.
+        """
+        try:
+            return {**self.jobs.start(method, request)}
+        except Busy as error:
+            raise HTTPException(429, str(error)) from error
 
     def job(self, method: str, all: bool, check_if_running: bool) -> Any:
-        state, detail = CheckedTask.status(method, all, check_if_running)
-        return jsonable_encoder(state) if state is not None else not_found(str(detail))
+        """Return the state of the latest job, the states of all, or that of the running one.
+
+        Raises:
+            HTTPException: 404 if there is none.
+        """
+        if check_if_running:
+            return self.jobs.running(method) or not_found(f"no {METHODS[method]} runs")
+        states = self.jobs.all(method) or not_found(f"there has been no {METHODS[method]} yet")
+        return states if all else states[-1]
 
     def stop_job(self, method: str) -> Any:
-        return jsonable_encoder(CheckedTask.stop(method))
+        """Stop the job that runs, and wait for its end; return its state, or None if none runs."""
+        return self.jobs.stop(method)
 
     def check_request(self, method: str, request: dict[str, Any]) -> Mapping[str, object]:
         """Refuse a request that can't succeed, before a process is started for it.

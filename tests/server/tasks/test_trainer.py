@@ -78,7 +78,6 @@ def test_nothing_annotated_is_refused(studies: Path) -> None:
         trainer.check({}, store)
     with pytest.raises(InputError, match="nothing is annotated"):
         trainer({}, store)
-    assert "nothing is annotated" in trainer.stats()["message"]
 
 
 def test_a_single_class_is_refused_until_another_image_has_a_second(studies: Path, tmp_path: Path) -> None:
@@ -123,7 +122,6 @@ def test_structures_without_any_background_are_refused(studies: Path, tmp_path: 
         trainer.check({}, store)
     with pytest.raises(InputError, match=words):
         trainer({}, store)
-    assert "no voxel of outside" in trainer.stats()["message"]
     store.save_label("b", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
     trainer.check({}, store)
 
@@ -211,18 +209,6 @@ def test_if_nothing_is_left_training_is_refused(what: str, studies: Path, tmp_pa
             trainer.check({}, store)
     with pytest.raises(InputError, match=f"none of the annotated images can be used.*{SPOILT[what]}"):
         trainer({}, store)
-    assert re.search(SPOILT[what], trainer.stats()["message"])
-
-
-def test_every_failure_is_reported(studies: Path, tmp_path: Path) -> None:
-    trainer, store = set_up(studies)
-    store.save_label("a", str(write_label(tmp_path / "label.nii.gz", paint())), "final", NAMED)
-    trainer.folder.path.mkdir()
-    # A file stands where TensorBoard's folder should be, so its events can't be written.
-    trainer.folder.events.write_text("")
-    with pytest.raises(OSError, match="events"):
-        trainer({"max_epochs": 1}, store)
-    assert re.search(r"training has failed \(\w+: .*events.*\); the server's log says more", trainer.stats()["message"])
 
 
 def report(epoch: int, **changes: Any) -> dict[str, Any]:

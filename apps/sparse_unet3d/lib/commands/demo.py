@@ -172,9 +172,9 @@ def train(client: MONAILabelClient, minutes: float, clock: Clock) -> Training:
     clock.say(f"Training for {minutes:g} minutes ...")
     client.train_start(MODEL, {"max_minutes": minutes, "max_epochs": MAX_EPOCHS, "start": "afresh"})
     history: list[Epoch] = []
-    status = "SUBMITTED"
+    status = "RUNNING"
     spoke = clock.seconds
-    while status in ("SUBMITTED", "RUNNING"):
+    while status == "RUNNING":
         time.sleep(POLL_SECONDS)
         # Ask for the status first, so that the statistics are final once the status says that training has ended.
         task = client.train_status()

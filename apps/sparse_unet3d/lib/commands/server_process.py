@@ -16,7 +16,7 @@ from monailabel.client.client import MONAILabelClientException
 from .errors import ServerError
 
 APP = Path(__file__).parents[2]
-STOP_SECONDS = 20
+STOP_SECONDS = 40
 """Time that a server has to stop before it is killed. Nothing is lost, because it stores before it answers."""
 TAIL_LINES = 25
 

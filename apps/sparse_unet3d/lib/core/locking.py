@@ -5,15 +5,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import datetime, timezone
 from os import getpid
 from pathlib import Path
-from socket import gethostname
 
 from filelock import FileLock, Timeout
 
 from .errors import InputError
-from .processes import has_ended, this_process
+from .owner import Owner
 
 PATIENCE = 10.0
 """Seconds to wait for a lock. A change holds it for less than a tenth of a second, so that 20 clients who submit at
@@ -73,14 +73,12 @@ class OwnedLock:
         self._depth += 1
         try:
             if self._depth == 1:
-                owner = {
-                    "process": this_process(),
-                    "pid": getpid(),
-                    "host": gethostname(),
+                note = {
+                    "owner": asdict(Owner.of(getpid())),
                     "since": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} UTC",
                 }
                 with suppress(OSError):
-                    self._note.write_text(json.dumps(owner), encoding="utf-8")
+                    self._note.write_text(json.dumps(note), encoding="utf-8")
             yield
         finally:
             self._depth -= 1
@@ -90,10 +88,10 @@ class OwnedLock:
 
     def _locked(self, waited: float) -> Locked:
         try:
-            owner = json.loads(self._note.read_text(encoding="utf-8"))
+            note = json.loads(self._note.read_text(encoding="utf-8"))
+            owner = Owner(**note["owner"])
             # A process that was killed leaves its note, which the next one may have been unable to replace.
-            known = not has_ended(owner["process"])
-            who = f"process {owner['pid']} on {owner['host']}, since {owner['since']}" if known else ""
+            who = "" if owner.has_ended() else f"{owner}, since {note['since']}"
         except (OSError, ValueError, TypeError, KeyError):
             who = ""
         return Locked(

@@ -16,12 +16,21 @@ _NAME = re.compile(r"([0-9a-f]{8})-([0-9]{1,10})-([0-9]{1,12})")
 
 def this_process() -> str:
     """Return the name of this process: its computer, its number, and when it started, in letters for file names."""
-    return _name_of(os.getpid())
+    return _this_process(os.getpid())
+
+
+def name_of(pid: int) -> str:
+    """Return the name of a process of this computer.
+
+    Raises:
+        psutil.NoSuchProcess: it has ended.
+    """
+    return f"{_host()}-{pid}-{int(psutil.Process(pid).create_time())}"
 
 
 @functools.lru_cache(maxsize=1)  # by number, because a forked process is another one
-def _name_of(pid: int) -> str:
-    return f"{_host()}-{pid}-{int(psutil.Process(pid).create_time())}"
+def _this_process(pid: int) -> str:
+    return name_of(pid)
 
 
 def _host() -> str:
@@ -45,8 +54,19 @@ def has_ended(name: str) -> bool | None:
     try:
         process = psutil.Process(int(found[2]))
         is_later: bool = process.create_time() > int(found[3]) + CLOCK
-        return is_later or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
     except psutil.AccessDenied:
         return False
+    return is_later or not is_used(int(found[2]))
+
+
+def is_used(pid: int) -> bool:
+    """Tell whether a process of this number runs on this computer."""
+    try:
+        # Of an ended process whose parent hasn't noticed, only the number is left.
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True

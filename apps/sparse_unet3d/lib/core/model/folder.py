@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
-from filelock import FileLock, Timeout
-
 from lib.core.errors import InputError
 from lib.core.files import remove_abandoned, replacing, write_json
 from lib.core.labels import LabelScheme
+from lib.core.locking import OwnedLock
 from lib.core.plan.paper import choices, differences
 
 from .model import Model, check_fit, load_content
@@ -62,26 +61,18 @@ class ModelFolder:
         self.stats_path = self.path / "stats.json"
         self.events = self.path / "events"
         # One lock object, because the thread that holds it can acquire it again.
-        self._lock = FileLock(self.path / ".lock", timeout=LOCK_SECONDS)
+        self._lock = OwnedLock(self.path / ".lock", f"the models folder {self.path}")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep all other threads and processes out, on this computer and on others that share the folder.
 
         Raises:
-            InputError: another one has held the lock for a minute.
+            Locked: another one has held the lock for a minute.
+            OSError: the folder can't be written to.
         """
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise InputError(
-                f"{self._lock.lock_file}: another process has held this lock for {LOCK_SECONDS:.0f} s, so it may hang; "
-                "end other servers and trainings that use this folder, and try again"
-            ) from error
-        try:
+        with self._lock.hold(LOCK_SECONDS):
             yield
-        finally:
-            self._lock.release()
 
     def remove_abandoned(self) -> None:
         """Remove the incomplete files of processes that have ended."""

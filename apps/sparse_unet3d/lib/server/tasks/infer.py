@@ -24,11 +24,10 @@ from lib.server.conf import Conf
 from lib.server.machine import this_machine
 from lib.server.records import PredictionInfo
 from lib.server.slicer.segments import predicted_segments
+from lib.server.stopping import raise_if_stopping
 from lib.server.store.datastore import AnnotationStore
 from lib.server.store.decoding import decode_image
 from lib.server.store.predictions import facts
-
-from .stopping import raise_if_stopping
 
 logger = logging.getLogger(__name__)
 

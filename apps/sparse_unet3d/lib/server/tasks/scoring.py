@@ -18,6 +18,7 @@ from lib.core.volumes.grids import onto_grid
 from lib.core.volumes.reading import read_label_map, read_volume
 from lib.core.volumes.working_grid import WorkingGrid
 from lib.server.records import ImageScores, PredictionInfo, Scores
+from lib.server.stopping import raise_if_stopping
 from lib.server.store.annotations import FINAL
 from lib.server.store.datastore import PREDICTION, AnnotationStore
 from lib.server.store.predictions import stored_prediction
@@ -65,6 +66,7 @@ class IouScoring(ScoringMethod):
         total = _Counts(self.scheme)
         images: dict[str, ImageScores] = {}
         for image_id in sorted(datastore.get_labeled_images()):
+            raise_if_stopping()
             if PREDICTION not in datastore.get_labels_by_image_id(image_id):
                 continue
             try:

@@ -22,6 +22,7 @@ from lib.core.training.report import TrainingReport
 from lib.core.training.run import train
 from lib.server.conf import Conf
 from lib.server.machine import this_machine
+from lib.server.stopping import raise_if_stopping
 from lib.server.store.annotations import AnnotationReader
 from lib.server.store.datastore import AnnotationStore
 from lib.server.store.studies import MOST_NAMED
@@ -95,26 +96,27 @@ class Trainer(TrainTask):
 
         Raises:
             InputError: nothing can be learnt from the annotations, or an option is out of range.
+            Stopped: the process is to end; the checkpoint holds what was learnt.
         """
-        try:
-            options = read_options(request)
-            cases, left_out = read_cases(datastore, self.conf.scheme)
-            for reason in left_out:
-                logger.error("Left out: %s", reason)
-            if not cases and left_out:
-                raise InputError(_and_left_out("training: none of the annotated images can be used", left_out))
-            keep_freed_memory()
-            with _Progress(self.folder, left_out) as progress:
-                machine = this_machine(self.conf.memory)
-                latest = train(cases, self.conf.scheme, self.folder, options, self.conf.plan, machine, progress.report)
-        except Exception as error:
-            # This message is all that Slicer shows of a failed process.
-            message = str(error)
-            if not isinstance(error, InputError):
-                logger.exception("Training has failed")
-                message = f"training has failed ({type(error).__name__}: {error}); the server's log says more"
-            write_json(self.folder.stats_path, {**self.stats(), "message": message})
-            raise
+        options = read_options(request)
+        cases, left_out = read_cases(datastore, self.conf.scheme)
+        for reason in left_out:
+            logger.error("Left out: %s", reason)
+        if not cases and left_out:
+            raise InputError(_and_left_out("training: none of the annotated images can be used", left_out))
+        keep_freed_memory()
+        with _Progress(self.folder, left_out) as progress:
+            machine = this_machine(self.conf.memory)
+            latest = train(
+                cases,
+                self.conf.scheme,
+                self.folder,
+                options,
+                self.conf.plan,
+                machine,
+                progress.report,
+                raise_if_stopping,
+            )
         logger.info("Training has ended: %s", latest["message"])
         return dict(latest)
 

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import MONAILabelException
 from starlette.exceptions import HTTPException
 
-from lib.core.errors import InputError
+from lib.core.errors import InputError, Stopped
 from lib.core.locking import Locked
 
 from .requests import describe
@@ -53,6 +53,10 @@ def add_error_replies(web: FastAPI) -> None:
     @web.exception_handler(InputError)
     async def unusable(_: Request, error: InputError) -> JSONResponse:
         return reply(503 if isinstance(error, Locked) else 400, str(error))
+
+    @web.exception_handler(Stopped)
+    async def ending(_: Request, error: Stopped) -> JSONResponse:
+        return reply(503, "the server is ending; start it again, and try again then")
 
     @web.exception_handler(MONAILabelException)
     async def refused(_: Request, error: MONAILabelException) -> JSONResponse:

@@ -8,16 +8,17 @@ import hmac
 import os
 import secrets
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import jwt
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lib.core.errors import InputError
 from lib.core.files import replacing
+from lib.core.locking import OwnedLock
 
 from .requests import LONGEST_NAME, Name
 
@@ -80,7 +81,7 @@ class Users:
         """Add a person, or change the password.
 
         Raises:
-            InputError: the name can't be used, the password is too short, or the file is damaged.
+            InputError: the name can't be used, the password is too short, or the file is damaged or in use.
         """
         if not SHORTEST_PASSWORD <= len(password) <= LONGEST_NAME or not password.isprintable():
             raise InputError(
@@ -93,7 +94,7 @@ class Users:
         """Add a program, or change its token; return the token, which is kept nowhere.
 
         Raises:
-            InputError: the name can't be used, or the file is damaged.
+            InputError: the name can't be used, or the file is damaged or in use.
         """
         token = secrets.token_urlsafe(32)
         with self._changing():
@@ -106,7 +107,7 @@ class Users:
         """Remove a person; a login of that person is no longer valid.
 
         Raises:
-            InputError: there is no such user, or the file is damaged.
+            InputError: there is no such user, or the file is damaged or in use.
         """
         with self._changing():
             if name not in self.names():
@@ -164,9 +165,9 @@ class Users:
             ) from error
         return self._read[1]
 
-    def _changing(self) -> FileLock:
+    def _changing(self) -> AbstractContextManager[None]:
         """Let no other process change the file meanwhile."""
-        return FileLock(self.path.with_name(f".{FILE}.lock"))
+        return OwnedLock(self.path.with_name(f".{FILE}.lock"), f"the file of users {self.path}").hold()
 
     def _set(self, name: str, user: User) -> None:
         content = self._content() if self.exist() else _Content(secret=secrets.token_hex(32), users={})

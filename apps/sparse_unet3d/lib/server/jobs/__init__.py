@@ -1,0 +1,1 @@
+"""Work in processes of its own: trainings, scorings and batch inference, of which other servers know too."""

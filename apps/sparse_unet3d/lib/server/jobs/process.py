@@ -1,0 +1,142 @@
+"""What a job's process does: reads the order from its server, works, and says how that ended."""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TextIO, TypedDict
+
+from lib.core.device.machine import is_out_of_memory
+from lib.core.errors import InputError, Stopped
+from lib.core.model.folder import ModelFolder
+from lib.server.stopping import raise_if_stopping
+
+from .latest_training import LatestTraining
+from .watch import Watch
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "[%(asctime)s] [%(process)s] [%(threadName)s] [%(levelname)s] (%(name)s:%(lineno)d) - %(message)s"
+
+
+class Order(TypedDict):
+    """What the server writes to the standard input.
+
+    Attributes:
+        id: of the job.
+        method: ``train``, ``scoring`` or ``batch_infer``.
+        request: for the app's method of that name.
+        server: number of the server's process.
+        models: folder of the project's models.
+    """
+
+    id: str
+    method: str
+    request: dict[str, Any]
+    server: int
+    models: str
+
+
+class Outcome(TypedDict):
+    """What the process writes to the standard output before it ends.
+
+    Attributes:
+        status: ``DONE``, ``STOPPED`` or ``ERROR``.
+        message: why it failed, for people; else empty.
+        result: what the app's method returned.
+    """
+
+    status: str
+    message: str
+    result: Any
+
+
+def main() -> NoReturn:
+    """Work, and end the process. The log goes to the standard error, that of a training also into its folder."""
+    text = sys.stdin.read()
+    if not text:
+        # The server has ended since it started this process, and didn't record it.
+        sys.exit(1)
+    order: Order = json.loads(text)
+    with _channel() as channel:
+        latest = LatestTraining(ModelFolder(order["models"])) if order["method"] == "train" else None
+        _log(latest.log if latest else None)
+        Watch(order["server"], (latest, order["id"]) if latest else None)
+        outcome = _outcome(order)
+        with contextlib.suppress(OSError, InputError):
+            if latest:
+                latest.end(order["id"], outcome["status"], outcome["message"])
+        # There may be no server any more.
+        with contextlib.suppress(OSError):
+            json.dump(outcome, channel, default=str)
+            channel.flush()
+    logging.shutdown()
+    # Tidying up the interpreter takes seconds, and there is nothing left to tidy up.
+    os._exit(int(outcome["status"] == "ERROR"))
+
+
+def _outcome(order: Order) -> Outcome:
+    def failed(message: str) -> Outcome:
+        return {"status": "ERROR", "message": message, "result": None}
+
+    what = order["method"].replace("train", "training").replace("batch_infer", "batch inference")
+    try:
+        result = _work(order)
+    except (Stopped, KeyboardInterrupt):
+        logger.info("Stopped")
+        return {"status": "STOPPED", "message": "", "result": None}
+    except InputError as error:
+        logger.error(error)
+        return failed(str(error))
+    except SystemExit as error:
+        return failed(str(error).strip())
+    except BaseException as error:
+        logger.exception("%s has failed", what.capitalize())
+        if is_out_of_memory(error):
+            return failed(
+                f"{what} has failed: memory is short ({type(error).__name__}: {error}); close other programs, or train "
+                "with a smaller --conf width; the server's log says more"
+            )
+        return failed(f"{what} has failed ({type(error).__name__}: {error}); the server's log says more")
+    return {"status": "DONE", "message": "", "result": result}
+
+
+def _work(order: Order) -> Any:
+    # These take seconds to import; by now the process is watched.
+    from monailabel.interfaces.utils.app import app_instance
+
+    raise_if_stopping()
+    app = app_instance()
+    raise_if_stopping()
+    works: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "train": app.train,
+        "scoring": app.scoring,
+        "batch_infer": app.batch_infer,
+    }
+    result = works[order["method"]](order["request"])
+    # The results of batch inference are in the datastore.
+    return None if order["method"] == "batch_infer" else result
+
+
+@contextlib.contextmanager
+def _channel() -> Iterator[TextIO]:
+    """Keep the standard output for the outcome: whatever else is printed goes to the log."""
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as channel:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        yield channel
+
+
+def _log(file: Path | None) -> None:
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if file:
+        with contextlib.suppress(OSError):
+            handlers.append(_LogFile(file, mode="w", encoding="utf-8"))
+    logging.basicConfig(level=logging.INFO, format=FORMAT, handlers=handlers)
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go on without the file: on a full disk, the traceback would fill the other log."""
