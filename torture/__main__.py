@@ -11,10 +11,10 @@ import typer
 
 from lib.commands.command_line import make_app, run
 
-from . import kills
+from . import kills, power
 from .outcome import Outcome, Row, announce, keep, write_table
 
-ROWS: tuple[Row, ...] = (kills.ROW,)
+ROWS: tuple[Row, ...] = (kills.ROW, power.ROW)
 
 app = make_app("Treat the server and its store badly, and check that nothing is lost: docs/reliability.md.")
 
@@ -30,6 +30,15 @@ def kill(
     """kill -9 of the server and of a process that stores, at random moments."""
     options = f"--count {count} --on-server {on_server} --seed {seed}"
     _measure(kills.ROW, options, lambda folder: kills.measure(folder, count, on_server, seed))
+
+
+@app.command("power")
+def cut_power(
+    samples: Annotated[int, typer.Option(min=0, help="Random states at each point, of each rule.")] = 3,
+    seed: Seed = 0,
+) -> None:
+    """Replay what was written to each point, and lose or reorder what wasn't synced."""
+    _measure(power.ROW, f"--samples {samples} --seed {seed}", lambda folder: power.measure(folder, samples, 1, seed))
 
 
 @app.command("all")

@@ -7,16 +7,16 @@ import select
 import shutil
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from serving import write_image
 
-from .ledger import Ledger, ModelLedger, annotation, fingerprint, leftovers
+from .ledger import leftovers
 from .outcome import Outcome, Row, announce
 from .processes import orphans
 from .server_kills import kill_servers
-from .storing import IMAGES, main
+from .storing import IMAGES, Notes, main
 
 ROW = Row(
     "kills",
@@ -69,7 +69,8 @@ def _kill_small_processes(folder: Path, kills: int, seed: int, outcome: Outcome)
         path.mkdir(parents=True)
     for image in IMAGES:
         write_image(studies / f"{image}.nii.gz")
-    chance, ledger, models = random.Random(seed), Ledger(), ModelLedger()
+    chance, notes = random.Random(seed), Notes()
+    ledger, models = notes.ledger, notes.models
     for kill in range(kills + 1):
         thorough = kill == kills
         during_start = not thorough and chance.random() < DURING_START
@@ -88,33 +89,14 @@ def _kill_small_processes(folder: Path, kills: int, seed: int, outcome: Outcome)
             faults = [f"doesn't start: {error!r}"]
         finally:
             child.kill()
-            faults = [*(faults if not during_start else []), *_note(child.said(), ledger, models), *orphans(temporary)]
+            faults = [] if during_start else faults
+            for words in child.said():
+                faults += notes.take(*words)
+            faults += orphans(temporary)
             outcome.faults += [f"small process, seed {seed}, kill {kill}: {fault}" for fault in faults]
     outcome.facts["acknowledged"] += ledger.count()
     outcome.facts["published"] += len(models.acknowledged)
     shutil.rmtree(folder)
-
-
-def _note(said: Sequence[Sequence[object]], ledger: Ledger, models: ModelLedger) -> list[str]:
-    """Note in the ledgers what a process said; return what is wrong with it."""
-    faults, voxels = [], ""
-    for what, *words in said:
-        if what == "submit":
-            image, number = str(words[0]), int(str(words[1]))
-            ledger.send(image, voxels := fingerprint(annotation(number)))
-        elif what == "restore":
-            image, version = str(words[0]), int(str(words[1]))
-            # It may be one that was stored when a process was killed before it could say so.
-            voxels = ledger.acknowledged(image).get(version, "")
-        elif what in ("submitted", "restored") and voxels:
-            faults += ledger.acknowledge(str(words[0]), int(str(words[2])), voxels)
-        elif what == "publish":
-            models.send(str(words[0]))
-        elif what == "published":
-            models.acknowledge(str(words[0]))
-        elif what == "failed":
-            faults.append(f"it failed: {words[0]}")
-    return faults
 
 
 class _Child:
@@ -158,7 +140,7 @@ class _Child:
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
-    def said(self) -> list[list[object]]:
+    def said(self) -> list[list[Any]]:
         """Return what it said, once it was killed; the last line may be missing but is never half a line."""
         while read := os.read(self._from, 1 << 16):
             self._content += read

@@ -93,11 +93,16 @@ class Ledger:
         for tag, offset in (("final", 0), ("original", OFFSET)):
             if self._fingerprint(studies / "labels" / tag / f"{image}.nii.gz", offset) != voxels:
                 faults.append(f"{image}: {tag} isn't the newest version, {newest}")
-            beside = json.loads((studies / "labels" / tag / f"{image}.json").read_bytes())
-            if beside["version"] != newest:
-                faults.append(f"{image}: the file beside {tag} says version {beside['version']}, not {newest}")
-            if index[image]["labels"][tag]["info"]["version"] != newest:
-                faults.append(f"{image}: the index says another version of {tag} than {newest}")
+            try:
+                beside = json.loads((studies / "labels" / tag / f"{image}.json").read_bytes())["version"]
+                listed = index[image]["labels"][tag]["info"]["version"]
+            except (OSError, ValueError, LookupError) as error:
+                faults.append(f"{image}: what is kept with {tag} is lost or torn ({error!r})")
+                continue
+            if beside != newest:
+                faults.append(f"{image}: the file beside {tag} says version {beside}, not {newest}")
+            if listed != newest:
+                faults.append(f"{image}: the index says version {listed} of {tag}, not {newest}")
         return faults
 
     def _versions(self, studies: Path, image: str) -> dict[int, str]:

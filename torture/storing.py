@@ -27,7 +27,7 @@ from lib.server.temporary import use_own_folder
 from serving import as_slicer_sends, write_label
 from stores import SCHEME
 
-from .ledger import annotation
+from .ledger import Ledger, ModelLedger, annotation, fingerprint
 
 IMAGES = ("a", "b")
 
@@ -108,3 +108,31 @@ def main(studies: Path, temporary: Path, seed: int, out: int, go: int) -> None:
     say("ready")
     os.read(go, 1)
     process.work(seed)
+
+
+class Notes:
+    """What processes that store said, noted in the ledgers."""
+
+    def __init__(self) -> None:
+        self.ledger, self.models = Ledger(), ModelLedger()
+        self._voxels = ""
+
+    def take(self, what: str, *words: Any) -> list[str]:
+        """Note something that a process said; return what is wrong with it."""
+        if what == "submit":
+            image, number = words
+            self.ledger.send(image, fingerprint(annotation(number)))
+            self._voxels = fingerprint(annotation(number))
+        elif what == "restore":
+            image, version = words
+            # It may be one that was stored when a process was killed before it could say so.
+            self._voxels = self.ledger.acknowledged(image).get(version, "")
+        elif what in ("submitted", "restored") and self._voxels:
+            return self.ledger.acknowledge(words[0], words[2], self._voxels)
+        elif what == "publish":
+            self.models.send(words[0])
+        elif what == "published":
+            self.models.acknowledge(words[0])
+        elif what == "failed":
+            return [f"it failed: {words[0]}"]
+        return []

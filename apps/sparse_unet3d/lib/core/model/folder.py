@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from lib.core.errors import InputError
-from lib.core.files import remove_abandoned, replacing, write_json
+from lib.core.files import make_folder, remove_abandoned, replacing, write_json
 from lib.core.labels import LabelScheme
 from lib.core.locking import OwnedLock
 from lib.core.plan.paper import choices, differences
@@ -71,6 +71,8 @@ class ModelFolder:
             Locked: another one has held the lock for a minute.
             OSError: the folder can't be written to.
         """
+        # The lock would create the folder, but not so that it survives a loss of power.
+        make_folder(self.path)
         with self._lock.hold(LOCK_SECONDS):
             yield
 
