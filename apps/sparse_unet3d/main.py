@@ -35,7 +35,7 @@ from lib.server.tasks.suggestions import Suggestions
 from lib.server.tasks.trainer import Trainer, learnable_classes_of
 from lib.server.temporary import use_own_folder
 from lib.server.web.serving import web_application
-from lib.server.web.takeover import answer_with, warn_if_open
+from lib.server.web.takeover import answer_with, require_one_process, warn_if_open
 from lib.server.web.users import Users
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,10 @@ class SparseUNet3D(MONAILabelApp):
 
     def on_init_complete(self) -> None:
         """Begin to serve. Only the server calls this; the processes that it starts only read."""
+        try:
+            require_one_process()
+        except InputError as error:
+            refuse_to_start(error)
         use_own_folder()
         logger.info("Classes: %s", self.settings.scheme.describe())
         logger.info("Device: %s", describe_device())

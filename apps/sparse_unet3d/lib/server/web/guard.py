@@ -1,7 +1,8 @@
 """From where clients may reach the server."""
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import psutil
@@ -15,14 +16,18 @@ READING = ("GET", "HEAD", "OPTIONS")
 """Methods that change nothing."""
 
 
-def own_hosts() -> list[str]:
-    """Return the names and addresses of this computer."""
+def own_names() -> list[str]:
+    """Return the names of this computer."""
+    return sorted({"localhost", socket.gethostname().lower(), socket.getfqdn().lower()})
+
+
+def own_addresses() -> list[str]:
+    """Return the addresses that this computer has now."""
     # The first two are what the server prints when it serves the whole network.
     found = {"0.0.0.0", "::", "127.0.0.1", "::1"}
     for addresses in psutil.net_if_addrs().values():
         found |= {one.address.split("%")[0] for one in addresses if one.family in (socket.AF_INET, socket.AF_INET6)}
-    names = {"localhost", socket.gethostname().lower(), socket.getfqdn().lower()}
-    return [*sorted(names), *sorted(found)]
+    return sorted(found)
 
 
 def as_in_header(host: str) -> str:
@@ -30,15 +35,40 @@ def as_in_header(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-class KnownHosts(TrustedHostMiddleware):
-    """Starlette's check of the header ``Host``. Earlier versions of it tell upper and lower case apart."""
+class KnownHosts:
+    """Starlette's check of the header ``Host``, for a computer whose addresses change.
+
+    Starlette's earlier versions tell upper and lower case apart.
+    """
+
+    def __init__(self, app: ASGIApp, names: Sequence[str]) -> None:
+        """Let requests to ``names`` and to this computer's addresses through."""
+        self._app, self._names = app, names
+        self._check = self._with(own_addresses())
+
+    def _with(self, addresses: Sequence[str]) -> TrustedHostMiddleware:
+        self._addresses = addresses
+        hosts = [as_in_header(host) for host in (*self._names, *addresses)]
+        return TrustedHostMiddleware(self._app, allowed_hosts=hosts, www_redirect=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; see ASGI."""
         if scope["type"] == "http":
             headers = [(key, value.lower() if key == b"host" else value) for key, value in scope["headers"]]
             scope = {**scope, "headers": headers}
-        await super().__call__(scope, receive, send)
+            # A laptop may be in another network by now.
+            address = _address(Headers(scope=scope).get("host", ""))
+            if address not in ("", *self._addresses):
+                self._check = self._with(own_addresses())
+        await self._check(scope, receive, send)
+
+
+def _address(host: str) -> str:
+    """Return the address in a header ``Host``; empty if it has a name."""
+    try:
+        return str(ip_address(urlsplit(f"//{host}").hostname or ""))
+    except ValueError:
+        return ""
 
 
 class SameOrigin:

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from .access import Access, LoginFirst, login_routes
 from .datastore_routes import datastore_routes
 from .errors import add_error_replies
-from .guard import KnownHosts, SameOrigin, as_in_header, own_hosts
+from .guard import KnownHosts, SameOrigin, own_names
 from .label_app import LabelApp
 from .limits import BodyLimits, Crowd
 from .sessions import Sessions, session_routes
@@ -36,10 +36,9 @@ def web_application(
         largest_upload: bytes of the largest file that clients may send.
     """
     access, sessions = Access(users), Sessions()
-    allowed = [as_in_header(host) for host in (*own_hosts(), *hosts)]
     middleware = [
         # By its host's name, a page of another site could pass for one of this server (DNS rebinding).
-        Middleware(KnownHosts, allowed_hosts=allowed, www_redirect=False),
+        Middleware(KnownHosts, names=[*own_names(), *hosts]),
         Middleware(SameOrigin, origins=origins),
         Middleware(LoginFirst, access=access),
         Middleware(Crowd),

@@ -6,6 +6,8 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -24,7 +26,7 @@ SHORTEST = 600
 """Least of these seconds: a model may take so long on the image."""
 
 MOST = 20
-"""Sessions that are kept at a time."""
+"""Sessions that are kept at a time; for one more, the one that wasn't used for the longest time ends."""
 
 
 @dataclass
@@ -33,10 +35,11 @@ class _Session:
     created: float
     used: float
     kept_for: int
+    users: int = 0
 
     @property
     def is_over(self) -> bool:
-        return time.time() > self.used + self.kept_for
+        return not self.users and time.time() > self.used + self.kept_for
 
 
 class Sessions:
@@ -52,12 +55,10 @@ class Sessions:
         """Keep a copy of an image; return the session's id.
 
         Raises:
-            HTTPException: 503 if there are too many.
+            HTTPException: 503 if there are too many that are all in use.
         """
         with self._lock:
-            self._remove_old()
-            if len(self._sessions) >= MOST:
-                raise HTTPException(503, f"{MOST} sessions are open; wait until one ends, or end one")
+            self._make_room()
             session_id = str(uuid.uuid4())
             folder = os.path.join(self._folder.name, session_id)
             os.mkdir(folder)
@@ -67,15 +68,24 @@ class Sessions:
             )
             return session_id
 
-    def image(self, session_id: str) -> str:
-        """Return the path of a session's image, and count this as a use.
+    @contextmanager
+    def using(self, session_id: str) -> Iterator[str]:
+        """Yield the path of a session's image, which stays until the end of the block.
 
         Raises:
             HTTPException: 404 for an unknown session.
         """
-        session = self._find(session_id)
-        session.used = time.time()
-        return session.image
+        with self._lock:
+            session = self._find(session_id)
+            session.users += 1
+        try:
+            yield session.image
+        finally:
+            with self._lock:
+                session.users -= 1
+                session.used = time.time()
+                if session_id not in self._sessions:
+                    self._remove_files(session)
 
     def info(self, session_id: str) -> dict[str, Any]:
         """Return what a client may know of a session, in MONAI Label's words.
@@ -107,12 +117,22 @@ class Sessions:
             not_found("there is no such session; it may have ended. Load the image again")
         return session
 
-    def _remove_old(self) -> None:
+    def _make_room(self) -> None:
         for session_id in [key for key, session in self._sessions.items() if session.is_over]:
             self._remove(session_id)
+        if len(self._sessions) >= MOST:
+            idle = [key for key, session in self._sessions.items() if not session.users]
+            if not idle:
+                raise HTTPException(503, f"{MOST} sessions are in use; try again when a model has finished")
+            self._remove(min(idle, key=lambda key: self._sessions[key].used))
 
     def _remove(self, session_id: str) -> None:
         session = self._sessions.pop(session_id)
+        if not session.users:
+            self._remove_files(session)
+
+    @staticmethod
+    def _remove_files(session: _Session) -> None:
         shutil.rmtree(os.path.dirname(session.image), ignore_errors=True)
 
 
@@ -133,9 +153,9 @@ def session_routes(sessions: Sessions, access: Access) -> APIRouter:
     @router.get("/{session_id}", summary="What is known of a session")
     def get(session_id: uuid.UUID, update_ts: bool = False, image: bool = False) -> Response:
         if update_ts or image:
-            path = sessions.image(str(session_id))
-            if image:
-                return FileResponse(path, filename=os.path.basename(path))
+            with sessions.using(str(session_id)) as path:
+                if image:
+                    return FileResponse(path, filename=os.path.basename(path))
         return JSONResponse(sessions.info(str(session_id)))
 
     @router.delete("/{session_id}", summary="End a session")

@@ -1,17 +1,40 @@
-"""Puts the app's own web application in the place of MONAI Label's, and warns about what is open."""
+"""Puts the app's own web application in the place of MONAI Label's, in one process, and warns about what is open."""
 
 import argparse
 import logging
+import multiprocessing
+import os
 import sys
+from contextlib import suppress
 from ipaddress import ip_address
 
+import psutil
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
+
+from lib.core.errors import InputError
 
 from .limits import THREADS
 from .users import Users
 
 logger = logging.getLogger(__name__)
+
+
+def require_one_process() -> None:
+    """Refuse to be one of several server processes, each of which would have its own sessions and jobs.
+
+    Raises:
+        InputError: this is one of several; the others end too.
+    """
+    if multiprocessing.parent_process() is None:
+        return
+    # It would start another process in place of this one, again and again.
+    with suppress(psutil.Error):
+        psutil.Process(os.getppid()).terminate()
+    raise InputError(
+        "--workers or the variable WEB_CONCURRENCY asks for several server processes; leave both out. One process "
+        "answers many requests at a time"
+    )
 
 
 def answer_with(web: FastAPI) -> None:

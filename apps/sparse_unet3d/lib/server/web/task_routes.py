@@ -79,8 +79,13 @@ def job_routes(app: LabelApp, access: Access) -> APIRouter:
     router = APIRouter(dependencies=[Depends(access.user)])
 
     @router.post("/train/", tags=["Train"], summary="Train all models")
-    def train_all(options: TrainRequest | None = None) -> JSONResponse:
-        return JSONResponse({model: start("train", options, model=model) for model in app.info()["trainers"]})
+    def train_all(options: dict[str, TrainRequest] | None = None) -> JSONResponse:
+        given, models = options or {}, app.info()["trainers"]
+        for model in given:
+            if model not in models:
+                not_found(f"there is no model {model!r} to train; known: {', '.join(models)}")
+        jobs = {model: start("train", given.get(model), model=model) for model in models}
+        return JSONResponse({model: {"result": job, "detail": None} for model, job in jobs.items()})
 
     @router.post("/train/{model}", tags=["Train"], summary="Train a model")
     def train(model: Name, options: TrainRequest | None = None) -> JSONResponse:
@@ -122,7 +127,8 @@ def _add_state_routes(router: APIRouter, app: LabelApp, path: str, job: str) -> 
 def _image(image: str, session_id: str, file: UploadFile | None, sessions: Sessions) -> Iterator[dict[str, str]]:
     """Yield which image a request is about: its name in the datastore, or a file that came with the request."""
     if session_id:
-        yield {"image_file": sessions.image(session_id)}
+        with sessions.using(session_id) as path:
+            yield {"image_file": path}
     elif file:
         with received(file, "image") as path:
             yield {"image_file": path}
