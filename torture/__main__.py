@@ -11,10 +11,10 @@ import typer
 
 from lib.commands.command_line import make_app, run
 
-from . import kills, power
+from . import crowd, kills, power, soak
 from .outcome import Outcome, Row, announce, keep, write_table
 
-ROWS: tuple[Row, ...] = (kills.ROW, power.ROW)
+ROWS: tuple[Row, ...] = (kills.ROW, power.ROW, crowd.ROW, soak.ROW)
 
 app = make_app("Treat the server and its store badly, and check that nothing is lost: docs/reliability.md.")
 
@@ -39,6 +39,26 @@ def cut_power(
 ) -> None:
     """Replay what was written to each point, and lose or reorder what wasn't synced."""
     _measure(power.ROW, f"--samples {samples} --seed {seed}", lambda folder: power.measure(folder, samples, 1, seed))
+
+
+@app.command("crowd")
+def let_crowd_submit(
+    clients: Annotated[int, typer.Option(min=1, help="Who submit at once.")] = 20,
+    submissions: Annotated[int, typer.Option(min=1, help="Of all together.")] = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Many clients submit at once while a training and segmentations run."""
+    options = f"--clients {clients} --submissions {submissions} --seed {seed}"
+    _measure(crowd.ROW, options, lambda folder: crowd.measure(folder, clients, submissions, seed=seed))
+
+
+@app.command("soak")
+def use_for_long(
+    seconds: Annotated[float, typer.Option(min=1, help="How long.")] = 3600,
+    seed: Seed = 0,
+) -> None:
+    """Use a server for an hour, and watch its memory, descriptors and temporary files."""
+    _measure(soak.ROW, f"--seconds {seconds:g} --seed {seed}", lambda folder: soak.measure(folder, seconds, seed=seed))
 
 
 @app.command("all")

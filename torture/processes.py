@@ -48,3 +48,11 @@ def memory_of(process: psutil.Process) -> int:
         return int(process.memory_info().rss)
     except psutil.Error:
         return 0
+
+
+def descriptors_of(process: psutil.Process) -> int:
+    """Return how many files a process has open."""
+    try:
+        return int(process.num_handles() if psutil.WINDOWS else process.num_fds())
+    except psutil.Error:
+        return 0
