@@ -11,10 +11,10 @@ import typer
 
 from lib.commands.command_line import make_app, run
 
-from . import crowd, kills, power, soak
+from . import bombing, crowd, kills, limits, power, soak
 from .outcome import Outcome, Row, announce, keep, write_table
 
-ROWS: tuple[Row, ...] = (kills.ROW, power.ROW, crowd.ROW, soak.ROW)
+ROWS: tuple[Row, ...] = (kills.ROW, power.ROW, crowd.ROW, limits.ROW, bombing.ROW, soak.ROW)
 
 app = make_app("Treat the server and its store badly, and check that nothing is lost: docs/reliability.md.")
 
@@ -50,6 +50,18 @@ def let_crowd_submit(
     """Many clients submit at once while a training and segmentations run."""
     options = f"--clients {clients} --submissions {submissions} --seed {seed}"
     _measure(crowd.ROW, options, lambda folder: crowd.measure(folder, clients, submissions, seed=seed))
+
+
+@app.command("limits")
+def set_limits(levels: Annotated[int, typer.Option(min=2, help="Fill levels.")] = 50, seed: Seed = 0) -> None:
+    """A full disk, a read-only folder, few descriptors, little memory. Needs Linux, and to mount file systems."""
+    _measure(limits.ROW, f"--levels {levels} --seed {seed}", lambda folder: limits.measure(folder, levels, seed))
+
+
+@app.command("bombs")
+def send_bombs() -> None:
+    """Send files and bodies that crash, hang or fill careless servers."""
+    _measure(bombing.ROW, "", bombing.measure)
 
 
 @app.command("soak")
@@ -94,7 +106,7 @@ def _measure(row: Row, options: str, measure: Callable[[Path], Outcome]) -> None
         outcome = measure(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    keep(row, outcome, f"python -m torture {row.name} {options}")
+    keep(row, outcome, f"python -m torture {row.name} {options}".strip())
     write_table(ROWS)
     if outcome.faults:
         raise typer.Exit(1)

@@ -67,13 +67,20 @@ def order_faults(kept: Sequence[Submission]) -> list[str]:
     return faults
 
 
-def start_server(folder: Path, images: Sequence[str], upload: str | None = None) -> Server:
-    """Start a server on images, with a small model; ``upload`` as ``--conf upload``."""
+def start_server(folder: Path, images: Sequence[str], upload: str | None = None, tmp: Path | None = None) -> Server:
+    """Start a server on images, with a small model.
+
+    Args:
+        folder: for the folder that is served.
+        images: their names.
+        upload: as ``--conf upload``.
+        tmp: for log and temporary files, if not the same.
+    """
     studies = folder / "studies"
     studies.mkdir(parents=True)
     for number, image in enumerate(images):
         write_image(studies / f"{image}.nii.gz", seed=number)
     publish(studies / "models", SCHEME)
     if upload is None:
-        return Server(studies, folder, width="2").wait()
-    return Server(studies, folder, width="2", upload=upload).wait()
+        return Server(studies, tmp or folder, width="2").wait()
+    return Server(studies, tmp or folder, width="2", upload=upload).wait()

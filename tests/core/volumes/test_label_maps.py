@@ -1,10 +1,13 @@
 """Reading and writing label maps, against ITK through SimpleITK."""
 
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
 
 from lib.core.errors import InputError
+from lib.core.volumes.formats import WRITERS
 from lib.core.volumes.reading import read_label_map, write_label_map
 from saved_volumes import AFFINES, NAN, SHAPE, itk_affine, itk_array, numbers, save_nifti
 
@@ -57,3 +60,9 @@ def test_label_map_with_unknown_ending_is_refused(tmp_path):
     with pytest.raises(InputError, match="unknown file ending"):
         write_label_map(tmp_path / "label.png", np.zeros(SHAPE, np.uint8), np.eye(4))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_a_label_map_that_cannot_be_written_says_why(tmp_path: Path, ending: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        WRITERS[ending](tmp_path / f"no folder/x{ending}", np.zeros((2, 3, 4), np.uint8), np.eye(4))

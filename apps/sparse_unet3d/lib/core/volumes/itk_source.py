@@ -6,6 +6,7 @@ to another file, fills truncated or damaged voxels with whatever was in memory, 
 Subclasses also know how Slicer's scene differs from what ITK reads.
 """
 
+import errno
 import math
 import re
 from abc import ABC, abstractmethod
@@ -132,6 +133,9 @@ class ItkSource(ABC):
             path: where to write.
             array: (X, Y, Z).
             affine: (4, 4) voxel to RAS mm.
+
+        Raises:
+            OSError: it can't be written.
         """
         lps = LPS_TO_RAS @ affine
         spacing = np.linalg.norm(lps[:3, :3], axis=0)
@@ -145,7 +149,13 @@ class ItkSource(ABC):
         writer.SetFileName(str(path))
         writer.UseCompressionOn()
         writer.SetCompressionLevel(1)
-        writer.Execute(image)
+        try:
+            writer.Execute(image)
+        except RuntimeError as error:
+            # ITK doesn't say why; the system does, if it is still so.
+            with path.open("ab"):
+                pass
+            raise OSError(errno.EIO, f"cannot be written ({error})", str(path)) from error
 
     @abstractmethod
     def _inspect(self) -> Declared:

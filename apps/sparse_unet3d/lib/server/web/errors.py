@@ -21,6 +21,7 @@ STORAGE = {
     errno.EDQUOT: "the server's user may not store more on its disk; free some space and try again",
     errno.EROFS: "the disk of the server is read-only; make it writable and try again",
     errno.EFBIG: "the file is too large for the server's disk; move the studies folder to another file system",
+    errno.EIO: "the disk of the server failed; try again, and look at the disk if it fails again",
     errno.EMFILE: "the server has too many open files; try again in a moment",
     errno.ENFILE: "the server's computer has too many open files; try again in a moment",
     errno.EACCES: "the server's user has no access to a file of the studies folder; give it access and try again",
