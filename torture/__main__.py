@@ -11,10 +11,10 @@ import typer
 
 from lib.commands.command_line import make_app, run
 
-from . import bombing, crowd, kills, limits, power, soak
+from . import bad_requests, bombing, crowd, kills, limits, power, soak
 from .outcome import Outcome, Row, announce, keep, write_table
 
-ROWS: tuple[Row, ...] = (kills.ROW, power.ROW, crowd.ROW, limits.ROW, bombing.ROW, soak.ROW)
+ROWS: tuple[Row, ...] = (kills.ROW, power.ROW, crowd.ROW, limits.ROW, bad_requests.ROW, bombing.ROW, soak.ROW)
 
 app = make_app("Treat the server and its store badly, and check that nothing is lost: docs/reliability.md.")
 
@@ -56,6 +56,16 @@ def let_crowd_submit(
 def set_limits(levels: Annotated[int, typer.Option(min=2, help="Fill levels.")] = 50, seed: Seed = 0) -> None:
     """A full disk, a read-only folder, few descriptors, little memory. Needs Linux, and to mount file systems."""
     _measure(limits.ROW, f"--levels {levels} --seed {seed}", lambda folder: limits.measure(folder, levels, seed))
+
+
+@app.command("requests")
+def send_bad_requests(
+    generated: Annotated[int, typer.Option(min=0, help="Requests made by chance, besides those by hand.")] = 5000,
+    seed: Seed = 0,
+) -> None:
+    """Send requests that nobody should send."""
+    options = f"--generated {generated} --seed {seed}"
+    _measure(bad_requests.ROW, options, lambda folder: bad_requests.measure(folder, generated, seed))
 
 
 @app.command("bombs")
