@@ -5,6 +5,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from fastapi import HTTPException
 from numpy.typing import NDArray
 
+from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.server.conf import Conf
 from lib.server.store.datastore import AnnotationStore, SubmittedLabel
@@ -81,6 +83,9 @@ def in_child(work: Callable[[], None]) -> int:
 
 
 def refusal(status: int, *words: str) -> Any:
+    """Expect what the server answers with this status, and with these words in this order."""
+    if status == HTTPStatus.BAD_REQUEST:
+        return pytest.raises(InputError, match="(?s)" + ".*".join(words))
     return pytest.raises(HTTPException, match="(?s)" + ".*".join([str(status), *words]))
 
 

@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from lib.core.annotation.split import SliceSplit
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
-from lib.core.model.model import Model, build_network
+from lib.core.model.model import FORMAT, Model, build_network, load_content
 from lib.core.plan.plan import Plan
 
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
@@ -151,3 +152,23 @@ def test_a_sound_file_is_not_called_broken(tmp_path: Path, error: Exception, mon
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(type(error)):
         folder.load(SCHEME)
+
+
+class Hostile:
+    """Makes a file when a program unpickles it without care."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("content", [lambda hostile: hostile, lambda hostile: {"format": FORMAT, "plan": hostile}])
+def test_a_model_file_runs_no_code(tmp_path: Path, content: Callable[[Hostile], object]) -> None:
+    torch.save(content(Hostile(tmp_path / "done")), tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"model\.pt: cannot be read as a model file"):
+        load_content(tmp_path / "model.pt")
+    assert not (tmp_path / "done").exists()
+    torch.load(tmp_path / "model.pt", weights_only=False)
+    assert (tmp_path / "done").exists()

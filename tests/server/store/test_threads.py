@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lib.core.locking import OwnedLock
+from lib.core.locking import Locked, OwnedLock
 from lib.server.store import folder_store
 from serving import paint, write_image
-from stores import open_store, refusal, submit
+from stores import open_store, submit
 
 
 def test_readers_see_whole_changes_only(studies: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_lock_that_is_held_for_long_is_no_end_of_the_request(
     monkeypatch.setattr(folder_store.OwnedLock, "hold", lambda lock: hold(lock, patience=0.2))
     # Another process has a lock object of its own.
     with hold(OwnedLock(studies / ".lock", "the same folder")):
-        with refusal(503, f"the datastore {studies}: process", "Try again"):
+        with pytest.raises(Locked, match=f"(?s)the datastore {studies}: process.*Try again"):
             submit(store, tmp_path, paint())
         # Reading goes on.
         assert store.status()["total"] == 2

@@ -1,7 +1,6 @@
 """Replies of the server that people read: to a submission, and to a faulty request."""
 
 from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import NoReturn
 
@@ -9,28 +8,13 @@ from fastapi import HTTPException
 
 from lib.core.annotation.slices import Unpainted
 from lib.core.annotation.statistics import AnnotationStatistics, filled_slices, learnable_classes
-from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
-from lib.core.locking import Locked
 from lib.server.records import AnnotationInfo, PreviousVersion
 
 from .slice_names import SliceNames
 
 UNNAMED = (None, "", "user-xyz")
 """Client ids that identify nobody; 3D Slicer's plugin sends the last one until the user sets another."""
-
-
-@contextmanager
-def errors_for_clients() -> Iterator[None]:
-    """Turn an ``InputError`` into HTTP 400 with its message, which 3D Slicer's plugin shows to the annotator.
-
-    ``Locked`` becomes HTTP 503. Any other exception reaches the client as HTTP 500 without a message. Also works as a
-    decorator.
-    """
-    try:
-        yield
-    except InputError as error:
-        raise HTTPException(status_code=503 if isinstance(error, Locked) else 400, detail=str(error)) from error
 
 
 def not_found(what: str) -> NoReturn:

@@ -19,7 +19,7 @@ from lib.core.labels import LabelScheme
 from lib.core.volumes.formats import endings, split_ending
 from lib.core.volumes.image_files import is_image
 from lib.server.records import AnnotationInfo, Offer, PredictionInfo
-from lib.server.slicer.replies import errors_for_clients, not_found
+from lib.server.slicer.replies import not_found
 from lib.server.slicer.segments import predicted_segments
 
 from .annotations import FINAL
@@ -88,31 +88,31 @@ class AnnotationStore(ReadyMadeStore):
                 are used.
 
         Raises:
-            HTTPException: 404 for an unknown image, 400 for a label that can't be used, 503 if others have been
-                changing the datastore for too long.
+            InputError: the label can't be used.
+            Locked: others have been changing the datastore for too long.
+            HTTPException: 404 for an unknown image, 503 if too many files are waiting to be decoded.
             OSError: the disk failed. On any exception nothing has changed.
         """
         tag = str(getattr(label_tag, "value", label_tag))
         self._require(image_id)
-        with errors_for_clients():
-            if tag != FINAL:
-                raise InputError(
-                    f"tag {tag!r}: submit labels under the tag {FINAL!r}; only the server itself writes others"
-                )
-            if not isinstance(label_info, Mapping):
-                raise InputError(f"params: {label_info!r}; expected an object with label_info and client_id")
-            with _naming(label_filename, f"the submitted {self._to_id(label_filename)[1]} label"):
-                submission = decode_submission(
-                    label_filename,
-                    self.get_image_uri(image_id),
-                    label_info.get("label_info"),
-                    self.scheme,
-                    self.largest_upload,
-                )
-            with self._preparing() as change:
-                files = self._write_files(change, submission.annotation, submission.affine, submission.slicer_affine)
-                with self._changing(change):
-                    info = self._add_version(change, image_id, submission, files, label_info.get("client_id"))
+        if tag != FINAL:
+            raise InputError(
+                f"tag {tag!r}: submit labels under the tag {FINAL!r}; only the server itself writes others"
+            )
+        if not isinstance(label_info, Mapping):
+            raise InputError(f"params: {label_info!r}; expected an object with label_info and client_id")
+        with _naming(label_filename, f"the submitted {self._to_id(label_filename)[1]} label"):
+            submission = decode_submission(
+                label_filename,
+                self.get_image_uri(image_id),
+                label_info.get("label_info"),
+                self.scheme,
+                self.largest_upload,
+            )
+        with self._preparing() as change:
+            files = self._write_files(change, submission.annotation, submission.affine, submission.slicer_affine)
+            with self._changing(change):
+                info = self._add_version(change, image_id, submission, files, label_info.get("client_id"))
         return SubmittedLabel(image_id, info)
 
     # Predictions
@@ -159,7 +159,6 @@ class AnnotationStore(ReadyMadeStore):
 
     # What clients may do
 
-    @errors_for_clients()
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Store an uploaded image.
 
@@ -167,14 +166,16 @@ class AnnotationStore(ReadyMadeStore):
         channel's name, which wouldn't exist.
 
         Raises:
-            HTTPException: 400 for an image that can't be read, or whose name is taken by another image.
+            InputError: the image can't be read, or another image has its name.
+            Locked: others have been changing the datastore for too long.
+            HTTPException: 503 if too many files are waiting to be decoded.
         """
         stem, ext = split_ending(os.path.basename(image_filename))
         image_id = image_id or stem
         if not re.fullmatch(r"[^./\\][^/\\]*", image_id):
             raise InputError(f"image name {image_id!r}: give a plain file name, without folders or a leading dot")
         if len(os.fsencode(image_id)) > LONGEST_NAME:
-            raise InputError(f"image name {image_id[:20]!r}…: {len(image_id)} characters; give at most {LONGEST_NAME}")
+            raise InputError(f"image name {image_id[:20]!r}…: too long; give at most {LONGEST_NAME} bytes in UTF-8")
         if not ext:
             ending = os.path.splitext(image_filename)[1]
             raise InputError(f"image {image_id!r}: its file ends in {ending!r}; send one of {', '.join(endings())}")
@@ -242,16 +243,14 @@ class AnnotationStore(ReadyMadeStore):
             change.put_json(self._info_path(label_id, label_tag), known)
             change.set_label(label_id, label_tag, DataModel(ext=label.ext, info=known))
 
-    @errors_for_clients()
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """Return a ZIP file of the annotated images (all their files) and their annotations.
 
-        The layout is that of MONAI Label: ``image/``, ``label/``, ``metadata.json``.
-
-        The caller removes the file.
+        The layout is that of MONAI Label: ``image/``, ``label/``, ``metadata.json``. The caller removes the file.
 
         Raises:
-            HTTPException: 404 where nothing is annotated, 400 for an image that lacks a channel.
+            HTTPException: 404 if nothing is annotated.
+            InputError: an image lacks a channel.
             OSError: there is too little space for it.
         """
         annotated = self.get_labeled_images()

@@ -1,5 +1,6 @@
 """MONAI Label's index of the folder, ``datastore_v2.json``, and the journal of what has changed since."""
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -8,7 +9,7 @@ from typing import Any
 
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
-from lib.core.files import replace, sync_folder, write_json
+from lib.core.files import replace, replacing, sync_folder
 
 from .journal import Journal
 from .stored_info import image_info, label_info, parse_json
@@ -60,14 +61,16 @@ class Index:
             sync_folder(aside.parent)
             logger.error("The damaged index is kept as %s", aside)
         self.damaged = False
-        write_json(self._path, self.content(objects))
+        # Indented JSON takes many times as long, while others wait for the lock.
+        with replacing(self._path) as beside:
+            beside.write_text(json.dumps(self.content(objects)), encoding="utf-8")
         self.journal.begin_new()
         self._seen, self.said = self._stamp(), objects
 
     def content(self, objects: Objects) -> dict[str, Any]:
         """Return what to write as the index, in MONAI Label's form."""
         head = {"name": self.name, "description": self.description, "images_dir": ".", "labels_dir": "labels"}
-        return {**head, "objects": {name: entry.model_dump() for name, entry in objects.items()}}
+        return {**head, "objects": {name: _plain(entry) for name, entry in objects.items()}}
 
     def files(self) -> tuple[str, str]:
         """Return the names of its files."""
@@ -132,6 +135,15 @@ def difference(before: Objects, after: Objects) -> dict[str, Any]:
         if change:
             changes[name] = change
     return changes
+
+
+def _plain(entry: ImageLabelModel) -> dict[str, Any]:
+    """Return what ``model_dump`` does, without a copy of all that is known of each label."""
+    image, labels = entry.image, entry.labels
+    return {
+        "image": {"ext": image.ext, "info": image.info},
+        "labels": {tag: {"ext": label.ext, "info": label.info} for tag, label in labels.items()},
+    }
 
 
 def _with_changes(objects: Objects, changes: list[dict[str, Any]]) -> Objects:

@@ -20,7 +20,7 @@ from pydantic import (
 
 from lib.core.errors import InputError
 
-LONGEST_NAME = 255
+LONGEST_TEXT = 255
 """Characters of a name. No file system allows longer file names."""
 
 MOST_SEGMENTS = 1000
@@ -43,23 +43,23 @@ def _printable(text: str) -> str:
     return text
 
 
-Text = Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(_printable)]
+Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_printable)]
 """A short text of one line; it may be empty."""
 
-Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_printable)]
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT), AfterValidator(_printable)]
 """The name of an image, a model or a tag."""
 
 WholeNumber = Annotated[StrictInt, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
 
 
 def _scalar(value: object) -> bool | int | float | str | None:
-    if isinstance(value, str) and len(value) <= LONGEST_NAME:
+    if isinstance(value, str) and len(value) <= LONGEST_TEXT:
         return _printable(value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int | float) and abs(value) <= LARGEST_NUMBER:
         return value
-    raise ValueError(f"give a number, or a text of at most {LONGEST_NAME} characters")
+    raise ValueError(f"give a number, or a text of at most {LONGEST_TEXT} characters")
 
 
 def _option(value: object) -> object:
@@ -189,7 +189,7 @@ def describe(errors: Any, most: int = 3) -> str:
     for error in errors:
         place = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path"))
         message = str(error["msg"]).removeprefix("Value error, ")
-        said.append(f"{place[:LONGEST_NAME]}: {message}" if place else message)
+        said.append(f"{place[:LONGEST_TEXT]}: {message}" if place else message)
     said = list(dict.fromkeys(said))
     text = "; ".join([*said[:most], *(["…"] if len(said) > most else [])])
     return text.encode("ascii", "backslashreplace").decode("ascii")

@@ -20,7 +20,7 @@ from lib.core.errors import InputError
 from lib.core.files import replacing
 from lib.core.locking import OwnedLock
 
-from .requests import LONGEST_NAME, Name
+from .requests import LONGEST_TEXT, Name
 
 FILE = "users.json"
 
@@ -83,9 +83,9 @@ class Users:
         Raises:
             InputError: the name can't be used, the password is too short, or the file is damaged or in use.
         """
-        if not SHORTEST_PASSWORD <= len(password) <= LONGEST_NAME or not password.isprintable():
+        if not SHORTEST_PASSWORD <= len(password) <= LONGEST_TEXT or not password.isprintable():
             raise InputError(
-                f"password: {len(password)} characters; give {SHORTEST_PASSWORD} to {LONGEST_NAME} printable ones"
+                f"password: {len(password)} characters; give {SHORTEST_PASSWORD} to {LONGEST_TEXT} printable ones"
             )
         with self._changing():
             self._set(name, User(password=HASHER.hash(password)))
