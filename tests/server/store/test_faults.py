@@ -9,13 +9,25 @@ import numpy as np
 import pytest
 
 from faults import Fault, with_fault
+from lib.server.store import decoding
 from lib.server.store.datastore import AnnotationStore
+from lib.server.store.decoding_worker import DECODERS
 from serving import SHAPE, SPACING, paint, scaled, snapshot, stored, write_image
 from stores import SCHEME, corrected, index_of, open_store, submit
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 INDEX = ("datastore_v2.json", "datastore_v2.journal")
+
+
+@pytest.fixture(autouse=True)
+def decoding_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode in this process. Each of some hundred forked ones would start another process, which takes minutes."""
+
+    def decode(what: str, path: str, limit: int, memory: int = 0, **options: object) -> object:
+        return DECODERS[what]({"path": path, "limit": limit, **options})
+
+    monkeypatch.setattr(decoding, "_decode", decode)
 
 
 def files_of(studies: Path) -> dict[str, bytes]:
