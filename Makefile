@@ -12,8 +12,8 @@ COVERAGE ?=
 APP := apps/sparse_unet3d
 ADDRESS := http://127.0.0.1:$(PORT)
 BIN := .venv/bin
-# Parallel test processes, one for each logical core, at most four.
-PARALLEL := --numprocesses logical --maxprocesses 4 --dist worksteal
+# Parallel test processes, one for each logical core, at most four. Tests of one file share a server, and build on each other.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # The packages that `make test COVERAGE=yes` reports on.
 COVERED := $(addprefix --cov=,apps/sparse_unet3d experiments benchmarks) --cov-report=term:skip-covered
 
