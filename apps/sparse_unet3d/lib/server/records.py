@@ -111,8 +111,8 @@ class AnnotationInfo(LabelInfo, total=False):
     params: SlicerParameters
 
 
-class ModelFacts(TypedDict):
-    """The model that made a prediction, and how it was used.
+class ModelFacts(TypedDict, total=False):
+    """The model that made a prediction, and how it was used; earlier versions of this software stored fewer keys.
 
     Attributes:
         run: start of the training that made it.
