@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from lib.core.errors import InputError
+from lib.core.files import make_folder
 from lib.core.volumes.formats import split_ending
 from lib.core.volumes.image_files import is_image, is_listed, is_unicode
 
@@ -69,7 +70,7 @@ def require_folder(studies: str, create: bool) -> None:
                 f"--studies {folder}: there is no such folder; check the path, or create it with --conf create yes"
             )
         if not folder.exists():
-            folder.mkdir(parents=True)
+            make_folder(folder.absolute())
         os.listdir(folder)
     except OSError as error:
         raise InputError(
