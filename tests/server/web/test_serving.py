@@ -1,15 +1,20 @@
 """How the server is reached: by which addresses, in how many processes, and by which of MONAI Label's forms."""
 
+import multiprocessing
+import os
 import socket
+import subprocess
+import sys
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 from fastapi.testclient import TestClient
 
-from serving import PATIENCE, Server
+from lib.core.errors import InputError
+from lib.server.web.takeover import require_one_process
+from serving import PATIENCE
 
 
 def test_an_address_that_the_computer_has_later(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,11 +26,15 @@ def test_an_address_that_the_computer_has_later(client: TestClient, monkeypatch:
     assert ask().status_code == 200
 
 
-def test_one_process_serves(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEB_CONCURRENCY", "2")
-    server = Server(studies, tmp_path)
-    assert server.process.wait(timeout=PATIENCE) is not None
-    assert "One process answers many requests at a time" in server.log.read_text()
+def test_one_process_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The web server's own parent would otherwise start another process in place of one that refuses."""
+    require_one_process()
+    parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: parent)
+    monkeypatch.setattr(os, "getppid", lambda: parent.pid)
+    with pytest.raises(InputError, match="One process answers many requests at a time"):
+        require_one_process()
+    assert parent.wait(timeout=PATIENCE) != 0
 
 
 def test_all_models_are_trained_as_monai_label_says(client: TestClient) -> None:
