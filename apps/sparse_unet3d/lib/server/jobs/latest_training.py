@@ -83,12 +83,8 @@ class LatestTraining:
 
     def read(self) -> Training | None:
         """Return the latest training, which may still run; None if there has been none."""
-        try:
-            # Opening makes a network file system ask its server what is there now.
-            training = Training.from_json(json.loads(self.path.read_text(encoding="utf-8")))
-        except (FileNotFoundError, KeyError, TypeError, ValueError):
-            return None
-        if training.status == "RUNNING" and not self._is_alive(training.owner):
+        training = self._recorded()
+        if training and training.status == "RUNNING" and not self._is_alive(training.owner):
             return replace(training, status="ERROR", message=WORDLESS)
         return training
 
@@ -117,13 +113,14 @@ class LatestTraining:
     def end(self, training_id: str, status: str, message: str = "") -> None:
         """Record how a training has ended, unless that is known, or another one has begun."""
         with self.folder.locked():
-            training = self._recorded(training_id)
-            if training and training.status == "RUNNING":
+            training = self._recorded()
+            if training and training.id == training_id and training.status == "RUNNING":
                 write_json(self.path, asdict(training.ended(status, message)))
 
     def is_latest(self, training_id: str) -> bool:
         """Tell whether a training still holds the folder."""
-        return self._recorded(training_id) is not None
+        training = self._recorded()
+        return training is not None and training.id == training_id
 
     def give_sign(self) -> None:
         """Tell servers on other computers that the training goes on."""
@@ -169,9 +166,10 @@ class LatestTraining:
         # After the clock was set, the start of the same process looks different.
         return not ended or (is_used(owner.pid) and self.silence() < SILENCE_HERE)
 
-    def _recorded(self, training_id: str) -> Training | None:
+    def _recorded(self) -> Training | None:
+        """Return the latest training as its record says; None without a record that can be read."""
         try:
-            training = Training.from_json(json.loads(self.path.read_text(encoding="utf-8")))
+            # Opening makes a network file system ask its server what is there now.
+            return Training.from_json(json.loads(self.path.read_text(encoding="utf-8")))
         except (FileNotFoundError, KeyError, TypeError, ValueError):
             return None
-        return training if training.id == training_id else None
