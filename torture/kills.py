@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lib.server.store.annotations import AnnotationReader
+from lib.server.store.project_archive import export_project, import_project
 from serving import write_image
 
 from .ledger import leftovers
@@ -20,7 +22,7 @@ from .storing import IMAGES, Notes, main
 
 ROW = Row(
     "kills",
-    "`kill -9` at random moments during submit, restore, train and publish; server and its processes",
+    "`kill -9` at random moments during submit, restore, train, publish and import; server and its processes",
     "500 kills: 0 acknowledged lost, 0 torn, 0 leftovers after restart, 0 orphans",
 )
 
@@ -46,7 +48,7 @@ def measure(folder: Path, kills: int, on_server: int, seed: int = 0) -> Outcome:
         on_server: those of the real server.
         seed: of the moments.
     """
-    outcome = Outcome(facts={"acknowledged": 0, "published": 0, "small_process": 0, "server": 0})
+    outcome = Outcome(facts={"acknowledged": 0, "published": 0, "moved": 0, "small_process": 0, "server": 0})
     done, facts = 0, outcome.facts
     while done < kills - on_server:
         part = min(FRESH, kills - on_server - done)
@@ -58,7 +60,8 @@ def measure(folder: Path, kills: int, on_server: int, seed: int = 0) -> Outcome:
         kill_servers(folder / "server", on_server, seed, outcome)
     outcome.measured = (
         f"{done} kills of a small process that drives the store as the server does and {facts['server']} of the real "
-        f"server; {facts['acknowledged']} versions and {facts['published']} models were acknowledged"
+        f"server; {facts['acknowledged']} versions and {facts['published']} models were acknowledged, "
+        f"{facts['moved']} times the project was moved"
     )
     return outcome
 
@@ -93,10 +96,32 @@ def _kill_small_processes(folder: Path, kills: int, seed: int, outcome: Outcome)
             for words in child.said():
                 faults += notes.take(*words)
             faults += orphans(temporary)
+            faults += _moved_faults(folder, notes)
             outcome.faults += [f"small process, seed {seed}, kill {kill}: {fault}" for fault in faults]
+    import_project(_exported(studies, folder / "project.zip"), folder / "imported")
+    left = [path.name for path in folder.glob(".writing-*")]
+    outcome.faults += [f"left over by a move, and not removed by the next one: {name}" for name in left]
     outcome.facts["acknowledged"] += ledger.count()
+    outcome.facts["moved"] += len(notes.moved)
     outcome.facts["published"] += len(models.acknowledged)
     shutil.rmtree(folder)
+
+
+def _moved_faults(folder: Path, notes: Notes) -> list[str]:
+    """Return what is wrong with folders into which a project was imported; remove them."""
+    faults = list[str]()
+    for path in sorted(folder.glob("moved-*")):
+        if path.is_dir():
+            faults += [f"{path.name}: {fault}" for fault in notes.moved[path.name].faults(path)]
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return faults
+
+
+def _exported(studies: Path, file: Path) -> Path:
+    export_project(AnnotationReader(str(studies)), studies / "models", file)
+    return file
 
 
 class _Child:

@@ -43,6 +43,13 @@ class Ledger:
         self._acknowledged: dict[tuple[str, int], str] = {}
         self._seen: dict[Path, tuple[tuple[int, ...], str]] = {}
 
+    def copy(self) -> "Ledger":
+        """Return what is known now."""
+        copied = Ledger()
+        copied._sent = {image: {*sent} for image, sent in self._sent.items()}
+        copied._acknowledged = {**self._acknowledged}
+        return copied
+
     def send(self, image: str, voxels: str) -> None:
         """Note that a submission with this fingerprint may be stored from now on."""
         self._sent.setdefault(image, set()).add(voxels)

@@ -75,8 +75,8 @@ def measure(folder: Path, samples: int, every: int = 1, seed: int = 0) -> Outcom
     versions = ledger.count()
     outcome.facts = {"points": points // every, "states": len(seen), "versions": versions, "calls": len(calls)}
     outcome.measured = (
-        f"{len(seen)} different states at {points // every} points of a record of {versions} submissions and "
-        f"restores and {len(models.acknowledged)} published models"
+        f"{len(seen)} different states at {points // every} points of a record of {versions} submissions, "
+        f"imports and restores and {len(models.acknowledged)} published models"
     )
     return outcome
 

@@ -90,7 +90,7 @@ def _parse(line: str) -> Call | None:
 
 
 def main() -> None:
-    """What is recorded: submissions of two images, restores, and models of two runs."""
+    """What is recorded: submissions of two images, an import by hand, restores, and models of two runs."""
 
     def say(*words: Any) -> None:
         os.write(1, MARK + json.dumps(words).encode() + b"]\n")
@@ -106,6 +106,7 @@ def main() -> None:
     process.submit("a", 2)
     process.restore("a", 1)
     process.submit("b", 3)
+    process.adopt("a", 5)
     process.publish(1)
     process.publish(2)
     process.submit("b", 4)

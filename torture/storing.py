@@ -1,4 +1,4 @@
-"""A small process that drives the store as the server does: starts as it, then submits, restores and publishes.
+"""A small process that drives the store as the server does: starts as it, then submits, imports, restores, publishes.
 
 It starts within a fraction of a second, so that it can be killed hundreds of times. It says what it is about to do and
 what was done over a pipe, as lines of JSON.
@@ -16,13 +16,16 @@ import torch
 from lib.commands.annotations import restore_version
 from lib.core.annotation.split import SliceSplit
 from lib.core.device.machine import Machine
+from lib.core.files import sync_file, sync_folder
 from lib.core.model.folder import ModelFolder
 from lib.core.model.model import Model, build_network
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.training.publishing import Publisher
 from lib.server.store import decoding
+from lib.server.store.annotations import FINAL, AnnotationReader
 from lib.server.store.datastore import AnnotationStore
+from lib.server.store.project_archive import export_project, import_project
 from lib.server.temporary import use_own_folder
 from serving import as_slicer_sends, write_label
 from stores import SCHEME
@@ -67,6 +70,26 @@ class StoringProcess:
         info = self.store.save_label(image, str(file), "final", params).info
         self.say("submitted", image, number, info["version"])
 
+    def adopt(self, image: str, number: int) -> None:
+        """Put the annotation of this number into the folder by hand, and let the store import it."""
+        target = self.studies / "labels" / FINAL / f"{image}.nii.gz"
+        target.parent.mkdir(exist_ok=True)
+        file = write_label(target.with_name(f".{target.name}"), annotation(number))
+        sync_file(file)
+        self.say("submit", image, number)
+        file.rename(target)
+        sync_folder(target.parent)
+        self.store.refresh()
+        self.say("submitted", image, number, max(self.store.versions(image)))
+
+    def move(self, number: int) -> None:
+        """Export the project, and import it into another folder."""
+        self.say("move", number)
+        file = self.studies.with_name(f"moved-{number}.zip")
+        export_project(AnnotationReader(str(self.studies)), self.models.path, file)
+        import_project(file, file.with_suffix(""))
+        file.unlink()
+
     def restore(self, image: str, version: int) -> None:
         """Restore a version as the command line does."""
         self.say("restore", image, version)
@@ -92,8 +115,12 @@ class StoringProcess:
             last = max(self.store.versions(image), default=0)
             if what < 0.25:
                 self.publish(number)
-            elif what < 0.5 and last > 1:
+            elif what < 0.45 and last > 1:
                 self.restore(image, chance.randrange(1, last))
+            elif what < 0.6:
+                self.adopt(image, number)
+            elif what < 0.7:
+                self.move(number)
             else:
                 self.submit(image, number)
 
@@ -111,10 +138,16 @@ def main(studies: Path, temporary: Path, seed: int, out: int, go: int) -> None:
 
 
 class Notes:
-    """What processes that store said, noted in the ledgers."""
+    """What processes that store said, noted in the ledgers.
+
+    Attributes:
+        ledger, models: of the folder.
+        moved: what was in it when it was moved, by the name of the new folder.
+    """
 
     def __init__(self) -> None:
         self.ledger, self.models = Ledger(), ModelLedger()
+        self.moved: dict[str, Ledger] = {}
         self._voxels = ""
 
     def take(self, what: str, *words: Any) -> list[str]:
@@ -129,6 +162,8 @@ class Notes:
             self._voxels = self.ledger.acknowledged(image).get(version, "")
         elif what in ("submitted", "restored") and self._voxels:
             return self.ledger.acknowledge(words[0], words[2], self._voxels)
+        elif what == "move":
+            self.moved[f"moved-{words[0]}"] = self.ledger.copy()
         elif what == "publish":
             self.models.send(words[0])
         elif what == "published":

@@ -19,7 +19,8 @@ from lib.core.plan.plan import PAPER_WIDTH
 from lib.core.plan.planning import CPU_WIDTH
 from lib.server.conf import Conf
 from lib.server.jobs.ending import end_on_signals
-from lib.server.jobs.jobs import METHODS, Busy, Jobs
+from lib.server.jobs.jobs import Busy, Jobs
+from lib.server.jobs.process import METHODS
 from lib.server.records import AnnotationInfo
 from lib.server.slicer.replies import not_found, submission_reply
 from lib.server.slicer.segments import all_segments
@@ -108,7 +109,7 @@ class SparseUNet3D(MONAILabelApp):
                 self._datastore.serve(watch=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
             except InputError as error:
                 refuse_to_start(error)
-            ModelFolder(self.settings.models).remove_abandoned()
+            self.jobs.folder.remove_abandoned()
         super().on_init_complete()
         end_on_signals(self.jobs)
         users = Users(self.studies)

@@ -14,11 +14,13 @@ import pytest
 
 from lib.commands.project import check_text, export, unpack
 from lib.core.errors import InputError
+from lib.core.processes import this_process
 from lib.server.store.annotations import AnnotationReader
 from serving import APP, SHAPE, SPACING, paint, scaled, snapshot, stored, write_image
 from stores import open_store, submit
 
 LABEL = "labels/version_1/a.nii.gz"
+NAME = "import sys; sys.path.insert(0, sys.argv[1]); from lib.core.processes import this_process as p; print(p())"
 
 
 @pytest.fixture
@@ -49,6 +51,28 @@ def test_a_sound_project(project: Path) -> None:
     before = snapshot(project)
     assert check_text(project) == ("images: 2, labels as they were stored: 6, faults: 0", True)
     assert snapshot(project) == before
+
+
+def test_labels_that_people_put_there_and_that_were_replaced_are_no_faults(project: Path) -> None:
+    for name in ("a.nii.gz", "1.a.nii.gz"):
+        (project / "labels/ready_made" / name).write_bytes(b"anything")
+    open_store(project)
+    assert check_text(project) == ("images: 2, labels as they were stored: 6, faults: 0", True)
+
+
+def test_what_a_killed_move_left_is_removed_by_the_next(project: Path, tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", NAME, APP], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        ended = process.stdout.read().strip()
+    for name in ("export", "import"):
+        place = tmp_path / name
+        (place / f".writing-{ended}-folder/labels").mkdir(parents=True)
+        (place / f".writing-{ended}-file.zip").touch()
+        (place / f".writing-{this_process()}-file.zip").touch()
+    export(project, project / "models", tmp_path / "export/project.zip")
+    unpack(tmp_path / "export/project.zip", tmp_path / "import/studies")
+    for name in ("export", "import"):
+        assert [path.name for path in (tmp_path / name).glob(".*")] == [f".writing-{this_process()}-file.zip"]
 
 
 def _lose_image(project: Path) -> None:

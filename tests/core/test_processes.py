@@ -29,6 +29,14 @@ def test_a_process_that_nobody_has_waited_for_has_ended() -> None:
         assert has_ended(name) is True
 
 
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root on Linux may begin a container")
+def test_a_process_in_another_container_of_the_same_host_name_is_unknown() -> None:
+    command = ["unshare", "--pid", "--fork", sys.executable, "-c", NAME, str(APP)]
+    name = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert name.split("-")[0] != this_process().split("-")[0]
+    assert has_ended(name) is None
+
+
 @pytest.mark.parametrize("name", ["", "x", "00000000-1-1", "abc", f"{0:08x}-99999999999-1"])
 def test_names_of_other_computers_and_others_are_unknown(name: str) -> None:
     assert has_ended(name) is None

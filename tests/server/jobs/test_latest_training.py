@@ -78,13 +78,11 @@ def test_another_process_of_the_same_number_holds_nothing(latest: LatestTraining
     assert (latest.running() is not None) is runs
 
 
-@pytest.mark.parametrize("elsewhere", [{"host": "another computer"}, {"space": "another container"}])
 @pytest.mark.parametrize(("silence", "runs"), [(0, True), (100, True), (150, False)])
-def test_elsewhere_only_signs_of_life_tell(
-    latest: LatestTraining, elsewhere: dict[str, str], silence: float, runs: bool
-) -> None:
+def test_elsewhere_only_signs_of_life_tell(latest: LatestTraining, silence: float, runs: bool) -> None:
     # The number is of a process that runs here, which tells nothing.
-    training = begin(latest, os.getpid(), silence, **elsewhere)
+    elsewhere = f"{0:08x}{this_process()[8:]}"
+    training = begin(latest, os.getpid(), silence, process=elsewhere)
     assert (latest.running() is not None) is runs
     if runs:
         assert f"on {training.owner.host}; stop it" in latest.describe(training)

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -99,12 +100,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove from a folder the incomplete files of processes that have ended; those in its subfolders stay."""
+    """Remove from a folder the incomplete files and folders of processes that have ended; its subfolders stay."""
     for path in sorted(folder.glob(f"{WRITING}*")):
         ended = has_ended(path.name.removeprefix(WRITING))
         try:
             if ended or (ended is None and path.stat().st_mtime < time.time() - UNKNOWN_FOR):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
                 logger.info("%s: removed; the process that wrote it has ended", path)
         except FileNotFoundError:
             pass

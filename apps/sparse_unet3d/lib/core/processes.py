@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import zlib
+from pathlib import Path
 
 import psutil
 
@@ -15,7 +16,7 @@ _NAME = re.compile(r"([0-9a-f]{8})-([0-9]{1,10})-([0-9]{1,12})")
 
 
 def this_process() -> str:
-    """Return the name of this process: its computer, its number, and when it started, in letters for file names."""
+    """Return the name of this process: where it runs, its number, and when it started, in letters for file names."""
     return _this_process(os.getpid())
 
 
@@ -25,7 +26,7 @@ def name_of(pid: int) -> str:
     Raises:
         psutil.NoSuchProcess: it has ended.
     """
-    return f"{_host()}-{pid}-{int(psutil.Process(pid).create_time())}"
+    return f"{_here()}-{pid}-{int(psutil.Process(pid).create_time())}"
 
 
 @functools.lru_cache(maxsize=1)  # by number, because a forked process is another one
@@ -33,8 +34,18 @@ def _this_process(pid: int) -> str:
     return name_of(pid)
 
 
-def _host() -> str:
-    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+def _here() -> str:
+    """Return where process numbers are unique: this computer, and this container, which may have the same host name."""
+    try:
+        container = os.readlink(Path("/proc/self/ns/pid"))
+    except OSError:
+        container = ""
+    return f"{zlib.crc32(f'{socket.gethostname()} {container}'.encode()):08x}"
+
+
+def is_here(name: str) -> bool:
+    """Tell whether a process, by its name, is one of this computer and this container."""
+    return name.startswith(f"{_here()}-")
 
 
 def has_ended(name: str) -> bool | None:
@@ -44,10 +55,10 @@ def has_ended(name: str) -> bool | None:
         name: its name, from ``this_process``; more characters may follow.
 
     Returns:
-        None if nobody here knows: the process ran on another computer, or this is no such name.
+        None if nobody here knows: the process ran on another computer or in another container, or this is no such name.
     """
     found = _NAME.match(name)
-    if not found or found[1] != _host():
+    if not found or found[1] != _here():
         return None
     if int(found[2]) == os.getpid():
         return found[0] != this_process()
@@ -62,7 +73,7 @@ def has_ended(name: str) -> bool | None:
 
 
 def is_used(pid: int) -> bool:
-    """Tell whether a process of this number runs on this computer."""
+    """Tell whether a process of this number runs here."""
     try:
         # Of an ended process whose parent hasn't noticed, only the number is left.
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)

@@ -15,10 +15,8 @@ from .devices import device_environment
 from .job import LINES, Job, JobState
 from .killing import kill_with_children
 from .latest_training import LatestTraining, Training
+from .process import METHODS
 from .watch import STOP_SECONDS
-
-METHODS = {"train": "training", "scoring": "scoring", "batch_infer": "batch inference"}
-"""The kinds of jobs, and what to call them."""
 
 REMEMBERED = 50
 """Jobs of each kind that clients can ask about."""

@@ -22,12 +22,16 @@ logger = logging.getLogger(__name__)
 FORMAT = "[%(asctime)s] [%(process)s] [%(threadName)s] [%(levelname)s] (%(name)s:%(lineno)d) - %(message)s"
 
 
+METHODS = {"train": "training", "scoring": "scoring", "batch_infer": "batch inference"}
+"""The kinds of jobs, and what to call them."""
+
+
 class Order(TypedDict):
     """What the server writes to the standard input.
 
     Attributes:
         id: of the job.
-        method: ``train``, ``scoring`` or ``batch_infer``.
+        method: one of ``METHODS``.
         request: for the app's method of that name.
         server: number of the server's process.
         models: folder of the project's models.
@@ -82,7 +86,7 @@ def _outcome(order: Order) -> Outcome:
     def failed(message: str) -> Outcome:
         return {"status": "ERROR", "message": message, "result": None}
 
-    what = order["method"].replace("train", "training").replace("batch_infer", "batch inference")
+    what = METHODS[order["method"]]
     try:
         result = _work(order)
     except (Stopped, KeyboardInterrupt):

@@ -34,9 +34,10 @@ from lib.server.records import AnnotationInfo
 
 from .final_folder import FinalFolder
 from .fitting import require_fit
+from .folder_store import READY_MADE
 from .image_store import ImageStore
 
-FINAL, ORIGINAL, READY_MADE = "final", "original", "ready_made"
+FINAL, ORIGINAL = "final", "original"
 VERSION = "version_"
 _NUMBERED = re.compile(rf"{VERSION}([1-9][0-9]{{0,8}})")
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from lib.core.errors import InputError
 
-from .annotations import FINAL, READY_MADE, VERSION, AnnotationReader
+from .annotations import FINAL, VERSION, AnnotationReader
+from .folder_store import READY_MADE
 from .label_files import crc32_of, digests_of
 from .stored_info import read_label_info
 
@@ -48,13 +49,11 @@ def check(store: AnnotationReader) -> Findings:
         except InputError as error:
             faults.append(str(error))
         known = said[name].labels if name in said else {}
-        gone = [tag for tag in known if tag not in entry.labels and not tag.startswith(VERSION)]
+        gone = [tag for tag in known if tag not in entry.labels and tag != READY_MADE and not tag.startswith(VERSION)]
         faults += [f"{_place(tag, name)}: gone; put it back" for tag in gone]
         notes += [f"{_place(tag, name)}: not in the index yet" for tag in entry.labels if tag not in known]
         faults += _gaps(store, name)
         for tag, label in entry.labels.items():
-            if tag == READY_MADE:
-                continue
             fault = _fault(store, name, tag, label.ext)
             if fault is None:
                 notes.append(f"{_place(tag, name)}: has no checksum")

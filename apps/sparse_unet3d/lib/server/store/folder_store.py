@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 INDEX = "datastore_v2.json"
 
+READY_MADE = "ready_made"
+"""Folder in ``labels`` of the files that people put into ``labels/final``. They are kept, and belong to no image."""
+
 
 class FolderStore(LocalDatastore):
     """Images in a folder, labels by tag in ``labels/TAG/``, and label info in ``labels/TAG/ID.json``.
@@ -271,9 +274,8 @@ class FolderStore(LocalDatastore):
         # Files of a change that isn't complete don't count yet.
         unfinished = {str(Path(self._datastore_path, name)) for name in self._index.journal.unfinished()}
         labels_folder = self._datastore.label_path(None)
-        for tag in sorted(
-            entry.name for entry in os.scandir(labels_folder) if entry.is_dir() and is_unicode(entry.name)
-        ):
+        tags = [entry.name for entry in os.scandir(labels_folder) if entry.is_dir() and is_unicode(entry.name)]
+        for tag in sorted(tag for tag in tags if tag != READY_MADE):
             listed = {k: v.labels[tag] for k, v in known.items() if tag in v.labels}
             folder = self._datastore.label_path(tag)
             for image_id, ext in self._labels_in(folder, {k: label.ext for k, label in listed.items()}):

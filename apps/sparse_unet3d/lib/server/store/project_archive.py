@@ -18,12 +18,12 @@ from typing import IO, NamedTuple
 from pydantic import BaseModel, Field, ValidationError
 
 from lib.core.errors import InputError
-from lib.core.files import make_folder, name_beside, replacing, sync_file, sync_folder
+from lib.core.files import make_folder, name_beside, remove_abandoned, replacing, sync_file, sync_folder
 from lib.core.volumes.formats import split_ending
 from lib.core.volumes.image_files import images_in, is_listed
 
-from .annotations import READY_MADE, VERSION, AnnotationReader
-from .folder_store import INDEX
+from .annotations import VERSION, AnnotationReader
+from .folder_store import INDEX, READY_MADE
 
 CONTENTS = "project.json"
 
@@ -74,6 +74,7 @@ def export_project(store: AnnotationReader, models: Path, target: Path) -> Moved
     """
     if target.exists():
         raise InputError(f"{target}: exists already; give another name, or remove it")
+    remove_abandoned(target.absolute().parent)
     folder = store.folder
     images = store.existing_files()
     with replacing(target) as beside, zipfile.ZipFile(beside, "w") as archive:
@@ -115,6 +116,7 @@ def import_project(source: Path, target: Path) -> Moved:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: exists already and isn't empty; give a new folder")
     make_folder(target.absolute().parent)
+    remove_abandoned(target.absolute().parent)
     with _reading(source), zipfile.ZipFile(source) as archive:
         contents = _contents(archive, source)
         size = sum(file.size for file in contents.files.values())
