@@ -17,6 +17,7 @@ from lib.core.errors import InputError
 from lib.core.model.folder import ModelFolder
 from lib.core.plan.plan import PAPER_WIDTH
 from lib.core.plan.planning import CPU_WIDTH
+from lib.core.volumes.voxel_size import set_size_without_metadata
 from lib.server.conf import Conf
 from lib.server.jobs.ending import end_on_signals
 from lib.server.jobs.jobs import Busy, Jobs
@@ -58,6 +59,7 @@ class SparseUNet3D(MONAILabelApp):
             require_folder(studies, self.settings.create)
         except InputError as error:
             refuse_to_start(error)
+        set_size_without_metadata(self.settings.voxel)
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -131,6 +133,7 @@ class SparseUNet3D(MONAILabelApp):
         if not self._datastore.list_images():
             notes.append(self._datastore.describe_emptiness())
         notes += self._datastore.describe_left_out()
+        notes += self._datastore.header_notes()
         return {**super().info(), "train_stats": self._train_stats(), "description": "; ".join(notes)}
 
     def _train_stats(self) -> dict[str, Any]:
@@ -158,7 +161,8 @@ class SparseUNet3D(MONAILabelApp):
             if image_id not in store.list_images():
                 not_found(f"there is no image {image_id!r} in the datastore")
             # MONAI Label would take the path of a missing file for the name of an unknown image.
-            path = str(store.image_files(str(image_id))[0])
+            store.image_files(str(image_id))
+            path = store.get_image_uri(str(image_id))
         else:
             image_id = None
         result: dict[str, Any] = super().infer(
@@ -178,6 +182,8 @@ class SparseUNet3D(MONAILabelApp):
             raise InputError(self._datastore.describe_emptiness())
         if sample:
             self._datastore.check_image(sample["id"])
+            # Slicer on this computer opens that file itself.
+            sample["path"] = str(self._datastore.path_for_slicer(sample["id"]))
             if notes := self._datastore.notes(sample["id"]):
                 sample["notes"] = notes
             if left_out := self._datastore.describe_left_out():

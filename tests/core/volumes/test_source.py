@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lib.core.errors import InputError
 from lib.core.volumes import formats
+from lib.core.volumes.formats import Format
 from lib.core.volumes.image_files import images_in
 from lib.core.volumes.reading import open_image, read_geometry, read_volume, write_label_map
 from lib.core.volumes.source import Box, VolumeSource
@@ -24,6 +25,8 @@ BOX = (slice(1, 4), slice(0, 5), slice(2, 3))
 
 class NumpyFolder:
     """A made-up format: a folder with a JSON header and a memory-mapped array (C, X, Y, Z)."""
+
+    notes = ("made up",)
 
     def __init__(self, path: Path) -> None:
         header = json.loads((path / "header.json").read_text())
@@ -42,7 +45,7 @@ class NumpyFolder:
 
 @pytest.fixture
 def numpy_format(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(formats.FORMATS, ".vol", NumpyFolder)
+    monkeypatch.setitem(formats.FORMATS, ".vol", Format(NumpyFolder, is_folder=True))
 
 
 def save_folder(path: Path, array: NDArray[Any] = VOXELS) -> Path:
@@ -71,6 +74,7 @@ def test_another_format_is_one_class_and_one_line(tmp_path: Path) -> None:
     geometry = read_geometry(path)
     assert (geometry.shape, geometry.channels, geometry.dtype, geometry.spacing) == (SHAPE, 2, np.int16, (0.5, 0.5, 2))
     volume = read_volume(path)
+    assert volume.notes == ("made up",)
     np.testing.assert_array_equal(volume.array, VOXELS)
     np.testing.assert_array_equal(volume.affine, AFFINE)
     np.testing.assert_array_equal(open_image(path).read(BOX), VOXELS[(slice(None), *BOX)])
@@ -102,7 +106,7 @@ def test_the_longest_ending_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def other(path: Path) -> VolumeSource:
         raise InputError(f"{path}: opened as the other format")
 
-    monkeypatch.setitem(formats.FORMATS, ".more.vol", other)
+    monkeypatch.setitem(formats.FORMATS, ".more.vol", Format(other))
     with pytest.raises(InputError, match="the other format"):
         read_volume(save_folder(tmp_path / "a.more.vol"))
     assert list(images_in(tmp_path)) == ["a"]

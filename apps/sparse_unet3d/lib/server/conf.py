@@ -29,6 +29,7 @@ KEYS = {
     "recipe": "how to train: quick, or paper for training as in the paper (quick)",
     "network": f"the network: {' or '.join(ARCHITECTURES)} (unet, the paper's)",
     "loss": f"what training minimises: {' or '.join(LOSSES)} (cross_entropy)",
+    "voxel": "voxel size along X, Y, Z in mm of image files that state none, three numbers separated by commas (1,1,1)",
     "memory": "gigabytes of memory that segmenting may take (part of what is free)",
     "upload": "gigabytes that an uploaded file may have, and that reading it may take in memory (a fourth of the "
     "computer's memory, at most 8)",
@@ -56,6 +57,7 @@ class Conf:
         upload: bytes that an uploaded file may have, and that decoding it may take in memory.
         unlabelled: what value 0 means in ready-made masks; None: not specified.
         create: whether to make a missing studies folder.
+        voxel: voxel size along X, Y, Z in mm of image files that state none.
         hosts: names by which clients reach the server, besides this computer's own.
     """
 
@@ -66,6 +68,7 @@ class Conf:
     upload: int
     unlabelled: ZeroMeans | None = None
     create: bool = False
+    voxel: tuple[float, float, float] | None = None
     hosts: tuple[str, ...] = ()
 
     @classmethod
@@ -105,6 +108,7 @@ class Conf:
             memory=_gigabytes(conf, "memory"),
             upload=_gigabytes(conf, "upload") or default_limit(),
             unlabelled=cast(ZeroMeans, _one_of(conf, "unlabelled", get_args(ZeroMeans))),
+            voxel=_voxel(conf),
             create=_one_of(conf, "create", ("yes", "no")) == "yes",
             hosts=_hosts(conf),
         )
@@ -145,6 +149,18 @@ def _numbers(conf: Mapping[str, str], key: str) -> tuple[float, ...] | None:
         return tuple(float(number) for number in conf[key].split(","))
     except ValueError as error:
         raise InputError(f"--conf {key} {conf[key]}: not numbers; give three, e.g. --conf {key} 1,1,2.5") from error
+
+
+def _voxel(conf: Mapping[str, str]) -> tuple[float, float, float] | None:
+    match _numbers(conf, "voxel"):
+        case None:
+            return None
+        case (x, y, z) if all(0 < size < math.inf for size in (x, y, z)):
+            return x, y, z
+        case _:
+            raise InputError(
+                f"--conf voxel {conf['voxel']}: give three sizes above 0 in mm, e.g. --conf voxel 0.001,0.001,0.003"
+            )
 
 
 def _hosts(conf: Mapping[str, str]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ class ChannelFiles:
 
     Attributes:
         geometry: the grid of channel 0; its ``dtype`` can represent the values of all channels.
+        notes: those of all sources.
     """
 
     def __init__(self, sources: Sequence[VolumeSource]) -> None:
@@ -44,6 +45,7 @@ class ChannelFiles:
                 )
         self._sources = sources
         dtype = np.result_type(*(source.geometry.dtype for source in sources))
+        self.notes = tuple(note for source in sources for note in source.notes)
         self.geometry: Geometry = replace(first, channels=len(sources), dtype=dtype)
 
     def read(self, box: Box | None = None) -> NDArray[Any]:

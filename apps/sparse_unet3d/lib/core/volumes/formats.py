@@ -1,6 +1,7 @@
-"""The file formats, by file ending. To add a format, add one line to ``FORMATS``."""
+"""The file formats, by file ending. To add a format, add one entry to ``FORMATS``."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,33 +15,57 @@ from .nrrd import NrrdSource
 from .source import VolumeSource
 from .volume import Affine
 
-FORMATS: dict[str, Callable[[Path], VolumeSource]] = {
-    ".nii": NiftiSource,
-    ".nii.gz": NiftiSource,
-    ".nrrd": NrrdSource,
-    ".mha": MetaImageSource,
-}
-"""The class that reads an image, by its file ending in lower case."""
 
-WRITERS: dict[str, Callable[[Path, NDArray[np.uint8], Affine], None]] = {
-    ".nii": NiftiSource.write,
-    ".nii.gz": NiftiSource.write,
-    ".nrrd": NrrdSource.write,
-    ".mha": MetaImageSource.write,
+@dataclass(frozen=True)
+class Format:
+    """A file format.
+
+    Attributes:
+        open: the class that reads an image.
+        write: writes a label map (X, Y, Z); None for formats that are only read.
+        images_in: returns the names of the images in one file, where it may hold several; empty if it holds one.
+        is_folder: whether an image is a folder.
+        in_slicer: whether 3D Slicer opens a single file and finds the geometry that ``open`` finds.
+    """
+
+    open: Callable[[Path], VolumeSource]
+    write: Callable[[Path, NDArray[np.uint8], Affine], None] | None = None
+    images_in: Callable[[Path], tuple[str, ...]] | None = None
+    is_folder: bool = False
+    in_slicer: bool = True
+
+
+FORMATS = {
+    ".nii": Format(NiftiSource, NiftiSource.write),
+    ".nii.gz": Format(NiftiSource, NiftiSource.write),
+    ".nrrd": Format(NrrdSource, NrrdSource.write),
+    ".mha": Format(MetaImageSource, MetaImageSource.write),
 }
-"""The function that writes a label map (X, Y, Z), by its file ending. Formats that are only read are missing."""
+"""The formats, by file ending in lower case."""
 
 SEGMENTATION = ".seg"
 """Part of a name that 3D Slicer puts before the file ending of its segmentations."""
 
 
 def open_file(path: Path) -> VolumeSource:
-    """Open one file (or folder) by its ending.
+    """Open one file (or folder), or one of several images in it, by its ending.
+
+    Args:
+        path: the file; ``FILE/NAME`` for the image of that name in a file that holds several.
 
     Raises:
         InputError: unknown ending, or the source can't use the file.
     """
-    return FORMATS[ending_of(path)](path)
+    return FORMATS[ending_of(file_of(path))].open(path)
+
+
+def file_of(path: Path) -> Path:
+    """Return the file (or folder) that holds an image: the path itself, or FILE for ``FILE/NAME``."""
+    of_parent = FORMATS.get(split_ending(path.parent.name)[1].lower())
+    if of_parent and of_parent.images_in and not (split_ending(path.name)[1] and path.exists()):
+        is_image = path.parent.is_dir() if of_parent.is_folder else path.parent.is_file()
+        return path.parent if is_image else path
+    return path
 
 
 def endings() -> tuple[str, ...]:

@@ -1,20 +1,25 @@
-"""Which files make up an image: one file, or one for each channel, named as for nnU-Net.
+"""Which files make up an image: one file, one for each channel, named as for nnU-Net, or a part of one file.
 
 ``case_0000.nii.gz``, ``case_0001.nii.gz``, … are channels 0, 1, … of one image ``case``. A folder uses these names if
 any file name in it ends in ``_0000``. In other folders, ``mouse_0003.nii.gz`` is an image of its own. All images of a
 folder that are stored by channel must have the same number of channels.
+
+Files of some formats may hold several images (series, or points in time): the one called NAME in ``mouse.tif`` has the
+id ``mouse_NAME`` and the path ``mouse.tif/NAME``.
 """
 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from lib.core.errors import InputError
 
-from .formats import SEGMENTATION, split_ending
+from .formats import FORMATS, SEGMENTATION, file_of, split_ending
 from .slicer_segmentation import is_slicer_segmentation
 
 _CHANNEL = re.compile(r"(.+)_([0-9]{4})")
@@ -26,12 +31,15 @@ class ImageFiles:
     """The files of one image.
 
     Attributes:
-        path: the file that stands for the image: its only file, or the file of channel 0, which may be missing.
+        path: the path that stands for the image: its only file, or the file of channel 0, which may be missing, or
+            ``FILE/NAME``.
+        ending: what follows the image's id in the path; ``ENDING/NAME`` if the path is ``FILE/NAME``.
         files: the existing files, by channel.
         fault: why the files can't be read as one image, with their names; empty if they can.
     """
 
     path: Path
+    ending: str
     files: tuple[Path, ...]
     fault: str = ""
 
@@ -68,13 +76,14 @@ def images_among(folder: Path, names: Iterable[str], known: Mapping[str, str] | 
     Args:
         folder: where the files are.
         names: file names; those that aren't images (``is_image``) are ignored.
-        known: endings by id. They decide between files that differ in their ending alone. Without one, the first name
-            counts.
+        known: ``ImageFiles.ending`` by id. They decide between files that differ in their ending alone. Without one,
+            the first name counts.
 
     Returns:
-        The images by id, sorted. The id is the file name without its ending and without the number of a channel.
+        The images by id, sorted. The id is the file name without its ending and without the number of a channel, but
+            with the NAME of one of several images.
     """
-    whole: dict[str, Path] = {}
+    whole: dict[str, ImageFiles] = {}
     by_channel: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
     # Sorted by name, which sorts channels by number.
     names = sorted(name for name in names if is_image(folder / name))
@@ -85,11 +94,11 @@ def images_among(folder: Path, names: Iterable[str], known: Mapping[str, str] | 
             image_id, number = numbers[name].groups()
             by_channel[image_id][int(number)].append(folder / name)
         else:
-            image_id, ending = split_ending(name)
-            if image_id not in whole or ending == (known or {}).get(image_id):
-                whole[image_id] = folder / name
+            for image_id, image in _images_of(folder / name):
+                if image_id not in whole or image.ending == (known or {}).get(image_id):
+                    whole[image_id] = image
 
-    images = {image_id: ImageFiles(path, (path,)) for image_id, path in whole.items()}
+    images = {**whole}
     # Images without channel 0 don't count here: otherwise, with a name that ends in a year, all other images would seem
     # to lack channels.
     last, example = max(
@@ -101,10 +110,55 @@ def images_among(folder: Path, names: Iterable[str], known: Mapping[str, str] | 
         expected = [folder / f"{image_id}_{number:04d}{ending}" for number in range(max(last, *channels) + 1)]
         missing = [path for number, path in enumerate(expected) if number not in channels]
         first = files[0] if 0 in channels else expected[0]
-        claims = [[whole[image_id], first]] if image_id in whole else [*channels.values()]
+        others = whole[image_id].files if image_id in whole else ()
+        claims = [[*others, first]] if others else [*channels.values()]
         fault = _clash(image_id, claims) or _lack(image_id, missing, files, example[0])
-        images[image_id] = ImageFiles(first, (*files, *([whole[image_id]] if image_id in whole else [])), fault)
+        images[image_id] = ImageFiles(first, first.name.removeprefix(image_id), (*files, *others), fault)
     return dict(sorted(images.items()))
+
+
+def is_label_file(name: str) -> bool:
+    """Return whether a name ``is_listed`` and of a format of single files, as labels are."""
+    return is_listed(name) and not FORMATS[split_ending(name)[1].lower().removeprefix(SEGMENTATION)].is_folder
+
+
+def all_files(path: Path) -> list[Path]:
+    """Return the file itself, or all files in a folder that is an image, sorted."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return [path]
+
+
+def image_path(folder: Path, image_id: str, ending: str) -> Path:
+    """Return the path of an image; see ``ImageFiles`` for the ending."""
+    of_file, _, name = ending.partition("/")
+    return folder / f"{image_id.removesuffix(f'_{name}')}{of_file}" / name if name else folder / f"{image_id}{ending}"
+
+
+def _images_of(file: Path) -> Iterator[tuple[str, ImageFiles]]:
+    """Yield each image in a file, with its id."""
+    stem, ending = split_ending(file.name)
+    names: tuple[str, ...] = ()
+    if FORMATS[ending.lower()].images_in:
+        with suppress(OSError):
+            state = file.stat()
+            names = _names_in(file, state.st_mtime_ns, state.st_size)
+    if not names:
+        yield stem, ImageFiles(file, ending, (file,))
+    for name in names:
+        yield f"{stem}_{name}", ImageFiles(file / name, f"{ending}/{name}", (file,))
+
+
+@lru_cache(maxsize=10_000)
+def _names_in(file: Path, written: int, size: int) -> tuple[str, ...]:
+    """Return the names of several images in a file; look into it once for each time of writing and size."""
+    images_in = FORMATS[split_ending(file.name)[1].lower()].images_in
+    assert images_in
+    try:
+        return images_in(file)
+    except InputError:
+        # Who opens it is told why it can't be read.
+        return ()
 
 
 def _clash(image_id: str, claims: Iterable[Sequence[Path]]) -> str:
@@ -132,11 +186,13 @@ def _lack(image_id: str, missing: Sequence[Path], files: Sequence[Path], example
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """Return all files of the image that a file belongs to, by channel; the file alone if it belongs to none.
+    """Return all files of the image that a file belongs to, by channel; the path alone if it belongs to none.
 
     Raises:
         InputError: a channel is missing (which may be ``path`` itself) or exists twice; the message names the files.
     """
+    if file_of(path) != path:
+        return (path,)
     images = images_in(path.parent) if path.parent.is_dir() else {}
     stem = split_ending(path.name)[0]
     channel = _CHANNEL.fullmatch(stem)

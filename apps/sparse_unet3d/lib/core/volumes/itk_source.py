@@ -54,6 +54,8 @@ class ItkSource(ABC):
     image_io: ClassVar[str]
     """ITK's reader and writer. ITK must not choose it: a file of another format has another header."""
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, path: Path) -> None:
         """Read the header.
 
@@ -137,17 +139,20 @@ class ItkSource(ABC):
         Raises:
             OSError: it can't be written.
         """
+        # SimpleITK reorders voxels, too, but takes much longer.
+        cls._write(path, sitk.GetImageFromArray(in_order_of_files(array).T), affine, is_compressed=True)
+
+    @classmethod
+    def _write(cls, path: Path, image: sitk.Image, affine: Affine, is_compressed: bool) -> None:
         lps = LPS_TO_RAS @ affine
         spacing = np.linalg.norm(lps[:3, :3], axis=0)
-        # SimpleITK reorders voxels, too, but takes much longer.
-        image = sitk.GetImageFromArray(in_order_of_files(array).T)
         image.SetSpacing(spacing.tolist())
         image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
         image.SetOrigin(lps[:3, 3].tolist())
         writer = sitk.ImageFileWriter()
         writer.SetImageIO(cls.image_io)
         writer.SetFileName(str(path))
-        writer.UseCompressionOn()
+        writer.SetUseCompression(is_compressed)
         writer.SetCompressionLevel(1)
         try:
             writer.Execute(image)

@@ -3,10 +3,12 @@
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from lib.core.errors import InputError
@@ -55,6 +57,26 @@ class NrrdSource(ItkSource):
     """An NRRD file. Its header is read here too, since ITK doesn't report where and how the voxels are stored."""
 
     image_io = "NrrdImageIO"
+
+    @classmethod
+    def write_image(cls, path: Path, array: NDArray[Any], affine: Affine, fields: Mapping[str, str]) -> None:
+        """Write an image; of several channels, each voxel is a vector, which 3D Slicer opens.
+
+        Args:
+            path: where to write.
+            array: (C, X, Y, Z).
+            affine: (4, 4) voxel to RAS mm.
+            fields: further entries of the header.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        is_vector = len(array) > 1
+        image = sitk.GetImageFromArray(array.T if is_vector else array[0].T, isVector=is_vector)
+        for key, value in fields.items():
+            image.SetMetaData(key, value)
+        # Grey values hardly get smaller.
+        cls._write(path, image, affine, is_compressed=False)
 
     def _inspect(self) -> Declared:
         path = self.path

@@ -11,7 +11,7 @@ from lib.core.files import replacing
 
 from .budget import memory_for
 from .channel_files import ChannelFiles
-from .formats import WRITERS, ending_of, open_file
+from .formats import FORMATS, ending_of, open_file
 from .image_files import files_of
 from .source import VolumeSource
 from .volume import Affine, Geometry, LabelMap, Volume
@@ -90,7 +90,13 @@ def _read(source: VolumeSource, limit: int | None = None) -> Volume:
         array = source.read()
         outside, notes = _without_nan(geometry.name, array)
     return Volume(
-        array, geometry.affine, geometry.slicer_affine, geometry.name, geometry.slicer_reverses, outside, notes
+        array,
+        geometry.affine,
+        geometry.slicer_affine,
+        geometry.name,
+        geometry.slicer_reverses,
+        outside,
+        (*source.notes, *notes),
     )
 
 
@@ -176,7 +182,9 @@ def write_label_map(path: str | Path, array: NDArray[np.uint8], affine: Affine) 
     """
     path = Path(path)
     ending = ending_of(path)
-    if ending not in WRITERS:
-        raise InputError(f"{path}: {ending} files can only be read; choose one of {', '.join(WRITERS)}")
+    write = FORMATS[ending].write
+    if write is None:
+        written = ", ".join(ending for ending, known in FORMATS.items() if known.write)
+        raise InputError(f"{path}: {ending} files can only be read; choose one of {written}")
     with replacing(path) as temporary:
-        WRITERS[ending](temporary, array, affine)
+        write(temporary, array, affine)

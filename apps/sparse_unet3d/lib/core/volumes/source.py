@@ -1,6 +1,6 @@
 """The interface between images and file formats. Other modules don't know how files are laid out.
 
-A new format is one module with a class like ``VolumeSource``, and one line in ``formats.FORMATS``.
+A new format is one module with a class like ``VolumeSource``, and one entry in ``formats.FORMATS``.
 """
 
 from typing import Any, Protocol
@@ -30,6 +30,10 @@ class VolumeSource(Protocol):
     @property
     def geometry(self) -> Geometry:
         """The image's grid, channels and type of numbers, and how 3D Slicer misreads it."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to tell a person about what the file states, or doesn't state."""
 
     def read(self, box: Box | None = None) -> NDArray[Any]:
         """Read the voxels of a box, or all of them.

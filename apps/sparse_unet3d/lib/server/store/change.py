@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lib.core.errors import InputError
 from lib.core.files import make_folder, name_beside, replace, sync_file, sync_folder
-from lib.core.volumes.formats import WRITERS, ending_of
+from lib.core.volumes.nifti import NiftiSource
 
 from .index import Index, Objects, difference
 from .journal import Undo
@@ -65,7 +65,7 @@ class Change:
     def write_label(self, folder: Path, array: NDArray[np.uint8], affine: NDArray[np.float64]) -> Written:
         """Write a label map (X, Y, Z) into a folder, under a name of its own."""
         path = self._name_in(folder, ".nii.gz")
-        WRITERS[ending_of(path)](path, array, affine)
+        NiftiSource.write(path, array, affine)
         sync_file(path)
         return Written(path, digests_of(path))
 

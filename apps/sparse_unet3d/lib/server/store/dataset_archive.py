@@ -14,7 +14,7 @@ def write_archive(files: Sequence[tuple[Path, str]], metadata: str) -> str:
     """Write files into a ZIP file in the folder for temporary files; return its path.
 
     Args:
-        files: each with its folder in the ZIP file. They are copied as they are, because they are compressed already.
+        files: each with its name in the ZIP file. They are copied as they are, because they are compressed already.
         metadata: content of ``metadata.json``.
 
     Raises:
@@ -27,8 +27,8 @@ def write_archive(files: Sequence[tuple[Path, str]], metadata: str) -> str:
     with tempfile.NamedTemporaryFile(prefix="dataset-", suffix=".zip", delete=False) as file:
         try:
             with zipfile.ZipFile(file, "w", strict_timestamps=False) as archive:
-                for path, folder in files:
-                    archive.write(path, f"{folder}/{path.name}")
+                for path, name in files:
+                    archive.write(path, name)
                 archive.writestr("metadata.json", metadata)
         except BaseException:
             file.close()

@@ -17,7 +17,7 @@ from lib.core.annotation.slices import Unpainted
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.volumes.formats import endings, split_ending
-from lib.core.volumes.image_files import is_image
+from lib.core.volumes.image_files import all_files, is_image
 from lib.server.records import AnnotationInfo, Offer, PredictionInfo
 from lib.server.slicer.replies import not_found
 from lib.server.slicer.segments import predicted_segments
@@ -258,9 +258,12 @@ class AnnotationStore(ReadyMadeStore):
             not_found("no image is annotated yet")
         if limit_cases and limit_cases > 0:
             annotated = annotated[:limit_cases]
-        files = [(path, "image") for image_id in annotated for path in self.image_files(image_id)]
-        files += [(Path(self.get_label_uri(image_id, FINAL)), "label") for image_id in annotated]
-        return write_archive(files, json.dumps(self.json()))
+        images = dict.fromkeys(path for image_id in annotated for path in self.image_files(image_id))
+        files = [(file, file.relative_to(path.parent)) for path in images for file in all_files(path)]
+        labels = [Path(self.get_label_uri(image_id, FINAL)) for image_id in annotated]
+        names = [(file, f"image/{name.as_posix()}") for file, name in files]
+        names += [(path, f"label/{path.name}") for path in labels]
+        return write_archive(names, json.dumps(self.json()))
 
 
 @contextmanager

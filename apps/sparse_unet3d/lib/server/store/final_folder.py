@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lib.core.volumes.formats import split_ending
-from lib.core.volumes.image_files import is_listed
+from lib.core.volumes.image_files import is_label_file
 
 from .label_files import Stamp, crc32_of, stamp_of
 
@@ -26,7 +26,7 @@ class FinalFolder:
     def labels(self) -> Iterator[tuple[str, Path]]:
         """Yield the image id and path of each label, sorted by file name."""
         for name in sorted(os.listdir(self.folder)) if self.folder.is_dir() else ():
-            if is_listed(name):
+            if is_label_file(name):
                 yield split_ending(name)[0], self.folder / name
 
     def crc32(self, path: Path) -> int:

@@ -17,7 +17,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from lib.core.files import remove_abandoned
 from lib.core.locking import OwnedLock
 from lib.core.volumes.formats import endings, split_ending
-from lib.core.volumes.image_files import ImageFiles, images_among, is_listed, is_unicode
+from lib.core.volumes.image_files import ImageFiles, images_among, is_label_file, is_unicode
 from lib.server.records import LabelInfo
 from lib.server.slicer.replies import not_found
 
@@ -264,10 +264,10 @@ class FolderStore(LocalDatastore):
         for image_id, found in images.items():
             if found.fault and found.fault != self._faults.get(image_id):
                 logger.warning(found.fault)
-            ext = found.path.name.removeprefix(image_id)
+            ext = found.ending
             image = known[image_id].image if image_id in known else None
             if image is None or image.ext != ext:
-                image = DataModel(info={"ts": int(time.time()), "name": found.path.name}, ext=ext)
+                image = DataModel(info={"ts": int(time.time()), "name": found.files[0].name}, ext=ext)
             objects[image_id] = ImageLabelModel(image=image, labels={})
         self._faults = {image_id: found.fault for image_id, found in images.items()}
         orphans: dict[str, list[str]] = {}
@@ -305,7 +305,7 @@ class FolderStore(LocalDatastore):
         """Yield the id and ending of each file; of two with the same id, the known one or else the first by name."""
         found: dict[str, str] = {}
         for name in sorted(os.listdir(folder)):
-            if not is_listed(name):
+            if not is_label_file(name):
                 continue
             file_id, ext = split_ending(name)
             if file_id not in found or ext == known.get(file_id):

@@ -2,17 +2,19 @@
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from lib.core.errors import InputError
-from lib.core.volumes.formats import endings
-from lib.core.volumes.image_files import ImageFiles, files_of
-from lib.core.volumes.reading import read_volume
+from lib.core.volumes.formats import FORMATS, ending_of, endings, file_of
+from lib.core.volumes.image_files import ImageFiles, all_files, files_of, image_path
+from lib.core.volumes.reading import open_image, read_volume
 from lib.core.volumes.volume import Volume
 
 from .folder_store import FolderStore
 from .label_files import Stamp, stamp_of
-from .studies import describe_unused
+from .slicer_copies import SlicerCopies
+from .studies import MOST_NAMED, describe_unused
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ class ImageStore(FolderStore):
         self._unreadable: dict[str, object] = {}
         self._checksums: dict[str, tuple[object, int]] = {}
         self._notes: dict[str, tuple[str, ...]] = {}
+        self._copies = SlicerCopies(self.folder)
 
     def serve(self, watch: bool) -> None:
         """Make the index agree with the files, and keep it up to date; log which files aren't images.
@@ -35,6 +38,7 @@ class ImageStore(FolderStore):
             watch: whether to notice files that others add or remove.
         """
         super().serve(watch)
+        self._copies.tidy(self.list_images())
         if self.list_images():
             for line in self.describe_unused():
                 logger.warning("Not taken from %s: %s", self._datastore_path, line)
@@ -54,12 +58,13 @@ class ImageStore(FolderStore):
         )
 
     def get_image_uri(self, image_id: str) -> str:
-        """Return the path of an image's file, of channel 0 if each has its own; "" for an unknown image.
+        """Return the path of an image: see ``ImageFiles``; "" for an unknown image.
 
         A link isn't followed, because the files of the other channels lie beside the link.
         """
         entry = self._datastore.objects.get(image_id)
-        return os.path.join(os.path.realpath(self._datastore.image_path()), image_id + entry.image.ext) if entry else ""
+        folder = Path(os.path.realpath(self._datastore.image_path()))
+        return str(image_path(folder, image_id, entry.image.ext)) if entry else ""
 
     def image_files(self, image_id: str) -> tuple[Path, ...]:
         """Return all files of an image, by channel.
@@ -67,15 +72,37 @@ class ImageStore(FolderStore):
         Raises:
             InputError: a file is missing, or a channel has two files.
         """
-        files = files_of(Path(self.get_image_uri(image_id)))
+        files = tuple(map(file_of, files_of(Path(self.get_image_uri(image_id)))))
         for path in files:
-            if not path.is_file():
+            if not path.exists():
                 raise InputError(f"{path}: no such file; put the file of the image {image_id!r} back into its place")
         return files
 
-    def existing_files(self) -> dict[str, tuple[Path, ...]]:
-        """Return the files of all images, also of those that lack a channel."""
-        return {image_id: image.files for image_id, image in self._images().items()}
+    def existing_files(self) -> list[Path]:
+        """Return the files of all images, also of those that lack a channel, each once and sorted."""
+        files = {path for image in self._images().values() for path in image.files}
+        return [file for path in sorted(files) for file in all_files(path)]
+
+    def path_for_slicer(self, image_id: str) -> Path:
+        """Return the file that 3D Slicer should open: the image's own, of channel 0 if each has its own, or a copy.
+
+        Raises:
+            InputError: it needs a copy, and can't be read.
+            OSError: it needs a copy, which can't be written.
+        """
+        path = Path(self.get_image_uri(image_id))
+        return path if FORMATS[ending_of(file_of(path))].in_slicer else self._copies.of(image_id, path)
+
+    def header_notes(self) -> list[str]:
+        """Return what the files of images state or don't state, and a person should know; some for all."""
+        notes = list[str]()
+        for image_id in self.list_images():
+            path = Path(self.get_image_uri(image_id))
+            if not FORMATS[ending_of(file_of(path))].in_slicer:
+                with suppress(InputError):
+                    notes += open_image(path).notes
+        more = [f"{len(notes) - MOST_NAMED} more notes on images"] if len(notes) > MOST_NAMED else []
+        return notes[:MOST_NAMED] + more
 
     def check_image(self, image_id: str) -> None:
         """Check an image before it is offered to an annotator, whose paint would otherwise be refused later.

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 from lib.core.errors import InputError
 from lib.core.files import make_folder, name_beside, remove_abandoned, replacing, sync_file, sync_folder
 from lib.core.volumes.formats import split_ending
-from lib.core.volumes.image_files import images_in, is_listed
+from lib.core.volumes.image_files import images_in, is_label_file, is_listed
 
 from .annotations import VERSION, AnnotationReader
 from .folder_store import INDEX, READY_MADE
@@ -76,11 +76,10 @@ def export_project(store: AnnotationReader, models: Path, target: Path) -> Moved
         raise InputError(f"{target}: exists already; give another name, or remove it")
     remove_abandoned(target.absolute().parent)
     folder = store.folder
-    images = store.existing_files()
     with replacing(target) as beside, zipfile.ZipFile(beside, "w") as archive:
         written = _Writer(archive)
-        for path in (path for files in images.values() for path in files):
-            written.add(path, path.name)
+        for path in store.existing_files():
+            written.add(path, path.relative_to(folder).as_posix())
         # These may be replaced at any time, each together with its label info.
         for paths in _together(path for path in _labels(folder) if not _is_never_changed(path)):
             with store.held():
@@ -98,7 +97,7 @@ def export_project(store: AnnotationReader, models: Path, target: Path) -> Moved
         written.add_text(INDEX, json.dumps(index))
         contents = Contents(format=1, files=written.files)
         archive.writestr(CONTENTS, contents.model_dump_json(indent=1))
-    return _moved(contents, len(images))
+    return _moved(contents, len(images_in(folder)))
 
 
 def import_project(source: Path, target: Path) -> Moved:
@@ -235,9 +234,14 @@ def _contents(archive: zipfile.ZipFile, source: Path) -> Contents:
 def _belongs(name: str) -> bool:
     """Return whether a file may be in a project under this name: an image, the index, a label or a model."""
     parts = PurePosixPath(name).parts
-    if "/".join(parts) != name or any(part.startswith(".") or set(part) & set("\\:\0") for part in parts):
+    if "/".join(parts) != name or any(part == ".." or set(part) & set("\\:\0") for part in parts):
+        return False
+    is_folder = is_listed(parts[0]) and not is_label_file(parts[0])
+    if not is_folder and any(part.startswith(".") for part in parts):
         return False
     match parts:
+        case [_, _, *_] if is_folder:
+            return True
         case [file]:
             return file == INDEX or is_listed(file)
         case ["labels", _, _]:

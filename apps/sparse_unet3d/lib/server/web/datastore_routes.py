@@ -44,7 +44,8 @@ def datastore_routes(app: LabelApp, access: Access) -> APIRouter:
 
     @router.get("/image", summary="Download an image", dependencies=[Depends(access.viewer)])
     def image_file(image: Annotated[Name, Query()]) -> FileResponse:
-        return _file(app.datastore().get_image_uri(image), f"there is no image {image!r} in the datastore")
+        store, missing = app.datastore(), f"there is no image {image!r} in the datastore"
+        return _file(str(store.path_for_slicer(image)) if store.get_image_uri(image) else "", missing)
 
     @router.get("/image/info", summary="What is known of an image", dependencies=[user])
     def image_info(image: Annotated[Name, Query()]) -> JSONResponse:
