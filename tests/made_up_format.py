@@ -40,7 +40,7 @@ class NpzSource:
             raise InputError(f"{path}: damaged") from error
 
     def read(self, box: Box | None = None) -> NDArray[Any]:
-        return np.ascontiguousarray(self._array[(slice(None), *(box or ()))])
+        return np.ascontiguousarray(self._array[(slice(None), *box)] if box else self._array)
 
     def working_memory(self, box: Box | None = None) -> int:
         return 0
