@@ -40,7 +40,8 @@ class NpzSource:
             raise InputError(f"{path}: damaged") from error
 
     def read(self, box: Box | None = None) -> NDArray[Any]:
-        return np.ascontiguousarray(self._array[(slice(None), *box)] if box else self._array)
+        x, y, z = box or (slice(None),) * 3
+        return np.ascontiguousarray(self._array[:, x, y, z])
 
     def working_memory(self, box: Box | None = None) -> int:
         return 0
