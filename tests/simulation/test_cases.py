@@ -6,6 +6,7 @@ import pytest
 
 from dense_volumes import save
 from lib.core.errors import InputError
+from lib.core.volumes.reading import write_label_map
 from lib.simulation.cases import label_scheme, read_cases
 
 
@@ -28,6 +29,16 @@ def test_volumes_by_channel_have_truths_without_number(dense_studies):
     case.files[1].unlink()
     with pytest.raises(InputError, match="ball_2_0001"):
         read_cases(dense_studies / "images", dense_studies / "labels")
+
+
+def test_a_truth_may_be_of_another_format(dense_studies):
+    before = read_cases(dense_studies / "images", dense_studies / "labels")
+    labels = dense_studies / "labels"
+    write_label_map(labels / "ball_1.nrrd", before["ball_1"].truth.astype(np.uint8), before["ball_1"].volume.affine)
+    (labels / "ball_1.nii.gz").unlink()
+    cases = read_cases(dense_studies / "images", labels)
+    assert cases["ball_1"].truth_file == labels / "ball_1.nrrd"
+    np.testing.assert_array_equal(cases["ball_1"].truth, before["ball_1"].truth)
 
 
 def test_one_volume_is_too_few(dense_studies):

@@ -12,7 +12,7 @@ from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.volumes.formats import split_ending
 from lib.core.volumes.grids import onto_grid
-from lib.core.volumes.image_files import images_in
+from lib.core.volumes.image_files import images_in, is_label_file
 from lib.core.volumes.reading import read_label_map, read_volume
 from lib.core.volumes.volume import Volume
 
@@ -46,15 +46,15 @@ def read_cases(images: Path, truths: Path) -> dict[str, Case]:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; expected images/ and labels/ with files of the same names")
     cases = {}
+    # As in nnU-Net, a label map has no channel number.
+    by_id = {split_ending(path.name)[0]: path for path in sorted(truths.iterdir()) if is_label_file(path.name)}
     for image_id, image in images_in(images).items():
-        # As in nnU-Net, a label map has no channel number.
-        truth = truths / (image_id + split_ending(image.path.name)[1])
-        if truth.exists():
+        if truth := by_id.get(image_id):
             volume = read_volume(image.path)
             cases[image_id] = Case(image.files, volume, truth, onto_grid(read_label_map(truth), volume))
     if len(cases) < 2:
         raise InputError(
-            f"{images}: {len(cases)} volumes have a label map of the same file name in {truths}; give at least 2, "
+            f"{images}: {len(cases)} volumes have a label map of the same name in {truths}; give at least 2, "
             f"one to annotate and one that stays unannotated"
         )
     return cases
