@@ -1,21 +1,38 @@
-"""The voxel size of files that state none. It is in the environment, so that all processes of a server use the same."""
+"""The voxel size of files that state none, and the one that is wanted of files with several.
+
+They are in the environment, so that all processes of a server use the same.
+"""
 
 import os
 
 _VARIABLE = "SPARSE_UNET3D_VOXEL_SIZE"
+_WANTED = "SPARSE_UNET3D_SPACING"
 
 
 def set_size_without_metadata(size: tuple[float, float, float] | None) -> None:
     """Use a voxel size along X, Y, Z in mm for files that state none, here and in processes started from now on."""
-    if size is None:
-        os.environ.pop(_VARIABLE, None)
-    else:
-        os.environ[_VARIABLE] = ",".join(map(repr, size))
+    _set(_VARIABLE, size)
 
 
 def size_without_metadata() -> tuple[float, float, float] | None:
     """Return the voxel size along X, Y, Z in mm that somebody set for files that state none; None if nobody did."""
-    if _VARIABLE not in os.environ:
+    return _get(_VARIABLE)
+
+
+def wanted_spacing() -> tuple[float, float, float] | None:
+    """Return the largest voxels along X, Y, Z in mm that are wanted of files with several; None if nobody said it."""
+    return _get(_WANTED)
+
+
+def _set(variable: str, size: tuple[float, float, float] | None) -> None:
+    if size is None:
+        os.environ.pop(variable, None)
+    else:
+        os.environ[variable] = ",".join(map(repr, size))
+
+
+def _get(variable: str) -> tuple[float, float, float] | None:
+    if variable not in os.environ:
         return None
-    x, y, z = map(float, os.environ[_VARIABLE].split(","))
+    x, y, z = map(float, os.environ[variable].split(","))
     return x, y, z
