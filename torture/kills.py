@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lib.server.store.annotations import AnnotationReader
+from lib.server.store.datastore import AnnotationStore
 from lib.server.store.project_archive import export_project, import_project
 from serving import write_image
+from stores import SCHEME
 
 from .ledger import leftovers
 from .outcome import Outcome, Row, announce
@@ -112,6 +114,7 @@ def _moved_faults(folder: Path, notes: Notes) -> list[str]:
     faults = list[str]()
     for path in sorted(folder.glob("moved-*")):
         if path.is_dir():
+            AnnotationStore(str(path), SCHEME).serve(watch=False)
             faults += [f"{path.name}: {fault}" for fault in notes.moved[path.name].faults(path)]
             shutil.rmtree(path)
         else:
