@@ -72,14 +72,16 @@ def serve(server: Server, studies: Path) -> Iterator[Callable[..., None]]:
     def wait_for(images: set[str]) -> None:
         server.wait_until(lambda: set(server.client.datastore()["objects"]) == images)
 
-    def offer(*files: Path) -> None:
+    def offer(*files: Path, images: set[str] | None = None) -> None:
         for file in files:
             file.rename(studies / file.name)
-        wait_for({re.sub(r"_\d{4}$", "", file.name.partition(".")[0]) for file in files})
+        wait_for(images or {re.sub(r"_\d{4}$", "", file.name.partition(".")[0]) for file in files})
 
     yield offer
-    for file in studies.glob("*.n*"):
+    for file in [*studies.glob("*.n*"), *studies.glob("*.tif")]:
         file.unlink()
+    for folder in studies.glob("*.zarr"):
+        shutil.rmtree(folder)
     # Labels come last, because the server restores missing labels of an image that it still has.
     wait_for(set())
     for file in studies.glob("labels/*/*"):

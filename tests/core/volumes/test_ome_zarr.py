@@ -157,11 +157,11 @@ def test_the_level_is_the_coarsest_within_the_wanted_spacing(tmp_path, monkeypat
     assert len(source.notes) == (level > 0)
 
 
-def test_the_level_is_the_finest_that_fits_into_memory(tmp_path, monkeypatch):
+def test_the_level_is_the_finest_that_is_not_too_large(tmp_path, monkeypatch):
     folder, _ = pyramid(tmp_path / "a.zarr")
-    needed = [OmeZarrSource(folder).levels[i].in_flight(None) + 2 * 16**3 // 8**i for i in range(3)]
-    for free, level in ((needed[0], 0), (needed[0] - 1, 1), (needed[1] - 1, 2), (10, 0)):
-        monkeypatch.setattr(ome_zarr, "free_memory", lambda free=free: free)
+    size = [2 * 16**3 // 8**i for i in range(3)]
+    for most, level in ((size[0], 0), (size[0] - 1, 1), (size[1] - 1, 2), (10, 2)):
+        monkeypatch.setattr(ome_zarr, "LARGEST_LEVEL", most)
         source = OmeZarrSource(folder)
         assert source.level == level
         assert [f"level {level}" in note and f"{0.0005 * 2**level:g} x" in note for note in source.notes] == (

@@ -84,25 +84,25 @@ def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_each_kind_of_file_comes_with_advice(tmp_path: Path) -> None:
-    for name in ("a.tif", "b.ome.TIFF", "c.mhd", "d.zip", "notes.txt", "e.json", ".hidden.mha", "x.nii.gz", "x.nrrd"):
+    for name in ("a.lsm", "b.CZI", "c.mhd", "d.zip", "notes.txt", "e.json", ".hidden.mha", "x.nii.gz", "x.nrrd"):
         (tmp_path / name).touch()
     (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
     (tmp_path / "README").write_text("DICM")
     (tmp_path / "s.nrrd").write_text("NRRD0004\nSegment0_ID:=1\n")
     (tmp_path / "t.seg.nii.gz").touch()
-    for folder in ("f.zarr", "labels", "p/q"):
+    for folder in ("f.n5", "labels", "p/q"):
         (tmp_path / folder).mkdir(parents=True)
-    for name in ("f.zarr/0.tif", "labels/a.mha", "p/q/1.dcm", "p/y.nii"):
+    for name in ("f.n5/0.tif", "labels/a.mha", "p/q/1.dcm", "p/y.nii"):
         (tmp_path / name).touch()
     lines = describe_unused(tmp_path, {"x.nii.gz"})
     assert [line.split(": ")[0] for line in lines] == [
+        "1 .czi file (b.CZI)",
         "1 .dcm file (IM0001)",
         "1 .dcm file in subfolders (p/q/1.dcm)",
+        "1 .lsm file (a.lsm)",
         "1 .mhd file (c.mhd)",
+        "1 .n5 folder (f.n5)",
         "2 .seg.nrrd files (s.nrrd, t.seg.nii.gz)",
-        "1 .tif file (a.tif)",
-        "1 .tiff file (b.ome.TIFF)",
-        "1 .zarr folder (f.zarr)",
         "1 .zip file (d.zip)",
         "1 volume (x.nrrd)",
         "1 volume in subfolders (p/y.nii)",

@@ -172,7 +172,7 @@ def test_unknown_segments_are_refused_by_name_or_ignored_if_empty(studies: Path,
         ("not whole", ["the submitted .nii.gz label", "0.5", "whole number"]),
         ("not named", ["value 7", "6 segments"]),
         ("damaged", ["the submitted .nii.gz label", "damaged"]),
-        ("another ending", ["the submitted .tif label"]),
+        ("another ending", ["the submitted .png label"]),
         ("segmentation", ["the submitted .nrrd label", "does not lie on the voxels"]),
         ("no list", ["label_info", "expected a list"]),
         ("no name", ["label_info", "no name"]),
@@ -210,7 +210,7 @@ def test_unusable_labels_are_refused_and_change_nothing(
     if case == "damaged":
         file.write_bytes(file.read_bytes()[:200])
     elif case == "another ending":
-        file = file.rename(tmp_path / "label.tif")
+        file = file.rename(tmp_path / "label.png")
     elif case == "segmentation":
         file = tmp_path / "label.seg.nrrd"
         header = {"space": "RAS", "space directions": 0.3 * np.eye(3), "Segment0_Name": "inside"}

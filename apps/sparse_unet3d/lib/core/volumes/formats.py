@@ -12,7 +12,9 @@ from lib.core.errors import InputError
 from .meta_image import MetaImageSource
 from .nifti import NiftiSource
 from .nrrd import NrrdSource
+from .ome_zarr import OmeZarrSource
 from .source import VolumeSource
+from .tiff import TiffSource
 from .volume import Affine
 
 
@@ -35,11 +37,21 @@ class Format:
     in_slicer: bool = True
 
 
+_TIFF = Format(TiffSource, TiffSource.write, TiffSource.images_in, in_slicer=False)
+_ZARR = Format(OmeZarrSource, images_in=OmeZarrSource.images_in, is_folder=True, in_slicer=False)
+
 FORMATS = {
     ".nii": Format(NiftiSource, NiftiSource.write),
     ".nii.gz": Format(NiftiSource, NiftiSource.write),
     ".nrrd": Format(NrrdSource, NrrdSource.write),
     ".mha": Format(MetaImageSource, MetaImageSource.write),
+    # Slicer opens some TIFF files, but without their voxel size.
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".ome.tif": _TIFF,
+    ".ome.tiff": _TIFF,
+    ".zarr": _ZARR,
+    ".ome.zarr": _ZARR,
 }
 """The formats, by file ending in lower case."""
 

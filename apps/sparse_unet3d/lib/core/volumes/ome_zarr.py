@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.device.memory import free_memory
 from lib.core.errors import InputError
 
 from .ome_zarr_metadata import Image, images_of, inside, millimetres
@@ -31,6 +30,10 @@ _CODECS = ("bytes", "transpose", "sharding_indexed", "crc32c", "blosc", "gzip", 
 
 _COPIES = 6
 """How often zarr holds a chunk while it decodes it, at most: as stored, decoded, cut out, and in between (measured)."""
+
+LARGEST_LEVEL = 2**31
+"""Most bytes of the voxels of the level that is used. Annotations lie on its grid, so it must be the same level on each
+computer, whatever its memory."""
 
 _MOST_TIMES = 100_000
 """Most points in time; each is an image with a name."""
@@ -166,8 +169,8 @@ class Level:
 class OmeZarrSource:
     """One image of an OME-Zarr folder: of one series, at one point in time, at one level of its pyramid.
 
-    The level is the coarsest whose voxels aren't larger than the wanted spacing, else the finest; where that doesn't
-    fit into the free memory, it is the next one that does.
+    The level is the coarsest whose voxels aren't larger than the wanted spacing, else the finest; where its voxels take
+    more than ``LARGEST_LEVEL`` bytes, it is the next one whose voxels don't.
 
     Attributes:
         geometry: the grid of the level that is used.
@@ -214,8 +217,8 @@ class OmeZarrSource:
         if self.level > 0:
             size = " x ".join(f"{size:g}" for size in self.geometry.spacing)
             notes.append(
-                f"{path}: level {self.level} of the pyramid is used, whose voxels are {size} mm; it is the finest that "
-                "is wanted and fits into memory"
+                f"{path}: level {self.level} of the pyramid is used, whose voxels are {size} mm; annotations "
+                "and predictions have these voxels. Another --conf spacing may choose another level"
             )
         self.notes = tuple(notes)
 
@@ -271,17 +274,14 @@ class OmeZarrSource:
         Args:
             units: millimetres along X, Y, Z.
         """
-        wanted, free = wanted_spacing(), free_memory()
+        wanted = wanted_spacing()
         levels = range(len(self.levels))
         spacing = [level.along(level.scale) * units for level in self.levels]
         first = 0
         if wanted is not None:
             first = max((i for i in levels if (spacing[i] <= np.array(wanted) * (1 + 1e-6)).all()), default=0)
-        needed = [
-            math.prod(level.shape) * level.channels * level.array.dtype.itemsize + level.in_flight(None)
-            for level in self.levels
-        ]
-        return next((i for i in levels[first:] if needed[i] <= free), first)
+        size = [math.prod(level.shape) * level.channels * level.array.dtype.itemsize for level in self.levels]
+        return next((i for i in levels[first:] if size[i] <= LARGEST_LEVEL), levels[-1])
 
 
 def _images_by_name(root: Path) -> dict[str, tuple[Image, int]]:

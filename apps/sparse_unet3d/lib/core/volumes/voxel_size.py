@@ -24,7 +24,12 @@ def wanted_spacing() -> tuple[float, float, float] | None:
     return _get(_WANTED)
 
 
-def _set(variable: str, size: tuple[float, float, float] | None) -> None:
+def set_wanted_spacing(spacing: tuple[float, ...] | None) -> None:
+    """Want voxels of at most this size along X, Y, Z in mm, here and in processes started from now on."""
+    _set(_WANTED, spacing)
+
+
+def _set(variable: str, size: tuple[float, ...] | None) -> None:
     if size is None:
         os.environ.pop(variable, None)
     else:

@@ -13,7 +13,7 @@ from lib.core.volumes.budget import memory_for
 from lib.core.volumes.formats import file_of
 from lib.core.volumes.nrrd import NrrdSource
 from lib.core.volumes.reading import open_image
-from lib.core.volumes.voxel_size import size_without_metadata
+from lib.core.volumes.voxel_size import size_without_metadata, wanted_spacing
 
 from .label_files import stamp_of
 
@@ -40,7 +40,8 @@ class SlicerCopies:
             OSError: the copy can't be written.
         """
         copy = self._folder / f"{image_id}.nrrd"
-        made_from = f"{zlib.crc32(json.dumps([stamp_of(file_of(path)), size_without_metadata()]).encode()):08x}"
+        state = [stamp_of(file_of(path)), size_without_metadata(), wanted_spacing()]
+        made_from = f"{zlib.crc32(json.dumps(state).encode()):08x}"
         # Several clients may ask for a large image at once.
         with self._lock:
             if _made_from(copy) != made_from:

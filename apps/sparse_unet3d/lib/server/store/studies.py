@@ -27,7 +27,7 @@ VOLUME = "volume"
 NOT_UNICODE = "misnamed"
 """Kind of a file that could be an image but for its name."""
 
-FOLDERS = (".zarr", ".n5")
+FOLDERS = (".n5",)
 """Endings of folders that hold one image."""
 
 FROM_SLICER = "save each as .nrrd or .nii.gz from 3D Slicer"
@@ -35,11 +35,11 @@ FROM_SLICER = "save each as .nrrd or .nii.gz from 3D Slicer"
 ADVICE = {
     ".dcm .ima dicomdir": "DICOM: make one .nrrd or .nii.gz of each series, in 3D Slicer (module DICOM, then save the "
     "volume) or with dcm2niix",
-    ".tif .tiff .lsm .czi .nd2 .lif .oib .oif .oir .ims .vsi .stk .ics": "save each as .nrrd from Fiji (File > Save As "
+    ".lsm .czi .nd2 .lif .oib .oif .oir .ims .vsi .stk .ics": "save each as .nrrd from Fiji (File > Save As "
     "> Nrrd) or 3D Slicer",
     ".seg.nrrd .seg.nhdr": "segmentations, not images: put each into labels/final, named like its image",
     ".mhd .nhdr .hdr .img .mgz .mgh .mnc .vtk .vti .gipl .nii.bz2": FROM_SLICER,
-    ".zarr .n5": "save the level to work on as .nrrd from Fiji",
+    ".n5": "save the level to work on as .nrrd from Fiji",
     ".zip .tar .gz .tgz .bz2 .xz .7z .rar": "unpack it",
     ".png .jpg .jpeg .bmp .gif": "single pictures: make one .nrrd of each stack, in Fiji or 3D Slicer",
     ".h5 .hdf5 .npy .npz .mat": "arrays without position and voxel size: write them as .nrrd or .nii.gz",
