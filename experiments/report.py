@@ -8,20 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lib.core.colours import FOREGROUND_COLOURS, colours
 from lib.core.files import replacing
 from lib.core.volumes.intensity import scale_intensity
 from lib.report.page import Cell, Legend, Shown, Table, render, two_digits, write_page
-from lib.report.pictures import (
-    AXES,
-    FOREGROUND_COLOURS,
-    PICTURE_PIXELS,
-    colours,
-    composite,
-    painted,
-    png_of,
-    png_of_figure,
-    view,
-)
+from lib.report.pictures import AXES, PICTURE_PIXELS, composite, painted, png_of, png_of_figure, view
 
 from . import TEMPLATES
 from .assembly import TableResult, TableRow, mean_of, methods_in, read_table

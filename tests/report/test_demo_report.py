@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from lib.commands.demo import summarise
+from lib.core.colours import colours
 from lib.core.labels import LabelScheme
 from lib.core.volumes.volume import Volume
 from lib.report.demo_report import Segmented, best_slice, demo_page
-from lib.report.pictures import CHANNEL_NAMES, colours, composite, view
+from lib.report.pictures import CHANNEL_NAMES, composite, view
 
 SCHEME = LabelScheme(("inside", "tubule <1>"), "outside")
 LPS = np.diag([-1.0, -1.0, 2.0, 1.0])

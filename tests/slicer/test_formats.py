@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import zarr
 from numpy.typing import NDArray
 
 from annotator import Annotator
@@ -106,6 +107,11 @@ def test_paint_and_predictions(
     assert annotator.prediction().any()
     assert (annotator.prediction() == stored(studies, "prediction", "image")).all()
     assert (annotator.annotation() == paint()).all()
+    if path.suffix == ".tif":
+        in_format = tifffile.imread(studies / "predictions/image.ome.tif").T
+    else:
+        in_format = zarr.open_array(studies / "image.zarr/labels/prediction/0", mode="r")[:].T
+    assert (in_format == stored(studies, "prediction", "image")).all()
     later = open_slicer(autoRunSegmentationOnNextSample=False)
     assert later.next_sample() == "image"
     assert (later.annotation() == paint()).all()

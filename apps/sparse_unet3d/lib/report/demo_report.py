@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
+from lib.core.colours import colours
 from lib.core.labels import LabelScheme
 from lib.core.volumes.intensity import scale_intensity
 from lib.core.volumes.volume import Volume
 
 from .demo_result import DemoResult, Epoch, VolumeScores
 from .page import Legend, Shown, Table, render, two_digits, write_page
-from .pictures import AXES, CHANNEL_NAMES, PICTURE_PIXELS, colours, composite, painted, png_of, png_of_figure, view
+from .pictures import AXES, CHANNEL_NAMES, PICTURE_PIXELS, composite, painted, png_of, png_of_figure, view
 
 # Slices this close to an annotated one look like it and would flatter the model.
 MARGIN = 3

@@ -10,12 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from lib.core.labels import LabelScheme
 from lib.core.volumes.volume import Volume
 
-# Okabe and Ito's colours, which people with colour-blindness can tell apart; the first two are the samples' classes.
-FOREGROUND_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00")
-BACKGROUND_COLOUR = "#cc79a7"
 CHANNEL_COLOURS = {
     1: ((1, 1, 1),),
     2: ((1, 0, 1), (0, 1, 0)),
@@ -75,13 +71,6 @@ def view(volume: Volume, axis: int, index: int) -> View:
     across, down = sorted((other for other in range(3) if other != axis), key=lambda other: world[other])
     flips = frozenset(other for other in (across, down) if codes[other] not in "LPI")
     return View(axis, index, across, down, flips)
-
-
-def colours(scheme: LabelScheme) -> NDArray[np.uint8]:
-    """Return each class's colour, (K+2, 3), by annotation value; entry 0 is never shown."""
-    count = len(scheme.foreground)
-    table = ["#000000", *(FOREGROUND_COLOURS[i % len(FOREGROUND_COLOURS)] for i in range(count)), BACKGROUND_COLOUR]
-    return np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in table], np.uint8)
 
 
 def composite(plane: NDArray[np.float32]) -> Picture:

@@ -25,6 +25,7 @@ from lib.server.slicer.segments import predicted_segments
 from .annotations import FINAL
 from .dataset_archive import write_archive
 from .decoding import decode_submission, default_limit, is_same_image
+from .image_formats import write_like_image
 from .label_files import now
 from .masks import ZeroMeans
 from .ready_made import ReadyMadeStore
@@ -130,7 +131,7 @@ class AnnotationStore(ReadyMadeStore):
         affine: NDArray[np.float64],
         info: PredictionInfo,
     ) -> None:
-        """Store a prediction and its uncertainty.
+        """Store a prediction and its uncertainty; write the prediction in the format of the image, too.
 
         Args:
             image_id: the image.
@@ -156,6 +157,8 @@ class AnnotationStore(ReadyMadeStore):
                 self._require(image_id)
                 for tag, (_, its_info) in maps.items():
                     self._set_label(change, image_id, tag, written[tag], its_info)
+        path = Path(self.get_image_uri(image_id))
+        write_like_image(self.folder, image_id, path, prediction, affine, self.scheme)
 
     # What clients may do
 

@@ -18,7 +18,7 @@ MOST_ENTRIES = 20_000
 MOST_NAMED = 3
 """The most names of one kind that a message lists."""
 
-OWN = ("labels", "models")
+OWN = ("labels", "models", "predictions")
 """Folders in the studies folder that this software writes."""
 
 VOLUME = "volume"
