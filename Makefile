@@ -22,7 +22,7 @@ COVERED := $(addprefix --cov=,apps/sparse_unet3d experiments benchmarks) --cov-r
 
 help:
 	@echo "make serve                 start the server, on the sample volumes, at $(ADDRESS)"
-	@echo "make serve STUDIES=FOLDER  the same on your own volumes (NIfTI, NRRD or MetaImage); PORT=8001 for another port"
+	@echo "make serve STUDIES=FOLDER  the same on your own volumes (docs/formats.md); PORT=8001 for another port"
 	@echo "                           CONF=\"--conf labels nucleus --conf background outside\" for your own classes"
 	@echo "make demo                  annotate, train, segment and measure without a person; see demo/report.html"
 	@echo "make demo STUDIES=FOLDER   the same on a folder with images/ and dense labels/"

@@ -65,6 +65,37 @@ def with_name(content: bytes) -> bytes:
     return whole[:3] + b"\x08" + whole[4:10] + b"x" * MANY + b"\0" + whole[10:]
 
 
+def tiff(
+    *contents: bytes, width: int = 4, height: int = 3, compression: int = 1, text: bytes = b"", **other: int
+) -> bytes:
+    """A TIFF of uint16 with a page for each content, which is its only strip; ``other`` are tags by ``tNUMBER``."""
+    file = bytearray(b"II*\0" + struct.pack("<I", 8))
+    for content in contents:
+        tags = {256: width, 257: height, 258: 16, 259: compression, 262: 1, 277: 1, 278: height, 279: len(content)}
+        tags |= {int(tag[1:]): value for tag, value in other.items()}
+        here, count = len(file), len(tags) + 1 + bool(text)
+        after = here + 2 + 12 * count + 4
+        entries = {tag: struct.pack("<2H2I", tag, 4, 1, value) for tag, value in tags.items()}
+        entries[273] = struct.pack("<2H2I", 273, 4, 1, after + len(text))
+        if text:
+            entries[270] = struct.pack("<2H2I", 270, 2, len(text), after)
+        following = after + len(text) + len(content)
+        following = 0 if content is contents[-1] else following
+        file += struct.pack("<H", count) + b"".join(entries[tag] for tag in sorted(entries))
+        file += struct.pack("<I", following) + text + content
+    return bytes(file)
+
+
+def ome(*inner: str, z: int = 2) -> bytes:
+    """OME-XML of a stack of uint16."""
+    sizes = f'SizeX="4" SizeY="3" SizeZ="{z}" SizeC="1" SizeT="1" Type="uint16" DimensionOrder="XYZCT"'
+    head = '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+    return f'{head}<Image ID="Image:0"><Pixels ID="P:0" {sizes}>{"".join(inner)}</Pixels></Image></OME>\0'.encode()
+
+
+DEFLATE, LZW, PACKBITS = 8, 5, 32773
+PLANE = VOXELS[:24]
+
 EMPTY_BLOCKS = gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * (MANY // 5)
 """Compressed by gzip in blocks that hold nothing."""
 
@@ -150,5 +181,33 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "files by numbers.mha": lambda: mha(last="ElementDataFile = %d.raw 1 2000000000 1"),
     "list of files.mha": lambda: mha(last="ElementDataFile = LIST"),
     "one long number.mha": lambda: mha("BinaryData = False") + b"1" * MANY,
+    "declares 6 GB.tif": lambda: tiff(PLANE, width=60000, height=50000),
+    "declares 6 GB in pages.tif": lambda: tiff(*[bytes(24) for _ in range(300)], width=4000, height=2500),
+    "holds 6 GB.tif": lambda: tiff(
+        zlib.compress(b"")[:2] + zeros(6)[10:], PLANE, width=60000, height=50000, compression=DEFLATE
+    ),
+    "inflates to 2 GB.tif": lambda: tiff(zlib.compress(b"")[:2] + zeros(2)[10:], PLANE, compression=DEFLATE),
+    "inflates by LZW.tif": lambda: tiff(b"\x80" + bytes(MANY), PLANE, width=60000, height=50000, compression=LZW),
+    "inflates by PackBits.tif": lambda: tiff(
+        b"\x81\0" * (MANY // 2), PLANE, width=60000, height=50000, compression=PACKBITS
+    ),
+    "page in a circle.tif": lambda: tiff(PLANE, PLANE).replace(
+        struct.pack("<I", 0) + PLANE, struct.pack("<I", 8) + PLANE
+    ),
+    "page beyond the end.tif": lambda: tiff(PLANE, PLANE)[:60],
+    "many pages.tif": lambda: tiff(*[bytes(24) for _ in range(MANY // 150)], width=3, height=4, t256=5),
+    "many tags.tif": lambda: b"II*\0" + struct.pack("<IH", 8, 65535) + bytes(MANY),
+    "strips without end.tif": lambda: tiff(PLANE, PLANE, t278=0),
+    "rows of 32 bits.tif": lambda: tiff(PLANE, PLANE, height=2**32 - 1),
+    "samples of 32 bits.tif": lambda: tiff(PLANE, PLANE, t277=2**32 - 1),
+    "strip beyond the end.tif": lambda: tiff(PLANE, PLANE, t279=2**31),
+    "no pixels.tif": lambda: tiff(PLANE, PLANE, width=0),
+    "another file.tif": lambda: tiff(
+        PLANE, PLANE, text=ome('<TiffData IFD="0"><UUID FileName="/etc/passwd">urn:uuid:0</UUID></TiffData>')
+    ),
+    "many planes.tif": lambda: tiff(PLANE, PLANE, text=ome("<TiffData/>", z=2**31)),
+    "entities.tif": lambda: tiff(PLANE, text=b'<!DOCTYPE x [<!ENTITY a "aaaa">]><OME>&a;</OME>\0'),
+    "deep XML.tif": lambda: tiff(PLANE, PLANE, text=ome("<a>" * (MANY // 4))),
+    "long description.tif": lambda: tiff(PLANE, text=b"ImageJ=1.11a\nimages=1000000000\nslices=1000000000\n" * 9999),
 }
 """The content of each file by its name, whose ending says how it is read."""

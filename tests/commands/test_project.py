@@ -15,7 +15,9 @@ import pytest
 from lib.commands.project import check_text, export, unpack
 from lib.core.errors import InputError
 from lib.core.processes import this_process
+from lib.core.volumes.reading import read_volume
 from lib.server.store.annotations import AnnotationReader
+from ome_zarr_files import multiscale, scale_of, write_array, write_attributes
 from serving import APP, SHAPE, SPACING, paint, scaled, snapshot, stored, write_image
 from stores import open_store, submit
 
@@ -58,6 +60,19 @@ def test_labels_that_people_put_there_and_that_were_replaced_are_no_faults(proje
         (project / "labels/ready_made" / name).write_bytes(b"anything")
     open_store(project)
     assert check_text(project) == ("images: 2, labels as they were stored: 6, faults: 0", True)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="zarr 3 needs Python 3.11")
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_folder_that_is_an_image_is_moved_with_all_its_files(project: Path, tmp_path: Path, version: str) -> None:
+    array = np.random.default_rng(0).integers(0, 99, (4, 5, 6)).astype(np.uint8)
+    write_attributes(project / "z.zarr", {"multiscales": [multiscale("zyx", [[scale_of(1, 1, 1)]], version)]}, version)
+    write_array(project / "z.zarr/0", array, "zyx", version)
+    export(project, project / "models", tmp_path / "project.zip")
+    unpack(tmp_path / "project.zip", tmp_path / "moved")
+    assert snapshot(tmp_path / "moved/z.zarr") == snapshot(project / "z.zarr")
+    assert (read_volume(tmp_path / "moved/z.zarr").array[0] == array.T).all()
+    assert check_text(tmp_path / "moved")[0].startswith("images: 3, ")
 
 
 def test_what_a_killed_move_left_is_removed_by_the_next(project: Path, tmp_path: Path) -> None:
