@@ -72,6 +72,35 @@ def demo(
     )
 
 
+@app.command(
+    epilog="Example: python apps/sparse_unet3d segment scans/ --model project/models/model.pt --out segmented/"
+)
+def segment(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT…", help="Images, or folders of images.")],
+    model: Annotated[
+        Path, typer.Option(metavar="MODEL", help="Model file, or folder of a project whose model is trained.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the label maps go.")],
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes, each of which segments one volume. Default: as many as there are cores and memory for.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
+) -> None:
+    """Segment volumes by a trained model. Those whose result is up to date are skipped.
+
+    An image that can't be segmented is reported at the end, and makes the exit code 1. Interrupted work goes on where
+    it stopped when the same command is given again.
+    """
+    from lib.commands.batch_report import segment_and_report
+
+    raise typer.Exit(segment_and_report(inputs, model, out, workers, as_json))
+
+
 @annotations.command("list")
 def list_annotations(studies: Studies = DATASTORE) -> None:
     """List all versions of each image's annotation, and mark the current one."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from benchmarks.learning import Trial
 from lib.core.device.machine import Machine
 from lib.core.device.memory import free_memory, keep_freed_memory
+from lib.core.device.this_machine import SHARE
 from lib.core.inference.segmenter import Segmenter
 from lib.core.model.folder import ModelFolder
 from lib.core.plan.options import PlanOptions
@@ -15,7 +16,6 @@ from lib.core.training.cases import TrainingCase
 from lib.core.training.options import TrainingOptions
 from lib.core.training.report import TrainingReport
 from lib.core.training.run import train
-from lib.server.machine import SHARE
 
 ENDING = 0.03
 """Part of the time for planning and the last validation, which the training's own limit doesn't include."""

@@ -14,6 +14,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from numpy.typing import NDArray
 
 from lib.core.annotation.suggestion import mean_by_class
+from lib.core.device.this_machine import this_machine
 from lib.core.errors import InputError
 from lib.core.inference.segmenter import Segmenter
 from lib.core.model.folder import ModelFolder
@@ -21,7 +22,6 @@ from lib.core.model.model import Model, check_fit
 from lib.core.volumes.reading import write_label_map
 from lib.core.volumes.volume import Placed, Volume
 from lib.server.conf import Conf
-from lib.server.machine import this_machine
 from lib.server.records import PredictionInfo
 from lib.server.slicer.segments import predicted_segments
 from lib.server.stopping import raise_if_stopping

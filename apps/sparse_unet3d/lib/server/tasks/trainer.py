@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lib.core.annotation.statistics import learnable_classes
 from lib.core.device.memory import keep_freed_memory
+from lib.core.device.this_machine import this_machine
 from lib.core.errors import InputError
 from lib.core.files import write_json
 from lib.core.labels import LabelScheme
@@ -21,7 +22,6 @@ from lib.core.training.options import TrainingOptions
 from lib.core.training.report import TrainingReport
 from lib.core.training.run import train
 from lib.server.conf import Conf
-from lib.server.machine import this_machine
 from lib.server.stopping import raise_if_stopping
 from lib.server.store.annotations import AnnotationReader
 from lib.server.store.datastore import AnnotationStore

@@ -1,9 +1,9 @@
-"""The device that the server computes on, and how much memory it may take."""
+"""The device to compute on here, and how much memory a computation may take."""
 
 import torch
 
-from lib.core.device.machine import Machine, default_device
-from lib.core.device.memory import free_memory
+from .machine import Machine, default_device
+from .memory import free_memory
 
 SHARE = 0.6
 """Share of the free memory that is used; other programs need some, and estimates are rough."""

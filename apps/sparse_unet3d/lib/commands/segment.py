@@ -1,0 +1,198 @@
+"""Segments any number of volumes by a trained model, without a server."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.core.device.machine import default_device
+from lib.core.device.memory import free_memory
+from lib.core.device.this_machine import this_machine
+from lib.core.errors import InputError
+from lib.core.files import remove_abandoned, write_json
+from lib.core.inference.segmenter import Segmenter
+from lib.core.model.model import Model
+from lib.core.parallel import each_in_processes
+from lib.core.volumes.formats import FORMATS, ending_of, file_of, split_ending
+from lib.core.volumes.image_files import ImageFiles, images_in, is_image
+from lib.core.volumes.reading import read_volume, write_label_map
+
+MEMORY_OF_WORKER = 4 * 10**9
+"""Bytes of free memory for each process that segments, if nobody says how many processes to use."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """An image to segment.
+
+    Attributes:
+        image: its name.
+        path: its path, see ``ImageFiles``.
+        files: its files.
+        model: file of the model.
+        out: where the label map goes; a JSON file beside it tells what it was made from.
+        memory: bytes that segmenting may take.
+    """
+
+    image: str
+    path: Path
+    files: tuple[Path, ...]
+    model: Path
+    out: Path
+    memory: int
+
+
+def plan_tasks(inputs: Sequence[Path], model: Path, out: Path, workers: int | None) -> tuple[list[Task], int]:
+    """Return what there is to segment, and by how many processes.
+
+    Args:
+        inputs: images, or folders of images.
+        model: a model file, or a folder that has one: of a project, or of its models.
+        out: folder of the results.
+        workers: how many processes; None for as many as there are cores, images and memory for, one on a GPU.
+
+    Raises:
+        InputError: there is no such image or model, or two images have the same name.
+    """
+    model = model_file(model)
+    images: dict[str, ImageFiles] = {}
+    for path in inputs:
+        for name, image in _images_of(path):
+            if name in images and images[name] != image:
+                raise InputError(
+                    f"{images[name].path} and {image.path}: both are named {name!r}, and so would be their results; "
+                    "segment them into different folders"
+                )
+            images[name] = image
+    if workers is None:
+        most = 1 if default_device() != "cpu" else min(os.cpu_count() or 1, free_memory() // MEMORY_OF_WORKER)
+        workers = max(1, min(most, len(images)))
+    memory = this_machine(None).memory // workers
+    tasks = [Task(name, i.path, i.files, model, out / f"{name}{_ending(i.path)}", memory) for name, i in images.items()]
+    return tasks, workers
+
+
+def model_file(path: Path) -> Path:
+    """Return the model file: the path, or that in the folder of a project or of its models.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = [file for file in (path, path / "model.pt", path / "models/model.pt") if file.is_file()]
+    if not found:
+        raise InputError(f"{path}: no model; give a model file, or the folder of a project whose model is trained")
+    return found[0]
+
+
+def segment_all(tasks: Sequence[Task], workers: int, done: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """Segment images; return what became of each, sorted by name.
+
+    Args:
+        tasks: the images.
+        workers: how many processes.
+        done: called with what became of an image: ``image``; ``status``, which is ``done``, ``up to date`` or
+            ``failed``; ``out`` or ``message``; ``seconds``; and ``voxels`` of each class.
+    """
+    results = []
+    for folder in {task.out.parent for task in tasks}:
+        if folder.is_dir():
+            remove_abandoned(folder)
+    for task, outcome in each_in_processes(segment_one, tasks, workers):
+        if isinstance(outcome, Exception):
+            known = isinstance(outcome, (InputError, OSError))
+            message = str(outcome) if known else f"{type(outcome).__name__}: {outcome}"
+            outcome = {"image": task.image, "status": "failed", "message": message}
+        results.append(outcome)
+        done(outcome)
+    return sorted(results, key=lambda result: str(result["image"]))
+
+
+def segment_one(task: Task) -> dict[str, Any]:
+    """Segment an image, unless its result is up to date; return what became of it, see ``segment_all``.
+
+    Raises:
+        InputError: the image or the model can't be used.
+        OSError: the result can't be written.
+    """
+    model, digest = _load(task.model, task.model.stat().st_mtime_ns)
+    made_from = {"model": digest, "files": [[path.name, *_stamp(path)] for path in task.files]}
+    record = task.out.with_name(f"{split_ending(task.out.name)[0]}.json")
+    if task.out.exists() and (known := _read(record)).get("made_from") == made_from:
+        return {**known["result"], "status": "up to date"}
+    began = time.monotonic()
+    volume = read_volume(task.path)
+    if volume.channels != model.plan.channels:
+        raise InputError(
+            f"{task.path}: {volume.channels} channels, but the model takes {model.plan.channels}; choose images "
+            "recorded in the same way"
+        )
+    machine = this_machine(task.memory)
+    labels = Segmenter(model.network, model.plan, model.precision).segment(volume, machine)
+    write_label_map(task.out, labels, volume.affine)
+    names = [model.plan.scheme.background, *model.plan.scheme.foreground]
+    counts = np.bincount(labels.ravel(), minlength=len(names)).tolist()
+    result = {
+        "image": task.image,
+        "status": "done",
+        "out": str(task.out),
+        "seconds": round(time.monotonic() - began, 1),
+        "voxels": dict(zip(names, counts, strict=True)),
+    }
+    # Written last: without it, the label map counts as not made.
+    write_json(record, {"made_from": made_from, "result": result})
+    return result
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path, _: int) -> tuple[Model, str]:
+    """Read a model, once in each process and each time that it was written; return it with its SHA-256."""
+    return Model.load(path), hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_mtime_ns, state.st_size
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return known if isinstance(known, dict) and isinstance(known.get("result"), dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _images_of(path: Path) -> Iterator[tuple[str, ImageFiles]]:
+    """Yield the images at a path with their names.
+
+    Raises:
+        InputError: there is none.
+    """
+    if path.is_dir() and not is_image(path):
+        found = images_in(path)
+        if not found:
+            raise InputError(f"{path}: no image in this folder; give images, or a folder of them")
+        yield from found.items()
+        return
+    file = file_of(path)
+    if not file.exists():
+        raise InputError(f"{path}: no such file or folder")
+    # Its other channels, or the images in it.
+    images = {name: one for name, one in images_in(file.parent).items() if path == one.path or file in one.files}
+    exact = {name: one for name, one in images.items() if path == one.path}
+    if not images:
+        raise InputError(f"{path}: no image; expected one of {', '.join(FORMATS)}")
+    yield from (exact or images).items()
+
+
+def _ending(path: Path) -> str:
+    """Return the ending of a result: that of the image where label maps of its format can be written."""
+    ending = ending_of(file_of(path))
+    return ending if FORMATS[ending].write else ".nii.gz"

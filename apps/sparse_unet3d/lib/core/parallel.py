@@ -1,0 +1,95 @@
+"""Work on many items in several processes, where the crash of one process costs one item."""
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Crashed(Exception):
+    """The process that worked on an item has ended without a result. The message says so, for people."""
+
+
+def each_in_processes(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[tuple[Item, Result | Exception]]:
+    """Call a function with each item, in processes that share the processor's cores evenly.
+
+    Args:
+        work: a function of a module, which other processes can import.
+        items: what to call it with.
+        workers: how many processes; with one, this process does the work.
+
+    Yields:
+        Each item with what the function returned or raised, in the order in which they are done; ``Crashed`` if the
+        process ended, e.g. because the system had too little memory and killed it.
+    """
+    if workers <= 1:
+        for item in items:
+            yield item, _outcome(lambda item=item: work(item))  # type: ignore[misc]
+        return
+    waiting, alone = deque(items), deque[Item]()
+    while waiting or alone:
+        # Nobody knows which of the items broke a pool, so each is tried again with nothing beside it.
+        together = bool(waiting)
+        part = waiting if together else deque([alone.popleft()])
+        with _pool(workers if together else 1) as pool:
+            running: dict[Future[Result], Item] = {}
+            is_broken = False
+            while running or (part and not is_broken):
+                # No more than are at work, so that little is tried again.
+                while part and not is_broken and len(running) < workers:
+                    item = part.popleft()
+                    try:
+                        running[pool.submit(work, item)] = item
+                    except BrokenProcessPool:
+                        part.appendleft(item)
+                        is_broken = True
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    item, outcome = running.pop(future), _outcome(future.result)
+                    if not isinstance(outcome, BrokenProcessPool):
+                        yield item, outcome
+                        continue
+                    is_broken = True
+                    if together:
+                        alone.append(item)
+                    else:
+                        yield item, Crashed("the process that worked on it has ended; memory may have been short")
+
+
+def _outcome(call: Callable[[], Result]) -> Result | Exception:
+    try:
+        return call()
+    except Exception as error:
+        return error
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    # A forked process would hang in PyTorch if another thread was computing.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(threads,)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            # Otherwise an interrupt would wait for the items at work.
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _begin(threads: int) -> None:
+    """Prepare a process: Ctrl-C in a terminal reaches all processes, and the first one ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)

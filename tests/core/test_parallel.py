@@ -1,0 +1,82 @@
+"""Work in several processes, some of which crash."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from lib.core.errors import InputError
+from lib.core.parallel import Crashed, each_in_processes
+
+
+def work(item: int) -> tuple[int, int]:
+    """Return the square and the number of this process; crash with 3, fail with 4."""
+    if item == 3:
+        os._exit(9)
+    if item == 4:
+        raise InputError("four")
+    return item * item, os.getpid()
+
+
+def slow(item: int) -> int:
+    time.sleep(600)
+    return item
+
+
+def threads(_: int) -> int:
+    return torch.get_num_threads()
+
+
+def split(found: Iterator[tuple[int, object]]) -> tuple[dict[int, int], dict[int, Exception], set[int]]:
+    """Return squares and exceptions by item, and the processes."""
+    squares, errors, processes = {}, {}, set()
+    for item, outcome in found:
+        if isinstance(outcome, Exception):
+            errors[item] = outcome
+        else:
+            assert isinstance(outcome, tuple)
+            squares[item] = outcome[0]
+            processes.add(outcome[1])
+    return squares, errors, processes
+
+
+@pytest.mark.slow
+def test_a_crash_costs_one_item() -> None:
+    squares, errors, processes = split(each_in_processes(work, range(9), 2))
+    assert squares == {item: item**2 for item in range(9) if item not in (3, 4)}
+    assert set(errors) == {3, 4}
+    assert isinstance(errors[3], Crashed)
+    assert isinstance(errors[4], InputError)
+    assert str(errors[4]) == "four"
+    assert os.getpid() not in processes
+
+
+def test_one_worker_is_this_process() -> None:
+    squares, errors, processes = split(each_in_processes(work, [1, 4, 2], 1))
+    assert (squares, list(errors), processes) == ({1: 1, 2: 4}, [4], {os.getpid()})
+
+
+@pytest.mark.slow
+def test_workers_share_the_cores() -> None:
+    found = dict(each_in_processes(threads, [1, 2], 2))
+    assert set(found.values()) == {max(1, (os.cpu_count() or 1) // 2)}
+
+
+@pytest.mark.slow
+def test_who_stops_does_not_wait_for_the_items_at_work() -> None:
+    found = each_in_processes(slow, [1, 2, 3], 2)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        _interrupt(found)
+    # Far less than an item takes.
+    assert time.monotonic() - began < 300
+
+
+def _interrupt(found: Iterator[tuple[int, object]]) -> None:
+    import signal
+    import threading
+
+    threading.Timer(8, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    next(found)
