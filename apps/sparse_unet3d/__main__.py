@@ -101,6 +101,50 @@ def segment(
     raise typer.Exit(segment_and_report(inputs, model, out, workers, as_json))
 
 
+@app.command(
+    epilog="Example: python apps/sparse_unet3d evaluate predictions/ truth/ --classes inside,tubule --csv scores.csv"
+)
+def evaluate(
+    predictions: Annotated[
+        Path,
+        typer.Argument(metavar="PREDICTIONS", help="Folder of label maps (0 background, 1, 2, … classes), or one."),
+    ],
+    labels: Annotated[
+        Path, typer.Argument(metavar="LABELS", help="Folder of true label maps with the same names, or one.")
+    ],
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the scores into this CSV file, in full precision.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON, and nothing else.")] = False,
+    classes: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES", help="Class names in order, separated by commas. Default: the values that occur."
+        ),
+    ] = "",
+    ignore: Annotated[
+        int | None,
+        typer.Option(
+            metavar="VALUE",
+            help="Voxels of this value in LABELS don't count: the ignore label of nnU-Net; or 0 for annotations of "
+            "this software, whose value after the last class is the background.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Score predictions: IoU, Dice, surface distances and voxel counts, by volume and class.
+
+    A volume that can't be compared is reported at the end, and makes the exit code 1.
+    """
+    # Imported here because it imports torch, which takes seconds that the other commands don't need.
+    from lib.commands.evaluation import run_evaluation
+
+    raise typer.Exit(0 if run_evaluation(predictions, labels, csv, as_json, classes, ignore) else 1)
+
+
 @annotations.command("list")
 def list_annotations(studies: Studies = DATASTORE) -> None:
     """List all versions of each image's annotation, and mark the current one."""
