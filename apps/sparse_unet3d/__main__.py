@@ -145,6 +145,26 @@ def evaluate(
     raise typer.Exit(0 if run_evaluation(predictions, labels, csv, as_json, classes, ignore) else 1)
 
 
+@app.command(epilog="Example: python apps/sparse_unet3d inspect project/models/model.pt --json")
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(metavar="MODEL|FOLDER", help="A model file, or the folder that the server serves.")
+    ],
+    models: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The folder of --conf models, if the server has one.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+) -> None:
+    """Show what is known of a model, or the images, annotations, predictions and model of a project.
+
+    Only headers are read, and nothing is written. A fault in a project makes the exit code 1.
+    """
+    from lib.commands.inspection_report import inspect_and_report
+
+    raise typer.Exit(inspect_and_report(path, models, as_json))
+
+
 @annotations.command("list")
 def list_annotations(studies: Studies = DATASTORE) -> None:
     """List all versions of each image's annotation, and mark the current one."""

@@ -17,6 +17,8 @@ from lib.core.evaluation import ABSENT, ClassScores, evaluate_files, mean_scores
 from lib.core.files import replacing
 from lib.core.labels import LabelScheme
 
+from .tables import print_table
+
 HEADINGS = {
     "iou": "IoU",
     "dice": "Dice",
@@ -27,9 +29,6 @@ HEADINGS = {
     "common_voxels": "common (voxels)",
 }
 MEAN = "mean"
-
-WIDEST = 1000
-"""Characters of a line that goes into a file or another program, where no lines need to be broken."""
 
 
 @dataclass
@@ -115,10 +114,7 @@ def _print_table(report: Report) -> None:
             table.add_section()
         table.add_row("" if volume == last else volume, name, *(_text(key, scores[key]) for key in HEADINGS))
         last = volume
-    console = Console(markup=False, emoji=False, highlight=False)
-    if not console.is_terminal:
-        console.width = WIDEST
-    console.print(table)
+    print_table(table)
 
 
 def _text(key: str, value: object) -> str:
