@@ -78,8 +78,9 @@ def serve(server: Server, studies: Path) -> Iterator[Callable[..., None]]:
         wait_for(images or {re.sub(r"_\d{4}$", "", file.name.partition(".")[0]) for file in files})
 
     yield offer
-    for file in [*studies.glob("*.n*"), *studies.glob("*.tif")]:
-        file.unlink()
+    for pattern in ("*.n*", "*.tif", "*.mhd", "*.raw"):
+        for file in studies.glob(pattern):
+            file.unlink()
     for folder in studies.glob("*.zarr"):
         shutil.rmtree(folder)
     # Labels come last, because the server restores missing labels of an image that it still has.

@@ -8,6 +8,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import tifffile
 import torch
 from numpy.typing import NDArray
@@ -66,6 +67,14 @@ def write(form: str, folder: Path) -> tuple[Path, int, NDArray[np.float64]]:
     if form.startswith("OME-Zarr"):
         path = ome_zarr(folder / "image.zarr", array, form.split()[1])
         return path, channels, affine(place=(10, 20, 30))
+    if form.startswith("left-handed"):
+        # The axes of the image run to the left, to the front and upwards.
+        image = sitk.GetImageFromArray(array[0].T)
+        image.SetSpacing(SIZE)
+        image.SetDirection(np.diag([1.0, -1.0, 1.0]).ravel().tolist())
+        path = folder / f"image{form.removeprefix('left-handed ')}"
+        sitk.WriteImage(image, str(path))
+        return path, 1, np.diag([-SIZE[0], SIZE[1], SIZE[2], 1.0])
     if form == "ImageJ":
         path, resolution = folder / "image.tif", (1 / SIZE[0], 1 / SIZE[1])
         metadata: dict[str, Any] = {"spacing": SIZE[2], "unit": "um", "axes": "ZYX"}
@@ -87,6 +96,8 @@ needs_zarr = pytest.mark.skipif(sys.version_info < (3, 11), reason="zarr 3 needs
         "TIFF without size",
         pytest.param("OME-Zarr 0.4", marks=needs_zarr),
         pytest.param("OME-Zarr 0.5 2 channels", marks=needs_zarr),
+        "left-handed .mhd",
+        "left-handed .nhdr",
     ],
 )
 def test_paint_and_predictions(
@@ -100,6 +111,8 @@ def test_paint_and_predictions(
     path, channels, expected = write(form, tmp_path)
     torch.manual_seed(3)
     publish(models, LabelScheme(("inside", "tubule"), "outside"), channels=channels)
+    for data in tmp_path.glob("*.raw"):
+        data.rename(studies / data.name)
     serve(path)
     annotator = open_slicer(autoRunSegmentationOnNextSample=False)
     assert annotator.next_sample() == "image"
@@ -119,11 +132,12 @@ def test_paint_and_predictions(
     assert (annotator.annotation() == paint()).all()
     if path.suffix == ".tif":
         in_format = tifffile.imread(studies / "predictions/image.ome.tif").T
-    else:
+        assert (in_format == stored(studies, "prediction", "image")).all()
+    if path.suffix == ".zarr":
         import zarr
 
         in_format = zarr.open_array(studies / "image.zarr/labels/prediction/0", mode="r")[:].T
-    assert (in_format == stored(studies, "prediction", "image")).all()
+        assert (in_format == stored(studies, "prediction", "image")).all()
     later = open_slicer(autoRunSegmentationOnNextSample=False)
     assert later.next_sample() == "image"
     assert (later.annotation() == paint()).all()

@@ -227,7 +227,7 @@ def test_running_out_of_memory_is_not_called_damage(tmp_path):
         (lambda d: nibabel.save(nibabel.Nifti2Image(numbers(), np.eye(4)), d / "image.nii.gz"), "NIfTI-2.*NIfTI-1"),
         (lambda d: save_nrrd(d / "image.nrrd", numbers(), {"encoding": "bzip2"}), "bzip2.*gzip"),
         (lambda d: save_nifti(d / "image.nii.gz", numbers()).rename(d / "image.Nii.gz"), "rename it to .nii.gz"),
-        (lambda d: sitk.WriteImage(sitk.GetImageFromArray(numbers()), str(d / "image.hdr")), "unknown file ending"),
+        (lambda d: sitk.WriteImage(sitk.GetImageFromArray(numbers()), str(d / "image.vtk")), "unknown file ending"),
         (
             lambda d: save_nrrd(d / "image.nrrd", numbers(), {"space": "RAS", "spacings": [1, 2, 3]}),
             "can't open it either",

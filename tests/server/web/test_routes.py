@@ -256,12 +256,21 @@ def test_queries_that_store_nothing(client: TestClient, tmp_path: Path, path: st
 
 
 @pytest.mark.parametrize(
-    "name", ["", "x", "x" + ".a" * 150, "x." + "n" * 300, "../../x.tif", "x.nii.gz/..", "\x00.dcm", "x.zip", "x.tar"]
+    "name", ["", "x", "x" + ".a" * 150, "x." + "n" * 300, "../../x.jpg", "x.nii.gz/..", "\x00.dcm", "x.zip", "x.tar"]
 )
 def test_files_with_other_endings(client: TestClient, name: str) -> None:
     for path, field in (("/datastore/label", "label"), ("/datastore/image", "file"), ("/session/", "files")):
         query = {} if path == "/session/" else {"image": "b"}
         assert refused(client.put(path, params=query, files={field: (name, b"content")}))
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.NHDR", "a.hdr", "a.seg.nhdr", "a.zarr"])
+def test_headers_and_folders_are_no_files_to_send(client: TestClient, name: str) -> None:
+    for path, field in (("/datastore/label", "label"), ("/datastore/image", "file"), ("/session/", "files")):
+        query = {} if path == "/session/" else {"image": "b"}
+        reply = client.put(path, params=query, files={field: (name, b"ElementDataFile = b.nii.gz")})
+        assert refused(reply)
+        assert "takes more than this file; send one that ends in .nii, .nii.gz, .nrrd, .mha" in reply.json()["detail"]
 
 
 def too_large(reply: Response) -> bool:

@@ -21,6 +21,7 @@ from lib.core.files import write_json
 from lib.core.labels import UNLABELLED, LabelScheme
 from lib.core.metrics import confusion, iou_per_class, mean_iou
 from lib.core.volumes.grids import onto_grid
+from lib.core.volumes.image_files import all_files
 from lib.core.volumes.reading import read_label_map
 from lib.core.volumes.volume import Volume
 from lib.report.demo_report import Segmented, write_demo_report
@@ -97,7 +98,10 @@ def run_demo(options: DemoOptions) -> DemoResult:
         downloads.mkdir()
         for case in cases.values():
             for path in case.files:
-                shutil.copy(path, studies)
+                for file in all_files(path):
+                    target = studies / file.relative_to(path.parent)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(file, target)
         clock.say(f"Starting a server on copies of {len(cases)} volumes ...")
         with running_server(studies, conf, options.output / "server.log", downloads) as client:
             annotations = annotate(client, cases, scheme, options, downloads, clock)

@@ -21,7 +21,7 @@ from lib.core.inference.segmenter import Segmenter
 from lib.core.model.model import Model
 from lib.core.parallel import each_in_processes
 from lib.core.volumes.formats import FORMATS, ending_of, file_of, split_ending
-from lib.core.volumes.image_files import ImageFiles, images_in, is_image
+from lib.core.volumes.image_files import ImageFiles, images_in, is_image, with_data_file
 from lib.core.volumes.reading import read_volume, write_label_map
 
 MEMORY_OF_WORKER = 4 * 10**9
@@ -122,7 +122,8 @@ def segment_one(task: Task) -> dict[str, Any]:
         OSError: the result can't be written.
     """
     model, digest = _load(task.model, task.model.stat().st_mtime_ns)
-    made_from = {"model": digest, "files": [[path.name, *_stamp(path)] for path in task.files]}
+    files = [file for path in task.files for file in with_data_file(path) if file.exists()]
+    made_from = {"model": digest, "files": [[path.name, *_stamp(path)] for path in files]}
     record = task.out.with_name(f"{split_ending(task.out.name)[0]}.json")
     if task.out.exists() and (known := _read(record)).get("made_from") == made_from:
         return {**known["result"], "status": "up to date"}

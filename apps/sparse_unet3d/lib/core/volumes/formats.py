@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from lib.core.errors import InputError
 
-from .meta_image import MetaImageSource
+from .analyze import AnalyzeSource
+from .meta_image import MetaImageHeaderSource, MetaImageSource
 from .nifti import NiftiSource
-from .nrrd import NrrdSource
+from .nrrd import NrrdHeaderSource, NrrdSource
 from .ome_zarr import OmeZarrSource
 from .source import VolumeSource
 from .tiff import TiffSource
@@ -27,6 +28,7 @@ class Format:
         write: writes a label map (X, Y, Z); None for formats that are only read.
         images_in: returns the names of the images in one file, where it may hold several; empty if it holds one.
         is_folder: whether an image is a folder.
+        data_file: returns the file of the voxels, if the format has its header in a file of its own. It may be missing.
         in_slicer: whether 3D Slicer opens a single file and finds the geometry that ``open`` finds.
     """
 
@@ -34,7 +36,13 @@ class Format:
     write: Callable[[Path, NDArray[np.uint8], Affine], None] | None = None
     images_in: Callable[[Path], tuple[str, ...]] | None = None
     is_folder: bool = False
+    data_file: Callable[[Path], Path] | None = None
     in_slicer: bool = True
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether an image is a single file, which clients can send."""
+        return not self.is_folder and self.data_file is None
 
 
 _TIFF = Format(TiffSource, TiffSource.write, TiffSource.images_in, in_slicer=False)
@@ -45,6 +53,10 @@ FORMATS = {
     ".nii.gz": Format(NiftiSource, NiftiSource.write),
     ".nrrd": Format(NrrdSource, NrrdSource.write),
     ".mha": Format(MetaImageSource, MetaImageSource.write),
+    # Slicer's plugin fetches a single file.
+    ".nhdr": Format(NrrdHeaderSource, data_file=NrrdHeaderSource.data_file, in_slicer=False),
+    ".mhd": Format(MetaImageHeaderSource, data_file=MetaImageHeaderSource.data_file, in_slicer=False),
+    ".hdr": Format(AnalyzeSource, data_file=AnalyzeSource.data_file, in_slicer=False),
     # Slicer opens some TIFF files, but without their voxel size.
     ".tif": _TIFF,
     ".tiff": _TIFF,

@@ -6,6 +6,8 @@ folder that are stored by channel must have the same number of channels.
 
 Files of some formats may hold several images (series, or points in time): the one called NAME in ``mouse.tif`` has the
 id ``mouse_NAME`` and the path ``mouse.tif/NAME``.
+
+In formats whose headers have data files, the header stands for both files.
 """
 
 import os
@@ -19,7 +21,8 @@ from pathlib import Path
 
 from lib.core.errors import InputError
 
-from .formats import FORMATS, SEGMENTATION, file_of, split_ending
+from .data_files import is_beside
+from .formats import FORMATS, SEGMENTATION, Format, file_of, split_ending
 from .slicer_segmentation import is_slicer_segmentation
 
 _CHANNEL = re.compile(r"(.+)_([0-9]{4})")
@@ -62,7 +65,7 @@ def is_image(path: Path) -> bool:
     ending = split_ending(path.name)[1].lower()
     if not is_listed(path.name) or ending.startswith(SEGMENTATION):
         return False
-    return ending != ".nrrd" or not is_slicer_segmentation(path)
+    return ending not in (".nrrd", ".nhdr") or not is_slicer_segmentation(path)
 
 
 def images_in(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, ImageFiles]:
@@ -119,14 +122,45 @@ def images_among(folder: Path, names: Iterable[str], known: Mapping[str, str] | 
 
 def is_label_file(name: str) -> bool:
     """Return whether a name ``is_listed`` and of a format of single files, as labels are."""
-    return is_listed(name) and not FORMATS[split_ending(name)[1].lower().removeprefix(SEGMENTATION)].is_folder
+    return is_listed(name) and _format(name).is_one_file
+
+
+def is_image_folder(name: str) -> bool:
+    """Return whether a name ``is_listed`` and of a format of folders."""
+    return is_listed(name) and _format(name).is_folder
 
 
 def all_files(path: Path) -> list[Path]:
-    """Return the file itself, or all files in a folder that is an image, sorted."""
+    """Return the file itself and its data file, or all files in a folder that is an image, sorted."""
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
-    return [path]
+    return [file for file in with_data_file(path) if file == path or is_beside(path, file)]
+
+
+def with_data_file(path: Path) -> tuple[Path, ...]:
+    """Return a file or folder, and the data file that its header names, which may be missing."""
+    ending = split_ending(path.name)[1].lower().removeprefix(SEGMENTATION)
+    if not ending or FORMATS[ending].data_file is None:
+        return (path,)
+    with suppress(OSError):
+        state = path.stat()
+        return _with_data_file(path, state.st_mtime_ns, state.st_size)
+    return (path,)
+
+
+@lru_cache(maxsize=10_000)
+def _with_data_file(path: Path, written: int, size: int) -> tuple[Path, ...]:
+    """Return a header and its data file; read it once for each time of writing and size."""
+    data_file = _format(path.name).data_file
+    assert data_file
+    # Who opens it is told why it can't be read.
+    with suppress(InputError):
+        return tuple(dict.fromkeys((path, data_file(path))))
+    return (path,)
+
+
+def _format(name: str) -> Format:
+    return FORMATS[split_ending(name)[1].lower().removeprefix(SEGMENTATION)]
 
 
 def image_path(folder: Path, image_id: str, ending: str) -> Path:

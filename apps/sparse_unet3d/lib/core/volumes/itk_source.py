@@ -170,6 +170,14 @@ class ItkSource(ABC):
             InputError: damaged or incomplete, Slicer can't open it, or the voxels are in another file.
         """
 
+    def _data_file(self, name: str) -> Path:
+        """Return the file of the voxels, which has this name according to the header.
+
+        Raises:
+            InputError: files of this ending must have the voxels in them.
+        """
+        raise InputError(f"{self.path}: the voxels are in another file; save header and voxels in one file")
+
     @abstractmethod
     def _channels(self) -> Iterator[NDArray[Any]]:
         """Yield each channel's voxels (X, Y, Z) in any memory order and byte order; use each before the next one.

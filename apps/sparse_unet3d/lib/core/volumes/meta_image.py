@@ -1,15 +1,15 @@
-"""MetaImage files (``.mha``)."""
+"""MetaImage files (``.mha``), and headers with a data file (``.mhd``)."""
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.errors import InputError
-
+from .data_files import DetachedHeader, data_file
 from .file_checks import MAX_RATIO, TEXT_RATIO, header_lines, read_compressed, read_stored, read_text, reading
 from .itk_source import Declared, ItkSource
 
@@ -34,15 +34,16 @@ class MetaImageSource(ItkSource):
     image_io = "MetaImageIO"
 
     def _inspect(self) -> Declared:
-        path, size = self.path, self.path.stat().st_size
+        path = self.path
         with reading(path), path.open("rb") as file:
             fields = self._text = _fields(file)
-            if fields[_LAST].upper() != "LOCAL":
-                raise InputError(f"{path}: the voxels are in another file; save header and voxels in one .mha file")
+            name = _data_name(fields)
+            self._data, start = (path, file.tell()) if name is None else (self._data_file(name), 0)
+            size = self._data.stat().st_size
             axes, compressed = int(fields.get("NDims", "0")), int(fields.get("CompressedDataSize", "0"))
             # A positive size of the header is a place in the file, and -1 means that the voxels end with the file.
             header = int(fields.get("HeaderSize", "0"))
-            self._start, self._skip = header if header > 0 else file.tell(), min(header, 0)
+            self._start, self._skip = header if header > 0 else start, min(header, 0)
             if not 0 <= axes <= _MOST_AXES or header < -1:
                 raise ValueError(f"NDims = {axes}, HeaderSize = {header}")
             if compressed > size:
@@ -56,12 +57,12 @@ class MetaImageSource(ItkSource):
     def _channels(self) -> Iterator[NDArray[Any]]:
         geometry = self.geometry
         values = geometry.channels * math.prod(geometry.shape)
-        with reading(self.path):
+        with reading(self._data):
             if self._is_text:
-                stored = read_text(self.path, self._start, values, geometry.dtype)
+                stored = read_text(self._data, self._start, values, geometry.dtype)
             else:
                 read = read_compressed if self._is_compressed else read_stored
-                content = read(self.path, self._start, values * geometry.dtype.itemsize, self._skip)
+                content = read(self._data, self._start, values * geometry.dtype.itemsize, self._skip)
                 stored = content.view(geometry.dtype.newbyteorder(">" if self._is_big_endian() else "<"))
         if self._has_components:
             yield from stored.reshape(-1, *geometry.shape, order="F")
@@ -76,6 +77,26 @@ class MetaImageSource(ItkSource):
     def _is_big_endian(self) -> bool:
         order = self._text.get("ElementByteOrderMSB", "")
         return _is_true(self._text.get("BinaryDataByteOrderMSB", order))
+
+
+class MetaImageHeaderSource(DetachedHeader, MetaImageSource):
+    """A MetaImage header whose voxels are in another file."""
+
+    @staticmethod
+    def data_file(path: Path) -> Path:
+        """Return the path of the data file, or of the file itself if it has the voxels.
+
+        Raises:
+            InputError: the header is damaged, or names no file beside it.
+        """
+        with reading(path), path.open("rb") as file:
+            name = _data_name(_fields(file))
+        return path if name is None else data_file(path, name)
+
+
+def _data_name(fields: Mapping[str, str]) -> str | None:
+    """Return the data file's name in a header; None if the voxels follow the header."""
+    return None if fields[_LAST].upper() == "LOCAL" else fields[_LAST]
 
 
 def _fields(file: IO[bytes]) -> dict[str, str]:

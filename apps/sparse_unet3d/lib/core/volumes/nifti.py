@@ -16,7 +16,8 @@ from .source import Box
 
 _HEADER_BYTES = 348
 _NIFTI_2_HEADER_BYTES = 540
-_MAGIC = slice(344, 348)
+MAGIC = slice(344, 348)
+"""Bytes of the header that say where the voxels are."""
 
 _PLACES = {
     "qform_code": ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -54,23 +55,13 @@ class NiftiSource(ItkSource):
         path = self.path
         with reading(path):
             self._header = self._read_header()
-            needed, size = self._bytes_of_voxels() + self._start_of_voxels(), path.stat().st_size
-            magic = self._header.binaryblock[_MAGIC]
-            if magic != b"n+1\0":
-                raise InputError(
-                    f"{path}: the header says {magic!r}, expected a NIfTI-1 file with the voxels in it (b'n+1\\x00'); "
-                    "save header and voxels in one .nii or .nii.gz file"
-                )
-            ending = path.name[path.name.lower().rfind(".nii") :]
-            if ending not in (ending.lower(), ending.upper()):
-                raise InputError(
-                    f"{path}: 3D Slicer can't open files that end in {ending}; rename it to {ending.lower()}"
-                )
+            self._find_voxels()
             # ITK would search without end for the directions of these.
             used = [names for code, names in _PLACES.items() if self._header[code] > 0]
             if not all(np.isfinite(self._header[name]).all() for names in used for name in names):
                 raise ValueError("a place in space that is not finite")
-            capacity = size * (MAX_RATIO if is_gzip(path) else 1)
+            needed, size = self._start + self._bytes_of_voxels(), self._data.stat().st_size
+            capacity = size * (MAX_RATIO if self._is_compressed else 1)
             if needed > capacity:
                 raise EOFError(f"{size} bytes, expected {needed}{' uncompressed' if capacity > size else ''}")
             values = math.prod(self._header.get_data_shape()) * len(self._header.get_data_dtype().names or [1])
@@ -107,9 +98,24 @@ class NiftiSource(ItkSource):
         voxels: int = math.prod(sizes[:rank])
         return voxels * int(self._header.get_data_dtype().itemsize)
 
-    def _start_of_voxels(self) -> int:
-        """Return the position of the first voxel in bytes. As in ITK, voxels never begin within the header."""
-        return max(_HEADER_BYTES, int(self._header["vox_offset"]))
+    def _find_voxels(self) -> None:
+        """Set ``_data``, the file of the voxels, whether it ``_is_compressed``, and their ``_start`` in it, in bytes.
+
+        Raises:
+            InputError: the voxels are in another file, or Slicer can't open a file of this name.
+        """
+        path, magic = self.path, self._header.binaryblock[MAGIC]
+        if magic != b"n+1\0":
+            raise InputError(
+                f"{path}: the header says {magic!r}, expected a NIfTI-1 file with the voxels in it (b'n+1\\x00'); "
+                "save header and voxels in one .nii or .nii.gz file"
+            )
+        ending = path.name[path.name.lower().rfind(".nii") :]
+        if ending not in (ending.lower(), ending.upper()):
+            raise InputError(f"{path}: 3D Slicer can't open files that end in {ending}; rename it to {ending.lower()}")
+        # As in ITK, voxels never begin within the header.
+        self._data, self._is_compressed = path, is_gzip(path)
+        self._start = max(_HEADER_BYTES, int(self._header["vox_offset"]))
 
     def _channels(self) -> Iterator[NDArray[Any]]:
         stored = self._stored_voxels()
@@ -119,7 +125,7 @@ class NiftiSource(ItkSource):
     def _stored_voxels(self) -> NDArray[Any]:
         """Return the array in the order of the file's axes; its type has fields if the voxels are colours."""
         dtype, shape = self._header.get_data_dtype(), self._header.get_data_shape()
-        read = read_compressed if is_gzip(self.path) else read_stored
-        with reading(self.path):
-            content = read(self.path, 0, self._bytes_of_voxels(), self._start_of_voxels())
+        read = read_compressed if self._is_compressed else read_stored
+        with reading(self._data):
+            content = read(self._data, 0, self._bytes_of_voxels(), self._start)
         return np.ndarray(shape, dtype, content.data, order="F")

@@ -1,4 +1,4 @@
-"""NRRD files (``.nrrd``), including 3D Slicer's segmentations."""
+"""NRRD files (``.nrrd``), including 3D Slicer's segmentations; and headers with a data file (``.nhdr``)."""
 
 import itertools
 import math
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lib.core.errors import InputError
 
+from .data_files import DetachedHeader, data_file
 from .file_checks import (
     MAX_RATIO,
     MOST_BESIDE,
@@ -81,16 +82,16 @@ class NrrdSource(ItkSource):
     def _inspect(self) -> Declared:
         path = self.path
         with reading(path), path.open("rb") as file:
-            if file.readline(16)[:4] != b"NRRD":
-                raise ValueError("no NRRD header")
             self._text = _text_fields(file)
-            if "data file" in self._text or "datafile" in self._text:
-                raise InputError(f"{path}: the voxels are in another file; save header and voxels in one .nrrd file")
+            name, start = _data_name(self._text), file.tell()
+        self._data = path if name is None else self._data_file(name)
+        with reading(self._data), self._data.open("rb") as file:
+            file.seek(start if name is None else 0)
             _skip_lines(file, int(self._text.get("line skip", self._text.get("lineskip", "0"))))
             self._start = file.tell()
             self._skip = int(self._text.get("byte skip", self._text.get("byteskip", "0")))
             self._sizes = tuple(map(int, self._text.get("sizes", "").split()))
-            left = path.stat().st_size - self._start
+            left = self._data.stat().st_size - self._start
             self._encoding = self._text.get("encoding", "").lower()
             # ITK reads all bytes that it skips.
             if self._skip > MOST_BESIDE or (self._skip < 0 and self._encoding not in (*_GZIP, "raw")):
@@ -110,7 +111,7 @@ class NrrdSource(ItkSource):
         return Declared(math.prod(self._sizes), left * ratio)
 
     def _channels(self) -> Iterator[NDArray[Any]]:
-        with reading(self.path):
+        with reading(self._data):
             stored = self._stored_voxels()
         for axis in self._channel_axes:
             stored = np.moveaxis(stored, axis, -1)
@@ -122,7 +123,7 @@ class NrrdSource(ItkSource):
         Raises:
             EOFError, ValueError, zlib.error: the file is damaged.
         """
-        dtype, count, path = self.geometry.dtype, math.prod(self._sizes), self.path
+        dtype, count, path = self.geometry.dtype, math.prod(self._sizes), self._data
         if self._encoding in _TEXT:
             return read_text(path, self._start + self._skip, count, dtype).reshape(self._sizes, order="F")
         size = count * dtype.itemsize
@@ -156,12 +157,36 @@ class NrrdSource(ItkSource):
         return misread, False
 
 
+class NrrdHeaderSource(DetachedHeader, NrrdSource):
+    """An NRRD header whose voxels are in another file."""
+
+    @staticmethod
+    def data_file(path: Path) -> Path:
+        """Return the path of the data file, or of the file itself if it has the voxels.
+
+        Raises:
+            InputError: the header is damaged, or names no file beside it.
+        """
+        with reading(path), path.open("rb") as file:
+            name = _data_name(_text_fields(file))
+        return path if name is None else data_file(path, name)
+
+
+def _data_name(fields: Mapping[str, str]) -> str | None:
+    """Return the data file's name in a header; None if the voxels follow the header."""
+    name = fields.get("data file", fields.get("datafile"))
+    # Older programs write the name as a path from the header's folder.
+    return None if name is None else name.removeprefix("./")
+
+
 def _text_fields(file: IO[bytes]) -> dict[str, str]:
     """Return the fields of a header, with names in lower case.
 
     Raises:
-        ValueError: a line is too long, or no field.
+        ValueError: it is no NRRD header, or a line is too long.
     """
+    if file.readline(16)[:4] != b"NRRD":
+        raise ValueError("no NRRD header")
     fields = {}
     for line in header_lines(file):
         name, colon, value = line.decode("utf-8", errors="replace").partition(":")

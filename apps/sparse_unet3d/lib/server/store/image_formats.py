@@ -13,6 +13,7 @@ from lib.core.volumes.formats import FORMATS, ending_of, file_of
 from lib.core.volumes.ome_zarr import OmeZarrSource
 from lib.core.volumes.ome_zarr_labels import write_label_image
 from lib.core.volumes.reading import open_image, write_label_map
+from lib.core.volumes.tiff import TiffSource
 from lib.core.volumes.volume import Affine
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ def write_like_image(
         affine: (4, 4) of the image.
         scheme: the label scheme.
     """
-    if FORMATS[ending_of(file_of(path))].in_slicer:
+    opens = FORMATS[ending_of(file_of(path))].open
+    if opens not in (OmeZarrSource, TiffSource):
         return
     try:
         source = open_image(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lib.core.errors import InputError
 from lib.core.volumes.formats import FORMATS, ending_of, endings, file_of
-from lib.core.volumes.image_files import ImageFiles, all_files, files_of, image_path
+from lib.core.volumes.image_files import ImageFiles, all_files, files_of, image_path, with_data_file
 from lib.core.volumes.reading import open_image, read_volume
 from lib.core.volumes.volume import Volume
 
@@ -47,7 +47,9 @@ class ImageStore(FolderStore):
 
     def describe_unused(self) -> list[str]:
         """Say which files in the folder aren't images, and what to do with them; a line for each kind of file."""
-        taken = {path.name for image in self._images().values() for path in image.files}
+        taken = {
+            file.name for image in self._images().values() for path in image.files for file in with_data_file(path)
+        }
         return describe_unused(Path(self._datastore_path), taken)
 
     def describe_emptiness(self) -> str:
@@ -168,7 +170,7 @@ class ImageStore(FolderStore):
 
     def _stamps(self, image_id: str) -> list[tuple[Path, Stamp]]:
         """Return the stamps of all files of an image; for errors see ``image_files``."""
-        return [(path, stamp_of(path)) for path in self.image_files(image_id)]
+        return [(file, stamp_of(file)) for path in self.image_files(image_id) for file in with_data_file(path)]
 
     def _state(self, image_id: str) -> object:
         """Return a value that changes when somebody repairs an image."""
@@ -177,4 +179,4 @@ class ImageStore(FolderStore):
 
 def state_of(image: ImageFiles | None) -> object:
     """Return a value that changes when somebody repairs an image: its fault, and the stamps of its files."""
-    return image and (image.fault, tuple(map(stamp_of, image.files)))
+    return image and (image.fault, tuple(stamp_of(file) for path in image.files for file in with_data_file(path)))

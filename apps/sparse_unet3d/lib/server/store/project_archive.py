@@ -19,8 +19,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from lib.core.errors import InputError
 from lib.core.files import make_folder, name_beside, remove_abandoned, replacing, sync_file, sync_folder
+from lib.core.volumes.data_files import has_name_of_data
 from lib.core.volumes.formats import split_ending
-from lib.core.volumes.image_files import images_in, is_label_file, is_listed
+from lib.core.volumes.image_files import images_in, is_image_folder, is_listed
 
 from .annotations import VERSION, AnnotationReader
 from .folder_store import INDEX, READY_MADE
@@ -236,14 +237,14 @@ def _belongs(name: str) -> bool:
     parts = PurePosixPath(name).parts
     if "/".join(parts) != name or any(part == ".." or set(part) & set("\\:\0") for part in parts):
         return False
-    is_folder = is_listed(parts[0]) and not is_label_file(parts[0])
+    is_folder = is_image_folder(parts[0])
     if not is_folder and any(part.startswith(".") for part in parts):
         return False
     match parts:
         case [_, _, *_] if is_folder:
             return True
         case [file]:
-            return file == INDEX or is_listed(file)
+            return file == INDEX or is_listed(file) or has_name_of_data(file)
         case ["labels", _, _]:
             return True
         case ["models", *rest]:

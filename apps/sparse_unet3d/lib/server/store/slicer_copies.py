@@ -11,6 +11,7 @@ from lib.core.errors import InputError
 from lib.core.files import remove_abandoned, replacing
 from lib.core.volumes.budget import memory_for
 from lib.core.volumes.formats import file_of
+from lib.core.volumes.image_files import with_data_file
 from lib.core.volumes.nrrd import NrrdSource
 from lib.core.volumes.reading import open_image
 from lib.core.volumes.voxel_size import size_without_metadata, wanted_spacing
@@ -40,7 +41,7 @@ class SlicerCopies:
             OSError: the copy can't be written.
         """
         copy = self._folder / f"{image_id}.nrrd"
-        state = [stamp_of(file_of(path)), size_without_metadata(), wanted_spacing()]
+        state = [*map(stamp_of, with_data_file(file_of(path))), size_without_metadata(), wanted_spacing()]
         made_from = f"{zlib.crc32(json.dumps(state).encode()):08x}"
         # Several clients may ask for a large image at once.
         with self._lock:

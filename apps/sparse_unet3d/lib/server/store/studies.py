@@ -10,7 +10,7 @@ from pathlib import Path
 from lib.core.errors import InputError
 from lib.core.files import make_folder
 from lib.core.volumes.formats import split_ending
-from lib.core.volumes.image_files import is_image, is_listed, is_unicode
+from lib.core.volumes.image_files import is_image, is_listed, is_unicode, with_data_file
 
 MOST_ENTRIES = 20_000
 """The most files that are looked at below each subfolder; further files aren't counted."""
@@ -37,8 +37,8 @@ ADVICE = {
     "volume) or with dcm2niix",
     ".lsm .czi .nd2 .lif .oib .oif .oir .ims .vsi .stk .ics": "save each as .nrrd from Fiji (File > Save As "
     "> Nrrd) or 3D Slicer",
-    ".seg.nrrd .seg.nhdr": "segmentations, not images: put each into labels/final, named like its image",
-    ".mhd .nhdr .hdr .img .mgz .mgh .mnc .vtk .vti .gipl .nii.bz2": FROM_SLICER,
+    ".seg.nrrd": "segmentations, not images: put each into labels/final, named like its image",
+    ".img .mgz .mgh .mnc .vtk .vti .gipl .nii.bz2": FROM_SLICER,
     ".n5": "save the level to work on as .nrrd from Fiji",
     ".zip .tar .gz .tgz .bz2 .xz .7z .rar": "unpack it",
     ".png .jpg .jpeg .bmp .gif": "single pictures: make one .nrrd of each stack, in Fiji or 3D Slicer",
@@ -98,8 +98,9 @@ def describe_unused(folder: Path, taken: Collection[str]) -> list[str]:
         A line for each kind: the number of files, some names, and what to do.
     """
     found: dict[tuple[str, bool], list[str]] = defaultdict(list)
+    known = {*OWN, *(file.name for name in taken for file in with_data_file(folder / name))}
     for path in _entries(folder):
-        if path.name.startswith(".") or path.name in (*OWN, *taken):
+        if path.name.startswith(".") or path.name in known:
             continue
         if kind := _kind(path):
             found[kind, False].append(path.name)
@@ -112,8 +113,10 @@ def describe_unused(folder: Path, taken: Collection[str]) -> list[str]:
 
 def _below(folder: Path) -> Iterator[Path]:
     """Yield the files in subfolders, and the folders that hold one image, sorted by name."""
-    for path in _entries(folder):
-        if path.name.startswith("."):
+    entries = _entries(folder)
+    data = {file for path in entries for file in with_data_file(path)[1:]}
+    for path in entries:
+        if path.name.startswith(".") or path in data:
             continue
         # A link may lead back to a folder above.
         if path.is_dir() and not path.is_symlink() and not _kind(path):

@@ -13,7 +13,7 @@ from starlette._utils import AwaitableOrContextManager
 from starlette.datastructures import FormData
 
 from lib.core.errors import InputError
-from lib.core.volumes.formats import endings, split_ending
+from lib.core.volumes.formats import FORMATS, SEGMENTATION, split_ending
 
 MOST_FILES, MOST_FIELDS, LONGEST_FIELD = 2, 20, 2**20
 """Files, other fields, and bytes of a field in one form."""
@@ -55,12 +55,15 @@ def received(upload: UploadFile, what: str) -> Iterator[str]:
         Its path, until the block ends.
 
     Raises:
-        InputError: unknown ending.
+        InputError: unknown ending, or a format of more than one file.
     """
     name = sent_name(upload)
     ending = split_ending(name)[1]
-    if not ending:
-        raise InputError(f"{what}: the file is named {name[-100:]!r}; send one that ends in {', '.join(endings())}")
+    known = FORMATS.get(ending.lower().removeprefix(SEGMENTATION))
+    if known is None or not known.is_one_file:
+        single = ", ".join(ending for ending, known in FORMATS.items() if known.is_one_file)
+        why = " and takes more than this file" if known else ""
+        raise InputError(f"{what}: the file is named {name[-100:]!r}{why}; send one that ends in {single}")
     with tempfile.TemporaryDirectory(prefix="upload-") as folder:
         path = os.path.join(folder, f"{what}{ending}")
         with open(path, "wb") as file:
