@@ -101,6 +101,14 @@ def parts(response: requests.Response, folder: Path) -> tuple[dict[str, Any], Pa
     return json.loads(values), file
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs. One that has ended keeps its number until its parent looks, and is no longer alive."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def snapshot(folder: Path) -> dict[str, bytes]:
     """All files of a folder with their content."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -165,7 +173,7 @@ class Server:
     def jobs(self) -> list[psutil.Process]:
         """The processes of trainings, scorings and batch inference that it has started."""
         children = psutil.Process(self.process.pid).children()
-        return [child for child in children if str(APP / "job.py") in child.as_dict(["cmdline"], [])["cmdline"]]
+        return [child for child in children if "lib.server.jobs.process" in child.as_dict(["cmdline"], [])["cmdline"]]
 
     def stop(self) -> None:
         self.process.terminate()

@@ -14,7 +14,7 @@ import requests
 import torch
 
 from lib.core.labels import LabelScheme
-from serving import NAMED, PATIENCE, Server, paint, publish, wait_until, write_image, write_label
+from serving import NAMED, PATIENCE, Server, is_alive, paint, publish, wait_until, write_image, write_label
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +27,9 @@ def test_a_training_saves_and_all_work_ends_with_the_server(
     studies.mkdir()
     write_image(studies / "small.nii.gz")
     # Segmenting this takes many minutes: if the signal waited for it, the test would hang.
-    write_image(studies / "large.nii.gz", (400, 400, 120))
+    write_image(studies / "large.nii.gz", (300, 300, 80))
     publish(studies / "models", LabelScheme(("inside", "tubule"), "outside"), width=32)
-    server = start_server(studies, memory="0.5").wait()
+    server = start_server(studies, memory="0.5", width="2").wait()
     label = write_label(tmp_path / "label.nii.gz", paint())
     server.put_label("small", label, NAMED).raise_for_status()
     task = server.client.train_start("sparse_unet3d", {"max_epochs": 100_000})
@@ -62,7 +62,7 @@ def test_a_training_saves_and_all_work_ends_with_the_server(
     server.process.send_signal(number)
     wait_until(lambda: server.process.poll() is not None)
     wait_until(ended.is_set)
-    wait_until(lambda: not any(child.is_running() for child in children))
+    wait_until(lambda: not any(map(is_alive, children)))
     record = json.loads((studies / "models/training.json").read_text())
     assert (record["id"], record["status"]) == (task["id"], "STOPPED")
     checkpoint = torch.load(studies / "models/checkpoint.pt", weights_only=True)
@@ -73,7 +73,7 @@ def test_a_training_saves_and_all_work_ends_with_the_server(
     assert not list(studies.rglob(".writing-*"))
 
     # The next server shows how it ended, and goes on.
-    server = start_server(studies, memory="0.5").wait()
+    server = start_server(studies, memory="0.5", width="2").wait()
     assert server.client.train_status()["status"] == "STOPPED"
     server.client.train_start("sparse_unet3d", {"max_epochs": 100_000})
     stats = server.wait_for_training(lambda stats, _: stats["epoch"] > checkpoint["epoch"])

@@ -18,7 +18,7 @@ from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
 from lib.server.jobs.jobs import Jobs
 from project import APP
-from serving import NAMED, PATIENCE, Server, paint, publish, wait_until, write_image, write_label
+from serving import NAMED, PATIENCE, Server, is_alive, paint, publish, wait_until, write_image, write_label
 
 pytestmark = pytest.mark.slow
 
@@ -122,7 +122,7 @@ def test_only_one_of_two_servers_trains_and_both_see_and_stop_it(
 
     # The server that hasn't started it stops it; it saves what it has learnt.
     stopped = stop(other)
-    assert not process.is_running()
+    assert not is_alive(process)
     assert (stopped["id"], stopped["status"]) == (task["id"], "STOPPED")
     assert stopped["end_ts"] >= stopped["start_ts"]
     for server in servers:
@@ -139,7 +139,7 @@ def test_only_one_of_two_servers_trains_and_both_see_and_stop_it(
     assert stats(other)["run"] == checkpoint["run"]
     (process,) = other.jobs()
     assert stop(other)["status"] == "STOPPED"
-    assert not process.is_running()
+    assert not is_alive(process)
     assert ended(ours)["status"] == "STOPPED"
 
 
@@ -249,5 +249,5 @@ def test_a_long_batch_is_stopped(tmp_path: Path, start_server: Callable[..., Ser
     (process,) = server.jobs()
     wait_until(lambda: "Running inference" in server.log.read_text(), server.process)
     assert stop(server, "/batch/infer")["status"] == "STOPPED"
-    assert not process.is_running()
+    assert not is_alive(process)
     assert json.loads((studies / "datastore_v2.json").read_text())["objects"]["large"]["labels"] == {}

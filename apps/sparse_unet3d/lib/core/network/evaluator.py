@@ -14,7 +14,7 @@ from .crop import channels_last
 from .mirroring import cut_tile
 from .tile_sizes import TileSizes, layers
 
-RESERVE = 200 * 2**20
+RESERVE = 220 * 2**20
 """Bytes for what estimates of memory don't count in detail: input tiles, and allocations by libraries."""
 
 

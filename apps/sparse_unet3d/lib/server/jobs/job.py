@@ -22,7 +22,7 @@ from .process import Order
 LINES = 20
 """How many of the last lines that a job said are told to clients."""
 
-PROGRAM = Path(__file__).parents[3] / "job.py"
+PROGRAM = Path(__file__).parents[3] / "child.py"
 APP = PROGRAM.parent
 
 
@@ -70,7 +70,7 @@ class Job:
         self.was_asked_to_stop = False
         # Its arguments, environment and working folder hold nothing that a client sent.
         self._process = subprocess.Popen(
-            [sys.executable, str(PROGRAM)],
+            [sys.executable, str(PROGRAM), "lib.server.jobs.process", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

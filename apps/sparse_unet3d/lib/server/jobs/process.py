@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TextIO, TypedDict
 from lib.core.device.machine import is_out_of_memory
 from lib.core.errors import InputError, Stopped
 from lib.core.model.folder import ModelFolder
+from lib.core.orphan import outlive_parent
 from lib.server.stopping import raise_if_stopping
 
 from .latest_training import LatestTraining
@@ -114,6 +115,7 @@ def _work(order: Order) -> Any:
 
     raise_if_stopping()
     app = app_instance()
+    outlive_parent()
     raise_if_stopping()
     works: dict[str, Callable[[dict[str, Any]], Any]] = {
         "train": app.train,

@@ -9,6 +9,7 @@ from types import FrameType
 
 import psutil
 
+from lib.core.orphan import is_orphan
 from lib.server.stopping import stop
 
 from .latest_training import LatestTraining
@@ -51,7 +52,7 @@ class Watch:
         self._end(reason)
 
     def _reason_to_end(self) -> str:
-        if self._server is None or not self._server.is_running() or self._is_orphan():
+        if self._server is None or not self._server.is_running() or is_orphan(self._number):
             return "the server has ended"
         if self.training:
             latest, training_id = self.training
@@ -65,10 +66,6 @@ class Watch:
                 # The network is away for a moment: the training goes on, without a sign of life.
                 return ""
         return ""
-
-    def _is_orphan(self) -> bool:
-        # Else a killed server that nobody has buried would count as running. On Windows the number stays as it was.
-        return os.name == "posix" and os.getppid() != self._number
 
     def _end(self, reason: str) -> None:
         if stop():

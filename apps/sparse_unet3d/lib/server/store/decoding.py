@@ -59,7 +59,8 @@ MARGIN = 1 << 28
 _WATCH = 0.1
 """Seconds between two looks at the memory of a process."""
 
-_APP = Path(__file__).parents[3]
+_PROGRAM = Path(__file__).parents[3] / "child.py"
+_WORKER = "lib.server.store.decoding_worker"
 """The folder that the package ``lib`` is in."""
 
 
@@ -157,8 +158,7 @@ class _Process:
     def __init__(self) -> None:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), "1")
         self._process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-m", "lib.server.store.decoding_worker"],
-            cwd=_APP,
+            [sys.executable, "-X", "faulthandler", str(_PROGRAM), _WORKER, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **threads},

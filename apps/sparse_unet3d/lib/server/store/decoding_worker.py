@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
+from lib.core.orphan import outlive_parent
 from lib.core.volumes.reading import read_file, read_volume
 
 from .submission import read_submission
@@ -83,6 +84,7 @@ DECODERS: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
 
 def main() -> None:
     """Answer requests until the input ends."""
+    outlive_parent()
     # Libraries may print; that goes to the server's log.
     if sys.platform != "win32":
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -152,7 +154,3 @@ def _limited(memory: int, seconds: float) -> Iterator[None]:
         signal.alarm(0)
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_AS, (former, most))
-
-
-if __name__ == "__main__":
-    main()
