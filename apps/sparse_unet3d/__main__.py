@@ -165,6 +165,47 @@ def inspect(
     raise typer.Exit(inspect_and_report(path, models, as_json))
 
 
+@app.command(
+    "import-nnunet",
+    epilog="Example: python apps/sparse_unet3d import-nnunet nnUNet_raw/Dataset004_Hippocampus --studies hippocampus",
+)
+def import_nnunet(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a dataset of nnU-Net v2.")],
+    studies: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder, for the server to serve.")],
+    background: Annotated[str, typer.Option(metavar="NAME", help="What to call the background here.")] = "outside",
+    ignore: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="VALUE",
+            help="Leave voxels of this value unlabelled, if dataset.json has no label 'ignore'.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Make a project of a dataset of nnU-Net v2, with its labels as annotations.
+
+    The background becomes the background class, and ignored voxels become unlabelled.
+    """
+    from lib.commands.nnunet import import_dataset
+
+    print(import_dataset(dataset, studies, background, ignore))
+
+
+@app.command(
+    "export-nnunet",
+    epilog="Example: python apps/sparse_unet3d export-nnunet nnUNet_raw/Dataset101_Kidney --studies kidneys",
+)
+def export_nnunet(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the dataset.")],
+    studies: Studies = DATASTORE,
+) -> None:
+    """Make a dataset of nnU-Net v2 of all annotated images; unlabelled voxels get its label 'ignore'."""
+    from lib.commands.nnunet import export_dataset
+
+    print(export_dataset(studies, out))
+
+
 @annotations.command("list")
 def list_annotations(studies: Studies = DATASTORE) -> None:
     """List all versions of each image's annotation, and mark the current one."""

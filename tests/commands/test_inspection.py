@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from lib.commands.inspection import describe_folder, describe_model
 from lib.commands.inspection_report import inspect_and_report
@@ -29,6 +30,8 @@ def project(tmp_path: Path) -> Path:
     write_image(studies / "a.nii.gz")
     for channel in range(2):
         write_image(studies / f"b_{channel:04d}.nii.gz", seed=channel)
+    # A header with a data file, which is no image of its own.
+    sitk.WriteImage(sitk.Image(4, 5, 6, sitk.sitkUInt8), str(studies / "d.mhd"))
     store = open_store(studies)
     submit(store, tmp_path, paint()[::-1])
     submit(store, tmp_path, paint())
@@ -44,6 +47,7 @@ def test_a_folder(project: Path) -> None:
     found = describe_folder(project, project / "models")
     assert snapshot(project) == before
     assert (found["faults"], found["notes"]) == ([], [])
+    assert list(found["images"]) == ["a", "b", "d"]
     a, b = found["images"]["a"], found["images"]["b"]
     assert (a["shape"], a["voxel_mm"], a["channels"], a["type"], a["format"]) == (
         SHAPE,
@@ -69,7 +73,7 @@ def test_faults_are_lines(project: Path) -> None:
     (project / "labels/version_2/a.json").write_text("{")
     (project / "models/model.pt").write_bytes(b"x")
     found = describe_folder(project, project / "models")
-    assert list(found["images"]) == ["a", "b", "c"]
+    assert list(found["images"]) == ["a", "b", "c", "d"]
     said = "\n".join(found["faults"])
     for part in ("a.nii.gz: ", "b_0000.nii.gz: no such file", "version_1/gone.nii.gz: there is no image", "model.pt: "):
         assert part in said
@@ -142,5 +146,5 @@ def test_the_command_line(project: Path) -> None:
         [sys.executable, str(APP), "inspect", str(project), "--json"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (1, "")
-    assert list(json.loads(done.stdout)["images"]) == ["a", "b"]
+    assert list(json.loads(done.stdout)["images"]) == ["a", "b", "d"]
     assert snapshot(project) == before

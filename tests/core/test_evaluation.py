@@ -32,8 +32,11 @@ def distances(predicted: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> tupl
     return there, back
 
 
-def test_scores_against_independent_ones() -> None:
-    prediction, label = pair()
+@pytest.mark.parametrize("turn", [1, -1])
+def test_scores_against_independent_ones(turn: int) -> None:
+    prediction, label = pair()[::turn]
+    # Far from anything else, so that the distances of the two directions differ.
+    label[:2, :2, :2] = 1
     scores = evaluate(prediction, label, SPACING)
     assert list(scores) == [1, 2]
     for value, of in scores.items():

@@ -2,11 +2,13 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from lib.core.files import remove_abandoned, replacing, write_json
+from lib.core.errors import InputError
+from lib.core.files import new_folder, remove_abandoned, replacing, write_json
 from project import APP
 
 
@@ -34,6 +36,23 @@ def test_a_failure_keeps_the_old_file(tmp_path: Path) -> None:
         fail()
     assert json.loads(path.read_text()) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["index.json"]
+
+
+def test_a_new_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "new"
+    path.mkdir(parents=True)
+    for fails in (True, False):
+        with suppress(RuntimeError), new_folder(path) as beside:
+            (beside / "inner").mkdir()
+            (beside / "inner/file").write_text("content")
+            assert not any(path.iterdir())
+            if fails:
+                raise RuntimeError("stopped")
+        assert list(path.parent.iterdir()) == [path]
+        assert [p.name for p in path.rglob("*")] == ([] if fails else ["inner", "file"])
+    for taken in (path, path / "inner/file"):
+        with pytest.raises(InputError, match="exists already"), new_folder(taken):
+            pass
 
 
 LEAVE = """

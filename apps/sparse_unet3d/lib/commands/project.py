@@ -1,13 +1,13 @@
 """Checks a project, and moves it to another computer, with or without a running server."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from lib.core.errors import InputError
 from lib.server.store.annotations import AnnotationReader
 from lib.server.store.checking import check
 from lib.server.store.project_archive import Moved, export_project, import_project
+
+from .errors import saying_what_failed
 
 
 def check_text(studies: Path) -> tuple[str, bool]:
@@ -24,13 +24,13 @@ def check_text(studies: Path) -> tuple[str, bool]:
 
 def export(studies: Path, models: Path, file: Path) -> str:
     """Write a project into a ZIP file; see ``export_project``."""
-    with _saying_what_failed(file):
+    with saying_what_failed(file):
         return f"{file}: {_describe(export_project(_open(studies), models, file))}"
 
 
 def unpack(file: Path, studies: Path) -> str:
     """Unpack a project; see ``import_project``."""
-    with _saying_what_failed(studies):
+    with saying_what_failed(studies):
         return f"{studies}: {_describe(import_project(file, studies))}; each file is as it was exported"
 
 
@@ -42,11 +42,3 @@ def _open(studies: Path) -> AnnotationReader:
 
 def _describe(moved: Moved) -> str:
     return f"images: {moved.images}, files in all: {moved.files}, MB: {moved.size / 1e6:.1f}"
-
-
-@contextmanager
-def _saying_what_failed(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{error.filename or file}: {error.strerror or error}; nothing was left there") from error

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from .errors import InputError
 from .processes import has_ended, this_process
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,38 @@ def replacing(path: str | Path) -> Iterator[Path]:
         # What can't be removed now is removed at the next start.
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``path`` to fill, and rename it to ``path`` on success. On an exception it is removed.
+
+    Raises:
+        InputError: ``path`` exists and isn't an empty folder.
+        OSError: the folder can't be written, renamed, or made to survive a loss of power.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: exists already and isn't empty; give a new folder")
+    path = path.absolute()
+    make_folder(path.parent)
+    remove_abandoned(path.parent)
+    beside = name_beside(path)
+    beside.mkdir()
+    try:
+        yield beside
+        for inner in beside.rglob("*"):
+            if inner.is_file():
+                sync_file(inner)
+            else:
+                sync_folder(inner)
+        sync_folder(beside)
+        if path.exists():
+            path.rmdir()
+        os.rename(beside, path)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
         raise
     sync_folder(path.parent)
 

@@ -6,7 +6,6 @@ The ZIP file has the images, all labels with their label info, the index and the
 
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ from typing import IO, NamedTuple
 from pydantic import BaseModel, Field, ValidationError
 
 from lib.core.errors import InputError
-from lib.core.files import make_folder, name_beside, remove_abandoned, replacing, sync_file, sync_folder
+from lib.core.files import make_folder, new_folder, remove_abandoned, replacing
 from lib.core.volumes.data_files import has_name_of_data
 from lib.core.volumes.formats import split_ending
 from lib.core.volumes.image_files import images_in, is_image_folder, is_listed
@@ -113,29 +112,13 @@ def import_project(source: Path, target: Path) -> Moved:
             there is.
         OSError: a file can't be read or written.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target}: exists already and isn't empty; give a new folder")
-    make_folder(target.absolute().parent)
-    remove_abandoned(target.absolute().parent)
-    with _reading(source), zipfile.ZipFile(source) as archive:
+    with new_folder(target) as beside, _reading(source), zipfile.ZipFile(source) as archive:
         contents = _contents(archive, source)
         size = sum(file.size for file in contents.files.values())
-        if size > (free := shutil.disk_usage(target.absolute().parent).free):
+        if size > (free := shutil.disk_usage(beside).free):
             raise InputError(f"{source}: takes {size / 1e9:.1f} GB, but {target} has {free / 1e9:.1f} GB of space")
-        beside = name_beside(target.absolute())
-        beside.mkdir()
-        try:
-            for name, file in contents.files.items():
-                _unpack(archive, name, file, beside, source)
-            for place in [beside, *(path for path in beside.rglob("*") if path.is_dir())]:
-                sync_folder(place)
-            if target.exists():
-                target.rmdir()
-            os.rename(beside, target)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
-    sync_folder(target.absolute().parent)
+        for name, file in contents.files.items():
+            _unpack(archive, name, file, beside, source)
     return _moved(contents, len(images_in(target)))
 
 
@@ -270,4 +253,3 @@ def _unpack(archive: zipfile.ZipFile, name: str, file: File, folder: Path, sourc
         ) from error
     if not is_same:
         raise InputError(f"{source}: {name} isn't as it was exported; copy or export the project again")
-    sync_file(path)

@@ -74,6 +74,28 @@ class VersionStore(AnnotationReader):
             "server serves"
         )
 
+    def add(self, image_id: str, annotation: NDArray[np.uint8], client_id: str) -> AnnotationInfo:
+        """Store an annotation that was made elsewhere as the next version, and make it the current one.
+
+        Args:
+            image_id: the image.
+            annotation: (X, Y, Z) on its grid, 0 unlabelled, 1 … K+1.
+            client_id: who or what made it.
+
+        Returns:
+            The label info of the new version.
+
+        Raises:
+            InputError: the image can't be read.
+            OSError: the disk failed; nothing has changed.
+        """
+        image = read_geometry(self.get_image_uri(image_id))
+        submission = Submission(annotation, image.affine, image.slicer_affine, SliceNames.of(image), [])
+        with self._preparing() as change:
+            files = self._write_files(change, annotation, image.affine, image.slicer_affine)
+            with self._changing(change):
+                return self._add_version(change, image_id, submission, files, client_id)
+
     def restore(self, image_id: str, version: int, by_voxel: bool = True) -> AnnotationInfo:
         """Make an earlier version of an image's annotation the newest, by storing it again as the next version.
 
