@@ -81,7 +81,7 @@ def serve(server: Server, studies: Path) -> Iterator[Callable[..., None]]:
     for pattern in ("*.n*", "*.tif", "*.mhd", "*.raw"):
         for file in studies.glob(pattern):
             file.unlink()
-    for folder in studies.glob("*.zarr"):
+    for folder in (*studies.glob("*.zarr"), *studies.glob("image")):
         shutil.rmtree(folder)
     # Labels come last, because the server restores missing labels of an image that it still has.
     wait_for(set())

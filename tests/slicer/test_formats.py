@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from annotator import Annotator
+from dicom_series import write_series
 from lib.core.labels import LabelScheme
 from ome_zarr_files import multiscale, scale_of, translation_of, write_array, write_attributes
-from serving import SEGMENTS, SHAPE, paint, publish, stored
+from serving import SEGMENTS, SHAPE, Server, paint, publish, stored
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +76,11 @@ def write(form: str, folder: Path) -> tuple[Path, int, NDArray[np.float64]]:
         path = folder / f"image{form.removeprefix('left-handed ')}"
         sitk.WriteImage(image, str(path))
         return path, 1, np.diag([-SIZE[0], SIZE[1], SIZE[2], 1.0])
+    if form == "DICOM":
+        path = write_series(folder / "image", array[0], origin=(10, 20, 30), spacing=(SIZE[1], SIZE[0]))
+        place = np.diag([-SIZE[0], -SIZE[1], 2.0, 1.0])
+        place[:3, 3] = (-10, -20, 30)
+        return path, 1, place
     if form == "ImageJ":
         path, resolution = folder / "image.tif", (1 / SIZE[0], 1 / SIZE[1])
         metadata: dict[str, Any] = {"spacing": SIZE[2], "unit": "um", "axes": "ZYX"}
@@ -98,12 +104,14 @@ needs_zarr = pytest.mark.skipif(sys.version_info < (3, 11), reason="zarr 3 needs
         pytest.param("OME-Zarr 0.5 2 channels", marks=needs_zarr),
         "left-handed .mhd",
         "left-handed .nhdr",
+        "DICOM",
     ],
 )
 def test_paint_and_predictions(
     form: str,
     open_slicer: Callable[..., Annotator],
     serve: Callable[..., None],
+    server: Server,
     studies: Path,
     models: Path,
     tmp_path: Path,
@@ -142,6 +150,16 @@ def test_paint_and_predictions(
     assert later.next_sample() == "image"
     assert (later.annotation() == paint()).all()
     assert annotator.errors == later.errors == []
+    if form == "DICOM":
+        # Nothing about the patient leaves the server.
+        paths = (
+            "/datastore/?output=all",
+            "/datastore/image?image=image",
+            "/datastore/image/info?image=image",
+            "/info/",
+        )
+        said = [reply.content for reply in (*map(server.get, paths), server.next_sample())]
+        assert not any(b"Doe" in content for content in (*said, server.log.read_bytes()))
 
 
 def test_points_in_time_are_images(

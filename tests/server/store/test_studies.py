@@ -50,7 +50,8 @@ def test_unusable_files_are_reported_at_start_in_info_and_by_next_sample(
     (folder / "patient").mkdir()
     write_image(folder / "patient" / "a.nii.gz")
     said = [
-        "60 .dcm files (0.dcm, 1.dcm, 10.dcm, …): DICOM: make one .nrrd or .nii.gz of each series",
+        "60 .dcm files (0.dcm, 1.dcm, 10.dcm, …): DICOM: put the files of each patient or series into a folder of "
+        "their own, in the served folder",
         "1 volume in subfolders (patient/a.nii.gz): move them into the served folder itself",
     ]
     for strategy in ("sparse", "next_slice", "random", "first"):

@@ -20,7 +20,7 @@ from lib.core.files import remove_abandoned, write_json
 from lib.core.inference.segmenter import Segmenter
 from lib.core.model.model import Model
 from lib.core.parallel import each_in_processes
-from lib.core.volumes.formats import FORMATS, ending_of, file_of, split_ending
+from lib.core.volumes.formats import FORMATS, ending_of, file_of, format_of, split_ending
 from lib.core.volumes.image_files import ImageFiles, images_in, is_image, with_data_file
 from lib.core.volumes.reading import read_volume, write_label_map
 
@@ -195,5 +195,4 @@ def _images_of(path: Path) -> Iterator[tuple[str, ImageFiles]]:
 
 def _ending(path: Path) -> str:
     """Return the ending of a result: that of the image where label maps of its format can be written."""
-    ending = ending_of(file_of(path))
-    return ending if FORMATS[ending].write else ".nii.gz"
+    return ending_of(file_of(path)) if format_of(path).write else ".nii.gz"

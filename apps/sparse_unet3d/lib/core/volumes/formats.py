@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from lib.core.errors import InputError
 
 from .analyze import AnalyzeSource
+from .dicom import DicomSource
+from .dicom_files import is_dicom_folder
 from .meta_image import MetaImageHeaderSource, MetaImageSource
 from .nifti import NiftiSource
 from .nrrd import NrrdHeaderSource, NrrdSource
@@ -29,6 +31,7 @@ class Format:
         images_in: returns the names of the images in one file, where it may hold several; empty if it holds one.
         is_folder: whether an image is a folder.
         data_file: returns the file of the voxels, if the format has its header in a file of its own. It may be missing.
+        is_private: whether a file says who the patient is, and must not leave the server.
         in_slicer: whether 3D Slicer opens a single file and finds the geometry that ``open`` finds.
     """
 
@@ -37,6 +40,7 @@ class Format:
     images_in: Callable[[Path], tuple[str, ...]] | None = None
     is_folder: bool = False
     data_file: Callable[[Path], Path] | None = None
+    is_private: bool = False
     in_slicer: bool = True
 
     @property
@@ -67,6 +71,9 @@ FORMATS = {
 }
 """The formats, by file ending in lower case."""
 
+DICOM = Format(DicomSource, images_in=DicomSource.images_in, is_folder=True, is_private=True, in_slicer=False)
+"""The format of folders without any of these endings that hold DICOM files."""
+
 SEGMENTATION = ".seg"
 """Part of a name that 3D Slicer puts before the file ending of its segmentations."""
 
@@ -80,7 +87,22 @@ def open_file(path: Path) -> VolumeSource:
     Raises:
         InputError: unknown ending, or the source can't use the file.
     """
-    return FORMATS[ending_of(file_of(path))].open(path)
+    return format_of(path).open(path)
+
+
+def format_of(path: Path) -> Format:
+    """Return the format of an image, or of one of several images in a file or folder.
+
+    Raises:
+        InputError: unknown ending.
+    """
+    file = file_of(path)
+    return DICOM if is_dicom(file) else FORMATS[ending_of(file)]
+
+
+def is_dicom(path: Path) -> bool:
+    """Return whether a path is a folder of DICOM files, which may have any name without a known ending."""
+    return not split_ending(path.name)[1] and is_dicom_folder(path)
 
 
 def file_of(path: Path) -> Path:
@@ -89,6 +111,8 @@ def file_of(path: Path) -> Path:
     if of_parent and of_parent.images_in and not (split_ending(path.name)[1] and path.exists()):
         is_image = path.parent.is_dir() if of_parent.is_folder else path.parent.is_file()
         return path.parent if is_image else path
+    if not split_ending(path.name)[1] and is_dicom(path.parent) and not path.exists():
+        return path.parent
     return path
 
 

@@ -7,7 +7,8 @@ folder that are stored by channel must have the same number of channels.
 Files of some formats may hold several images (series, or points in time): the one called NAME in ``mouse.tif`` has the
 id ``mouse_NAME`` and the path ``mouse.tif/NAME``.
 
-In formats whose headers have data files, the header stands for both files.
+In formats whose headers have data files, the header stands for both files. A folder of DICOM files is an image too, or
+as many images as it has series.
 """
 
 import os
@@ -22,8 +23,12 @@ from pathlib import Path
 from lib.core.errors import InputError
 
 from .data_files import is_beside
-from .formats import FORMATS, SEGMENTATION, Format, file_of, split_ending
+from .dicom_files import files_in
+from .formats import FORMATS, SEGMENTATION, Format, file_of, format_of, is_dicom, split_ending
 from .slicer_segmentation import is_slicer_segmentation
+
+OWN = ("labels", "models", "predictions")
+"""Folders beside images that this software writes."""
 
 _CHANNEL = re.compile(r"(.+)_([0-9]{4})")
 """A file name without its ending: the image's id and the number of the channel."""
@@ -61,8 +66,13 @@ def is_unicode(name: str) -> bool:
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a file counts as an image: it ``is_listed``, and no Slicer segmentation by name or content."""
+    """Return whether a file or folder counts as an image.
+
+    It ``is_listed``, and no Slicer segmentation by name or content. Folders of DICOM files need no ending.
+    """
     ending = split_ending(path.name)[1].lower()
+    if not ending:
+        return not path.name.startswith(".") and path.name not in OWN and is_unicode(path.name) and is_dicom(path)
     if not is_listed(path.name) or ending.startswith(SEGMENTATION):
         return False
     return ending not in (".nrrd", ".nhdr") or not is_slicer_segmentation(path)
@@ -132,13 +142,20 @@ def is_image_folder(name: str) -> bool:
 
 def all_files(path: Path) -> list[Path]:
     """Return the file itself and its data file, or all files in a folder that is an image, sorted."""
+    if is_dicom(path):
+        return files_in(path)
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
     return [file for file in with_data_file(path) if file == path or is_beside(path, file)]
 
 
 def with_data_file(path: Path) -> tuple[Path, ...]:
-    """Return a file or folder, and the data file that its header names, which may be missing."""
+    """Return a file or folder, and what else changes when the image does: its data file, or its DICOM files.
+
+    A data file may be missing.
+    """
+    if is_dicom(path):
+        return (path, *files_in(path))
     ending = split_ending(path.name)[1].lower().removeprefix(SEGMENTATION)
     if not ending or FORMATS[ending].data_file is None:
         return (path,)
@@ -173,7 +190,7 @@ def _images_of(file: Path) -> Iterator[tuple[str, ImageFiles]]:
     """Yield each image in a file, with its id."""
     stem, ending = split_ending(file.name)
     names: tuple[str, ...] = ()
-    if FORMATS[ending.lower()].images_in:
+    if format_of(file).images_in:
         with suppress(OSError):
             state = file.stat()
             names = _names_in(file, state.st_mtime_ns, state.st_size)
@@ -186,7 +203,7 @@ def _images_of(file: Path) -> Iterator[tuple[str, ImageFiles]]:
 @lru_cache(maxsize=10_000)
 def _names_in(file: Path, written: int, size: int) -> tuple[str, ...]:
     """Return the names of several images in a file; look into it once for each time of writing and size."""
-    images_in = FORMATS[split_ending(file.name)[1].lower()].images_in
+    images_in = format_of(file).images_in
     assert images_in
     try:
         return images_in(file)

@@ -95,7 +95,7 @@ class ItkSource(ABC):
         shape = (size[0], size[1], size[2])
         slicer_affine, slicer_reverses = self._as_in_slicer(shape, affine, axes, components)
         channels = components * math.prod(size[3:])
-        self.geometry = Geometry(shape, affine, channels, _dtype(reader), slicer_affine, str(path), slicer_reverses)
+        self.geometry = Geometry(shape, affine, channels, dtype_of(reader), slicer_affine, str(path), slicer_reverses)
         # Bytes that aren't UTF-8 come as characters that can't be sent on.
         keys = [key for key in reader.GetMetaDataKeys() if key.isascii()]
         self.fields = {key: reader.GetMetaData(key).encode(errors="replace").decode() for key in keys}
@@ -217,7 +217,7 @@ class ItkSource(ABC):
         return reader
 
 
-def _dtype(reader: sitk.ImageFileReader) -> np.dtype[Any]:
+def dtype_of(reader: sitk.ImageFileReader) -> np.dtype[Any]:
     """Return the type of an image's array, found from a small image with the same type of pixels."""
     small = sitk.Image([1, 1], reader.GetPixelID(), 1)
     dtype: np.dtype[Any] = sitk.GetArrayViewFromImage(small).dtype

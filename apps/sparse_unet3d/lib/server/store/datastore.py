@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lib.core.annotation.slices import Unpainted
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
-from lib.core.volumes.formats import endings, split_ending
+from lib.core.volumes.formats import endings, format_of, split_ending
 from lib.core.volumes.image_files import all_files, is_image
 from lib.server.records import AnnotationInfo, Offer, PredictionInfo
 from lib.server.slicer.replies import not_found
@@ -247,7 +247,7 @@ class AnnotationStore(ReadyMadeStore):
             change.set_label(label_id, label_tag, DataModel(ext=label.ext, info=known))
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """Return a ZIP file of the annotated images (all their files) and their annotations.
+        """Return a ZIP file of the annotated images (all their files, or copies without patient data) and annotations.
 
         The layout is that of MONAI Label: ``image/``, ``label/``, ``metadata.json``. The caller removes the file.
 
@@ -261,12 +261,22 @@ class AnnotationStore(ReadyMadeStore):
             not_found("no image is annotated yet")
         if limit_cases and limit_cases > 0:
             annotated = annotated[:limit_cases]
-        images = dict.fromkeys(path for image_id in annotated for path in self.image_files(image_id))
+        images = dict.fromkeys(path for image_id in annotated for path in self._files_to_send(image_id))
         files = [(file, file.relative_to(path.parent)) for path in images for file in all_files(path)]
         labels = [Path(self.get_label_uri(image_id, FINAL)) for image_id in annotated]
         names = [(file, f"image/{name.as_posix()}") for file, name in files]
         names += [(path, f"label/{path.name}") for path in labels]
         return write_archive(names, json.dumps(self.json()))
+
+    def _files_to_send(self, image_id: str) -> tuple[Path, ...]:
+        """Return the files of an image; of one whose files say who the patient is, a copy that doesn't.
+
+        Raises:
+            InputError: a file is missing or can't be read.
+            OSError: the copy can't be written.
+        """
+        files = self.image_files(image_id)
+        return (self.path_for_slicer(image_id),) if any(format_of(path).is_private for path in files) else files
 
 
 @contextmanager

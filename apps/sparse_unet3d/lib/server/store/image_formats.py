@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lib.core.colours import colours
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
-from lib.core.volumes.formats import FORMATS, ending_of, file_of
+from lib.core.volumes.formats import format_of
 from lib.core.volumes.ome_zarr import OmeZarrSource
 from lib.core.volumes.ome_zarr_labels import write_label_image
 from lib.core.volumes.reading import open_image, write_label_map
@@ -38,7 +38,7 @@ def write_like_image(
         affine: (4, 4) of the image.
         scheme: the label scheme.
     """
-    opens = FORMATS[ending_of(file_of(path))].open
+    opens = format_of(path).open
     if opens not in (OmeZarrSource, TiffSource):
         return
     try:

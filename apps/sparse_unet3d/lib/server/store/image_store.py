@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lib.core.errors import InputError
-from lib.core.volumes.formats import FORMATS, ending_of, endings, file_of
+from lib.core.volumes.formats import endings, file_of, format_of
 from lib.core.volumes.image_files import ImageFiles, all_files, files_of, image_path, with_data_file
 from lib.core.volumes.reading import open_image, read_volume
 from lib.core.volumes.volume import Volume
@@ -56,7 +56,9 @@ class ImageStore(FolderStore):
         """Say why a folder has no image, and what to do."""
         unused = "; ".join(self.describe_unused())
         return f"{self._datastore_path}: there is no image to annotate in this folder" + (
-            f", but {unused}" if unused else f"; put images into it, as {', '.join(endings())}"
+            f", but {unused}"
+            if unused
+            else f"; put images into it, as {', '.join(endings())}, or as folders of DICOM files"
         )
 
     def get_image_uri(self, image_id: str) -> str:
@@ -93,14 +95,14 @@ class ImageStore(FolderStore):
             OSError: it needs a copy, which can't be written.
         """
         path = Path(self.get_image_uri(image_id))
-        return path if FORMATS[ending_of(file_of(path))].in_slicer else self._copies.of(image_id, path)
+        return path if format_of(path).in_slicer else self._copies.of(image_id, path)
 
     def header_notes(self) -> list[str]:
         """Return what the files of images state or don't state, and a person should know; some for all."""
         notes = list[str]()
         for image_id in self.list_images():
             path = Path(self.get_image_uri(image_id))
-            if not FORMATS[ending_of(file_of(path))].in_slicer:
+            if not format_of(path).in_slicer:
                 with suppress(InputError):
                     notes += open_image(path).notes
         more = [f"{len(notes) - MOST_NAMED} more notes on images"] if len(notes) > MOST_NAMED else []

@@ -20,7 +20,7 @@ from lib.core.errors import InputError
 from lib.core.files import make_folder, new_folder, remove_abandoned, replacing
 from lib.core.volumes.data_files import has_name_of_data
 from lib.core.volumes.formats import split_ending
-from lib.core.volumes.image_files import images_in, is_image_folder, is_listed
+from lib.core.volumes.image_files import OWN, images_in, is_image_folder, is_listed
 
 from .annotations import VERSION, AnnotationReader
 from .folder_store import INDEX, READY_MADE
@@ -229,6 +229,9 @@ def _belongs(name: str) -> bool:
         case [file]:
             return file == INDEX or is_listed(file) or has_name_of_data(file)
         case ["labels", _, _]:
+            return True
+        # DICOM files
+        case [name, _] if name not in OWN and not split_ending(name)[1]:
             return True
         case ["models", *rest]:
             return any(fnmatchcase("/".join(rest), pattern) for pattern in MODELS)

@@ -9,17 +9,15 @@ from pathlib import Path
 
 from lib.core.errors import InputError
 from lib.core.files import make_folder
+from lib.core.volumes.dicom_files import is_dicom
 from lib.core.volumes.formats import split_ending
-from lib.core.volumes.image_files import is_image, is_listed, is_unicode, with_data_file
+from lib.core.volumes.image_files import OWN, is_image, is_listed, is_unicode, with_data_file
 
 MOST_ENTRIES = 20_000
 """The most files that are looked at below each subfolder; further files aren't counted."""
 
 MOST_NAMED = 3
 """The most names of one kind that a message lists."""
-
-OWN = ("labels", "models", "predictions")
-"""Folders in the studies folder that this software writes."""
 
 VOLUME = "volume"
 """Kind of a file that could be an image."""
@@ -30,11 +28,13 @@ NOT_UNICODE = "misnamed"
 FOLDERS = (".n5",)
 """Endings of folders that hold one image."""
 
+DICOM = (".dcm", ".ima", "dicomdir")
+"""Kinds of files that are images only in a folder of their own."""
+
 FROM_SLICER = "save each as .nrrd or .nii.gz from 3D Slicer"
 
 ADVICE = {
-    ".dcm .ima dicomdir": "DICOM: make one .nrrd or .nii.gz of each series, in 3D Slicer (module DICOM, then save the "
-    "volume) or with dcm2niix",
+    ".dcm .ima dicomdir": "DICOM: put the files of each patient or series into a folder of their own",
     ".lsm .czi .nd2 .lif .oib .oif .oir .ims .vsi .stk .ics": "save each as .nrrd from Fiji (File > Save As "
     "> Nrrd) or 3D Slicer",
     ".seg.nrrd": "segmentations, not images: put each into labels/final, named like its image",
@@ -98,7 +98,7 @@ def describe_unused(folder: Path, taken: Collection[str]) -> list[str]:
         A line for each kind: the number of files, some names, and what to do.
     """
     found: dict[tuple[str, bool], list[str]] = defaultdict(list)
-    known = {*OWN, *(file.name for name in taken for file in with_data_file(folder / name))}
+    known = {*OWN, *(file.name for name in taken for file in with_data_file(folder / name) if file.parent == folder)}
     for path in _entries(folder):
         if path.name.startswith(".") or path.name in known:
             continue
@@ -145,18 +145,8 @@ def _kind(path: Path) -> str:
     for ending in (single, path.name.lower()):
         if ending in _ADVICE:
             return ending
-    return ".dcm" if _is_dicom(path) else ""
-
-
-def _is_dicom(path: Path) -> bool:
-    """Tell by its content whether a file is DICOM; scanners give such files no ending, or numbers as endings."""
-    if path.suffix.strip(".").isalpha() or not path.is_file():
-        return False
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+    # Scanners give such files no ending, or numbers as endings.
+    return ".dcm" if not path.suffix.strip(".").isalpha() and is_dicom(path) else ""
 
 
 def _line(kind: str, is_below: bool, names: Sequence[str]) -> str:
@@ -164,7 +154,9 @@ def _line(kind: str, is_below: bool, names: Sequence[str]) -> str:
     shown = [os.fsencode(name).decode(errors="replace") for name in names[:MOST_NAMED]]
     named = ", ".join(shown) + (", …" if len(names) > MOST_NAMED else "")
     if kind != VOLUME:
-        advice = _ADVICE[kind] + (", in the served folder itself" if is_below else "")
+        advice = _ADVICE[kind] + (
+            ", in the served folder itself" if is_below else ", in the served folder" if kind in DICOM else ""
+        )
     elif is_below:
         advice = "move them into the served folder itself; subfolders aren't searched"
     else:

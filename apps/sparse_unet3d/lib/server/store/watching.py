@@ -12,7 +12,7 @@ from watchdog.observers.polling import PollingObserver
 
 from lib.core.files import WRITING
 from lib.core.locking import Locked
-from lib.core.volumes.image_files import is_listed
+from lib.core.volumes.image_files import OWN, is_listed
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def watch_folder(
     # The system reports no changes that another machine makes on a mounted folder.
     observer = PollingObserver() if on_mount else Observer()
     observer.schedule(
-        _Watcher(index, reload, refresh, sys.platform == "linux" and not on_mount), folder, recursive=True
+        _Watcher(folder, index, reload, refresh, sys.platform == "linux" and not on_mount), folder, recursive=True
     )
     try:
         observer.start()
@@ -45,9 +45,15 @@ class _Watcher(FileSystemEventHandler):
     """Calls back when files change, and goes on after any error."""
 
     def __init__(
-        self, index: Collection[str], reload: Callable[[], None], refresh: Callable[[], None], reports_closing: bool
+        self,
+        folder: str,
+        index: Collection[str],
+        reload: Callable[[], None],
+        refresh: Callable[[], None],
+        reports_closing: bool,
     ) -> None:
         """Take the arguments of ``watch_folder``, and whether the system reports the end of writing."""
+        self.folder = os.path.realpath(folder)
         self.index, self.reload, self.refresh = index, reload, refresh
         # Elsewhere, each event of writing counts.
         self.kinds = ("created", "deleted", "moved", "closed" if reports_closing else "modified")
@@ -59,10 +65,19 @@ class _Watcher(FileSystemEventHandler):
                 _patiently(self.reload)
             # This software renames what it writes into place and then writes the index, so the event of the index is
             # enough for its own files.
-            elif event.event_type in self.kinds and (not names[0].startswith(WRITING) and any(map(is_listed, names))):
+            elif event.event_type in self.kinds and (
+                (not names[0].startswith(WRITING) and any(map(is_listed, names)))
+                or any(self._may_be_dicom(str(path)) for path in (event.src_path, event.dest_path) if path)
+            ):
                 _patiently(self.refresh)
         except Exception:
             logger.exception("Could not handle a changed file: %s", event)
+
+    def _may_be_dicom(self, path: str) -> bool:
+        """Tell whether a path may be a folder of DICOM files, or a file in one."""
+        folder, *file = os.path.relpath(os.path.realpath(path), self.folder).split(os.sep)
+        is_other = folder in OWN or folder.startswith(".") or os.path.splitext(folder)[1][1:].isalpha()
+        return not is_other and len(file) <= 1 and not any(name.startswith(".") for name in file)
 
 
 def _patiently(call: Callable[[], None]) -> None:
