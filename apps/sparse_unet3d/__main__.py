@@ -72,6 +72,28 @@ def demo(
     )
 
 
+@app.command(epilog="Example: python apps/sparse_unet3d train project/ --minutes 30")
+def train(
+    studies: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the project, with its annotations.")],
+    minutes: Annotated[float, typer.Option(min=0, help="How long to train at most; 0 for no limit.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="How many epochs to train at most.")] = 100,
+    afresh: Annotated[bool, typer.Option("--afresh", help="Start with an untrained network.")] = False,
+    conf: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of the server's --conf; may be given several times."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the last report as JSON, and nothing else.")] = False,
+) -> None:
+    """Train on the annotations of a project, as Slicer's Train button does.
+
+    The classes are those of the project. Training goes on where it stood; Ctrl-C saves and ends it.
+    """
+    from lib.commands.train import train_and_report
+
+    request = {"max_epochs": epochs, "max_minutes": minutes, "start": "afresh" if afresh else "continue"}
+    raise typer.Exit(train_and_report(studies, conf or [], request, as_json))
+
+
 @app.command(
     epilog="Example: python apps/sparse_unet3d segment scans/ --model project/models/model.pt --out segmented/"
 )

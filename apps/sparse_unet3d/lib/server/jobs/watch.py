@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 
 import psutil
@@ -26,19 +27,18 @@ class Watch:
     It can't rely on signals: Windows has none of those that ask a process to end, and who is killed sends none.
     """
 
-    def __init__(self, server: int, training: tuple[LatestTraining, str] | None) -> None:
+    def __init__(self, server: int | None, training: tuple[LatestTraining, str] | None) -> None:
         """Begin to watch. Only the main thread may call this.
 
         Args:
-            server: number of the process that started this one.
+            server: number of the server's process, which started this one; None for work that a person started.
             training: the record of this training, and its id; None for another job.
         """
         self.training = training
-        self._number = server
-        try:
-            self._server: psutil.Process | None = psutil.Process(server)
-        except psutil.NoSuchProcess:
-            self._server = None
+        self._number, self._server = server, None
+        if server is not None:
+            with suppress(psutil.NoSuchProcess):
+                self._server = psutil.Process(server)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         threading.Thread(target=self._watch, daemon=True).start()
@@ -52,7 +52,9 @@ class Watch:
         self._end(reason)
 
     def _reason_to_end(self) -> str:
-        if self._server is None or not self._server.is_running() or is_orphan(self._number):
+        if self._number is not None and (
+            self._server is None or not self._server.is_running() or is_orphan(self._number)
+        ):
             return "the server has ended"
         if self.training:
             latest, training_id = self.training

@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypedDict
 
@@ -50,9 +50,10 @@ class Trainer(TrainTask):
     It doesn't use MONAI Label's BasicTrainTask, which publishes every new model whatever its score.
     """
 
-    def __init__(self, conf: Conf) -> None:
+    def __init__(self, conf: Conf, on_report: Callable[[TrainingReport], None] = lambda _: None) -> None:
+        """Train by these settings; ``on_report`` is called after each epoch."""
         super().__init__("Learns from the annotated slices of all images")
-        self.conf = conf
+        self.conf, self.on_report = conf, on_report
         self.folder = ModelFolder(conf.models)
 
     def config(self) -> dict[str, Any]:
@@ -105,7 +106,7 @@ class Trainer(TrainTask):
         if not cases and left_out:
             raise InputError(_and_left_out("training: none of the annotated images can be used", left_out))
         keep_freed_memory()
-        with _Progress(self.folder, left_out) as progress:
+        with _Progress(self.folder, left_out, self.on_report) as progress:
             machine = this_machine(self.conf.memory)
             latest = train(
                 cases,
@@ -186,8 +187,10 @@ def _and_left_out(message: str, left_out: Sequence[str]) -> str:
 class _Progress:
     """Reports each epoch in the statistics file, as TensorBoard events and in the log."""
 
-    def __init__(self, folder: ModelFolder, left_out: Sequence[str]) -> None:
-        self.folder, self.left_out = folder, left_out
+    def __init__(
+        self, folder: ModelFolder, left_out: Sequence[str], on_report: Callable[[TrainingReport], None]
+    ) -> None:
+        self.folder, self.left_out, self.on_report = folder, left_out, on_report
         self.events: SummaryWriter | None = None
 
     def __enter__(self) -> "_Progress":
@@ -227,3 +230,4 @@ class _Progress:
             100 * report["waited"],
             report["message"],
         )
+        self.on_report(report)

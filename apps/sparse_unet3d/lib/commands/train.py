@@ -1,0 +1,145 @@
+"""Trains on a project's annotations, as Slicer's Train button does, without a server."""
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lib.core.errors import InputError, Stopped
+from lib.core.labels import LabelScheme
+from lib.core.model.folder import ModelFolder
+from lib.core.model.model import Model
+from lib.core.owner import Owner
+from lib.core.training.report import TrainingReport
+from lib.core.volumes.voxel_size import set_size_without_metadata, set_wanted_spacing
+from lib.server.conf import Conf
+from lib.server.jobs.latest_training import LatestTraining, Training
+from lib.server.jobs.watch import Watch
+from lib.server.store.datastore import AnnotationStore
+from lib.server.tasks.trainer import Trainer, read_options
+
+INTERRUPTED = 130
+
+
+def train_and_report(studies: Path, conf: Sequence[str], request: Mapping[str, Any], as_json: bool) -> int:
+    """Train, and report on the terminal. Servers of the same folder see the training, and can stop it.
+
+    Args:
+        studies: the project's folder.
+        conf: the server's ``--conf`` options as ``KEY=VALUE``. Without the classes, those of the published model or of
+            the newest annotations are used.
+        request: ``max_epochs``, ``max_minutes`` and ``start``, see ``TrainingOptions``.
+        as_json: whether to print the last report as JSON to the standard output.
+
+    Returns:
+        The exit code: 130 if it was interrupted; what was learnt is saved.
+
+    Raises:
+        InputError: an option isn't possible, nothing can be learnt, or a training of this folder runs already.
+    """
+    settings = _settings(studies, conf)
+    limits = read_options(request)
+    set_size_without_metadata(settings.voxel)
+    set_wanted_spacing(settings.plan.spacing)
+    plan = settings.plan
+    store = AnnotationStore(str(studies), settings.scheme, plan.unpainted, settings.unlabelled, settings.upload)
+    console = Console(file=sys.stderr if as_json else sys.stdout)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    reports = list[TrainingReport]()
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("Reading the volumes", total=1.0)
+
+        def show(report: TrainingReport) -> None:
+            reports.append(report)
+            done = report["epoch"] / report["total_epochs"]
+            if limits.max_minutes:
+                done = max(done, report["seconds"] / (60 * limits.max_minutes))
+            score = "" if report["score"] is None else f", {report['metric']} {report['score']:.3f}"
+            progress.update(
+                bar, completed=done, description=f"Epoch {report['epoch']}: loss {report['loss']:.3f}{score}"
+            )
+
+        trainer = Trainer(settings, show)
+        for note in trainer.check(request, store)["left_out"]:
+            progress.console.print(f"Left out: {note}", markup=False, soft_wrap=True)
+        is_interrupted = _train(trainer, request, store)
+    if as_json:
+        print(json.dumps(reports[-1] if reports else None))
+    elif reports:
+        print(f"{settings.models}: {reports[-1]['message']}")
+    if is_interrupted:
+        print("Interrupted. What was learnt is saved: the same command goes on from there.", file=sys.stderr)
+    return INTERRUPTED if is_interrupted else 0
+
+
+def _train(trainer: Trainer, request: Mapping[str, Any], store: AnnotationStore) -> bool:
+    """Train as the only one in the folder; tell whether that was interrupted."""
+    latest = LatestTraining(trainer.folder)
+    training = Training(str(uuid.uuid4()), dict(request), Owner.of(os.getpid()))
+    with trainer.folder.locked():
+        if running := latest.running():
+            raise InputError(latest.describe(running))
+        latest.begin(training)
+    Watch(None, (latest, training.id))
+    status, message = "ERROR", "the training has failed; the terminal says why"
+    try:
+        trainer(request, store)
+        status, message = "DONE", ""
+    except Stopped:
+        status, message = "STOPPED", ""
+    except InputError as error:
+        message = str(error)
+        raise
+    finally:
+        latest.end(training.id, status, message)
+    return status == "STOPPED"
+
+
+def _settings(studies: Path, conf: Sequence[str]) -> Conf:
+    """Read the options, and add the classes if they aren't among them.
+
+    Raises:
+        InputError: an option isn't possible, there is no such folder, or its classes aren't known.
+    """
+    if not studies.is_dir():
+        raise InputError(f"{studies}: there is no such folder; give the folder of a project")
+    options = dict[str, str]()
+    for option in conf:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise InputError(f"--conf {option}: give KEY=VALUE, e.g. --conf width=8")
+        options[key] = value
+    settings = Conf.parse(options, str(studies))
+    if "labels" in options:
+        return settings
+    scheme = _known_scheme(studies, settings.models)
+    return Conf.parse({**options, "labels": ",".join(scheme.foreground), "background": scheme.background}, str(studies))
+
+
+def _known_scheme(studies: Path, models: Path) -> LabelScheme:
+    """Return the classes of the published model, or else of the newest annotation.
+
+    Raises:
+        InputError: there is neither.
+    """
+    folder = ModelFolder(models)
+    if folder.is_published():
+        return Model.load(folder.published).plan.scheme
+    found = sorted((studies / "labels/final").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(found):
+        try:
+            names: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))["label_names"]
+            *foreground, background = sorted(names, key=lambda name: names[name])
+            return LabelScheme.parse(",".join(foreground), background)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    raise InputError(
+        f"{studies}: nothing is annotated yet, so the classes aren't known; paint some slices in 3D Slicer, or name "
+        "the classes by --conf labels=NAMES --conf background=NAME"
+    )
