@@ -29,6 +29,7 @@ from lib.server.store import decoding
 from lib.server.store.datastore import AnnotationStore, SubmittedLabel
 from lib.server.store.studies import require_folder
 from lib.server.tasks.accept_slice import AcceptSlice
+from lib.server.tasks.batch import BatchResult, segment_images
 from lib.server.tasks.infer import Segmentation
 from lib.server.tasks.next_slices import NextSlices
 from lib.server.tasks.scoring import IouScoring
@@ -171,10 +172,8 @@ class SparseUNet3D(MONAILabelApp):
         )
         return result
 
-    def batch_infer(self, request: dict[str, Any], datastore: AnnotationStore | None = None) -> dict[str, Any]:
-        # Otherwise MONAI Label divides the images among the GPUs, also where there is none, and fails.
-        result: dict[str, Any] = super().batch_infer({**request, "multi_gpu": False}, datastore)
-        return result
+    def batch_infer(self, request: dict[str, Any], datastore: AnnotationStore | None = None) -> BatchResult:
+        return segment_images(self._infers[request["model"]], datastore or self._datastore, request)
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         self._require(self._strategies, request.get("strategy") or "random", "strategy")

@@ -37,7 +37,7 @@ def test_a_training_saves_and_all_work_ends_with_the_server(
     assert reply.json()["status"] == "RUNNING"
     process = psutil.Process(server.process.pid)
     assert len(server.jobs()) == 2
-    wait_until(lambda: "Running inference" in server.log.read_text(), server.process)
+    wait_until(lambda: " Segmenting " in server.log.read_text(), server.process)
     server.wait_for_training(lambda stats, _: stats["epoch"] > 0)
     ended = threading.Event()
 

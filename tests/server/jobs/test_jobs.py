@@ -224,8 +224,14 @@ def test_nothing_of_a_request_gets_around_the_task(
 
 def test_scoring_and_batch_inference(servers: tuple[Server, Server], annotated: Path) -> None:
     ours, other = servers
+    # An image that can't be read isn't the end.
+    (annotated / "0.nii.gz").write_bytes(b"damaged")
+    ours.wait_until(lambda: "0" in ours.client.datastore()["objects"])
     start(ours, "/batch/infer/sparse_unet3d").raise_for_status()
-    assert ended(ours, "/batch/infer")["status"] == "DONE"
+    done = ended(ours, "/batch/infer")
+    (annotated / "0.nii.gz").unlink()
+    assert (done["status"], done["result"]["segmented"], list(done["result"]["failed"])) == ("DONE", ["a"], ["0"])
+    assert "0.nii.gz" in done["result"]["failed"]["0"]
     assert (annotated / "labels/prediction/a.nii.gz").is_file()
     # These belong to one server.
     assert other.get("/batch/infer").status_code == 404
@@ -247,7 +253,7 @@ def test_a_long_batch_is_stopped(tmp_path: Path, start_server: Callable[..., Ser
     again = start(server, "/batch/infer/sparse_unet3d")
     assert (again.status_code, "batch inference runs already" in again.json()["detail"]) == (429, True)
     (process,) = server.jobs()
-    wait_until(lambda: "Running inference" in server.log.read_text(), server.process)
+    wait_until(lambda: " Segmenting " in server.log.read_text(), server.process)
     assert stop(server, "/batch/infer")["status"] == "STOPPED"
     assert not is_alive(process)
     assert json.loads((studies / "datastore_v2.json").read_text())["objects"]["large"]["labels"] == {}

@@ -122,9 +122,7 @@ def _work(order: Order) -> Any:
         "scoring": app.scoring,
         "batch_infer": app.batch_infer,
     }
-    result = works[order["method"]](order["request"])
-    # The results of batch inference are in the datastore.
-    return None if order["method"] == "batch_infer" else result
+    return works[order["method"]](order["request"])
 
 
 @contextlib.contextmanager

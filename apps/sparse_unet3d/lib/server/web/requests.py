@@ -110,7 +110,7 @@ class BatchRequest(_Request):
     gpus: Option = None
     multi_gpu: Option = None
     max_workers: Option = None
-    max_batch_size: Option = None
+    max_batch_size: Annotated[int, Field(ge=0, le=LARGEST_NUMBER)] | None = None
     logging: Option = None
 
 
