@@ -78,3 +78,5 @@ def test_a_training_saves_and_all_work_ends_with_the_server(
     server.client.train_start("sparse_unet3d", {"max_epochs": 100_000})
     stats = server.wait_for_training(lambda stats, _: stats["epoch"] > checkpoint["epoch"])
     assert stats["run"] == checkpoint["run"]
+    # Otherwise it would train during the next tests.
+    server.stop()
