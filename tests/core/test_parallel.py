@@ -1,7 +1,6 @@
 """Work in several processes, some of which crash."""
 
 import os
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -18,11 +17,6 @@ def work(item: int) -> tuple[int, int]:
     if item == 4:
         raise InputError("four")
     return item * item, os.getpid()
-
-
-def slow(item: int) -> int:
-    time.sleep(600)
-    return item
 
 
 def threads(_: int) -> int:
@@ -62,21 +56,3 @@ def test_one_worker_is_this_process() -> None:
 def test_workers_share_the_cores() -> None:
     found = dict(each_in_processes(threads, [1, 2], 2))
     assert set(found.values()) == {max(1, (os.cpu_count() or 1) // 2)}
-
-
-@pytest.mark.slow
-def test_who_stops_does_not_wait_for_the_items_at_work() -> None:
-    found = each_in_processes(slow, [1, 2, 3], 2)
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        _interrupt(found)
-    # Far less than an item takes.
-    assert time.monotonic() - began < 300
-
-
-def _interrupt(found: Iterator[tuple[int, object]]) -> None:
-    import signal
-    import threading
-
-    threading.Timer(8, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    next(found)

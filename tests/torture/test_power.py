@@ -68,5 +68,5 @@ def test_files_of_a_folder_that_is_lost_are_lost() -> None:
 def test_at_some_points_every_acknowledged_version_is_there(tmp_path: Path) -> None:
     outcome = measure(tmp_path, samples=1, every=12)
     assert not outcome.faults
-    assert outcome.facts["versions"] == 6
+    assert outcome.facts["versions"] == 7
     assert outcome.facts["states"] > 50
