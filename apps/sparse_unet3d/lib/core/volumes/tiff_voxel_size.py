@@ -1,7 +1,7 @@
 """The voxel size that TIFF files state, in millimetres."""
 
 import math
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element  # nosec B405 - the type only
 
 from tifffile import TiffFile
 
