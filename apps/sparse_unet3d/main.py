@@ -17,7 +17,6 @@ from lib.core.errors import InputError
 from lib.core.model.folder import ModelFolder
 from lib.core.plan.plan import PAPER_WIDTH
 from lib.core.plan.planning import CPU_WIDTH
-from lib.core.volumes.voxel_size import set_size_without_metadata, set_wanted_spacing
 from lib.server.conf import Conf
 from lib.server.jobs.ending import end_on_signals
 from lib.server.jobs.jobs import Busy, Jobs
@@ -60,8 +59,7 @@ class SparseUNet3D(MONAILabelApp):
             require_folder(studies, self.settings.create)
         except InputError as error:
             refuse_to_start(error)
-        set_size_without_metadata(self.settings.voxel)
-        set_wanted_spacing(self.settings.plan.spacing)
+        self.settings.use_voxel_sizes()
         super().__init__(
             app_dir=app_dir,
             studies=studies,

@@ -11,7 +11,7 @@ from lib.core.model.model import Model
 from lib.core.plan.paper import differences
 from lib.core.volumes.formats import FORMATS, file_of, split_ending
 from lib.core.volumes.grids import check_on_grid
-from lib.core.volumes.image_files import ImageFiles, images_in, is_label_file, with_data_file
+from lib.core.volumes.image_files import ImageFiles, images_in, is_label_file
 from lib.core.volumes.reading import open_image, read_geometry
 from lib.core.volumes.source import VolumeSource
 from lib.server.store.annotations import FINAL, VERSION
@@ -70,7 +70,7 @@ def describe_folder(studies: Path, models: Path) -> dict[str, Any]:
         images = images_in(studies)
     except OSError as error:
         raise InputError(f"{studies}: can't be read ({error.strerror})") from error
-    taken = {file.name for image in images.values() for path in image.files for file in with_data_file(path)}
+    taken = {path.name for image in images.values() for path in image.files}
     notes = describe_unused(studies, taken)
     labels = [
         path

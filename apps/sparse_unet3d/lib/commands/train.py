@@ -17,14 +17,13 @@ from lib.core.model.folder import ModelFolder
 from lib.core.model.model import Model
 from lib.core.owner import Owner
 from lib.core.training.report import TrainingReport
-from lib.core.volumes.voxel_size import set_size_without_metadata, set_wanted_spacing
 from lib.server.conf import Conf
 from lib.server.jobs.latest_training import LatestTraining, Training
 from lib.server.jobs.watch import Watch
 from lib.server.store.datastore import AnnotationStore
 from lib.server.tasks.trainer import Trainer, read_options
 
-INTERRUPTED = 130
+from .command_line import INTERRUPTED
 
 
 def train_and_report(studies: Path, conf: Sequence[str], request: Mapping[str, Any], as_json: bool) -> int:
@@ -45,8 +44,7 @@ def train_and_report(studies: Path, conf: Sequence[str], request: Mapping[str, A
     """
     settings = _settings(studies, conf)
     limits = read_options(request)
-    set_size_without_metadata(settings.voxel)
-    set_wanted_spacing(settings.plan.spacing)
+    settings.use_voxel_sizes()
     plan = settings.plan
     store = AnnotationStore(str(studies), settings.scheme, plan.unpainted, settings.unlabelled, settings.upload)
     console = Console(file=sys.stderr if as_json else sys.stdout)

@@ -14,6 +14,7 @@ from lib.core.loss.losses import LOSSES
 from lib.core.network.architectures import ARCHITECTURES
 from lib.core.network.batch_norm import Statistics
 from lib.core.plan.options import PlanOptions, Recipe
+from lib.core.volumes.voxel_size import set_size_without_metadata, set_wanted_spacing
 from lib.server.slicer.segments import check_class_names
 from lib.server.store.decoding import default_limit
 from lib.server.store.masks import ZeroMeans
@@ -70,6 +71,11 @@ class Conf:
     create: bool = False
     voxel: tuple[float, float, float] | None = None
     hosts: tuple[str, ...] = ()
+
+    def use_voxel_sizes(self) -> None:
+        """Read images by these settings in this process, and in those that it starts from now on."""
+        set_size_without_metadata(self.voxel)
+        set_wanted_spacing(self.plan.spacing)
 
     @classmethod
     def parse(cls, conf: Mapping[str, str], studies: str) -> "Conf":

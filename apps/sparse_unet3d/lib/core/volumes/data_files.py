@@ -1,12 +1,15 @@
 """Headers whose voxels are in a file of their own beside them, the data file."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from lib.core.errors import InputError
 
+from .file_checks import reading
 from .itk_source import ItkSource
 
 _ENDINGS = (".raw", ".zraw", ".img", ".gz", ".bin", ".dat", ".txt", ".hex")
@@ -30,6 +33,21 @@ def data_file(header: Path, name: str) -> Path:
             f"the same folder that ends in {', '.join(_ENDINGS)}; save the volume as one file, e.g. .nrrd by 3D Slicer"
         )
     return header.with_name(name)
+
+
+def named_data_file(header: Path, read_name: Callable[[IO[bytes]], str | None]) -> Path:
+    """Return the path of the data file that a header names, or of the header itself if it has the voxels.
+
+    Args:
+        header: the file.
+        read_name: reads the data file's name from the open header; None if the voxels follow the header.
+
+    Raises:
+        InputError: the header is damaged, or names no file beside it.
+    """
+    with reading(header), header.open("rb") as file:
+        name = read_name(file)
+    return header if name is None else data_file(header, name)
 
 
 def is_beside(header: Path, data: Path) -> bool:

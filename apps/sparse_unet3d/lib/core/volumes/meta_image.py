@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .data_files import DetachedHeader, data_file
+from .data_files import DetachedHeader, named_data_file
 from .file_checks import MAX_RATIO, TEXT_RATIO, header_lines, read_compressed, read_stored, read_text, reading
 from .itk_source import Declared, ItkSource
 
@@ -84,14 +84,8 @@ class MetaImageHeaderSource(DetachedHeader, MetaImageSource):
 
     @staticmethod
     def data_file(path: Path) -> Path:
-        """Return the path of the data file, or of the file itself if it has the voxels.
-
-        Raises:
-            InputError: the header is damaged, or names no file beside it.
-        """
-        with reading(path), path.open("rb") as file:
-            name = _data_name(_fields(file))
-        return path if name is None else data_file(path, name)
+        """Return the path of the data file; see ``named_data_file``."""
+        return named_data_file(path, lambda file: _data_name(_fields(file)))
 
 
 def _data_name(fields: Mapping[str, str]) -> str | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lib.core.errors import InputError
 
-from .data_files import DetachedHeader, data_file
+from .data_files import DetachedHeader, named_data_file
 from .file_checks import (
     MAX_RATIO,
     MOST_BESIDE,
@@ -162,14 +162,8 @@ class NrrdHeaderSource(DetachedHeader, NrrdSource):
 
     @staticmethod
     def data_file(path: Path) -> Path:
-        """Return the path of the data file, or of the file itself if it has the voxels.
-
-        Raises:
-            InputError: the header is damaged, or names no file beside it.
-        """
-        with reading(path), path.open("rb") as file:
-            name = _data_name(_text_fields(file))
-        return path if name is None else data_file(path, name)
+        """Return the path of the data file; see ``named_data_file``."""
+        return named_data_file(path, lambda file: _data_name(_text_fields(file)))
 
 
 def _data_name(fields: Mapping[str, str]) -> str | None:

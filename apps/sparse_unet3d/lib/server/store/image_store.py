@@ -29,6 +29,7 @@ class ImageStore(FolderStore):
         self._unreadable: dict[str, object] = {}
         self._checksums: dict[str, tuple[object, int]] = {}
         self._notes: dict[str, tuple[str, ...]] = {}
+        self._header_notes: dict[Path, tuple[list[Stamp], tuple[str, ...]]] = {}
         self._copies = SlicerCopies(self.folder)
 
     def serve(self, watch: bool) -> None:
@@ -47,9 +48,7 @@ class ImageStore(FolderStore):
 
     def describe_unused(self) -> list[str]:
         """Say which files in the folder aren't images, and what to do with them; a line for each kind of file."""
-        taken = {
-            file.name for image in self._images().values() for path in image.files for file in with_data_file(path)
-        }
+        taken = {path.name for image in self._images().values() for path in image.files}
         return describe_unused(Path(self._datastore_path), taken)
 
     def describe_emptiness(self) -> str:
@@ -102,9 +101,12 @@ class ImageStore(FolderStore):
         notes = list[str]()
         for image_id in self.list_images():
             path = Path(self.get_image_uri(image_id))
-            if not format_of(path).in_slicer:
-                with suppress(InputError):
-                    notes += open_image(path).notes
+            # Clients ask for these every few seconds.
+            stamps = [stamp_of(file) for file in with_data_file(file_of(path))]
+            known = self._header_notes.get(path)
+            if known is None or known[0] != stamps:
+                known = self._header_notes[path] = stamps, _notes_in_header(path)
+            notes += known[1]
         more = [f"{len(notes) - MOST_NAMED} more notes on images"] if len(notes) > MOST_NAMED else []
         return notes[:MOST_NAMED] + more
 
@@ -177,6 +179,14 @@ class ImageStore(FolderStore):
     def _state(self, image_id: str) -> object:
         """Return a value that changes when somebody repairs an image."""
         return state_of(self._images().get(image_id))
+
+
+def _notes_in_header(path: Path) -> tuple[str, ...]:
+    """Return the notes of an image; none if Slicer opens it, which has its own, or if it can't be read."""
+    with suppress(InputError):
+        if not format_of(path).in_slicer:
+            return open_image(path).notes
+    return ()
 
 
 def state_of(image: ImageFiles | None) -> object:
