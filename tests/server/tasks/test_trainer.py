@@ -194,7 +194,7 @@ def test_an_unusable_image_is_left_out_and_reported(what: str, studies: Path, tm
     cases, (reason,) = read_cases(store, trainer.conf.scheme)
     assert [case.id for case in cases] == ["a", "c"]
     assert re.search(SPOILT[what], reason)
-    with _Progress(trainer.folder, [reason]) as progress:
+    with _Progress(trainer.folder, [reason], trainer.on_report) as progress:
         progress.report(report(1))
     assert re.search(f"going; left out: .*{SPOILT[what]}", trainer.stats()["message"])
 
@@ -233,7 +233,7 @@ def report(epoch: int, **changes: Any) -> dict[str, Any]:
 def test_progress_is_written_for_slicer_and_tensorboard(studies: Path) -> None:
     trainer, _ = set_up(studies)
     iou = {"inside": 0.25, "tubule": None}
-    with _Progress(trainer.folder, []) as progress:
+    with _Progress(trainer.folder, [], trainer.on_report) as progress:
         progress.report(report(1, loss=math.nan))
         # /info sends it as JSON, which knows no NaN; Slicer's bar moves only while there is no total time.
         assert json.loads(trainer.folder.stats_path.read_text())["loss"] is None
