@@ -20,7 +20,7 @@ from lib.core.errors import InputError
 from .ome_zarr_metadata import Image, images_of, inside, millimetres
 from .source import Box, shape_of_box
 from .volume import LPS_TO_RAS, Geometry
-from .voxel_size import size_without_metadata, wanted_spacing
+from .voxel_size import note_without_metadata, size_without_metadata, wanted_spacing
 
 if TYPE_CHECKING:
     import zarr
@@ -256,12 +256,7 @@ class OmeZarrSource:
         units = [millimetres(path, axes[letter]) for letter in "xyz"]
         finest = self.levels[0]
         if units == [None] * 3 and (finest.along(finest.scale) == 1).all():
-            size = size_without_metadata()
-            shown = "1 mm. Start the server with --conf voxel X,Y,Z"
-            if size is not None:
-                shown = f"{' x '.join(f'{number:g}' for number in size)} mm (--conf voxel)"
-            note = f"{path}: the file doesn't say how large its voxels are; they count as {shown}"
-            return np.array(size or (1.0, 1.0, 1.0)), [note]
+            return np.array(size_without_metadata() or (1.0, 1.0, 1.0)), [note_without_metadata(path)]
         if None not in units:
             return np.array(units, float), []
         # Programs that leave the unit out took the numbers from OME-XML, whose unit is the micrometre.

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -13,29 +13,17 @@ from tifffile import TiffPageSeries
 
 from lib.core.errors import InputError
 
+from .named_images import NamedImage, image_named, named_images
 from .source import Box, shape_of_box
 from .tiff_file import opened
 from .tiff_pages import Sides, TiffPages
 from .tiff_voxel_size import imagej_voxel_size, ome_voxel_size
 from .volume import LPS_TO_RAS, Affine, Geometry
 from .voxel_order import copy_voxels, in_order_of_files
-from .voxel_size import size_without_metadata
+from .voxel_size import note_without_metadata, size_without_metadata
 
 _BLOCK = 64
 """Bytes along Z that are copied at a time; smaller steps than a line of the processor's cache take longer."""
-
-_LONGEST_NAME = 60
-"""Most characters of a series' name that is part of an image's."""
-
-_MOST_LISTED = 10
-"""Most names of images in a message."""
-
-
-class _Image(NamedTuple):
-    """One image of a file: a series, at one point in time."""
-
-    series: int
-    time: int
 
 
 class TiffSource:
@@ -61,7 +49,8 @@ class TiffSource:
         """
         file, name = (path, "") if path.is_file() else (path.parent, path.name)
         with opened(file if file.is_file() else path) as (series, tiff, pixels):
-            number, self._time = _choose(file, name, _images(series))
+            chosen_image = image_named(file, name, _images(file, series))
+            number, self._time = chosen_image.series, chosen_image.place["t"]
             chosen = series[number]
             self._pages = TiffPages(file, chosen)
             size = ome_voxel_size(pixels[number]) if pixels else imagej_voxel_size(tiff)
@@ -82,7 +71,7 @@ class TiffSource:
         affine: Affine = LPS_TO_RAS @ np.diag([*(stated or (1, 1, 1)), 1])
         channels = lengths.get("C", 1) * lengths.get("S", 1)
         self.geometry = Geometry(shape, affine, channels, self._pages.dtype, name=str(path))
-        self.notes = () if size else (_note(path, stated),)
+        self.notes = () if size else (note_without_metadata(path),)
         if size and not pixels and shape[2] > 1 and "spacing" not in (tiff.imagej_metadata or {}):
             self.notes = (f"{path}: ImageJ's metadata has no spacing between slices, which counts as 1, as in ImageJ",)
 
@@ -94,7 +83,7 @@ class TiffSource:
             InputError: as for opening it.
         """
         with opened(path) as (series, _, _):
-            return tuple(name for name in _images(series) if name)
+            return tuple(filter(None, _images(path, series)))
 
     def read(self, box: Box | None = None) -> NDArray[Any]:
         """Read the voxels of a box (C, X, Y, Z), or all of them; only pages, tiles or rows that have some are read.
@@ -175,42 +164,10 @@ class TiffSource:
         return of_page[0], of_page[1], of_page[2], of_page[3], of_page[4]
 
 
-def _images(series: list[TiffPageSeries]) -> dict[str, _Image]:
-    """Return a file's images by their names; the name of an only one is empty."""
-    names = [re.sub(r"[^A-Za-z0-9._-]+", "_", each.name).strip("._-")[:_LONGEST_NAME] for each in series]
-    images = _named(series, names)
-    # Some file systems don't tell names apart by case.
-    if not all(names) or len({name.lower() for name, _ in images}) < len(images):
-        images = _named(series, [f"series{number}" for number in range(len(series))])
-    return dict(images)
-
-
-def _named(series: list[TiffPageSeries], names: list[str]) -> list[tuple[str, _Image]]:
-    """Return all images, each with the name of its series, if there are several, and its point in time."""
-    images = []
-    for number, (each, name) in enumerate(zip(series, names, strict=True)):
-        times = dict(zip(each.get_axes(True), each.get_shape(True), strict=True)).get("T", 1)
-        for time in range(times):
-            parts = [name] * (len(series) > 1) + [f"t{time:04d}"] * (times > 1)
-            images.append(("_".join(parts), _Image(number, time)))
-    return images
-
-
-def _choose(file: Path, name: str, images: dict[str, _Image]) -> _Image:
-    """Return one of a file's images by its name.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    if name in images:
-        return images[name]
-    listed = ", ".join(list(images)[:_MOST_LISTED]) + (", …" if len(images) > _MOST_LISTED else "")
-    if "" in images:
-        raise InputError(f"{file}: there is no image {name!r} in this file, which holds one image; leave the name out")
-    raise InputError(
-        f"{file}: {len(images)} images in this file, and {'no name was given' if not name else f'none is {name!r}'}; "
-        f"name one of them as {file / next(iter(images))}: {listed}"
-    )
+def _images(file: Path, series: list[TiffPageSeries]) -> dict[str, NamedImage]:
+    """Return a file's images by their names: each series at each point in time."""
+    lengths = [dict(zip(each.get_axes(True), each.get_shape(True), strict=True)) for each in series]
+    return named_images(file, [(each.name, {"t": by.get("T", 1)}) for each, by in zip(series, lengths, strict=True)])
 
 
 def _known_axes(path: Path, axes: str) -> str:
@@ -230,16 +187,3 @@ def _known_axes(path: Path, axes: str) -> str:
             "named axes"
         )
     return axes
-
-
-def _note(path: Path, size: tuple[float, float, float] | None) -> str:
-    """Say what the voxel size is that a file doesn't state."""
-    if size is None:
-        return (
-            f"{path}: the file doesn't say how large its voxels are; they count as 1 mm. Start the server with --conf "
-            "voxel X,Y,Z"
-        )
-    x, y, z = size
-    return (
-        f"{path}: the file doesn't say how large its voxels are; they count as {x:g} x {y:g} x {z:g} mm (--conf voxel)"
-    )

@@ -4,6 +4,7 @@ They are in the environment, so that all processes of a server use the same.
 """
 
 import os
+from pathlib import Path
 
 _VARIABLE = "SPARSE_UNET3D_VOXEL_SIZE"
 _WANTED = "SPARSE_UNET3D_SPACING"
@@ -17,6 +18,15 @@ def set_size_without_metadata(size: tuple[float, float, float] | None) -> None:
 def size_without_metadata() -> tuple[float, float, float] | None:
     """Return the voxel size along X, Y, Z in mm that somebody set for files that state none; None if nobody did."""
     return _get(_VARIABLE)
+
+
+def note_without_metadata(path: Path) -> str:
+    """Say to a person what the voxel size of a file is that states none."""
+    size = size_without_metadata()
+    shown = "1 mm. Start the server with --conf voxel X,Y,Z"
+    if size is not None:
+        shown = f"{' x '.join(f'{number:g}' for number in size)} mm (--conf voxel)"
+    return f"{path}: the file doesn't say how large its voxels are; they count as {shown}"
 
 
 def wanted_spacing() -> tuple[float, float, float] | None:
