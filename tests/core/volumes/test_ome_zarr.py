@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from lib.core.errors import InputError
-from lib.core.volumes import ome_zarr
 from lib.core.volumes.budget import memory_for
 from lib.core.volumes.ome_zarr import OmeZarrSource
 from ome_zarr_files import (
@@ -161,7 +160,7 @@ def test_the_level_is_the_finest_that_is_not_too_large(tmp_path, monkeypatch):
     folder, _ = pyramid(tmp_path / "a.zarr")
     size = [2 * 16**3 // 8**i for i in range(3)]
     for most, level in ((size[0], 0), (size[0] - 1, 1), (size[1] - 1, 2), (10, 2)):
-        monkeypatch.setattr(ome_zarr, "LARGEST_LEVEL", most)
+        monkeypatch.setattr("lib.core.volumes.pyramid.LARGEST_LEVEL", most)
         source = OmeZarrSource(folder)
         assert source.level == level
         assert [f"level {level}" in note and f"{0.0005 * 2**level:g} x" in note for note in source.notes] == (

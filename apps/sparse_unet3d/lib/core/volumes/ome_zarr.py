@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from lib.core.errors import InputError
 
 from .ome_zarr_metadata import Image, images_of, inside, millimetres
+from .pyramid import choose_level, level_notes
 from .source import Box, shape_of_box
 from .volume import LPS_TO_RAS, Geometry
-from .voxel_size import note_without_metadata, size_without_metadata, wanted_spacing
+from .voxel_size import note_without_metadata, size_without_metadata
 
 if TYPE_CHECKING:
     import zarr
@@ -30,10 +31,6 @@ _CODECS = ("bytes", "transpose", "sharding_indexed", "crc32c", "blosc", "gzip", 
 
 _COPIES = 6
 """How often zarr holds a chunk while it decodes it, at most: as stored, decoded, cut out, and in between (measured)."""
-
-LARGEST_LEVEL = 2**31
-"""Most bytes of the voxels of the level that is used. Annotations lie on its grid, so it must be the same level on each
-computer, whatever its memory."""
 
 _MOST_TIMES = 100_000
 """Most points in time; each is an image with a name."""
@@ -169,8 +166,7 @@ class Level:
 class OmeZarrSource:
     """One image of an OME-Zarr folder: of one series, at one point in time, at one level of its pyramid.
 
-    The level is the coarsest whose voxels aren't larger than the wanted spacing, else the finest; where its voxels take
-    more than ``LARGEST_LEVEL`` bytes, it is the next one whose voxels don't.
+    ``pyramid.choose_level`` says which level it is.
 
     Attributes:
         geometry: the grid of the level that is used.
@@ -204,7 +200,10 @@ class OmeZarrSource:
         levels = [Level(root, self.image, number) for number in range(len(datasets) if has_scale else 1)]
         self.levels = tuple(sorted(levels, key=lambda level: math.prod(level.along(level.scale))))
         units, notes = self._units()
-        self.level = self._choose(units)
+        self.level = choose_level(
+            [level.along(level.scale) * units for level in self.levels],
+            [math.prod(level.shape) * level.channels * level.array.dtype.itemsize for level in self.levels],
+        )
         level = self.levels[self.level]
         affine = np.diag([*level.along(level.scale) * units, 1.0])
         affine[:3, 3] = level.along(level.translation) * units
@@ -214,13 +213,7 @@ class OmeZarrSource:
             )
         dtype = level.array.dtype.newbyteorder("=")
         self.geometry = Geometry(level.shape, LPS_TO_RAS @ affine, level.channels, dtype, name=str(path))
-        if self.level > 0:
-            size = " x ".join(f"{size:g}" for size in self.geometry.spacing)
-            notes.append(
-                f"{path}: level {self.level} of the pyramid is used, whose voxels are {size} mm; annotations "
-                "and predictions have these voxels. Another --conf spacing may choose another level"
-            )
-        self.notes = tuple(notes)
+        self.notes = (*notes, *level_notes(self.geometry, self.level))
 
     @classmethod
     def images_in(cls, path: Path) -> tuple[str, ...]:
@@ -262,21 +255,6 @@ class OmeZarrSource:
         # Programs that leave the unit out took the numbers from OME-XML, whose unit is the micrometre.
         note = f"{path}: the file gives the size of its voxels without a unit; the numbers count as micrometres"
         return np.array([1e-3 if unit is None else unit for unit in units]), [note]
-
-    def _choose(self, units: NDArray[np.float64]) -> int:
-        """Return the number of the level to use.
-
-        Args:
-            units: millimetres along X, Y, Z.
-        """
-        wanted = wanted_spacing()
-        levels = range(len(self.levels))
-        spacing = [level.along(level.scale) * units for level in self.levels]
-        first = 0
-        if wanted is not None:
-            first = max((i for i in levels if (spacing[i] <= np.array(wanted) * (1 + 1e-6)).all()), default=0)
-        size = [math.prod(level.shape) * level.channels * level.array.dtype.itemsize for level in self.levels]
-        return next((i for i in levels[first:] if size[i] <= LARGEST_LEVEL), levels[-1])
 
 
 def _images_by_name(root: Path) -> dict[str, tuple[Image, int]]:

@@ -1,13 +1,33 @@
-"""The voxel size of files that state none, and the one that is wanted of files with several.
+"""The voxel size of files: units, the size of files that state none, and the one that is wanted of files with several.
 
-They are in the environment, so that all processes of a server use the same.
+The last two are in the environment, so that all processes of a server use the same.
 """
 
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 _VARIABLE = "SPARSE_UNET3D_VOXEL_SIZE"
 _WANTED = "SPARSE_UNET3D_SPACING"
+
+MILLIMETRES = {
+    **dict.fromkeys(("pm", "picometer"), 1e-9),
+    **dict.fromkeys(("Å", "\u212b", "angstrom"), 1e-7),
+    **dict.fromkeys(("nm", "nanometer", "nanometers"), 1e-6),
+    **dict.fromkeys(("\u00b5m", "\u03bcm", "um", "micron", "microns", "micrometer", "micrometers"), 1e-3),
+    **dict.fromkeys(("mm", "millimeter", "millimeters"), 1.0),
+    **dict.fromkeys(("cm", "centimeter", "centimeters"), 10.0),
+    **dict.fromkeys(("m", "meter", "meters"), 1000.0),
+    **dict.fromkeys(("inch", "inches", "in"), 25.4),
+}
+"""Millimetres of the units that OME, ImageJ and Imaris name."""
+
+
+def if_valid(sizes: Sequence[float]) -> tuple[float, float, float] | None:
+    """Return a size along X, Y, Z, or None if it isn't three numbers above 0."""
+    x, y, z = sizes
+    return (x, y, z) if all(math.isfinite(size) and size > 0 for size in sizes) else None
 
 
 def set_size_without_metadata(size: tuple[float, float, float] | None) -> None:
