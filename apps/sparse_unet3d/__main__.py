@@ -86,7 +86,8 @@ def train(
 ) -> None:
     """Train on the annotations of a project, as Slicer's Train button does.
 
-    The classes are those of the project. Training goes on where it stood; Ctrl-C saves and ends it.
+    The classes are those of the project. Training goes on where it stood; Ctrl-C saves and ends it. On several GPUs:
+    torchrun --nproc_per_node N apps/sparse_unet3d train FOLDER
     """
     from lib.commands.train import train_and_report
 

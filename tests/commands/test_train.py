@@ -63,6 +63,17 @@ def test_it_trains_the_classes_of_the_annotations_and_goes_on(project: Path) -> 
 
 
 @pytest.mark.slow
+def test_torchrun_trains_by_two_processes_of_which_one_reports(project: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    options = command(project, "--epochs", "1", "--json")[1:]
+    done = subprocess.run([*torchrun, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["published"]
+    assert record(project)["status"] == "DONE"
+    assert torch.load(project / "models/checkpoint.pt", weights_only=True)["steps"] == 10
+
+
+@pytest.mark.slow
 def test_ctrl_c_saves_and_ends_it(project: Path) -> None:
     with subprocess.Popen(command(project, "--epochs", "100000"), stdout=subprocess.DEVNULL) as process:
         end = time.monotonic() + 600

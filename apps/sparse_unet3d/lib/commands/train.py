@@ -1,4 +1,7 @@
-"""Trains on a project's annotations, as Slicer's Train button does, without a server."""
+"""Trains on a project's annotations, as Slicer's Train button does, without a server.
+
+torchrun may have started several processes, which then train together.
+"""
 
 import json
 import os
@@ -16,6 +19,7 @@ from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
 from lib.core.model.model import Model
 from lib.core.owner import Owner
+from lib.core.training.ranks import Ranks, joined
 from lib.core.training.report import TrainingReport
 from lib.server.conf import Conf
 from lib.server.jobs.latest_training import LatestTraining, Training
@@ -28,6 +32,8 @@ from .command_line import INTERRUPTED
 
 def train_and_report(studies: Path, conf: Sequence[str], request: Mapping[str, Any], as_json: bool) -> int:
     """Train, and report on the terminal. Servers of the same folder see the training, and can stop it.
+
+    Of several processes that train together, the first one reports.
 
     Args:
         studies: the project's folder.
@@ -42,6 +48,13 @@ def train_and_report(studies: Path, conf: Sequence[str], request: Mapping[str, A
     Raises:
         InputError: an option isn't possible, nothing can be learnt, or a training of this folder runs already.
     """
+    with joined() as ranks:
+        return _train_and_report(studies, conf, request, as_json, ranks)
+
+
+def _train_and_report(
+    studies: Path, conf: Sequence[str], request: Mapping[str, Any], as_json: bool, ranks: Ranks
+) -> int:
     settings = _settings(studies, conf)
     limits = read_options(request)
     settings.use_voxel_sizes()
@@ -50,7 +63,7 @@ def train_and_report(studies: Path, conf: Sequence[str], request: Mapping[str, A
     console = Console(file=sys.stderr if as_json else sys.stdout)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     reports = list[TrainingReport]()
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not ranks.is_first) as progress:
         bar = progress.add_task("Reading the volumes", total=1.0)
 
         def show(report: TrainingReport) -> None:
@@ -63,28 +76,25 @@ def train_and_report(studies: Path, conf: Sequence[str], request: Mapping[str, A
                 bar, completed=done, description=f"Epoch {report['epoch']}: loss {report['loss']:.3f}{score}"
             )
 
-        trainer = Trainer(settings, show)
-        for note in trainer.check(request, store)["left_out"]:
+        trainer = Trainer(settings, show, ranks)
+        check = ranks.by_first(lambda: trainer.check(request, store))
+        for note in check["left_out"] if ranks.is_first else []:
             progress.console.print(f"Left out: {note}", markup=False, soft_wrap=True)
         is_interrupted = _train(trainer, request, store)
-    if as_json:
+    if as_json and ranks.is_first:
         print(json.dumps(reports[-1] if reports else None))
     elif reports:
         print(f"{settings.models}: {reports[-1]['message']}")
-    if is_interrupted:
+    if is_interrupted and ranks.is_first:
         print("Interrupted. What was learnt is saved: the same command goes on from there.", file=sys.stderr)
     return INTERRUPTED if is_interrupted else 0
 
 
 def _train(trainer: Trainer, request: Mapping[str, Any], store: AnnotationStore) -> bool:
     """Train as the only one in the folder; tell whether that was interrupted."""
-    latest = LatestTraining(trainer.folder)
-    training = Training(str(uuid.uuid4()), dict(request), Owner.of(os.getpid()))
-    with trainer.folder.locked():
-        if running := latest.running():
-            raise InputError(latest.describe(running))
-        latest.begin(training)
-    Watch(None, (latest, training.id))
+    latest, is_first = LatestTraining(trainer.folder), trainer.ranks.is_first
+    training = trainer.ranks.by_first(lambda: _begin(latest, request))
+    Watch(None, (latest, training.id) if is_first else None)
     status, message = "ERROR", "the training has failed; the terminal says why"
     try:
         trainer(request, store)
@@ -95,8 +105,19 @@ def _train(trainer: Trainer, request: Mapping[str, Any], store: AnnotationStore)
         message = str(error)
         raise
     finally:
-        latest.end(training.id, status, message)
+        if is_first:
+            latest.end(training.id, status, message)
     return status == "STOPPED"
+
+
+def _begin(latest: LatestTraining, request: Mapping[str, Any]) -> Training:
+    """Record a training by this process, unless one runs already."""
+    training = Training(str(uuid.uuid4()), dict(request), Owner.of(os.getpid()))
+    with latest.folder.locked():
+        if running := latest.running():
+            raise InputError(latest.describe(running))
+        latest.begin(training)
+    return training
 
 
 def _settings(studies: Path, conf: Sequence[str]) -> Conf:

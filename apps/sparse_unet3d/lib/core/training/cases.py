@@ -1,5 +1,6 @@
 """The volumes to train on with their annotations, and checks that a network can learn from them."""
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -69,3 +70,12 @@ def check_cases(cases: Sequence[TrainingCase], scheme: LabelScheme) -> None:
                 f"training: image {case.id!r} has {case.volume.channels} channel(s), {first.id!r} has "
                 f"{first.volume.channels}; put images recorded in different ways into different folders"
             )
+
+
+def digest(cases: Sequence[TrainingCase]) -> str:
+    """Return a text that is the same for the same annotations of the same images."""
+    found = hashlib.sha256()
+    for case in cases:
+        found.update(repr((case.id, case.volume.channels, case.volume.shape, case.volume.spacing)).encode())
+        found.update(case.annotation.tobytes())
+    return found.hexdigest()

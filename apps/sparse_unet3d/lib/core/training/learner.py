@@ -26,6 +26,8 @@ from lib.core.network.crop import channels_last
 from lib.core.network.tile_choice import choose_training_tile
 from lib.core.plan.plan import LONGEST_GRADIENT, Plan
 
+from .ranks import ALONE, Ranks
+
 logger = logging.getLogger(__name__)
 
 STATISTICS_TILES = 16
@@ -40,7 +42,7 @@ class StepsMade:
     """The outcome of some training steps.
 
     Attributes:
-        loss: mean over the steps that were made.
+        loss: mean over the steps that were made; of several ranks, each has that of its own tiles.
         labelled: number of labelled voxels in the tiles of these steps, except for those left out.
         seconds: duration of these steps.
         waited: the part of these seconds in which training waited for tiles.
@@ -70,14 +72,17 @@ class Learner:
         plan: the plan by which to train.
         volumes: annotated and prepared volumes; slices for the 2-D network.
         device: ``cpu``, ``cuda`` or ``mps``.
-        seed: draws the initial weights and the tiles. Each tile depends on the seed and its step's number alone.
+        seed: draws the initial weights and the tiles. Each tile depends on the seed, its step's number and the rank.
+        ranks: the processes that train together. A step follows the mean gradient of their tiles.
 
     Raises:
         InputError: nothing is annotated.
     """
 
-    def __init__(self, plan: Plan, volumes: Sequence[TrainingVolume], device: str, seed: int) -> None:
-        self.plan, self.device, self.seed = plan, device, seed
+    def __init__(
+        self, plan: Plan, volumes: Sequence[TrainingVolume], device: str, seed: int, ranks: Ranks = ALONE
+    ) -> None:
+        self.plan, self.device, self.seed, self.ranks = plan, device, seed, ranks
         counts = np.zeros(len(plan.scheme.classes), dtype=np.int64)
         for volume in volumes:
             targets = plan.scheme.targets(volume.annotation.numpy())
@@ -105,6 +110,7 @@ class Learner:
         self.optimiser = torch.optim.SGD(
             self.network.parameters(), lr=plan.learning_rate, momentum=plan.momentum, nesterov=plan.nesterov
         )
+        self._parallel = ranks.parallel(self.network)
         self._tiles = _DrawnAhead(self._draw)
         self._first_tiles: list[tuple[Tensor, Tensor]] = []
 
@@ -183,8 +189,9 @@ class Learner:
         return StepsMade(loss, labelled, time.monotonic() - began, waited, left_out)
 
     def _draw(self, step: int) -> tuple[Tensor, Tensor]:
-        # One generator per step: a continued run draws what an uninterrupted one would have drawn.
-        image, targets = self.sampler.draw(np.random.default_rng((self.seed, step)))
+        # One generator per step: a continued run draws what an uninterrupted one would have drawn. A zero at the end of
+        # NumPy's seeds changes nothing: rank 0 draws what a single process would.
+        image, targets = self.sampler.draw(np.random.default_rng((self.seed, step, self.ranks.rank)))
         return image.to(self.device), targets.to(self.device)
 
     def _step_in_memory(self, step: int, progress: float) -> tuple[Tensor, Tensor, float | None, float]:
@@ -212,8 +219,13 @@ class Learner:
         """Use less memory from now on.
 
         Raises:
-            InputError: the tile can't be smaller.
+            InputError: the tile can't be smaller, or other ranks go on with the same tile.
         """
+        if self.ranks.count > 1:
+            raise InputError(
+                f"training: memory on {self.device} doesn't suffice for the tile {self.plan.tile} in each of "
+                f"{self.ranks.count} processes; start fewer of them, or train with a smaller --conf width"
+            )
         if self.sampler.device != "cpu":
             self.sampler.keep_on_host()
         else:
@@ -237,7 +249,7 @@ class Learner:
             group["lr"] = self.plan.learning_rate * (1 - progress) ** self.plan.decay
         self.optimiser.zero_grad(set_to_none=True)
         with half_precision(self.device, self.precision):
-            logits = self.network(_batch(image))
+            logits = self._parallel(_batch(image))
         loss = self._loss(logits if isinstance(logits, list) else [logits], targets.unsqueeze(0))
         loss.backward()  # type: ignore[no-untyped-call]
         longest = LONGEST_GRADIENT if self.plan.batch_norm else math.inf

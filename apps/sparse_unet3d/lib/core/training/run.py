@@ -1,10 +1,11 @@
 """A training run: epochs, scores on held-out slices, publishing, checkpoints."""
 
+import functools
 import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 import numpy as np
@@ -24,12 +25,13 @@ from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
 from lib.core.volumes.working_grid import WorkingGrid
 
-from .cases import TrainingCase, check_cases
+from .cases import TrainingCase, check_cases, digest
 from .checkpoint import Checkpoint
 from .evaluation import ScoredRegion, score_network
 from .learner import Learner, StepsMade
 from .options import TrainingOptions
 from .publishing import Publisher, fitting_model
+from .ranks import ALONE, Ranks
 from .report import TrainingReport
 
 VALIDATION_SHARE = 0.1
@@ -60,6 +62,7 @@ def train(
     machine: Machine,
     report: Callable[[TrainingReport], None],
     raise_if_stopping: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> TrainingReport:
     """Train a network, publishing it whenever it gets better on the held-out slices.
 
@@ -73,14 +76,16 @@ def train(
         options: what a person set.
         plan_options: what a person decided about the plan.
         machine: what to compute on.
-        report: called after each epoch.
+        report: called after each epoch, on rank 0.
         raise_if_stopping: called before each step and between tiles; to end the training, it raises ``Stopped``.
+        ranks: the processes that train together. Each calls this with the same arguments, with cases that it has read
+            itself, and with the same folder, into which only rank 0 writes.
 
     Returns:
         The last report.
 
     Raises:
-        InputError: the cases can't be trained on.
+        InputError: the cases can't be trained on, or another rank has others.
         Stopped: by ``raise_if_stopping``; the checkpoint holds every step that was made.
     """
     cases = [case for case in cases if np.any(case.annotation)]
@@ -91,11 +96,33 @@ def train(
             for case in cases
         ]
     check_cases(cases, scheme)
-    run = _start_run(cases, detected, scheme, folder, options, plan_options, machine, raise_if_stopping)
+    if not ranks.all_have(digest(cases)):
+        raise InputError("training: the annotations changed while several processes read them; train again")
+    start = ranks.by_first(lambda: _decide(cases, detected, scheme, folder, options, plan_options, machine))
+    run = _Run(cases, folder, options, plan_options, machine, start, raise_if_stopping, ranks)
+    if start.checkpoint:
+        run.continue_from(start.checkpoint)
     return run.go(report)
 
 
-def _start_run(
+@dataclass(frozen=True)
+class _Start:
+    """What is decided before a run.
+
+    Attributes:
+        checkpoint: what to continue from, if anything.
+        plan: the plan by which to train.
+        split: what to train on and what to hold out.
+        note: for people, why the last training isn't continued, if it isn't.
+    """
+
+    checkpoint: Checkpoint | None
+    plan: Plan
+    split: SliceSplit
+    note: str
+
+
+def _decide(
     cases: Sequence[TrainingCase],
     detected: Mapping[str, Detected],
     scheme: LabelScheme,
@@ -103,9 +130,8 @@ def _start_run(
     options: TrainingOptions,
     plan_options: PlanOptions,
     machine: Machine,
-    raise_if_stopping: Callable[[], None],
-) -> "_Run":
-    """Set up a run; continue an earlier one if the checkpoint allows it."""
+) -> _Start:
+    """Decide how a run starts; continue an earlier one if the checkpoint allows it."""
     channels = cases[0].volume.channels
     checkpoint, note = None, ""
     if options.start == "continue" and folder.checkpoint.is_file():
@@ -124,11 +150,7 @@ def _start_run(
         case.id: Painted(case.annotation, detected[case.id].slices, detected[case.id].stacked, _grid(case, plan))
         for case in cases
     }
-    split = hold_out(painted, scheme, options.seed, earlier)
-    run = _Run(cases, folder, options, plan_options, machine, plan, split, note, raise_if_stopping)
-    if checkpoint:
-        run.continue_from(checkpoint)
-    return run
+    return _Start(checkpoint, plan, hold_out(painted, scheme, options.seed, earlier), note)
 
 
 def _grid(case: TrainingCase, plan: Plan) -> WorkingGrid:
@@ -145,24 +167,28 @@ class _Run:
         options: TrainingOptions,
         plan_options: PlanOptions,
         machine: Machine,
-        plan: Plan,
-        split: SliceSplit,
-        note: str,
+        start: _Start,
         raise_if_stopping: Callable[[], None],
+        ranks: Ranks,
     ) -> None:
+        plan, split = start.plan, start.split
         self.folder, self.options, self.machine, self.plan, self.split = folder, options, machine, plan, split
-        self.note, self.raise_if_stopping = note, raise_if_stopping
+        self.note, self.raise_if_stopping, self.ranks = start.note, raise_if_stopping, ranks
         self.id = datetime.now(timezone.utc).isoformat(timespec="microseconds")
         self.epoch = 0
         self.steps = self.begun = 0
         self.seconds = 0.0
+        self.score: float | None = None
+        self.iou: dict[str, float | None] | None = None
+        # When the last checkpoint was saved, and how long that took.
+        self._saved = self._saving = 0.0
         # For each case, the annotation to train on and the one held out.
         parts = [split.part(case.id, case.annotation, _grid(case, plan)) for case in cases]
         volumes = []
         for case, (trained, _) in zip(cases, parts, strict=True):
             raise_if_stopping()
             volumes.append(prepare_training(case.volume, trained, plan))
-        self.learner = Learner(plan, volumes, machine.device, options.seed)
+        self.learner = Learner(plan, volumes, machine.device, options.seed, ranks)
         scored = [held_out if split.has_validation else trained for trained, held_out in parts]
         slices = split.validation if split.has_validation else split.training
 
@@ -195,7 +221,7 @@ class _Run:
         self.publisher = Publisher(
             folder, plan.scheme, cases[0].volume.channels, plan_options, machine, regions_by, raise_if_stopping
         )
-        self.publisher.look()
+        ranks.by_first(self.publisher.look)
 
     def _evaluation_interval(self, voxels: int) -> int:
         """Return the number of epochs between scores. Voxels decide, not seconds, so that runs can be repeated."""
@@ -243,42 +269,45 @@ class _Run:
             try:
                 return self._go(report)
             except Stopped:
-                self._save_checkpoint(finished=False)
+                # The others wait: when one process has ended, torchrun ends the rest by force.
+                self.ranks.by_first(lambda: self._save_checkpoint(finished=False))
                 raise
 
     def _go(self, report: Callable[[TrainingReport], None]) -> TrainingReport:
-        score: float | None = None
-        iou: dict[str, float | None] | None = None
-        saved = saving = 0.0
         while True:
             began, before = time.monotonic(), self.seconds
             made = self._train_epoch()
             self.seconds = before + time.monotonic() - began
-            finished = self._progress(self.epoch + 1) >= 1
-            if finished or is_evaluated(self.epoch + 1, self.evaluation_interval):
-                network = self.learner.result()
-                score, iou = score_network(
-                    network, self.plan, self.learner.precision, self.regions, self.machine, self.raise_if_stopping
-                )
-                model = self._model(network, score)
-                # Runs that published nothing also show whether more slices still help.
-                if not self.publisher.offer(model) and finished:
-                    self.folder.remember(model)
-                self.seconds = before + time.monotonic() - began
-            self.epoch, self.begun = self.epoch + 1, 0
-            if finished or time.monotonic() - saved >= saving / SAVING_SHARE:
-                saving = -time.monotonic()
-                self._save_checkpoint(finished)
-                saved = time.monotonic()
-                saving += saved
-            latest = self._report(made, score, iou, finished)
-            report(latest)
-            if finished:
+            latest = self.ranks.by_first(functools.partial(self._end_epoch, made, report))
+            self.epoch, self.begun = latest["epoch"], 0
+            if latest["finished"]:
                 return latest
 
-    def _report(
-        self, made: StepsMade, score: float | None, iou: dict[str, float | None] | None, finished: bool
-    ) -> TrainingReport:
+    def _end_epoch(self, made: StepsMade, report: Callable[[TrainingReport], None]) -> TrainingReport:
+        """Score and publish the network if it is time for that, save the checkpoint, and report."""
+        began, before = time.monotonic(), self.seconds
+        finished = self._progress(self.epoch + 1) >= 1
+        if finished or is_evaluated(self.epoch + 1, self.evaluation_interval):
+            network = self.learner.result()
+            self.score, self.iou = score_network(
+                network, self.plan, self.learner.precision, self.regions, self.machine, self.raise_if_stopping
+            )
+            model = self._model(network, self.score)
+            # Runs that published nothing also show whether more slices still help.
+            if not self.publisher.offer(model) and finished:
+                self.folder.remember(model)
+            self.seconds = before + time.monotonic() - began
+        self.epoch, self.begun = self.epoch + 1, 0
+        if finished or time.monotonic() - self._saved >= self._saving / SAVING_SHARE:
+            self._saving = -time.monotonic()
+            self._save_checkpoint(finished)
+            self._saved = time.monotonic()
+            self._saving += self._saved
+        latest = self._report(made, finished)
+        report(latest)
+        return latest
+
+    def _report(self, made: StepsMade, finished: bool) -> TrainingReport:
         best, published = self.publisher.score, self.publisher.run == self.id
         if best is None:
             message = "no model is published yet"
@@ -303,8 +332,8 @@ class _Run:
             "loss": made.loss,
             "waited": round(made.waited / made.seconds, 4) if made.waited else 0.0,
             "metric": self.metric,
-            "score": score,
-            "iou": iou,
+            "score": self.score,
+            "iou": self.iou,
             "best_metric": best or 0.0,
             "published": published,
             "finished": finished,
@@ -320,8 +349,7 @@ class _Run:
             self.seconds = before + time.monotonic() - began
             made = next(calls)
             self.steps, self.begun = first + made, begun + made
-            self.raise_if_stopping()
-            return self._progress(self.epoch)
+            return self.ranks.agree(self.raise_if_stopping, self._progress(self.epoch))
 
         made = self.learner.train(range(first, first + left), progress)
         self.steps, self.begun = first + left, begun + left

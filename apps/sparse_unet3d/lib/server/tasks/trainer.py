@@ -19,6 +19,7 @@ from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
 from lib.core.training.cases import TrainingCase, check_painted
 from lib.core.training.options import TrainingOptions
+from lib.core.training.ranks import ALONE, Ranks
 from lib.core.training.report import TrainingReport
 from lib.core.training.run import train
 from lib.server.conf import Conf
@@ -50,10 +51,12 @@ class Trainer(TrainTask):
     It doesn't use MONAI Label's BasicTrainTask, which publishes every new model whatever its score.
     """
 
-    def __init__(self, conf: Conf, on_report: Callable[[TrainingReport], None] = lambda _: None) -> None:
-        """Train by these settings; ``on_report`` is called after each epoch."""
+    def __init__(
+        self, conf: Conf, on_report: Callable[[TrainingReport], None] = lambda _: None, ranks: Ranks = ALONE
+    ) -> None:
+        """Train by these settings; ``on_report`` is called after each epoch, on rank 0 of the processes that train."""
         super().__init__("Learns from the annotated slices of all images")
-        self.conf, self.on_report = conf, on_report
+        self.conf, self.on_report, self.ranks = conf, on_report, ranks
         self.folder = ModelFolder(conf.models)
 
     def config(self) -> dict[str, Any]:
@@ -101,13 +104,13 @@ class Trainer(TrainTask):
         """
         options = read_options(request)
         cases, left_out = read_cases(datastore, self.conf.scheme)
-        for reason in left_out:
+        for reason in left_out if self.ranks.is_first else []:
             logger.error("Left out: %s", reason)
         if not cases and left_out:
             raise InputError(_and_left_out("training: none of the annotated images can be used", left_out))
         keep_freed_memory()
         with _Progress(self.folder, left_out, self.on_report) as progress:
-            machine = this_machine(self.conf.memory)
+            machine = self.ranks.share_of(this_machine(self.conf.memory))
             latest = train(
                 cases,
                 self.conf.scheme,
@@ -117,6 +120,7 @@ class Trainer(TrainTask):
                 machine,
                 progress.report,
                 raise_if_stopping,
+                self.ranks,
             )
         logger.info("Training has ended: %s", latest["message"])
         return dict(latest)
