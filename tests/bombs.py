@@ -10,6 +10,9 @@ from typing import Any
 import nibabel
 import numpy as np
 
+import nd2_files
+from lif_files import Series, framed, lif
+
 MANY = 1 << 23
 """Bytes of a file that is as small as a usual label, and far too large for a header."""
 
@@ -100,6 +103,21 @@ EMPTY_BLOCKS = gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * (MANY // 5)
 """Compressed by gzip in blocks that hold nothing."""
 
 COMPRESSED = "CompressedData = True"
+
+
+def lif_bomb(old: str = "", new: str = "") -> bytes:
+    """A LIF file of 4×3×2 whose XML is changed."""
+    whole = lif(Series("a", np.arange(24, dtype="<u2").reshape(2, 3, 4), "zyx"))
+    end = 13 + 2 * struct.unpack("<I", whole[9:13])[0]
+    return framed(whole[13:end].decode("utf-16-le").replace(old, new)) + whole[end:]
+
+
+def nd2_bomb(old: bytes = b"", new: bytes = b"", count: int = -1, **chunks: bytes) -> bytes:
+    """An ND2 file of 4×3×2 in which bytes, or the metadata with some names, are changed."""
+    changed = {name.encode() + b"LV!": content for name, content in chunks.items()}
+    array = np.arange(24, dtype="<u2").reshape(2, 3, 4, 1)
+    return nd2_files.chunks({**nd2_files.nd2_chunks(array), **changed}).replace(old, new, count)
+
 
 BOMBS: dict[str, Callable[[], bytes]] = {
     "declares 6 GB.nii": lambda: nifti((1500, 1000, 2000)),
@@ -208,6 +226,17 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "many planes.tif": lambda: tiff(PLANE, PLANE, text=ome("<TiffData/>", z=2**31)),
     "entities.tif": lambda: tiff(PLANE, text=b'<!DOCTYPE x [<!ENTITY a "aaaa">]><OME>&a;</OME>\0'),
     "deep XML.tif": lambda: tiff(PLANE, PLANE, text=ome("<a>" * (MANY // 4))),
+    "declares 6 GB.lif": lambda: lif_bomb('NumberOfElements="4"', 'NumberOfElements="500000000"'),
+    "many times.lif": lambda: lif_bomb('DimID="3" NumberOfElements="2"', 'DimID="4" NumberOfElements="2000000000"'),
+    "long XML.lif": lambda: lif_bomb()[:9] + b"\xff" * 4 + lif_bomb()[13:],
+    "entities.lif": lambda: lif_bomb("<LMS", '<!DOCTYPE x [<!ENTITY a "aaaa">]><LMS'),
+    "deep XML.lif": lambda: lif_bomb("<LMS", "<a>" * (MANY // 8) + "<LMS"),
+    "deep series.lif": lambda: lif_bomb("<Children>", "<Children>" + "<Element><Children>" * 50_000),
+    "declares 6 GB.nd2": lambda: nd2_bomb(b"i\0W\0i\0d\0t\0h\0\0\0\4\0\0\0", b"i\0W\0i\0d\0t\0h\0\0\0\0\0\0\x20"),
+    "inflates to 2 GB.nd2": lambda: nd2_bomb(ImageMetadata=b"L\0" + bytes(10) + zlib.compress(b"")[:2] + zeros(2)[10:]),
+    "long metadata.nd2": lambda: nd2_bomb(struct.pack("<IIQ", 0x0ABECEDA, 4072, 80)[:8], struct.pack("<II", 1, 1)),
+    "deep metadata.nd2": lambda: nd2_bomb(ImageMetadata=b"\x0b\1\0\0" * (MANY // 4)),
+    "text without end.nd2": lambda: nd2_bomb(ImageMetadata=b"\x08\1\0\0" + b"x\0" * (MANY // 4)),
     "long description.tif": lambda: tiff(PLANE, text=b"ImageJ=1.11a\nimages=1000000000\nslices=1000000000\n" * 9999),
 }
 """The content of each file by its name, whose ending says how it is read."""

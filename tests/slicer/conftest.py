@@ -78,7 +78,7 @@ def serve(server: Server, studies: Path) -> Iterator[Callable[..., None]]:
         wait_for(images or {re.sub(r"_\d{4}$", "", file.name.partition(".")[0]) for file in files})
 
     yield offer
-    for pattern in ("*.n*", "*.tif", "*.mhd", "*.raw"):
+    for pattern in ("*.n*", "*.tif", "*.lif", "*.mhd", "*.raw"):
         for file in studies.glob(pattern):
             file.unlink()
     for folder in (*studies.glob("*.zarr"), *studies.glob("image")):

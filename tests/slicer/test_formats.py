@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from annotator import Annotator
 from dicom_series import write_series
 from lib.core.labels import LabelScheme
+from lif_files import Series, lif
+from nd2_files import nd2
 from ome_zarr_files import multiscale, scale_of, translation_of, write_array, write_attributes
 from serving import SEGMENTS, SHAPE, Server, paint, publish, stored
 
@@ -81,6 +83,12 @@ def write(form: str, folder: Path) -> tuple[Path, int, NDArray[np.float64]]:
         place = np.diag([-SIZE[0], -SIZE[1], 2.0, 1.0])
         place[:3, 3] = (-10, -20, 30)
         return path, 1, place
+    if form == "LIF":
+        (folder / "image.lif").write_bytes(lif(Series("a", array.transpose(0, 3, 2, 1), "czyx")))
+        return folder / "image.lif", channels, affine()
+    if form.startswith("ND2"):
+        (folder / "image.nd2").write_bytes(nd2(array.T, size=(SIZE[0], SIZE[0], SIZE[2])))
+        return folder / "image.nd2", channels, affine() @ np.diag([1, SIZE[0] / SIZE[1], 1, 1])
     if form == "ImageJ":
         path, resolution = folder / "image.tif", (1 / SIZE[0], 1 / SIZE[1])
         metadata: dict[str, Any] = {"spacing": SIZE[2], "unit": "um", "axes": "ZYX"}
@@ -105,6 +113,8 @@ needs_zarr = pytest.mark.skipif(sys.version_info < (3, 11), reason="zarr 3 needs
         "left-handed .mhd",
         "left-handed .nhdr",
         "DICOM",
+        "LIF",
+        "ND2, 2 channels",
     ],
 )
 def test_paint_and_predictions(

@@ -12,7 +12,9 @@ from lib.core.errors import InputError
 from .analyze import AnalyzeSource
 from .dicom import DicomSource
 from .dicom_files import is_dicom_folder
+from .lif import LifSource
 from .meta_image import MetaImageHeaderSource, MetaImageSource
+from .nd2 import Nd2Source
 from .nifti import NiftiSource
 from .nrrd import NrrdHeaderSource, NrrdSource
 from .ome_zarr import OmeZarrSource
@@ -68,6 +70,8 @@ FORMATS = {
     ".ome.tiff": _TIFF,
     ".zarr": _ZARR,
     ".ome.zarr": _ZARR,
+    ".lif": Format(LifSource, images_in=LifSource.images_in, in_slicer=False),
+    ".nd2": Format(Nd2Source, images_in=Nd2Source.images_in, in_slicer=False),
 }
 """The formats, by file ending in lower case."""
 

@@ -19,11 +19,8 @@ from .tiff_file import opened
 from .tiff_pages import Sides, TiffPages
 from .tiff_voxel_size import imagej_voxel_size, ome_voxel_size
 from .volume import LPS_TO_RAS, Affine, Geometry
-from .voxel_order import copy_voxels, in_order_of_files
+from .voxel_order import BLOCK, copy_voxels, in_order_of_files
 from .voxel_size import note_without_metadata, size_without_metadata
-
-_BLOCK = 64
-"""Bytes along Z that are copied at a time; smaller steps than a line of the processor's cache take longer."""
 
 
 class TiffSource:
@@ -141,7 +138,7 @@ class TiffSource:
         sides |= {axis: sides[axis][side] for axis, side in zip("XYZ", box or whole, strict=True) if axis in sides}
         if "T" in sides:
             sides["T"] = range(self._time, self._time + 1)
-        along_z, step = sides.get("Z", range(1)), max(1, _BLOCK // self.geometry.dtype.itemsize)
+        along_z, step = sides.get("Z", range(1)), max(1, BLOCK // self.geometry.dtype.itemsize)
         for start in range(0, len(along_z), step):
             yield start, {**sides, **({"Z": along_z[start : start + step]} if "Z" in sides else {})}
 

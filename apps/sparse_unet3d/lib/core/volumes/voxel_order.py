@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+BLOCK = 64
+"""Bytes along Z that are copied at a time; smaller steps than a line of the processor's cache take longer."""
+
 
 def copy_voxels(source: NDArray[Any], to: NDArray[Any]) -> None:
     """Copy (X, Y, Z) into an array of the same shape, in any memory order.
