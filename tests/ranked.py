@@ -1,4 +1,4 @@
-"""Two processes in which tests train together, as torchrun starts them."""
+"""Two processes in which tests train together, as torchrun starts them. They compute on the processor."""
 
 import multiprocessing
 import os
@@ -33,7 +33,7 @@ class TwoRanks:
             self._started.append((process, ours))
 
     def __call__(self, work: Callable[..., Any], *arguments: Any, **environment: str) -> list[Any]:
-        """Call ``work(ranks, *arguments)``, a function of a module, in both processes with these variables.
+        """Call ``work(ranks, *arguments)``, a function of a module, in both processes with these environment variables.
 
         Returns:
             By rank, what it returned, or the exception that it raised; ``Died`` without either.
@@ -59,6 +59,7 @@ def _outcome(pipe: Connection) -> Any:
 
 
 def _serve(pipe: Connection) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     while True:
         work, arguments, environment = pipe.recv()
         pipe.send(_call(work, arguments, environment))

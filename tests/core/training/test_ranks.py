@@ -24,7 +24,7 @@ from lib.core.training import run as training
 from lib.core.training.cases import TrainingCase
 from lib.core.training.learner import Learner
 from lib.core.training.options import TrainingOptions
-from lib.core.training.ranks import ALONE, Ranks, joined
+from lib.core.training.ranks import ALONE, Ranks, joined, own_gpu
 from lib.core.volumes.volume import Volume
 from ranked import Died, TwoRanks
 
@@ -145,7 +145,7 @@ def train_until(ranks: Ranks, folder: Path, epochs: int) -> tuple[list[Any], dic
     with pytest.MonkeyPatch.context() as patch:
         if ranks.rank == 1:
             # Its clock runs ahead, but only that of rank 0 decides when the time is up.
-            patch.setattr(time, "monotonic", lambda: 10_000 * monotonic())
+            patch.setattr(time, "monotonic", lambda: 10**8 * monotonic())
         return train(ranks, folder, max_epochs=epochs, max_minutes=60)
 
 
@@ -162,7 +162,8 @@ def test_rank_0_judges_publishes_and_reports_and_any_number_of_ranks_continues(
     assert final == same == reports[-1]
     assert final["published"]
     assert final["finished"]
-    assert checkpoint(tmp_path)["steps"] == 6
+    kept = checkpoint(tmp_path)
+    assert kept["steps"] == kept["network"]["analysis.0.1.num_batches_tracked"] == 6
     assert ModelFolder(tmp_path).load(SCHEME).score == final["best_metric"]
     train(ALONE, tmp_path, max_epochs=1)
     assert checkpoint(tmp_path)["steps"] == 9
@@ -232,13 +233,14 @@ def test_what_rank_0_refuses_all_refuse(in_ranks: TwoRanks) -> None:
     assert [str(outcome) for outcome in in_ranks(refuse)] == ["no.nii: can't be read"] * 2
 
 
-def own_gpu(_: Ranks) -> str:
+def gpus(_: Ranks) -> str:
     return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def test_each_rank_sees_its_own_gpu(in_ranks: TwoRanks) -> None:
-    for seen, own in (("", ["0", "1"]), ("4,GPU-5", ["4", "GPU-5"]), ("4", ["4", "-1"])):
-        assert in_ranks(own_gpu, CUDA_VISIBLE_DEVICES=seen) == own
+    assert in_ranks(gpus, CUDA_VISIBLE_DEVICES="98,GPU-99") == ["98", "GPU-99"]
+    for visible, own in ((None, ["0", "1"]), ("4,7", ["4", "7"]), ("4", ["4", "-1"]), ("", ["", "-1"])):
+        assert [own_gpu(local_rank, visible) for local_rank in (0, 1)] == own
 
 
 def test_a_single_process_joins_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

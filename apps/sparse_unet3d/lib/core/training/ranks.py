@@ -121,6 +121,19 @@ ALONE = Ranks()
 """One process, as without torchrun."""
 
 
+def own_gpu(local_rank: int, visible: str | None) -> str:
+    """Return the value of ``CUDA_VISIBLE_DEVICES`` with which a rank sees its own GPU only, or none.
+
+    Args:
+        local_rank: number of the rank among those on this computer.
+        visible: the value that all of them have; None if the variable isn't set, and all GPUs can be seen.
+    """
+    if visible is None:
+        return str(local_rank)
+    names = visible.split(",")
+    return names[local_rank] if local_rank < len(names) else "-1"
+
+
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """Join the processes that torchrun has started, as its environment variables say; ``ALONE`` if there are no others.
@@ -136,8 +149,7 @@ def joined() -> Iterator[Ranks]:
         yield ALONE
         return
     ranks = Ranks(rank, count, local)
-    seen = environment[VISIBLE].split(",") if environment.get(VISIBLE) else [str(number) for number in range(local)]
-    environment[VISIBLE] = seen[local_rank] if local_rank < len(seen) else "-1"
+    environment[VISIBLE] = own_gpu(local_rank, environment.get(VISIBLE))
     # torchrun leaves one thread to each process, however many cores there are.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
     device = default_device()
