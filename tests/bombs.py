@@ -1,16 +1,20 @@
 """Small files that make careless readers allocate gigabytes, loop without end, or read other files."""
 
 import gzip
+import io
 import struct
 import zlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import h5py
 import nibabel
 import numpy as np
 
 import nd2_files
+from czi_files import Block, czi
+from imaris_files import characters, write_imaris
 from lif_files import Series, framed, lif
 
 MANY = 1 << 23
@@ -117,6 +121,28 @@ def nd2_bomb(old: bytes = b"", new: bytes = b"", count: int = -1, **chunks: byte
     changed = {name.encode() + b"LV!": content for name, content in chunks.items()}
     array = np.arange(24, dtype="<u2").reshape(2, 3, 4, 1)
     return nd2_files.chunks({**nd2_files.nd2_chunks(array), **changed}).replace(old, new, count)
+
+
+def czi_bomb(metadata: str | None = None, **at: int) -> bytes:
+    """A CZI file of 4×3×2 with metadata, and another tile at some place."""
+    planes = np.arange(24, dtype="<u2").reshape(2, 3, 4)
+    return czi(
+        [*(Block(plane, {"Z": z}) for z, plane in enumerate(planes)), Block(planes[0], {"Z": 0, **at})], metadata
+    )
+
+
+def imaris_bomb(size: int, chunk: bytes) -> bytes:
+    """An Imaris file of 4×4×4 that declares a size along each axis, and whose chunk is stored as these bytes."""
+    file = io.BytesIO()
+    write_imaris(file, [np.ones((1, 1, 4, 4, 4), np.uint16)])
+    with h5py.File(file, "a") as content:
+        group = content["DataSet/ResolutionLevel 0/TimePoint 0/Channel 0"]
+        del group["Data"]
+        data = group.create_dataset("Data", (size,) * 3, np.uint16, chunks=(4, 4, 4), compression="gzip")
+        data.id.write_direct_chunk((0, 0, 0), chunk)
+        for axis in "XYZ":
+            group.attrs[f"ImageSize{axis}"] = characters(size)
+    return file.getvalue()
 
 
 BOMBS: dict[str, Callable[[], bytes]] = {
@@ -237,6 +263,17 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "long metadata.nd2": lambda: nd2_bomb(struct.pack("<IIQ", 0x0ABECEDA, 4072, 80)[:8], struct.pack("<II", 1, 1)),
     "deep metadata.nd2": lambda: nd2_bomb(ImageMetadata=b"\x0b\1\0\0" * (MANY // 4)),
     "text without end.nd2": lambda: nd2_bomb(ImageMetadata=b"\x08\1\0\0" + b"x\0" * (MANY // 4)),
+    "declares 16 EB.czi": lambda: czi_bomb(X=2**31 - 10, Y=2**31 - 10),
+    "many planes.czi": lambda: czi_bomb(Z=2**31 - 10),
+    "many times.czi": lambda: czi_bomb(T=2**31 - 10),
+    "many channels.czi": lambda: czi_bomb(C=2**31 - 10),
+    "inflates to 2 GB.czi": lambda: czi(
+        [Block(np.broadcast_to(np.uint16(0), (1 << 14, 1 << 14)), {"Z": z}, 1, 5, b"1") for z in range(4)]
+    ),
+    "entities.czi": lambda: czi_bomb('<!DOCTYPE x [<!ENTITY a "aaaa">]><ImageDocument>&a;</ImageDocument>'),
+    "deep XML.czi": lambda: czi_bomb("<a>" * (MANY // 4)),
+    "declares 6 GB.ims": lambda: imaris_bomb(1500, zlib.compress(bytes(128))),
+    "inflates to 2 GB.ims": lambda: imaris_bomb(4, zlib.compress(b"")[:2] + zeros(2)[10:]),
     "long description.tif": lambda: tiff(PLANE, text=b"ImageJ=1.11a\nimages=1000000000\nslices=1000000000\n" * 9999),
 }
 """The content of each file by its name, whose ending says how it is read."""

@@ -12,6 +12,7 @@ import torch
 
 from annotator import Annotator
 from lib.core.labels import LabelScheme
+from lib.core.volumes.formats import endings
 from serving import Server, publish
 
 
@@ -78,8 +79,8 @@ def serve(server: Server, studies: Path) -> Iterator[Callable[..., None]]:
         wait_for(images or {re.sub(r"_\d{4}$", "", file.name.partition(".")[0]) for file in files})
 
     yield offer
-    for pattern in ("*.n*", "*.tif", "*.lif", "*.mhd", "*.raw"):
-        for file in studies.glob(pattern):
+    for ending in (*endings(), ".raw"):
+        for file in filter(Path.is_file, studies.glob(f"*{ending}")):
             file.unlink()
     for folder in (*studies.glob("*.zarr"), *studies.glob("image")):
         shutil.rmtree(folder)

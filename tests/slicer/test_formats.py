@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from annotator import Annotator
+from czi_files import Block, write_czi, xml
 from dicom_series import write_series
+from imaris_files import write_imaris
 from lib.core.labels import LabelScheme
 from lif_files import Series, lif
 from nd2_files import nd2
@@ -89,6 +91,12 @@ def write(form: str, folder: Path) -> tuple[Path, int, NDArray[np.float64]]:
     if form.startswith("ND2"):
         (folder / "image.nd2").write_bytes(nd2(array.T, size=(SIZE[0], SIZE[0], SIZE[2])))
         return folder / "image.nd2", channels, affine() @ np.diag([1, SIZE[0] / SIZE[1], 1, 1])
+    if form.startswith("CZI"):
+        blocks = [Block(array[c, :, :, z].T, {"C": c, "Z": z}) for c, z in np.ndindex(channels, SHAPE[2])]
+        return write_czi(folder / "image.czi", blocks, xml(*SIZE)), channels, affine()
+    if form == "Imaris":
+        path = write_imaris(folder / "image.ims", [array[None]], high=tuple(np.multiply(SIZE, SHAPE)))
+        return path, channels, affine(place=tuple(np.array(SIZE) / 2))
     if form == "ImageJ":
         path, resolution = folder / "image.tif", (1 / SIZE[0], 1 / SIZE[1])
         metadata: dict[str, Any] = {"spacing": SIZE[2], "unit": "um", "axes": "ZYX"}
@@ -110,6 +118,8 @@ needs_zarr = pytest.mark.skipif(sys.version_info < (3, 11), reason="zarr 3 needs
         "TIFF without size",
         pytest.param("OME-Zarr 0.4", marks=needs_zarr),
         pytest.param("OME-Zarr 0.5 2 channels", marks=needs_zarr),
+        "CZI, 2 channels",
+        "Imaris",
         "left-handed .mhd",
         "left-handed .nhdr",
         "DICOM",

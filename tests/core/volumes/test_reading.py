@@ -57,7 +57,7 @@ RANDOM = np.random.default_rng(0).integers(0, 9999, (20, 20, 20)).astype(np.int1
 
 BAD_VOLUMES = {
     "missing": (lambda d: d / "image.nii", "no such file"),
-    "unknown ending": (lambda d: d / "image.czi", "unknown file ending"),
+    "unknown ending": (lambda d: d / "image.dv", "unknown file ending"),
     "2-D": (lambda d: save_nifti(d / "image.nii", numbers((5, 6))), "2-D"),
     "one slice": (lambda d: save_nifti(d / "image.nii", numbers((5, 6, 1))), "2-D"),
     "one slice with channels": (lambda d: save_nifti(d / "image.nii", numbers((5, 6, 1, 3))), "2-D"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imaris_files import write_imaris
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.server.store.datastore import AnnotationStore
@@ -19,13 +20,14 @@ def test_other_images_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     voxels = np.ones((2, 3, 4, 5), np.uint16)
     (tmp_path / "b.lif").write_bytes(lif(Series("x", voxels, "tzyx")))
     (tmp_path / "c.nd2").write_bytes(nd2(voxels))
-    for package in ("liffile", "nd2"):
+    write_imaris(tmp_path / "d.ims", [voxels[:, None]])
+    for package in ("liffile", "nd2", "h5py"):
         monkeypatch.setitem(sys.modules, package, None)
     store = AnnotationStore(str(tmp_path), LabelScheme(("inside",), "outside"))
-    assert sorted(store.list_images()) == ["a", "b", "c"]
+    assert sorted(store.list_images()) == ["a", "b", "c", "d"]
     assert store.header_notes() == []
     store.check_image("a")
-    for image, package in (("b", "liffile"), ("c", "nd2")):
+    for image, package in (("b", "liffile"), ("c", "nd2"), ("d", "h5py")):
         with pytest.raises(InputError, match=rf"{image}\..* needs the package {package}; .* press Next Sample again"):
             store.check_image(image)
         assert store.is_unreadable(image)

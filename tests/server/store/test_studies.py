@@ -85,7 +85,7 @@ def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_each_kind_of_file_comes_with_advice(tmp_path: Path) -> None:
-    for name in ("a.lsm", "b.CZI", "c.mgz", "d.zip", "notes.txt", "e.json", ".hidden.mha", "x.nii.gz", "x.nrrd"):
+    for name in ("a.lsm", "b.OIB", "c.mgz", "d.zip", "notes.txt", "e.json", ".hidden.mha", "x.nii.gz", "x.nrrd"):
         (tmp_path / name).touch()
     (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
     (tmp_path / "README").write_text("DICM")
@@ -97,12 +97,12 @@ def test_each_kind_of_file_comes_with_advice(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     lines = describe_unused(tmp_path, {"x.nii.gz"})
     assert [line.split(": ")[0] for line in lines] == [
-        "1 .czi file (b.CZI)",
         "1 .dcm file (IM0001)",
         "1 .dcm file in subfolders (p/q/1.dcm)",
         "1 .lsm file (a.lsm)",
         "1 .mgz file (c.mgz)",
         "1 .n5 folder (f.n5)",
+        "1 .oib file (b.OIB)",
         "2 .seg.nrrd files (s.nrrd, t.seg.nii.gz)",
         "1 .zip file (d.zip)",
         "1 volume (x.nrrd)",

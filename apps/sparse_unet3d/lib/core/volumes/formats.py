@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from lib.core.errors import InputError
 
 from .analyze import AnalyzeSource
+from .czi import CziSource
 from .dicom import DicomSource
 from .dicom_files import is_dicom_folder
+from .imaris import ImarisSource
 from .lif import LifSource
 from .meta_image import MetaImageHeaderSource, MetaImageSource
 from .nd2 import Nd2Source
@@ -72,6 +74,8 @@ FORMATS = {
     ".ome.zarr": _ZARR,
     ".lif": Format(LifSource, images_in=LifSource.images_in, in_slicer=False),
     ".nd2": Format(Nd2Source, images_in=Nd2Source.images_in, in_slicer=False),
+    ".czi": Format(CziSource, images_in=CziSource.images_in, in_slicer=False),
+    ".ims": Format(ImarisSource, images_in=ImarisSource.images_in, in_slicer=False),
 }
 """The formats, by file ending in lower case."""
 

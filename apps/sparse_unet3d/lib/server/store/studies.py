@@ -35,8 +35,7 @@ FROM_SLICER = "save each as .nrrd or .nii.gz from 3D Slicer"
 
 ADVICE = {
     ".dcm .ima dicomdir": "DICOM: put the files of each patient or series into a folder of their own",
-    ".lsm .czi .nd2 .lif .oib .oif .oir .ims .vsi .stk .ics": "save each as .nrrd from Fiji (File > Save As "
-    "> Nrrd) or 3D Slicer",
+    ".lsm .oib .oif .oir .vsi .stk .ics": "save each as .nrrd from Fiji (File > Save As > Nrrd) or 3D Slicer",
     ".seg.nrrd": "segmentations, not images: put each into labels/final, named like its image",
     ".img .mgz .mgh .mnc .vtk .vti .gipl .nii.bz2": FROM_SLICER,
     ".n5": "save the level to work on as .nrrd from Fiji",
