@@ -51,13 +51,22 @@ def prepare_image(volume: Volume, plan: Plan) -> tuple[Tensor, WorkingGrid]:
     Raises:
         InputError: the volume has another number of channels than the plan.
     """
-    if volume.channels != plan.channels:
-        raise InputError(
-            f"the image has {volume.channels} channel(s), the model was trained on {plan.channels}; "
-            "choose images recorded in the same way, or train a model on these"
-        )
+    check_channels(volume.channels, plan)
     grid = WorkingGrid.of(volume.shape, volume.spacing, plan.spacing)
     return torch.as_tensor(grid.image(scale_intensity(volume.array))), grid
+
+
+def check_channels(channels: int, plan: Plan) -> None:
+    """Refuse an image with another number of channels than the plan.
+
+    Raises:
+        InputError: names both numbers.
+    """
+    if channels != plan.channels:
+        raise InputError(
+            f"the image has {channels} channel(s), the model was trained on {plan.channels}; "
+            "choose images recorded in the same way, or train a model on these"
+        )
 
 
 def prepare_training(volume: Volume, annotation: NDArray[np.uint8], plan: Plan) -> TrainingVolume:

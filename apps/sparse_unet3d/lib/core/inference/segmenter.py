@@ -2,19 +2,22 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from lib.core.data.large_image import LargeImage
 from lib.core.data.preparation import PreparedImage
 from lib.core.device.machine import Machine, is_out_of_memory
 from lib.core.device.precision import half_precision, precision_on
 from lib.core.errors import InputError
 from lib.core.network.evaluator import WholeTiles
+from lib.core.network.mirroring import Image
 from lib.core.plan.plan import Plan
 from lib.core.volumes.volume import Volume
 from lib.core.volumes.working_grid import WorkingGrid
@@ -28,6 +31,11 @@ Result = TypeVar("Result")
 
 Place = tuple[NDArray[np.int64], ...]
 """Indices of some voxels along each axis of a volume's own grid."""
+
+NativeBox = tuple[slice, slice, slice]
+"""A box of a volume's own voxels."""
+
+Labels = NDArray[np.uint8]
 
 SMALLEST_SHARE = 16
 """Out of memory, half of the memory is tried, then a quarter, … down to one part in this many."""
@@ -106,16 +114,43 @@ class Segmenter:
 
         return self._predict(image, machine, labels)
 
+    def segment_boxes(
+        self, image: LargeImage, boxes: Iterable[NativeBox], machine: Machine, done: Callable[[NativeBox, Labels], None]
+    ) -> None:
+        """Segment boxes of a volume that stays in its file.
+
+        Args:
+            image: prepared by the plan of this network.
+            boxes: of the volume's voxels. Larger ones are cheaper, since each needs voxels around it.
+            machine: what to compute on.
+            done: called with each box and its labels, the same as from ``segment``.
+
+        Raises:
+            InputError: the image is damaged, or memory is too short for the smallest tile.
+        """
+        waiting = deque(boxes)
+
+        def segment(tiling: Tiling) -> None:
+            while waiting:
+                done(waiting[0], _labels_in_box(image, tiling, waiting[0]))
+                waiting.popleft()
+
+        self._try(image.name, image, machine, segment)
+
     def _predict(self, image: PreparedImage, machine: Machine, predict: Callable[[Tiling], Result]) -> Result:
+        return self._try(image.name, image.image, machine, predict)
+
+    def _try(self, name: str, image: Image, machine: Machine, predict: Callable[[Tiling], Result]) -> Result:
+        """Call ``predict`` with the image's tiles; if memory is short, again with smaller ones, and then on the CPU."""
         least = machine.memory // SMALLEST_SHARE
         while True:
             try:
-                return predict(self._tiling(image.image, machine))
+                return predict(self._tiling(image, machine))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 logger.warning(
-                    "%s: out of memory on %s with tiles for %.1f GB", image.name, machine.device, machine.memory / 1e9
+                    "%s: out of memory on %s with tiles for %.1f GB", name, machine.device, machine.memory / 1e9
                 )
             if machine.device == "cuda":
                 torch.cuda.empty_cache()
@@ -127,11 +162,11 @@ class Segmenter:
                 least = machine.memory // SMALLEST_SHARE
             else:
                 raise InputError(
-                    f"{image.name}: memory doesn't suffice to segment it, even in small tiles; close other programs, "
+                    f"{name}: memory doesn't suffice to segment it, even in small tiles; close other programs, "
                     "or train with a smaller --conf width"
                 )
 
-    def _tiling(self, image: Tensor, machine: Machine) -> Tiling:
+    def _tiling(self, image: Image, machine: Machine) -> Tiling:
         """Prepare the network for an image (C, *working)."""
         plan, device = self.plan, machine.device
         tiles, precision = plan.architecture.tiles, precision_on(device, self.precision)
@@ -197,3 +232,16 @@ def _labels_at(
     if image.outside is not None:
         found[image.outside[place]] = 0
     return found
+
+
+def _labels_in_box(image: LargeImage, tiling: Tiling, box: NativeBox) -> NDArray[np.uint8]:
+    if image.grid.is_native:
+        labels = tiling.in_memory(box).labels(part=box)
+    else:
+        part = around(image.grid, tuple(np.array([side.start, side.stop - 1]) for side in box))
+        probabilities = tiling.in_memory(part).probabilities(part=part)
+        labels = image.grid.back_in_box(probabilities, part, box).argmax(dim=0).to(torch.uint8).numpy()
+    outside = image.outside(box)
+    if outside is not None:
+        labels[outside] = 0
+    return labels

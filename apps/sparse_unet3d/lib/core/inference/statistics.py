@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lib.core.network.architecture import Architecture
 from lib.core.network.batch_norm import (
@@ -16,13 +16,13 @@ from lib.core.network.batch_norm import (
     by_volume_statistics,
 )
 from lib.core.network.crop import channels_last
-from lib.core.network.mirroring import cut_tile
+from lib.core.network.mirroring import Image, cut_tile
 from lib.core.network.tile_sizes import TileSizes
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import SAMPLED, STATISTICS_WORK
 
 
-def settle_statistics(network: nn.Module, image: Tensor, plan: Plan, device: str) -> nn.Module:
+def settle_statistics(network: nn.Module, image: Image, plan: Plan, device: str) -> nn.Module:
     """Return a copy of the network, on ``device``, that normalises this image as the plan says.
 
     The plan also sets the tiles over which statistics of the volume are taken, so that labels don't depend on the free
@@ -44,7 +44,7 @@ def settle_statistics(network: nn.Module, image: Tensor, plan: Plan, device: str
     return settle(placed, replace(sample, given=channels_last(sample.given.to(device))), plan.architecture.compute)
 
 
-def sample_tiles(image: Tensor, tile: Sequence[int], most: int, architecture: Architecture) -> Sample:
+def sample_tiles(image: Image, tile: Sequence[int], most: int, architecture: Architecture) -> Sample:
     """Cut out the tiles over which an image's statistics are taken.
 
     If one tile covers the image, it is the only one. In a larger image, they are up to ``SAMPLED`` tiles that have no

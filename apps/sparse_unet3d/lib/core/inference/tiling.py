@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lib.core.network.evaluator import Evaluator
+from lib.core.network.mirroring import Image, mirror
 from lib.core.network.tile_choice import choose_tile
 from lib.core.network.tile_sizes import TileSizes
 
@@ -21,11 +22,33 @@ Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True, eq=False)
+class Window:
+    """A box of an image that is in memory, addressed like the whole image; see ``Image``.
+
+    Attributes:
+        voxels: (C, *box).
+        box: where it lies.
+        shape: (C, *spatial) of the whole image.
+    """
+
+    voxels: Tensor
+    box: Box
+    shape: tuple[int, ...]
+
+    def __getitem__(self, box: tuple[slice, ...]) -> Tensor:
+        """Return a box (C, *box) that lies in the window."""
+        channels, *sides = box
+        inside = (slice(s.start - own.start, s.stop - own.start) for s, own in zip(sides, self.box, strict=True))
+        here = (channels, *inside)
+        return self.voxels[here]
+
+
+@dataclass(frozen=True, eq=False)
 class Tiling:
     """An image that a network segments tile by tile. Only the requested part of the result is held in memory.
 
     Attributes:
-        image: (C, *spatial) float32 in 0 … 1.
+        image: (C, *spatial) float32 in 0 … 1, in memory or read when it is wanted.
         evaluator: the evaluator of the network, whose statistics are settled.
         tiles: the network's tile sizes.
         memory: bytes that the evaluator may take.
@@ -33,7 +56,7 @@ class Tiling:
             labels don't depend on the tile then, and memory limits its size.
     """
 
-    image: Tensor
+    image: Image
     evaluator: Evaluator
     tiles: TileSizes
     memory: int
@@ -100,6 +123,17 @@ class Tiling:
                     inside = (slice(side.start - a, side.stop - a) for side, a in zip(box, starts, strict=True))
                     here = (slice(None), *inside)
                     yield box, logits[here]
+
+    def in_memory(self, part: Box) -> "Tiling":
+        """Return the same tiling with what a part of the image depends on in memory, read once."""
+        tile = self._tile(part)
+        needed = []
+        for length, size, origins in zip(self.image.shape[1:], tile, self._origins(tile, part), strict=True):
+            first = origins[0] - self.tiles.context
+            seen = mirror(np.arange(first, origins[-1] - self.tiles.context + size), length, self.tiles)
+            needed.append(slice(int(seen.min()), int(seen.max()) + 1))
+        box = (slice(None), *needed)
+        return replace(self, image=Window(self.image[box], tuple(needed), tuple(self.image.shape)))
 
     def _with_progress(self, progress: Progress | None, part: Box | None) -> Iterator[tuple[Box, Tensor]]:
         """Yield boxes, counted from where the part begins, and their logits."""

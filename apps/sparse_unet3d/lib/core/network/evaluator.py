@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lib.core.device.precision import half_precision
 
 from .crop import channels_last
-from .mirroring import cut_tile
+from .mirroring import Image, cut_tile
 from .tile_sizes import TileSizes, layers
 
 RESERVE = 220 * 2**20
@@ -21,7 +21,7 @@ RESERVE = 220 * 2**20
 class Evaluator(Protocol):
     """Runs a network whose statistics are settled over the tiles of an image."""
 
-    def evaluate(self, image: Tensor, origin: Sequence[int], tile: Sequence[int]) -> Iterator[Tensor]:
+    def evaluate(self, image: Image, origin: Sequence[int], tile: Sequence[int]) -> Iterator[Tensor]:
         """Compute the logits of one tile.
 
         Args:
@@ -53,7 +53,7 @@ class WholeTiles:
         self._values_per_voxel = _values_per_voxel(network, dims=first.ndim - 2)
 
     @torch.inference_mode()
-    def evaluate(self, image: Tensor, origin: Sequence[int], tile: Sequence[int]) -> Iterator[Tensor]:
+    def evaluate(self, image: Image, origin: Sequence[int], tile: Sequence[int]) -> Iterator[Tensor]:
         """Compute the logits of one tile, in one piece; see ``Evaluator``."""
         given = channels_last(cut_tile(image, origin, tile, self.tiles).to(self.device))
         with half_precision(self.device.type, self.dtype):

@@ -6,6 +6,7 @@ multiple of the lattice. The poolings then see the same pairs in each period, an
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .tile_sizes import TileSizes
+
+
+class Image(Protocol):
+    """What tiles are cut from: a tensor (C, *spatial), or an image whose boxes are read when they are wanted."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """(C, *spatial)."""
+
+    def __getitem__(self, box: tuple[slice, ...], /) -> Tensor:
+        """Return a box (C, *box). The first slice takes all channels; the others have a start and a stop."""
 
 
 def period(length: int, tiles: TileSizes) -> int | None:
@@ -47,7 +59,7 @@ def _folded(positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     return np.where(folded < length, folded, 2 * (length - 1) - folded)
 
 
-def cut(image: Tensor, start: Sequence[int], size: Sequence[int], tiles: TileSizes) -> Tensor:
+def cut(image: Image, start: Sequence[int], size: Sequence[int], tiles: TileSizes) -> Tensor:
     """Cut a box out of an image, mirrored outside.
 
     Args:
@@ -59,15 +71,19 @@ def cut(image: Tensor, start: Sequence[int], size: Sequence[int], tiles: TileSiz
     Returns:
         (1, C, *size).
     """
-    for axis, (first, length) in enumerate(zip(start, size, strict=True), start=1):
-        if first == 0 and length == image.shape[axis]:
-            continue
-        positions = mirror(np.arange(first, first + length), image.shape[axis], tiles)
-        image = image.index_select(axis, torch.as_tensor(positions, device=image.device))
-    return image.unsqueeze(0)
+    positions = [
+        mirror(np.arange(first, first + length), whole, tiles)
+        for first, length, whole in zip(start, size, image.shape[1:], strict=True)
+    ]
+    needed = (slice(None), *(slice(int(along.min()), int(along.max()) + 1) for along in positions))
+    box = image[needed]
+    for axis, along in enumerate(positions, start=1):
+        if len(along) != box.shape[axis] or (np.diff(along) != 1).any():
+            box = box.index_select(axis, torch.as_tensor(along - along.min(), device=box.device))
+    return box.unsqueeze(0)
 
 
-def cut_tile(image: Tensor, origin: Sequence[int], tile: Sequence[int], tiles: TileSizes) -> Tensor:
+def cut_tile(image: Image, origin: Sequence[int], tile: Sequence[int], tiles: TileSizes) -> Tensor:
     """Cut an input tile, or the part of it that is computed, out of an image.
 
     Args:

@@ -21,7 +21,7 @@ from lib.core.device.precision import onednn_convolves
 
 from .crop import channels_last, layout_of
 from .evaluator import RESERVE
-from .mirroring import cut
+from .mirroring import Image, cut
 from .repetition import cropped, extended, given_shape
 from .tile_sizes import TileSizes, crops, shrinkage
 from .unet import UNet
@@ -67,7 +67,7 @@ class Slabs:
     def _placed(self, layer: Any) -> Any:
         return copy.deepcopy(layer).to(self.dtype, memory_format=layout_of(layer.weight)).requires_grad_(False)
 
-    def evaluate(self, image: Tensor, origin: Sequence[int], tile: Sequence[int]) -> Iterator[Tensor]:
+    def evaluate(self, image: Image, origin: Sequence[int], tile: Sequence[int]) -> Iterator[Tensor]:
         """Compute the logits of one tile, slab by slab; see ``Evaluator``."""
         first, *across = (start - self.tiles.context for start in origin)
         given = given_shape(image.shape[1:], tile, self.tiles)[1:]

@@ -58,6 +58,8 @@ class Plan:
         recipe: the recipe by which the plan was made.
         network: name of the architecture.
         loss: name of the loss.
+        voxel_size: median size of the training images' own voxels along each axis in mm; None in plans of earlier
+            versions.
     """
 
     scheme: LabelScheme
@@ -84,6 +86,7 @@ class Plan:
     recipe: Recipe = "quick"
     network: str = PAPER.name
     loss: str = "cross_entropy"
+    voxel_size: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         tiles = self.architecture.tiles
@@ -121,6 +124,7 @@ class Plan:
                 **values,
                 "scheme": LabelScheme(tuple(scheme["foreground"]), scheme["background"]),
                 "spacing": None if values["spacing"] is None else tuple(values["spacing"]),
+                "voxel_size": values.get("voxel_size") and tuple(values["voxel_size"]),
                 "tile": tuple(values["tile"]),
                 "test_tile": tuple(values.get("test_tile", PAPER_TILE)),
                 "augmentation": AugmentationSettings(

@@ -55,7 +55,8 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
         device: ``cpu`` or ``cuda``.
     """
     on_cpu = torch.device(device).type == "cpu"
-    spacing = options.spacing or _nearly_cubic(np.median([volume.spacing for volume in volumes], axis=0).tolist())
+    voxel_size = tuple(np.median([volume.spacing for volume in volumes], axis=0).tolist())
+    spacing = options.spacing or _nearly_cubic(voxel_size)
     largest = np.max([WorkingGrid.of(volume.shape, volume.spacing, spacing).working for volume in volumes], axis=0)
     network = architecture(options.network)
     tiles = network.tiles
@@ -72,6 +73,7 @@ def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptio
         test_tile=_choose_test_tile(network, largest.tolist(), width),
         network=options.network,
         loss=options.loss,
+        voxel_size=voxel_size,
     )
     if options.recipe == "paper":
         plan = as_in_paper(dataclasses.replace(plan, width=options.width or PAPER_WIDTH))

@@ -1,6 +1,8 @@
 """Scale the intensities of each channel to 0 … 1 by percentiles of its values."""
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,36 +37,61 @@ def scale_intensity(array: NDArray[Any]) -> NDArray[np.float32]:
     Returns:
         (C, X, Y, Z), values in [0, 1].
     """
-    scaled = np.zeros(array.shape, dtype=np.float32)
-    for channel, result in zip(array, scaled, strict=True):
-        low, high = _range(channel)
+    return scaled(array, [_range_of(channel) for channel in array])
+
+
+def _range_of(channel: NDArray[Any]) -> "Range":
+    return Range.of(_sample(channel), lambda: (channel.min(), channel.max()))
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values of a channel that become 0 and 1, both halved: the full range of values could overflow.
+
+    They are equal if the channel is constant.
+    """
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, sample: NDArray[Any], extremes: Callable[[], tuple[Any, Any]]) -> "Range":
+        """Choose the range of a channel.
+
+        Args:
+            sample: every n-th value of the channel, see ``sample_step``, in any order.
+            extremes: returns the least and the greatest of all its values. It is only called if the sample is constant
+                between the percentiles.
+        """
+        values = np.sort(sample)
+        starts = np.concatenate([[0], np.flatnonzero(values[1:] != values[:-1]) + 1])
+        lengths = np.diff(starts, append=len(values))
+        longest = int(lengths.argmax())
+        if CONSTANT_SHARE <= lengths[longest] / len(values) <= 1 - LEAST_REST:
+            constant = float(values[starts[longest]]) / 2
+            rest = np.delete(values, slice(starts[longest], starts[longest] + lengths[longest]))
+            low, high = _percentiles(rest)
+            if low < high:
+                return cls(*_with_constant(low, high, constant, float(rest[0]) / 2, float(rest[-1]) / 2))
+        low, high = _percentiles(values)
         if low == high:
+            low, high = (float(value) / 2 for value in extremes())
+        return cls(low, high)
+
+
+def scaled(array: NDArray[Any], ranges: Sequence[Range]) -> NDArray[np.float32]:
+    """Scale channels (C, X, Y, Z), or a box of them, by their ranges; values beyond them are clipped."""
+    scaled = np.zeros(array.shape, dtype=np.float32)
+    for channel, result, found in zip(array, scaled, ranges, strict=True):
+        if found.low == found.high:
             continue
         # In double precision until the offset is subtracted; slice by slice, since a volume of doubles is large.
         for values, to in zip(channel, result, strict=True):
             halves = np.multiply(values, 0.5, dtype=np.float64)
-            np.clip(halves, low, high, out=halves)
-            halves -= low
-            np.divide(halves, high - low, out=to, casting="unsafe")
+            np.clip(halves, found.low, found.high, out=halves)
+            halves -= found.low
+            np.divide(halves, found.high - found.low, out=to, casting="unsafe")
     return scaled
-
-
-def _range(channel: NDArray[Any]) -> tuple[float, float]:
-    """Return half of each value of a channel (X, Y, Z) that becomes 0 or 1. The full range could overflow."""
-    values = np.sort(_sample(channel))
-    starts = np.concatenate([[0], np.flatnonzero(values[1:] != values[:-1]) + 1])
-    lengths = np.diff(starts, append=len(values))
-    longest = int(lengths.argmax())
-    if CONSTANT_SHARE <= lengths[longest] / len(values) <= 1 - LEAST_REST:
-        constant = float(values[starts[longest]]) / 2
-        rest = np.delete(values, slice(starts[longest], starts[longest] + lengths[longest]))
-        low, high = _percentiles(rest)
-        if low < high:
-            return _with_constant(low, high, constant, float(rest[0]) / 2, float(rest[-1]) / 2)
-    low, high = _percentiles(values)
-    if low == high:
-        low, high = float(channel.min()) / 2, float(channel.max()) / 2
-    return low, high
 
 
 def _with_constant(low: float, high: float, constant: float, least: float, greatest: float) -> tuple[float, float]:
@@ -93,8 +120,17 @@ def _percentiles(values: NDArray[Any]) -> tuple[float, float]:
 
 def _sample(channel: NDArray[Any]) -> NDArray[Any]:
     """Return every n-th value of a channel (X, Y, Z), always the same ones."""
-    step = -(-channel.size // _SAMPLE)
+    return channel.reshape(-1)[:: sample_step(channel.size)]
+
+
+def sample_step(size: int) -> int:
+    """Return the n of "every n-th value" from which percentiles are computed, in C order of X, Y, Z.
+
+    Args:
+        size: number of a channel's values.
+    """
+    step = -(-size // _SAMPLE)
     # A step that shares a factor with the size could skip whole planes.
-    while math.gcd(step, channel.size) > 1:
+    while math.gcd(step, size) > 1:
         step += 1
-    return channel.reshape(-1)[::step]
+    return step

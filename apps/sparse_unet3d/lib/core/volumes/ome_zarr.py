@@ -8,7 +8,7 @@ import itertools
 import math
 import platform
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lib.core.errors import InputError
 
 from .ome_zarr_metadata import Image, images_of, inside, millimetres
-from .pyramid import choose_level, level_notes
+from .pyramid import choose_level, coarsest, level_notes
 from .source import Box, shape_of_box
 from .volume import LPS_TO_RAS, Geometry
 from .voxel_size import note_without_metadata, size_without_metadata
@@ -170,6 +170,7 @@ class OmeZarrSource:
 
     Attributes:
         geometry: the grid of the level that is used.
+        chunk: the sides of what is decoded at once, in voxels along X, Y, Z.
         notes: what to tell a person: a missing voxel size or unit, and the level if it isn't the finest.
         image: the metadata.
         levels: of the pyramid, the finest first.
@@ -177,11 +178,13 @@ class OmeZarrSource:
         time: the point in time.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wanted: Sequence[float] | None = None) -> None:
         """Open the image without reading voxels.
 
         Args:
             path: the folder; for one of several images in it, ``folder / NAME`` with a name of ``images_in``.
+            wanted: take the level by this spacing in mm along X, Y, Z, however many bytes it has. None: as the server
+                does, whose images are held in memory.
 
         Raises:
             InputError: no such image, one of several without a name, another version or layout, 2-D, unknown axes or
@@ -200,11 +203,15 @@ class OmeZarrSource:
         levels = [Level(root, self.image, number) for number in range(len(datasets) if has_scale else 1)]
         self.levels = tuple(sorted(levels, key=lambda level: math.prod(level.along(level.scale))))
         units, notes = self._units()
-        self.level = choose_level(
-            [level.along(level.scale) * units for level in self.levels],
-            [math.prod(level.shape) * level.channels * level.array.dtype.itemsize for level in self.levels],
-        )
+        spacings = [level.along(level.scale) * units for level in self.levels]
+        if wanted is None:
+            sizes = [math.prod(level.shape) * level.channels * level.array.dtype.itemsize for level in self.levels]
+            self.level = choose_level(spacings, sizes)
+        else:
+            self.level = coarsest(spacings, wanted)
         level = self.levels[self.level]
+        x, y, z = (level.array.chunks[level.letters.index(letter)] for letter in "xyz")
+        self.chunk = x, y, z
         affine = np.diag([*level.along(level.scale) * units, 1.0])
         affine[:3, 3] = level.along(level.translation) * units
         if not np.isfinite(affine).all() or np.diag(affine).min() < np.finfo(float).tiny:

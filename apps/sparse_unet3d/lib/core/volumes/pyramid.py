@@ -23,10 +23,20 @@ def choose_level(spacings: Sequence[NDArray[np.float64]], sizes: Sequence[int]) 
         spacings: of each level, the finest first, the size of its voxels along X, Y, Z in mm.
         sizes: of each level, the bytes of its voxels.
     """
-    wanted, levels, first = wanted_spacing(), range(len(spacings)), 0
-    if wanted is not None:
-        first = max((i for i in levels if (spacings[i] <= np.array(wanted) * (1 + 1e-6)).all()), default=0)
+    wanted, levels = wanted_spacing(), range(len(spacings))
+    first = 0 if wanted is None else coarsest(spacings, wanted)
     return next((i for i in levels[first:] if sizes[i] <= LARGEST_LEVEL), levels[-1])
+
+
+def coarsest(spacings: Sequence[NDArray[np.float64]], wanted: Sequence[float]) -> int:
+    """Return the number of the coarsest level whose voxels aren't larger than wanted, else of the finest.
+
+    Args:
+        spacings: see ``choose_level``.
+        wanted: largest voxels along X, Y, Z in mm.
+    """
+    fine = [number for number, size in enumerate(spacings) if (size <= np.array(wanted) * (1 + 1e-6)).all()]
+    return max(fine, default=0)
 
 
 def level_notes(geometry: Geometry, level: int) -> tuple[str, ...]:

@@ -1,15 +1,17 @@
 """The grid that the network works on: the volume's own, or a coarser one (as in the paper), or a finer one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Resize
+from monai.transforms import GaussianSmooth, Resize
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+
+from .source import Box
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,7 @@ class WorkingGrid:
             The lower one, the upper one, and the upper one's weight, 0 … 1, in a linear interpolation. Beyond the
             centres of the outermost working voxels, the outermost one counts alone.
         """
-        last = self.working[axis] - 1
-        at = np.clip((index + 0.5) * self.working[axis] / self.native[axis] - 0.5, 0, last)
-        low = at.astype(np.int64)
-        return low, np.minimum(low + 1, last), at - low
+        return _between(index, self.working[axis], self.native[axis])
 
     def reach(self, axis: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return, for each plane of the volume, the first and the last working plane that may take labels from it."""
@@ -98,6 +97,33 @@ class WorkingGrid:
             return image
         resize = Resize(self.working, mode="trilinear", align_corners=False, anti_aliasing=True)
         return np.asarray(resize(torch.as_tensor(image)), dtype=np.float32)
+
+    def image_box(self, read: Callable[[Box], NDArray[np.float32]], box: Box) -> NDArray[np.float32]:
+        """Resample a box of an image, to the same values as ``image``.
+
+        Args:
+            read: returns a box (C, *box) of the volume. It is called once, for the voxels that are needed.
+            box: of working voxels.
+        """
+        if self.is_native:
+            return read(box)
+        sigma = [max(0.0, (before / after - 1) / 2) for before, after in zip(self.native, self.working, strict=True)]
+        # MONAI cuts its Gaussian off at four standard deviations, at least at one voxel.
+        reach = [int(max(4 * width, 0.5) + 0.5) if any(sigma) else 0 for width in sigma]
+        along = [
+            _between(np.arange(side.start, side.stop), before, after)
+            for side, before, after in zip(box, self.native, self.working, strict=True)
+        ]
+        starts = [max(0, int(low[0]) - margin) for (low, _, _), margin in zip(along, reach, strict=True)]
+        stops = [
+            min(size, int(high[-1]) + 1 + margin)
+            for (_, high, _), margin, size in zip(along, reach, self.native, strict=True)
+        ]
+        x, y, z = map(slice, starts, stops)
+        values = torch.as_tensor(read((x, y, z)))
+        if any(sigma):
+            values = torch.as_tensor(GaussianSmooth(sigma)(values))
+        return _interpolated(values, along, starts).numpy()
 
     def annotation(self, annotation: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resample an annotation (*native) to (*working) so that no painted plane is lost between voxels.
@@ -156,9 +182,54 @@ class WorkingGrid:
             probabilities.unsqueeze(0), size=self.native, mode="trilinear", align_corners=False
         )[0]
 
+    def back_in_box(self, probabilities: Tensor, part: Sequence[slice], box: Box) -> Tensor:
+        """Resample class probabilities to a box of the volume, to the same values as ``back``.
+
+        Args:
+            probabilities: (classes, *part).
+            part: the working voxels that the box depends on, or more.
+            box: of the volume's voxels.
+        """
+        if self.is_native:
+            return probabilities
+        along = [self.neighbours(axis, np.arange(side.start, side.stop)) for axis, side in enumerate(box)]
+        return _interpolated(probabilities, along, [side.start for side in part])
+
     def slice_back(self, probabilities: Tensor, axis: int) -> Tensor:
         """Resample a slice's class probabilities (classes, *working without the axis) to the volume's own grid."""
         if self.is_native:
             return probabilities
         native = [size for other, size in enumerate(self.native) if other != axis]
         return functional.interpolate(probabilities.unsqueeze(0), size=native, mode="bilinear", align_corners=False)[0]
+
+
+def _between(index: NDArray[np.int64], others: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Any]:
+    """Return the two voxels between whose centres voxels of another grid over the same extent lie, along an axis.
+
+    Args:
+        index: of the voxels on their grid.
+        others: number of voxels of the grid to look in.
+        count: number of voxels of their own grid.
+
+    Returns:
+        As ``WorkingGrid.neighbours``.
+    """
+    at = np.clip((index + 0.5) * others / count - 0.5, 0, others - 1)
+    low = at.astype(np.int64)
+    return low, np.minimum(low + 1, others - 1), at - low
+
+
+def _interpolated(values: Tensor, along: Sequence[tuple[Any, Any, Any]], starts: Sequence[int]) -> Tensor:
+    """Interpolate values (C, *part) linearly, one axis after the other.
+
+    Args:
+        values: of a part of a grid.
+        along: for each axis the lower voxel, the upper voxel and the upper one's weight of each result.
+        starts: first voxel of the part along each axis.
+    """
+    for axis, ((low, high, share), start) in enumerate(zip(along, starts, strict=True), start=1):
+        below, above = (values.index_select(axis, torch.as_tensor(index - start)) for index in (low, high))
+        shape = [1] * values.ndim
+        shape[axis] = len(share)
+        values = below.lerp(above, torch.as_tensor(share, dtype=values.dtype).reshape(shape))
+    return values

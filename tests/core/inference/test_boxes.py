@@ -1,0 +1,86 @@
+"""Volumes that stay in their files are segmented box by box, with the labels of the whole."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from devices import on_each_device
+from lib.core.data.large_image import LargeImage
+from lib.core.device.machine import Machine
+from lib.core.inference import segmenter as module
+from lib.core.inference.segmenter import Segmenter
+from lib.core.labels import LabelScheme
+from lib.core.model.model import build_network
+from lib.core.network.batch_norm import Statistics
+from lib.core.network.unet import UNet
+from lib.core.plan.plan import Plan
+from lib.core.volumes.boxes import boxes
+from lib.core.volumes.ome_zarr import OmeZarrSource
+from lib.core.volumes.reading import read_volume
+from ome_zarr_files import save
+
+pytest.importorskip("zarr", reason="zarr needs Python 3.11")
+pytestmark = pytest.mark.slow
+
+PLAN = Plan(
+    LabelScheme(("ball", "shell"), "outside"), 1, None, width=2, tile=(132, 132, 116), test_tile=(108, 108, 100)
+)
+SHAPE = (70, 43, 31)
+
+
+def network() -> UNet:
+    torch.manual_seed(1)
+    net = build_network(PLAN).eval()
+    torch.nn.init.normal_(net.classify.weight, std=5)
+    return net
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Voxels of 1 mm. A corner wasn't recorded."""
+    array = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    array[60:, :9, :9] = np.nan
+    return save(tmp_path / "a.zarr", [array.T], "zyx", "0.5", [(1000, 1000, 1000)], chunks=(16, 16, 16))
+
+
+@on_each_device
+@pytest.mark.parametrize("spacing", [None, (2.0, 1.5, 1.0), (0.6, 1.0, 3.0)])
+@pytest.mark.parametrize("statistics", ["running", "tile", "mixed", "volume"])
+def test_boxes_get_the_labels_of_the_whole(
+    path: Path, spacing: tuple[float, ...] | None, statistics: Statistics, device: str
+) -> None:
+    plan = replace(PLAN, spacing=spacing, statistics=statistics)
+    segmenter, machine = Segmenter(network(), plan), Machine(device, 10**9)
+    volume = read_volume(path)
+    expected = segmenter.segment(volume, machine)
+    assert len(np.unique(expected)) > 1
+    assert volume.outside is not None
+    found = np.full(SHAPE, 255, np.uint8)
+    segmenter.segment_boxes(
+        LargeImage(OmeZarrSource(path), plan), boxes(SHAPE, (32, 24, 31)), machine, found.__setitem__
+    )
+    # Where two classes are equally probable, rounding decides.
+    assert np.mean(found != expected) < 1e-3
+    assert (found[volume.outside] == 0).all()
+
+
+def test_if_memory_is_short_the_boxes_that_are_done_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = replace(PLAN, statistics="running")
+    segmenter, image = Segmenter(network(), plan), LargeImage(OmeZarrSource(path), plan)
+    parts = list(boxes(SHAPE, (32, 24, 31)))
+    tried, done = [], []
+    segmented = module._labels_in_box
+
+    def scarce(*arguments):  # type: ignore[no-untyped-def]
+        tried.append(arguments[2])
+        if len(tried) == 2:
+            raise MemoryError
+        return segmented(*arguments)
+
+    monkeypatch.setattr(module, "_labels_in_box", scarce)
+    segmenter.segment_boxes(image, parts, Machine("cpu", 10**9), lambda box, _: done.append(box))
+    assert done == parts
+    assert tried == [*parts[:2], *parts[1:]]
