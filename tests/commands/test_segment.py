@@ -15,13 +15,17 @@ import pytest
 import tifffile
 import torch
 
-from lib.commands.segment import model_file, plan_tasks, segment_all
+from lib.commands.segment import model_file, plan_tasks, segment_all, segment_one
 from lib.core.device.machine import Machine
 from lib.core.errors import InputError
+from lib.core.inference import large
 from lib.core.inference.segmenter import Segmenter
 from lib.core.labels import LabelScheme
 from lib.core.model.model import Model
+from lib.core.volumes import growing_labels
+from lib.core.volumes.ome_zarr import OmeZarrSource
 from lib.core.volumes.reading import read_volume
+from ome_zarr_files import save
 from project import APP
 from serving import SHAPE, publish, write_image
 
@@ -85,11 +89,66 @@ def test_only_what_has_changed_is_segmented_again(project: Path, tmp_path: Path)
     assert segment(project, out)["a"]["status"] == "done"
 
 
+@pytest.fixture
+def zarr_image(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An OME-Zarr image that is segmented in four boxes."""
+    pytest.importorskip("zarr", reason="zarr needs Python 3.11")
+    monkeypatch.setattr(growing_labels, "CHUNK", 16)
+    monkeypatch.setattr(large, "CHUNK", 16)
+    monkeypatch.setattr(large, "MOST", 16**3)
+    array = np.random.default_rng(6).integers(0, 400, SHAPE[::-1]).astype(np.uint16)
+    return save(project / "z.ome.zarr", [array], "zyx", "0.5", [(1, 0.5, 0.5)], chunks=(8, 8, 8))
+
+
+def test_an_ome_zarr_image_gets_a_label_image(project: Path, zarr_image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = segment(project, out, 1, zarr_image)["z"]
+    assert result["out"] == str(out / "z.ome.zarr")
+    found = OmeZarrSource(out / "z.ome.zarr")
+    np.testing.assert_array_equal(found.read()[0], expected(project, "z.ome.zarr"))
+    np.testing.assert_allclose(found.geometry.affine, OmeZarrSource(zarr_image).geometry.affine)
+    values = {"outside": 0, "inside": 1, "tubule": 2}
+    assert result["voxels"] == {name: int((found.read() == value).sum()) for name, value in values.items()}
+    assert segment(project, out, 1, zarr_image)["z"]["status"] == "up to date"
+    chunk = next(path for path in (zarr_image / "0").rglob("*") if path.is_file() and path.name != "zarr.json")
+    chunk.write_bytes(chunk.read_bytes()[:-3])
+    result = segment(project, out, 1, zarr_image)["z"]
+    assert result["status"] == "failed"
+    assert str(chunk) in result["message"]
+
+
+def test_a_large_image_goes_on_after_an_interrupt(
+    project: Path, zarr_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, done, told = tmp_path / "out", list[Any](), list[tuple[str, float]]()
+    written = growing_labels.GrowingLabels.write
+
+    def write(self: Any, box: Any, labels: Any) -> None:
+        if len(done) == 2:
+            done.append(None)
+            raise KeyboardInterrupt
+        done.append(box)
+        written(self, box, labels)
+
+    monkeypatch.setattr(growing_labels.GrowingLabels, "write", write)
+    tasks, _ = plan_tasks([zarr_image], project, out, 1)
+    with pytest.raises(KeyboardInterrupt):
+        segment_one(tasks[0])
+    assert not (out / "z.ome.zarr").exists()
+    result = segment_one(tasks[0], lambda what, fraction: told.append((what, fraction)))
+    assert result["status"] == "done"
+    assert len(done) == len({str(box) for box in done}) == 5
+    segmenting = [fraction for what, fraction in told if what == "segmenting"]
+    assert segmenting[0] > 0.4
+    assert segmenting[-1] == 1
+    np.testing.assert_array_equal(OmeZarrSource(out / "z.ome.zarr").read()[0], expected(project, "z.ome.zarr"))
+
+
 def test_an_image_with_other_channels_fails_alone(project: Path, tmp_path: Path) -> None:
     write_image(project / "c.nii.gz", (*SHAPE, 2))
     results = segment(project, tmp_path / "out", 1, project / "a.nii.gz", project / "c.nii.gz")
     assert [result["status"] for result in results.values()] == ["done", "failed"]
-    assert "2 channels, but the model takes 1" in results["c"]["message"]
+    assert "2 channel(s), the model was trained on 1" in results["c"]["message"]
 
 
 def test_what_cannot_be_segmented_is_refused_before_anything_is(project: Path, tmp_path: Path) -> None:

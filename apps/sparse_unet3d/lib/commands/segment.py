@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from lib.core.device.memory import free_memory
 from lib.core.device.this_machine import this_machine
 from lib.core.errors import InputError
 from lib.core.files import remove_abandoned, write_json
+from lib.core.inference.large import segment_large
 from lib.core.inference.segmenter import Segmenter
 from lib.core.model.model import Model
 from lib.core.parallel import each_in_processes
 from lib.core.volumes.formats import FORMATS, ending_of, file_of, format_of, split_ending
 from lib.core.volumes.image_files import ImageFiles, images_in, is_image, with_data_file
+from lib.core.volumes.ome_zarr import OmeZarrSource
 from lib.core.volumes.reading import read_volume, write_label_map
 
 MEMORY_OF_WORKER = 4 * 10**9
@@ -91,7 +93,12 @@ def model_file(path: Path) -> Path:
     return found[0]
 
 
-def segment_all(tasks: Sequence[Task], workers: int, done: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+def segment_all(
+    tasks: Sequence[Task],
+    workers: int,
+    done: Callable[[dict[str, Any]], None],
+    progress: Callable[[str, float], None] | None = None,
+) -> list[dict[str, Any]]:
     """Segment images; return what became of each, sorted by name.
 
     Args:
@@ -99,12 +106,14 @@ def segment_all(tasks: Sequence[Task], workers: int, done: Callable[[dict[str, A
         workers: how many processes.
         done: called with what became of an image: ``image``; ``status``, which is ``done``, ``up to date`` or
             ``failed``; ``out`` or ``message``; ``seconds``; and ``voxels`` of each class.
+        progress: called with what is done to an image and the fraction done, if this process does the work.
     """
     results = []
     for folder in {task.out.parent for task in tasks}:
         if folder.is_dir():
             remove_abandoned(folder)
-    for task, outcome in each_in_processes(segment_one, tasks, workers):
+    work = partial(segment_one, progress=progress) if progress and workers <= 1 else segment_one
+    for task, outcome in each_in_processes(work, tasks, workers):
         if isinstance(outcome, Exception):
             known = isinstance(outcome, (InputError, OSError))
             message = str(outcome) if known else f"{type(outcome).__name__}: {outcome}"
@@ -114,8 +123,10 @@ def segment_all(tasks: Sequence[Task], workers: int, done: Callable[[dict[str, A
     return sorted(results, key=lambda result: str(result["image"]))
 
 
-def segment_one(task: Task) -> dict[str, Any]:
+def segment_one(task: Task, progress: Callable[[str, float], None] = lambda _what, _fraction: None) -> dict[str, Any]:
     """Segment an image, unless its result is up to date; return what became of it, see ``segment_all``.
+
+    An OME-Zarr image is segmented box by box. If that was interrupted, it goes on.
 
     Raises:
         InputError: the image or the model can't be used.
@@ -128,23 +139,22 @@ def segment_one(task: Task) -> dict[str, Any]:
     if task.out.exists() and (known := _read(record)).get("made_from") == made_from:
         return {**known["result"], "status": "up to date"}
     began = time.monotonic()
-    volume = read_volume(task.path)
-    if volume.channels != model.plan.channels:
-        raise InputError(
-            f"{task.path}: {volume.channels} channels, but the model takes {model.plan.channels}; choose images "
-            "recorded in the same way"
-        )
-    machine = this_machine(task.memory)
-    labels = Segmenter(model.network, model.plan, model.precision).segment(volume, machine)
-    write_label_map(task.out, labels, volume.affine)
+    segmenter, machine = Segmenter(model.network, model.plan, model.precision), this_machine(task.memory)
+    if format_of(task.path).open is OmeZarrSource:
+        source = OmeZarrSource(task.path, model.plan.spacing or model.plan.voxel_size)
+        voxels = segment_large(segmenter, source, task.out, machine, made_from, progress)
+    else:
+        volume = read_volume(task.path)
+        labels = segmenter.segment(volume, machine, lambda fraction: progress("segmenting", fraction))
+        write_label_map(task.out, labels, volume.affine)
+        voxels = dict(enumerate(np.bincount(labels.ravel()).tolist()))
     names = [model.plan.scheme.background, *model.plan.scheme.foreground]
-    counts = np.bincount(labels.ravel(), minlength=len(names)).tolist()
     result = {
         "image": task.image,
         "status": "done",
         "out": str(task.out),
         "seconds": round(time.monotonic() - began, 1),
-        "voxels": dict(zip(names, counts, strict=True)),
+        "voxels": {name: voxels.get(value, 0) for value, name in enumerate(names)},
     }
     # Written last: without it, the label map counts as not made.
     write_json(record, {"made_from": made_from, "result": result})
@@ -158,8 +168,13 @@ def _load(path: Path, _: int) -> tuple[Model, str]:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    state = path.stat()
-    return state.st_mtime_ns, state.st_size
+    """Return when a file, or any file in a folder, was last written, and how many bytes there are."""
+    # Label images in an OME-Zarr image are no part of it.
+    files = (
+        [path] if path.is_file() else [file for file in path.rglob("*") if "labels" not in file.relative_to(path).parts]
+    )
+    states = [file.stat() for file in files if file.is_file()]
+    return max((state.st_mtime_ns for state in states), default=0), sum(state.st_size for state in states)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -195,4 +210,7 @@ def _images_of(path: Path) -> Iterator[tuple[str, ImageFiles]]:
 
 def _ending(path: Path) -> str:
     """Return the ending of a result: that of the image where label maps of its format can be written."""
-    return ending_of(file_of(path)) if format_of(path).write else ".nii.gz"
+    known = format_of(path)
+    if known.open is OmeZarrSource:
+        return ".ome.zarr"
+    return ending_of(file_of(path)) if known.write else ".nii.gz"

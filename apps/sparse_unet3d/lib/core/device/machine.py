@@ -22,6 +22,10 @@ class Machine:
     memory: int
     fallback: "Machine | None" = None
 
+    def within(self, memory: int) -> "Machine":
+        """Return the same machine with at most so many bytes of memory."""
+        return replace(self, memory=min(self.memory, memory))
+
     def with_half(self) -> "Machine":
         """Return the same machine with half the memory."""
         return replace(self, memory=self.memory // 2)

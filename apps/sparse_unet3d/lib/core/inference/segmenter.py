@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -23,7 +24,7 @@ from lib.core.volumes.volume import Volume
 from lib.core.volumes.working_grid import WorkingGrid
 
 from .statistics import settle_statistics
-from .tiling import Box, Progress, Tiling, entropy
+from .tiling import ROWS, Box, Progress, Tiling, entropy
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +138,25 @@ class Segmenter:
 
         self._try(image.name, image, machine, segment)
 
+    def box_costs(self, grid: WorkingGrid, machine: Machine) -> Callable[[Sequence[int]], tuple[int, int]]:
+        """Return a function that estimates the memory in bytes that ``segment_boxes`` takes for a box of these sides,
+        and counts the voxels that the network sees for it.
+        """
+        plan, tiles = self.plan, self.plan.architecture.tiles
+        evaluator = plan.architecture.evaluator(self.network, precision_on(machine.device, self.precision))
+        of_tile = WholeTiles(self.network, tiles).peak_memory(plan.test_tile)
+
+        def costs(sides: Sequence[int]) -> tuple[int, int]:
+            working = [-(-side * new // own) for side, new, own in zip(sides, grid.working, grid.native, strict=True)]
+            tile = tiles.covering(working)
+            peak = of_tile if plan.statistics == "tile" else evaluator.peak_memory(tile)
+            rows = 2 * ROWS * math.prod(tile[1:]) * plan.channels * 4
+            # Probabilities, also while they are interpolated along the last axis
+            back = 0 if grid.is_native else 4 * len(plan.scheme.classes) * (math.prod(working) + 3 * math.prod(sides))
+            return peak + rows + back + math.prod(sides), math.prod(tile)
+
+        return costs
+
     def _predict(self, image: PreparedImage, machine: Machine, predict: Callable[[Tiling], Result]) -> Result:
         return self._try(image.name, image.image, machine, predict)
 
@@ -236,10 +256,10 @@ def _labels_at(
 
 def _labels_in_box(image: LargeImage, tiling: Tiling, box: NativeBox) -> NDArray[np.uint8]:
     if image.grid.is_native:
-        labels = tiling.in_memory(box).labels(part=box)
+        labels = tiling.row_by_row(box).labels(part=box)
     else:
         part = around(image.grid, tuple(np.array([side.start, side.stop - 1]) for side in box))
-        probabilities = tiling.in_memory(part).probabilities(part=part)
+        probabilities = tiling.row_by_row(part).probabilities(part=part)
         labels = image.grid.back_in_box(probabilities, part, box).argmax(dim=0).to(torch.uint8).numpy()
     outside = image.outside(box)
     if outside is not None:

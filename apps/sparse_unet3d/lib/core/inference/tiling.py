@@ -20,27 +20,44 @@ Progress = Callable[[float], None]
 
 Box = tuple[slice, ...]
 
+ROWS = 128
+"""Rows that are read at once of an image that isn't in memory: as many as a chunk of a file often has."""
 
-@dataclass(frozen=True, eq=False)
-class Window:
-    """A box of an image that is in memory, addressed like the whole image; see ``Image``.
 
-    Attributes:
-        voxels: (C, *box).
-        box: where it lies.
-        shape: (C, *spatial) of the whole image.
+class Rows:
+    """A part of an image of which a few rows along the first axis are in memory; see ``Image``.
+
+    Tiles are cut from one end of an axis to the other, so that each row is read once, or twice at blocks' borders.
     """
 
-    voxels: Tensor
-    box: Box
-    shape: tuple[int, ...]
+    def __init__(self, image: Image, across: Box) -> None:
+        """Address the part like the whole image.
+
+        Args:
+            image: (C, *spatial).
+            across: what tiles need along all axes but the first.
+        """
+        self.shape, self._image, self._across = image.shape, image, across
+        self._blocks = dict[int, Tensor]()
 
     def __getitem__(self, box: tuple[slice, ...]) -> Tensor:
-        """Return a box (C, *box) that lies in the window."""
-        channels, *sides = box
-        inside = (slice(s.start - own.start, s.stop - own.start) for s, own in zip(sides, self.box, strict=True))
-        here = (channels, *inside)
-        return self.voxels[here]
+        """Return a box (C, *box) that lies in the part."""
+        channels, rows, *sides = box
+        numbers = range(rows.start // ROWS, (rows.stop - 1) // ROWS + 1)
+        self._blocks = {number: self._blocks[number] for number in numbers if number in self._blocks}
+        across = [slice(s.start - own.start, s.stop - own.start) for s, own in zip(sides, self._across, strict=True)]
+        parts = []
+        for number in numbers:
+            if number not in self._blocks:
+                self._blocks[number] = self._read(number)
+            start = number * ROWS
+            here = (channels, slice(max(0, rows.start - start), rows.stop - start), *across)
+            parts.append(self._blocks[number][here])
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def _read(self, number: int) -> Tensor:
+        block = (slice(None), slice(number * ROWS, min((number + 1) * ROWS, self.shape[1])), *self._across)
+        return self._image[block]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,16 +141,16 @@ class Tiling:
                     here = (slice(None), *inside)
                     yield box, logits[here]
 
-    def in_memory(self, part: Box) -> "Tiling":
-        """Return the same tiling with what a part of the image depends on in memory, read once."""
-        tile = self._tile(part)
-        needed = []
-        for length, size, origins in zip(self.image.shape[1:], tile, self._origins(tile, part), strict=True):
+    def row_by_row(self, part: Box) -> "Tiling":
+        """Return the same tiling of an image whose rows are read when a part of it needs them, see ``Rows``."""
+        across = []
+        for length, size, origins in zip(
+            self.image.shape[1:], self._tile(part), self._origins(self._tile(part), part), strict=True
+        ):
             first = origins[0] - self.tiles.context
             seen = mirror(np.arange(first, origins[-1] - self.tiles.context + size), length, self.tiles)
-            needed.append(slice(int(seen.min()), int(seen.max()) + 1))
-        box = (slice(None), *needed)
-        return replace(self, image=Window(self.image[box], tuple(needed), tuple(self.image.shape)))
+            across.append(slice(int(seen.min()), int(seen.max()) + 1))
+        return replace(self, image=Rows(self.image, tuple(across[1:])))
 
     def _with_progress(self, progress: Progress | None, part: Box | None) -> Iterator[tuple[Box, Tensor]]:
         """Yield boxes, counted from where the part begins, and their logits."""

@@ -3,7 +3,7 @@
 import itertools
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,8 @@ def write_label_image(
         store = zarr.storage.LocalStore(beside)
         if place.exists() and "t" in source.levels[0].letters:
             shutil.copytree(place, beside)
-        attributes = {**_CREATOR, **_attributes(name, source, names, colors)}
+        letters = source.levels[0].letters.replace("c", "")
+        attributes = label_attributes(name, source, source.levels, letters, names, colors, "../../")
         group = zarr.open_group(store, mode="a", zarr_format=zarr_format)
         group.attrs.put(attributes)
         for number, level in enumerate(source.levels):
@@ -73,7 +74,7 @@ def write_label_image(
         for file in sorted(beside.rglob("*")):
             sync_folder(file) if file.is_dir() else sync_file(file)
         sync_folder(beside)
-        _replace_folder(beside, place)
+        replace_folder(beside, place)
     except BaseException:
         # What can't be removed now is removed when a label image is written again.
         with suppress(OSError):
@@ -92,29 +93,14 @@ def _write_level(group: Any, path: str, level: Level, array: NDArray[np.uint8], 
         array: (X, Y, Z), on the grid of ``source.geometry``.
         source: the image.
     """
-    import numcodecs
-
     letters = level.letters.replace("c", "")
     axes = [level.letters.index(letter) for letter in letters]
     shape = tuple(level.array.shape[axis] for axis in axes)
     files = tuple(1 if letter == "t" else level.files[axis] for letter, axis in zip(letters, axes, strict=True))
     chunks = tuple(min(level.array.chunks[axis], file) for axis, file in zip(axes, files, strict=True))
     if path not in group or group[path].shape != shape:
-        # Programs in Java know Blosc in format 2, and zarr's choice, Zstandard, only in format 3.
-        is_old = source.image.zarr_format == 2
-        group.create_array(
-            path,
-            shape=shape,
-            chunks=chunks,
-            shards=files if level.array.shards else None,
-            dtype="uint8",
-            fill_value=0,
-            compressors=numcodecs.Blosc() if is_old else "auto",
-            chunk_key_encoding={"name": "v2" if is_old else "default", "separator": "/"},
-            dimension_names=None if is_old else letters,
-            overwrite=True,
-        )
-    stored, nearest = group[path], _nearest(level, source.levels[source.level])
+        create_level(group, path, letters, shape, chunks, files if level.array.shards else None)
+    stored, nearest = group[path], nearest_voxels(level, source.levels[source.level])
     bounds = [(source.time, source.time + 1) if letter == "t" else (0, level.sizes[letter]) for letter in letters]
     starts = [range(*side, step) for side, step in zip(bounds, files, strict=True)]
     for start in itertools.product(*starts):
@@ -124,7 +110,41 @@ def _write_level(group: Any, path: str, level: Level, array: NDArray[np.uint8], 
         stored[tuple(part)] = np.expand_dims(block, letters.index("t")) if "t" in letters else block
 
 
-def _nearest(level: Level, base: Level) -> dict[str, NDArray[np.intp]]:
+def create_level(
+    group: Any,
+    path: str,
+    letters: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...] | None = None,
+) -> Any:
+    """Create and return the array of a level of a label image; all its voxels are 0.
+
+    Args:
+        group: the label image, as opened by zarr.
+        path: of the level in it.
+        letters: of its axes.
+        shape, chunks, shards: along these axes.
+    """
+    import numcodecs
+
+    is_old = group.metadata.zarr_format == 2
+    return group.create_array(
+        path,
+        shape=shape,
+        chunks=chunks,
+        shards=shards,
+        dtype="uint8",
+        fill_value=0,
+        # Programs in Java know Blosc in format 2, and zarr's choice, Zstandard, only in format 3.
+        compressors=numcodecs.Blosc() if is_old else "auto",
+        chunk_key_encoding={"name": "v2" if is_old else "default", "separator": "/"},
+        dimension_names=None if is_old else letters,
+        overwrite=True,
+    )
+
+
+def nearest_voxels(level: Level, base: Level) -> dict[str, NDArray[np.intp]]:
     """Return along x, y and z, for each voxel of a level, the nearest voxel of another level."""
     nearest = {}
     for letter in "xyz":
@@ -135,12 +155,27 @@ def _nearest(level: Level, base: Level) -> dict[str, NDArray[np.intp]]:
     return nearest
 
 
-def _attributes(
-    name: str, source: OmeZarrSource, names: Mapping[int, str], colors: Mapping[int, tuple[int, int, int]]
+def label_attributes(
+    name: str,
+    source: OmeZarrSource,
+    levels: Sequence[Level],
+    letters: str,
+    names: Mapping[int, str],
+    colors: Mapping[int, tuple[int, int, int]],
+    image: str | None,
 ) -> dict[str, Any]:
-    """Return the attributes of a label image that the specification asks for."""
+    """Return the attributes of a label image that the specification asks for.
+
+    Args:
+        name: of the label image.
+        source: its image.
+        levels: those of the image that it has, too.
+        letters: of its axes.
+        names, colors: see ``write_label_image``.
+        image: path from the label image to its image, if that has a fixed one.
+    """
     multiscale = source.image.multiscale
-    kept = [axis for axis, letter in enumerate(multiscale.letters) if letter != "c"]
+    kept = [multiscale.letters.index(letter) for letter in letters]
     datasets = [
         {
             "path": str(number),
@@ -149,7 +184,7 @@ def _attributes(
                 {"type": "translation", "translation": level.translation[kept].tolist()},
             ],
         }
-        for number, level in enumerate(source.levels)
+        for number, level in enumerate(levels)
     ]
     axes = [multiscale.axes[axis].model_dump(exclude_none=True) for axis in kept]
     is_old = source.image.zarr_format == 2
@@ -160,10 +195,10 @@ def _attributes(
             **version,
             "colors": [{"label-value": value, "rgba": [*colors[value], 255]} for value in sorted(colors)],
             "properties": [{"label-value": value, "name": names[value]} for value in sorted(names)],
-            "source": {"image": "../../"},
+            **({} if image is None else {"source": {"image": image}}),
         },
     }
-    return content if is_old else {"ome": {"version": "0.5", **content}}
+    return {**_CREATOR, **(content if is_old else {"ome": {"version": "0.5", **content}})}
 
 
 def _may_replace(place: Path, zarr_format: int) -> bool:
@@ -174,7 +209,7 @@ def _may_replace(place: Path, zarr_format: int) -> bool:
     return bool(attributes.get("_creator") == _CREATOR["_creator"])
 
 
-def _replace_folder(beside: Path, place: Path) -> None:
+def replace_folder(beside: Path, place: Path) -> None:
     """Rename a folder into place. One that is there is put aside first, since folders can't be renamed over others."""
     aside = name_beside(place)
     if place.exists():
