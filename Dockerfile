@@ -8,6 +8,7 @@ WORKDIR /opt/sparse-unet3d
 
 # One of MONAI Label's requirements (sam2) is built from source. It needs PyTorch for that, and no CUDA.
 COPY requirements.txt ./
+COPY requirements-formats.txt ./
 RUN case "$VARIANT" in \
       cpu) index=https://download.pytorch.org/whl/cpu ;; \
       gpu) index= ;; \
@@ -15,7 +16,7 @@ RUN case "$VARIANT" in \
     esac \
  && pip install --no-cache-dir setuptools==84.2.1 wheel==0.48.0 \
  && PIP_INDEX_URL="$index" pip install --no-cache-dir "$(grep '^torch==' requirements.txt)" \
- && SAM2_BUILD_CUDA=0 pip install --no-cache-dir --no-build-isolation -r requirements.txt
+ && SAM2_BUILD_CUDA=0 pip install --no-cache-dir --no-build-isolation -r requirements.txt -r requirements-formats.txt
 
 # Whoever the server runs as (docker run --user) can write its log, temporary files in a home, and new volumes.
 COPY docker docker
