@@ -12,6 +12,8 @@ from tifffile import TIFF, TiffFile, TiffPageSeries
 
 from lib.core.errors import InputError
 
+from .xml_checks import check_xml
+
 # What tifffile warns of is refused here, or doesn't matter. On the server's terminal nobody can act on it.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
@@ -97,8 +99,7 @@ def _checked_ome(path: Path, description: str) -> ElementTree.Element:
         InputError: planes or metadata are in other files, or there are axes beyond X, Y, Z, C and T.
         ValueError, ElementTree.ParseError: damaged, or more planes than the file can hold.
     """
-    if "<!" in description.replace("<!--", ""):
-        raise ValueError("its OME-XML has a document type, which may refer to other files")
+    check_xml(description)
     root = ElementTree.fromstring(description)  # nosec B314 - see the import
     if _inside(root, "BinaryOnly"):
         raise _in_other_files(path)
