@@ -1,5 +1,6 @@
 """The command that segments volumes: its results are those of a segmenter that is called directly."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -115,6 +116,20 @@ def test_an_ome_zarr_image_gets_a_label_image(project: Path, zarr_image: Path, t
     result = segment(project, out, 1, zarr_image)["z"]
     assert result["status"] == "failed"
     assert str(chunk) in result["message"]
+
+
+@pytest.mark.parametrize(("voxel_size", "level"), [(0.00052, 0), (0.00049, 0), (0.00098, 1), (0.01, 1)])
+def test_the_level_is_the_one_nearest_to_the_training_images(
+    project: Path, tmp_path: Path, voxel_size: float, level: int
+) -> None:
+    pytest.importorskip("zarr", reason="zarr needs Python 3.11")
+    array = np.random.default_rng(6).integers(0, 400, (16, 16, 16)).astype(np.uint8)
+    image = save(project / "z.ome.zarr", [array, array[::2, ::2, ::2]], "zyx", "0.5")
+    model = Model.load(project / "models/model.pt")
+    plan = dataclasses.replace(model.plan, voxel_size=(voxel_size,) * 3)
+    dataclasses.replace(model, plan=plan).save(project / "models/model.pt")
+    segment(project, tmp_path, 1, image)
+    assert OmeZarrSource(tmp_path / "z.ome.zarr").geometry.shape == (16 // 2**level,) * 3
 
 
 def test_a_large_image_goes_on_after_an_interrupt(

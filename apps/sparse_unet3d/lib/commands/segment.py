@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from lib.core.inference.large import segment_large
 from lib.core.inference.segmenter import Segmenter
 from lib.core.model.model import Model
 from lib.core.parallel import each_in_processes
+from lib.core.plan.plan import Plan
 from lib.core.volumes.formats import FORMATS, ending_of, file_of, format_of, split_ending
 from lib.core.volumes.image_files import ImageFiles, images_in, is_image, with_data_file
 from lib.core.volumes.ome_zarr import OmeZarrSource
@@ -141,7 +143,7 @@ def segment_one(task: Task, progress: Callable[[str, float], None] = lambda _wha
     began = time.monotonic()
     segmenter, machine = Segmenter(model.network, model.plan, model.precision), this_machine(task.memory)
     if format_of(task.path).open is OmeZarrSource:
-        source = OmeZarrSource(task.path, model.plan.spacing or model.plan.voxel_size)
+        source = OmeZarrSource(task.path, _wanted_spacing(model.plan))
         voxels = segment_large(segmenter, source, task.out, machine, made_from, progress)
     else:
         volume = read_volume(task.path)
@@ -159,6 +161,14 @@ def segment_one(task: Task, progress: Callable[[str, float], None] = lambda _wha
     # Written last: without it, the label map counts as not made.
     write_json(record, {"made_from": made_from, "result": result})
     return result
+
+
+def _wanted_spacing(plan: Plan) -> tuple[float, ...] | None:
+    """Return the largest voxels in mm along X, Y, Z of the level of a pyramid that a network should see."""
+    if plan.spacing is None and plan.voxel_size is not None:
+        # The level nearest to the voxels of the training images, where the next one has voxels of twice the size.
+        return tuple(math.sqrt(2) * size for size in plan.voxel_size)
+    return plan.spacing
 
 
 @lru_cache(maxsize=1)

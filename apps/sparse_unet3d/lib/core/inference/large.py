@@ -18,7 +18,8 @@ from lib.core.volumes.working_grid import WorkingGrid
 from .segmenter import Segmenter
 
 MEMORY = 1_700_000_000
-"""Most bytes for a box. With more, boxes are larger and less is computed twice, but little is gained."""
+"""Most bytes of the computer's memory for a box. With more, boxes are larger and less is computed twice, but not by
+much."""
 
 MOST = 1 << 27
 """Most voxels of a box, so that an interruption loses minutes, not hours."""
@@ -51,7 +52,8 @@ def segment_large(
     """
     shape, spacing = source.geometry.shape, source.geometry.spacing
     grid = WorkingGrid.of(shape, spacing, segmenter.plan.spacing)
-    machine = machine.within(MEMORY)
+    if machine.device != "cuda":
+        machine = machine.within(MEMORY)
     sides = _choose_sides(grid, segmenter.box_costs(grid, machine), machine.memory)
     labels = GrowingLabels(place, source, made_from, {"sides": sides})
     if labels.voxels is None:
