@@ -219,7 +219,7 @@ def test_the_command_with_two_processes(project: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="Ctrl-C goes to all processes of a terminal")
 def test_ctrl_c_keeps_what_is_done_and_leaves_no_process(project: Path, tmp_path: Path) -> None:
     (project / "d.nii.gz").unlink()
-    publish(project / "models", LabelScheme(("inside", "tubule"), "outside"), width=32)
+    publish(project / "models", LabelScheme(("inside", "tubule"), "outside"), width=16)
     # Segmenting this takes many minutes.
     write_image(project / "z.nii.gz", (400, 400, 120))
     command = [*COMMAND, str(project), "--model", str(project), "--out", str(tmp_path / "out"), "--workers", "2"]
