@@ -274,7 +274,7 @@ def _learn_by_default(given: MethodInput) -> Segment:
         options = TrainingOptions(max_epochs=epochs, seed=given.seed)
         train(given.cases, given.scheme, folder, options, PlanOptions(), given.machine, report)
     model = folder.load(given.scheme)
-    return _by_volume(Segmenter(model.network, model.plan, model.precision), given.machine)
+    return _by_volume(Segmenter.of(model), given.machine)
 
 
 def _no_plan(_volumes: Sequence[Volume], _scheme: LabelScheme, _size: Size) -> None:

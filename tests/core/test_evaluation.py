@@ -32,6 +32,12 @@ def distances(predicted: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> tupl
     return there, back
 
 
+def test_other_shapes_are_refused_even_if_numpy_would_repeat_the_smaller_one() -> None:
+    _, label = pair()
+    with pytest.raises(InputError, match=r"has shape \(1, 20, 16\), the label \(24, 20, 16\)"):
+        evaluate(label[:1], label, SPACING)
+
+
 @pytest.mark.parametrize("turn", [1, -1])
 def test_scores_against_independent_ones(turn: int) -> None:
     prediction, label = pair()[::turn]

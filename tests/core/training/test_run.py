@@ -367,12 +367,20 @@ def test_only_human_paint_reaches_the_loss(tmp_path: Path) -> None:
         ([case(slices=[])], "nothing is annotated"),
         ([case(slices=[(0, 0)])], "only the class 'outside' is annotated.* paint some of ball"),
         ([case("a"), case("b", channels=2)], r"image 'b' has 2 channel\(s\), 'a' has 1"),
+        ([case("a"), case("b"), case("a")], "'a' is the id of several cases"),
+        ([replace(case(), annotation=3 * case().annotation)], r"voxels of value 3; expected 0 .* to 2 \(outside\)"),
     ],
 )
 def test_cases_that_cannot_be_trained_on_are_refused(tmp_path: Path, cases: list[TrainingCase], named: str) -> None:
     with pytest.raises(InputError, match=named):
         run(tmp_path, cases, max_epochs=1)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [np.ones((1, *SHAPE), np.uint8), np.ones(SHAPE)])
+def test_an_annotation_has_a_value_of_8_bits_for_each_voxel(wrong: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"image 'a' is \w+ of shape \(.*\); expected uint8 of shape \(12, 12, 12\)"):
+        TrainingCase("a", case().volume, wrong)
 
 
 @pytest.mark.parametrize(

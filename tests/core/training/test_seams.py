@@ -44,9 +44,9 @@ def case() -> TrainingCase:
 def trained(folder: Path, options: PlanOptions, epochs: int = 2) -> tuple[ModelFolder, np.ndarray]:
     """Train, and segment the volume by what was published."""
     models, one = ModelFolder(folder), case()
-    train([one], SCHEME, models, TrainingOptions(max_epochs=epochs), options, MACHINE, lambda _: None)
+    train([one], SCHEME, models, TrainingOptions(max_epochs=epochs), options, MACHINE)
     model = models.load(SCHEME)
-    return models, Segmenter(model.network, model.plan, model.precision).segment(one.volume, MACHINE)
+    return models, Segmenter.of(model).segment(one.volume, MACHINE)
 
 
 class Shallow(nn.Module):

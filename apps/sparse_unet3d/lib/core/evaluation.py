@@ -158,18 +158,37 @@ def evaluate(
     ignore: int | None = None,
     classes: Iterable[int] = (),
 ) -> dict[int, ClassScores]:
-    """Score a prediction.
+    """Score a prediction against the truth on the same grid. For files, there is ``evaluate_files``.
 
     Args:
-        prediction: (X, Y, Z), 0 background.
-        label: (X, Y, Z), 0 background.
-        spacing: size of a voxel along each axis in mm.
+        prediction: (X, Y, Z), 0 background, 1 … K foreground.
+        label: (X, Y, Z), the same for the truth.
+        spacing: size of a voxel along X, Y, Z in mm.
         ignore: voxels with this value in the label count neither as predicted nor as labelled.
         classes: the classes to score; none: all that occur.
 
     Returns:
-        Scores by class number.
+        Scores by class number: overlaps 0 … 1, distances in mm, numbers of voxels.
+
+    Raises:
+        InputError: prediction and label have different shapes.
+
+    Examples:
+        Score the prediction that the example of ``Segmenter.segment`` made:
+
+        >>> from lib.core.evaluation import evaluate
+        >>> from lib.core.volumes.reading import read_label_map
+        >>> from lib.core.volumes.volume import spacing_of
+        >>> prediction, truth = read_label_map("prediction.nii.gz"), read_label_map("truth.nii.gz")
+        >>> scores = evaluate(prediction.array, truth.array, spacing_of(truth.affine))
+        >>> scores[1]["iou"] > 0.8, scores[1]["labelled_voxels"]
+        (True, 3551)
     """
+    if prediction.shape != label.shape:
+        raise InputError(
+            f"evaluation: the prediction has shape {prediction.shape}, the label {label.shape}; expected the same; "
+            "bring both onto one grid"
+        )
     known = np.ones(label.shape, bool) if ignore is None else label != ignore
     beside_ignored = binary_dilation(~known) if ignore is not None else ~known
     occurring = {int(value) for part in (prediction, label) for value in np.unique(part[known])} - {0}

@@ -71,19 +71,42 @@ class Suggestion:
 
 
 def suggest_slices(
-    shape: Sequence[int], annotated: Sequence[AnnotatedSlice], count: int, evidence: Evidence | None
+    shape: Sequence[int], annotated: Sequence[AnnotatedSlice], count: int, evidence: Evidence | None = None
 ) -> list[Suggestion]:
     """Suggest slices to annotate next, spread over the volume.
 
     Args:
         shape: (X, Y, Z) of the volume.
-        annotated: its annotated slices; none of them is suggested.
+        annotated: its annotated slices (``annotated_slices`` detects them); none of them is suggested.
         count: number of slices wanted; fewer are returned if fewer are left.
-        evidence: the model's prediction. Without one (None), slices are spaced evenly.
+        evidence: the model's prediction for this volume. Without one (None), slices are spaced evenly.
 
     Returns:
         The slices that newly cover most (``best_slices``). If these are too few, the slices follow whose unlabelled
-        voxels are worth most (``fullest_slices``).
+        voxels are worth most (``fullest_slices``). Axes are 0 to 2, indices count from 0.
+
+    Examples:
+        Without a model, for a volume of which one slice across Z is painted:
+
+        >>> from lib.core.annotation.slices import AnnotatedSlice, annotated_slices
+        >>> from lib.core.annotation.suggestion import Evidence, suggest_slices
+        >>> [tuple(one.place) for one in suggest_slices((40, 40, 24), [AnnotatedSlice(2, 12)], 2)]
+        [(0, 20), (1, 20)]
+
+        By the model that the example of ``train`` made:
+
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from lib.core.inference.segmenter import Segmenter
+        >>> from lib.core.model.model import Model
+        >>> from lib.core.volumes.reading import read_label_map, read_volume
+        >>> volume, model = read_volume("cell.nii.gz"), Model.load(Path("models/model.pt"))
+        >>> painted = read_label_map("painted.nii.gz").array.astype(np.uint8)
+        >>> labels, entropy = Segmenter.of(model).segment_with_entropy(volume)
+        >>> evidence = Evidence(model.plan.scheme, painted, labels, entropy)
+        >>> suggested = suggest_slices(volume.shape, annotated_slices(painted), 3, evidence)
+        >>> [one.why for one in suggested]  # doctest: +ELLIPSIS
+        ['newly covers ...% of all objects and uncertainty', ...]
     """
     if evidence is None:
         places = evenly_spaced(annotated, shape, count)

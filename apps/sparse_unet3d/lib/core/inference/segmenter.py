@@ -16,7 +16,9 @@ from lib.core.data.large_image import LargeImage
 from lib.core.data.preparation import PreparedImage
 from lib.core.device.machine import Machine, is_out_of_memory
 from lib.core.device.precision import half_precision, precision_on
+from lib.core.device.this_machine import this_machine
 from lib.core.errors import InputError
+from lib.core.model.model import Model
 from lib.core.network.evaluator import WholeTiles
 from lib.core.network.mirroring import Image
 from lib.core.plan.plan import Plan
@@ -57,15 +59,22 @@ class Segmenter:
         self.plan = plan
         self.precision = precision
 
-    def segment(self, volume: Volume, machine: Machine, progress: Progress | None = None) -> NDArray[np.uint8]:
+    @classmethod
+    def of(cls, model: Model) -> "Segmenter":
+        """Prepare to segment by a trained model."""
+        return cls(model.network, model.plan, model.precision)
+
+    def segment(
+        self, volume: Volume, machine: Machine | None = None, progress: Progress | None = None
+    ) -> NDArray[np.uint8]:
         """Segment a volume densely.
 
         If memory is short, smaller tiles are tried, and then the CPU.
 
         Args:
             volume: of any size, with the plan's number of channels.
-            machine: what to compute on.
-            progress: called with the fraction done.
+            machine: what to compute on; None for ``this_machine``, the GPU if there is one.
+            progress: called with the fraction done, 0 … 1.
 
         Returns:
             (X, Y, Z) uint8 on the volume's own grid: 0 background, 1 … K foreground.
@@ -73,19 +82,33 @@ class Segmenter:
         Raises:
             InputError: the volume has another number of channels than the plan, or memory is too short for the
                 smallest tile.
+
+        Examples:
+            Segment the whole cell by the model that the example of ``train`` made:
+
+            >>> from pathlib import Path
+            >>> from lib.core.inference.segmenter import Segmenter
+            >>> from lib.core.model.model import Model
+            >>> from lib.core.volumes.reading import read_volume, write_label_map
+            >>> volume, model = read_volume("cell.nii.gz"), Model.load(Path("models/model.pt"))
+            >>> labels = Segmenter.of(model).segment(volume)
+            >>> labels.shape, labels.dtype, model.plan.scheme.foreground
+            ((40, 40, 24), dtype('uint8'), ('cell',))
+            >>> write_label_map("prediction.nii.gz", labels, volume.affine)
         """
         image = PreparedImage.of(volume, self.plan)
-        return self._predict(image, machine, lambda tiling: _labels(image, tiling, progress))
+        return self._predict(image, machine or this_machine(None), lambda tiling: _labels(image, tiling, progress))
 
     def segment_with_entropy(
-        self, volume: Volume, machine: Machine, progress: Progress | None = None
+        self, volume: Volume, machine: Machine | None = None, progress: Progress | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """As ``segment``, and in the same pass compute how uncertain the network is, see ``tiling.entropy``.
 
         Returns:
-            Labels and entropy, both (X, Y, Z) uint8 on the volume's own grid.
+            Labels, and entropy from 0 (certain) to 255 (uniform), both (X, Y, Z) uint8 on the volume's own grid.
         """
         image = PreparedImage.of(volume, self.plan)
+        machine = machine or this_machine(None)
         return self._predict(image, machine, lambda tiling: _labels_and_entropy(image, tiling, progress))
 
     def segment_at(

@@ -1,6 +1,7 @@
 """The volumes to train on with their annotations, and checks that a network can learn from them."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -17,14 +18,25 @@ class TrainingCase:
     """A volume with its annotation.
 
     Attributes:
-        id: of the image.
+        id: of the image; each case has another.
         volume: the image.
         annotation: (X, Y, Z) uint8 on the volume's grid, 0 unlabelled, 1 … K foreground, K+1 background.
+
+    Raises:
+        InputError: the annotation has another shape than the volume, or another data type.
     """
 
     id: str
     volume: Volume
     annotation: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        found, expected = self.annotation, self.volume.shape
+        if found.shape != expected or found.dtype != np.uint8:
+            raise InputError(
+                f"training: the annotation of image {self.id!r} is {found.dtype} of shape {found.shape}; expected "
+                f"uint8 of shape {expected}, a value for each voxel of the image"
+            )
 
 
 def check_painted(painted: Collection[str], scheme: LabelScheme) -> None:
@@ -59,9 +71,17 @@ def check_cases(cases: Sequence[TrainingCase], scheme: LabelScheme) -> None:
     """Refuse cases that can't be trained on together.
 
     Raises:
-        InputError: as ``check_painted``, or different numbers of channels.
+        InputError: as ``check_painted``, values that are no class, two cases with one id, or different numbers of
+            channels.
     """
     found = {value for case in cases for value in np.unique(case.annotation).tolist()}
+    if strange := found.difference(range(scheme.background_value + 1)):
+        raise InputError(
+            f"training: annotations have voxels of value {min(strange)}; expected 0 (unlabelled) to "
+            f"{scheme.background_value} ({scheme.background})"
+        )
+    if twice := [name for name, count in Counter(case.id for case in cases).items() if count > 1]:
+        raise InputError(f"training: {twice[0]!r} is the id of several cases; give each image another")
     check_painted([name for value, name in enumerate(scheme.classes, start=1) if value in found], scheme)
     first = cases[0]
     for case in cases[1:]:

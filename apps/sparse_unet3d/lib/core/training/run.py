@@ -16,6 +16,7 @@ from lib.core.annotation.slices import Detected, detect, fill_unpainted
 from lib.core.annotation.split import SliceSplit
 from lib.core.data.preparation import PreparedImage, prepare_training
 from lib.core.device.machine import Machine
+from lib.core.device.this_machine import this_machine
 from lib.core.errors import InputError, Stopped
 from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
@@ -59,12 +60,12 @@ def train(
     folder: ModelFolder,
     options: TrainingOptions,
     plan_options: PlanOptions,
-    machine: Machine,
-    report: Callable[[TrainingReport], None],
+    machine: Machine | None = None,
+    report: Callable[[TrainingReport], None] = lambda _: None,
     raise_if_stopping: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
 ) -> TrainingReport:
-    """Train a network, publishing it whenever it gets better on the held-out slices.
+    """Train a network on a few annotated slices, publishing it whenever it gets better on the held-out ones.
 
     The process may be killed at any time: the folder's checkpoint holds all that is needed to continue. It is saved
     after the first epoch, and then every few epochs.
@@ -72,10 +73,10 @@ def train(
     Args:
         cases: annotated volumes, as painted; those without any paint are left out.
         scheme: the label scheme.
-        folder: where models are kept.
-        options: what a person set.
-        plan_options: what a person decided about the plan.
-        machine: what to compute on.
+        folder: where models are kept; it is made if it doesn't exist.
+        options: what a person set: how long to train, whether to continue the last training, the seed.
+        plan_options: what a person decided about the plan, such as the network's width.
+        machine: what to compute on; None for ``this_machine``, the GPU if there is one.
         report: called after each epoch, on rank 0.
         raise_if_stopping: called before each step and between tiles; to end the training, it raises ``Stopped``.
         ranks: the processes that train together. Each calls this with the same arguments, with cases that it has read
@@ -85,9 +86,36 @@ def train(
         The last report.
 
     Raises:
-        InputError: the cases can't be trained on, or another rank has others.
+        InputError: the cases can't be trained on (``check_cases``), or another rank has others.
+        Locked: another process has held the folder's lock for a minute.
+        OSError: the folder can't be written to.
         Stopped: by ``raise_if_stopping``; the checkpoint holds every step that was made.
+
+    Examples:
+        Paint seven slices of the cell (see ``read_volume``), and train a tiny network for some seconds:
+
+        >>> import numpy as np
+        >>> from lib.core.labels import LabelScheme
+        >>> from lib.core.model.folder import ModelFolder
+        >>> from lib.core.plan.options import PlanOptions
+        >>> from lib.core.training.cases import TrainingCase
+        >>> from lib.core.training.options import TrainingOptions
+        >>> from lib.core.training.run import train
+        >>> from lib.core.volumes.reading import read_label_map, read_volume, write_label_map
+        >>> volume, truth = read_volume("cell.nii.gz"), read_label_map("truth.nii.gz").array
+        >>> painted = np.zeros(volume.shape, np.uint8)
+        >>> for k in range(3, 24, 3):
+        ...     painted[:, :, k] = np.where(truth[:, :, k] == 1, 1, 2)
+        >>> write_label_map("painted.nii.gz", painted, volume.affine)
+
+        >>> scheme = LabelScheme(("cell",), "outside")
+        >>> options, plan_options = TrainingOptions(max_epochs=2), PlanOptions(width=2)
+        >>> case = TrainingCase("cell", volume, painted)
+        >>> report = train([case], scheme, ModelFolder("models"), options, plan_options)
+        >>> report["finished"], report["published"]
+        (True, True)
     """
+    machine = machine or this_machine(None)
     cases = [case for case in cases if np.any(case.annotation)]
     detected = {case.id: detect(case.annotation) for case in cases}
     if plan_options.unpainted == "background":

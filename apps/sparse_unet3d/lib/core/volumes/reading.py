@@ -48,11 +48,31 @@ def read_volume(path: str | Path) -> Volume:
     Channels in separate files may have different data types; the array's type can represent them all.
 
     Args:
-        path: any of the image's files.
+        path: any of the image's files, in a format of ``formats.FORMATS``.
+
+    Returns:
+        The image: its ``array`` (C, X, Y, Z) with the values as stored, and its ``affine`` from voxels to RAS mm.
 
     Raises:
         InputError: as ``read_file``; a channel's file is missing, exists twice, has several channels itself, or isn't
             on the grid of channel 0.
+
+    Examples:
+        A bright cell in noise, and where it truly is. The examples of the other functions use these files:
+
+        >>> import nibabel, numpy as np
+        >>> from lib.core.volumes.reading import read_volume, write_label_map
+        >>> x, y, z = np.ogrid[:40, :40, :24]
+        >>> cell = (x - 20) ** 2 + (y - 18) ** 2 + (2 * (z - 12)) ** 2 < 12**2
+        >>> noise = np.random.default_rng(0).normal(0, 20, cell.shape)
+        >>> image = (100 + 100 * cell + noise).astype(np.float32)
+        >>> nibabel.save(nibabel.Nifti1Image(image, np.diag([0.5, 0.5, 1, 1])), "cell.nii.gz")
+
+        >>> volume = read_volume("cell.nii.gz")
+        >>> volume.array.shape, volume.spacing
+        ((1, 40, 40, 24), (0.5, 0.5, 1.0))
+
+        >>> write_label_map("truth.nii.gz", cell.astype(np.uint8), volume.affine)
     """
     return _read(open_image(path))
 

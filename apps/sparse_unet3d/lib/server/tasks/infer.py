@@ -160,7 +160,7 @@ class Segmentation(InferTask):
         3D Slicer runs the model by itself after Next Sample, whose strategy may just have segmented the image.
         """
         if self._segmenter is None or self._segmenter.network is not model.network:
-            self._segmenter, self._latest = Segmenter(model.network, model.plan, model.precision), None
+            self._segmenter, self._latest = Segmenter.of(model), None
         key = volume.array.shape, checksum
         if self._latest is None or self._latest[0] != key:
             logger.info("Segmenting %s", image)
