@@ -45,6 +45,16 @@ def _packages() -> list[str]:
     return [path.stem for path in paths if path.is_dir() or path.suffix == ".py" if not path.stem.startswith("__")]
 
 
+def _modules() -> dict[str, str]:
+    """Map the modules of ``lib/core``, by their path in the project, to the page of the API that describes them."""
+    paths = [(path, path.relative_to(PROJECT / CORE)) for path in (PROJECT / CORE).rglob("*.py")]
+    return {
+        path.relative_to(PROJECT).as_posix(): f"api/{inside.with_suffix('').parts[0]}.md"
+        for path, inside in paths
+        if not inside.name.startswith("__")
+    }
+
+
 def translate_links(markdown: str, source: str, site_paths: dict[str, str]) -> str:
     """Turn links between files of the project into links between pages of the site.
 
@@ -83,6 +93,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Translate the links of a page."""
     elsewhere = _elsewhere()
-    site_paths = {f"docs/{file.src_uri}": file.src_uri for file in files} | elsewhere
+    site_paths = {f"docs/{file.src_uri}": file.src_uri for file in files} | elsewhere | _modules()
     sources = {site_path: path for path, site_path in elsewhere.items()}
     return translate_links(markdown, sources.get(page.file.src_uri, f"docs/{page.file.src_uri}"), site_paths)
