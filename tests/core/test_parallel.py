@@ -1,13 +1,20 @@
 """Work in several processes, some of which crash."""
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from lib.core.errors import InputError
 from lib.core.parallel import Crashed, each_in_processes
+from project import APP
+from serving import is_alive
 
 
 def work(item: int) -> tuple[int, int]:
@@ -56,3 +63,28 @@ def test_one_worker_is_this_process() -> None:
 def test_workers_share_the_cores() -> None:
     found = dict(each_in_processes(threads, [1, 2], 2))
     assert set(found.values()) == {max(1, (os.cpu_count() or 1) // 2)}
+
+
+PARENT = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from lib.core.parallel import each_in_processes
+def work(item):
+    open(item, "w").close()
+    time.sleep(600)
+if __name__ == "__main__":
+    list(each_in_processes(work, ["one", "two"], 2))
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_of_the_first_process_ends_the_others(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    with subprocess.Popen([sys.executable, str(tmp_path / "parent.py"), str(APP)], cwd=tmp_path) as parent:
+        while not all((tmp_path / name).exists() for name in ("one", "two")):
+            time.sleep(0.1)
+        others = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+    assert len(others) >= 2
+    while any(map(is_alive, others)):
+        time.sleep(0.1)

@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import torch
 
+from .orphan import end_with_parent
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -79,7 +81,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     threads = max(1, (os.cpu_count() or 1) // workers)
     # A forked process would hang in PyTorch if another thread was computing.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(threads, os.getpid())) as pool:
         try:
             yield pool
         except BaseException:
@@ -89,7 +91,11 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             raise
 
 
-def _begin(threads: int) -> None:
-    """Prepare a process: Ctrl-C in a terminal reaches all processes, and the first one ends the others."""
+def _begin(threads: int, parent: int) -> None:
+    """Prepare a process: Ctrl-C in a terminal reaches all processes, and the first one ends the others.
+
+    If that is killed, they end, too. Otherwise they would work on, and then wait for ever.
+    """
+    end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
