@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from lib.core.data import large_image
@@ -60,6 +61,14 @@ def test_boxes_are_those_of_the_whole(tmp_path: Path, dtype: str, spacing: Seque
         np.testing.assert_allclose(large[:, x, y, z], whole[:, x, y, z], atol=2e-6, rtol=0)
     if spacing is None:
         np.testing.assert_array_equal(large[tuple(slice(0, size) for size in large.shape)], whole)
+
+
+def test_boxes_are_as_exact_when_the_network_computes_in_bfloat16(tmp_path: Path) -> None:
+    large = LargeImage(OmeZarrSource(saved(tmp_path, image_of("uint16"))), plan((1e-3, 0.75e-3, 0.5e-3)))
+    every = tuple(slice(0, size) for size in large.shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = large[every]
+    np.testing.assert_array_equal(found, large[every])
 
 
 def test_missing_values_are_those_of_the_whole(tmp_path: Path) -> None:

@@ -122,7 +122,9 @@ class WorkingGrid:
         x, y, z = map(slice, starts, stops)
         values = torch.as_tensor(read((x, y, z)))
         if any(sigma):
-            values = torch.as_tensor(GaussianSmooth(sigma)(values))
+            # A network that computes in bfloat16 may be about to read the box.
+            with torch.autocast("cpu", enabled=False):
+                values = torch.as_tensor(GaussianSmooth(sigma)(values))
         return _interpolated(values, along, starts).numpy()
 
     def annotation(self, annotation: NDArray[np.uint8]) -> NDArray[np.uint8]:
