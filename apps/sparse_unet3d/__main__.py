@@ -124,6 +124,37 @@ def segment(
     raise typer.Exit(segment_and_report(inputs, model, out, workers, as_json))
 
 
+@app.command(epilog="Example: python apps/sparse_unet3d crops embryo.ome.zarr --size 256 --count 8 --studies project/")
+def crops(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An OME-Zarr image of any size.")],
+    studies: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the project, which may be new.")],
+    size: Annotated[int, typer.Option(min=16, help="Side of each box in voxels.")] = 256,
+    count: Annotated[int, typer.Option(min=1, help="How many boxes to add.")] = 8,
+    spacing: Annotated[
+        str,
+        typer.Option(
+            metavar="X,Y,Z", help="Largest voxels in mm: they choose the level of the pyramid. Default: the finest."
+        ),
+    ] = "",
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Model file, or folder of a project: add boxes in which this model is least certain.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Put boxes of an image that is larger than memory into a project, to paint them in 3D Slicer.
+
+    They don't overlap, and remember where they come from. A model that learns from them segments the whole image. The
+    same command again adds further boxes; what is there stays as it is.
+    """
+    from lib.commands.crops import crop_and_report
+
+    crop_and_report(image, studies, size, count, spacing, model)
+
+
 @app.command(
     epilog="Example: python apps/sparse_unet3d evaluate predictions/ truth/ --classes inside,tubule --csv scores.csv"
 )

@@ -79,6 +79,21 @@ def test_boxes_get_the_labels_of_the_whole(
     assert (found[volume.outside] == 0).all()
 
 
+def test_boxes_get_the_mean_entropy_of_the_whole(path: Path) -> None:
+    plan = replace(PLAN, statistics="running")
+    segmenter, machine, found = Segmenter(network(), plan), Machine("cpu", 10**9), list[float]()
+    _, entropy = segmenter.segment_with_entropy(read_volume(path), machine)
+    parts = list(boxes(SHAPE, (20, 30, 21)))
+    segmenter.entropy_of_boxes(
+        LargeImage(OmeZarrSource(path), plan), parts, machine, lambda _, mean: found.append(mean)
+    )
+    expected = [entropy[part].mean() for part in parts]
+    assert np.ptp(expected) > 1
+    # A corner of the last box wasn't recorded.
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=0.05 * expected[-1])
+    np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-3)
+
+
 def test_if_memory_is_short_the_boxes_that_are_done_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = replace(PLAN, statistics="running")
     segmenter, image = Segmenter(network(), plan), LargeImage(OmeZarrSource(path), plan)

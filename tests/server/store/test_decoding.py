@@ -16,6 +16,9 @@ import psutil
 import pytest
 
 from lib.core.errors import InputError
+from lib.core.volumes.crop import FIELD, Crop
+from lib.core.volumes.intensity import Range
+from lib.core.volumes.nrrd import NrrdSource
 from lib.core.volumes.reading import read_file
 from lib.core.volumes.volume import Volume
 from lib.server.store import decoding
@@ -68,6 +71,12 @@ def test_a_decoded_image_is_the_one_in_the_file(tmp_path: Path, make: Callable[[
         np.testing.assert_array_equal(getattr(decoded, name), getattr(read, name))
     assert decoded.array.dtype == read.array.dtype
     assert (decoded.notes, decoded.name, decoded.slicer_reverses) == (read.notes, read.name, read.slicer_reverses)
+
+
+def test_a_crop_remembers_the_larger_image(tmp_path: Path) -> None:
+    path, crop = tmp_path / "a.nrrd", Crop("big", 1, (3, 4, 5), (Range(0.1, 1e30),))
+    NrrdSource.write_image(path, numbers()[None], np.eye(4), {FIELD: crop.to_text()})
+    assert decoding.decode_image(str(path), LIMIT).crop == read_file(path).crop == crop
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")

@@ -109,6 +109,8 @@ def _describe_image(image: ImageFiles, labels: list[Path]) -> tuple[dict[str, An
         geometry = source.geometry
         shown["shape"], shown["voxel_mm"] = geometry.shape, geometry.spacing
         shown["channels"], shown["type"] = geometry.channels, geometry.dtype.name
+        if crop := geometry.crop:
+            shown["crop_of"] = {"image": crop.image, "level": crop.level, "start": crop.start}
         faults += _misfits(source, [path for path in labels if path.parent.name in (FINAL, PREDICTION)])
     shown["versions"] = sorted(filter(None, map(_number, labels)))
     for path in labels:

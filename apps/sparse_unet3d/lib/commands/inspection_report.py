@@ -66,7 +66,7 @@ def _model_lines(model: Mapping[str, Any]) -> Iterator[str]:
 def _print_folder(found: Mapping[str, Any]) -> None:
     headings = ("image", "shape", "voxel (mm)", "channels", "type", "format", "versions", "labelled", "prediction")
     table = Table(*headings, box=box.SIMPLE_HEAD)
-    slices = []
+    slices, crops = [], []
     for name, image in found["images"].items():
         annotation = image.get("annotation", {})
         percent = annotation.get("labelled_percent")
@@ -81,12 +81,15 @@ def _print_folder(found: Mapping[str, Any]) -> None:
             "" if percent is None else f"{percent:.2f} %",
             _prediction_text(image.get("prediction")),
         )
+        if crop := image.get("crop_of"):
+            crops.append(f"  {name}: {crop['image']}, level {crop['level']}, from voxel {crop['start']}")
         if indices := annotation.get("annotated_slices"):
             names = annotation["slice_names"]
             slices.append(f"  {name}: {(SliceNames.from_json(names) if names else SliceNames()).text(indices)}")
     print_table(table)
     for title, lines in (
         ("Annotated slices", slices),
+        ("Crops of larger images", crops),
         ("Published model", [f"  {line}" for line in _model_lines(found["model"])] if found["model"] else ["  none"]),
         ("Notes", [f"  {note}" for note in found["notes"]]),
         ("Faults", [f"  {fault}" for fault in found["faults"]]),

@@ -32,6 +32,7 @@ class LargeImage:
     Attributes:
         name: what messages call it.
         grid: the volume's own grid and the working grid.
+        ranges: of the intensities of each channel.
     """
 
     def __init__(self, source: OmeZarrSource, plan: Plan, progress: Callable[[float], None] | None = None) -> None:
@@ -51,21 +52,7 @@ class LargeImage:
         self.source, self.name = source, geometry.name
         self.grid = WorkingGrid.of(geometry.shape, geometry.spacing, plan.spacing)
         self.shape = (geometry.channels, *self.grid.working)
-        channels = [_Survey(geometry.shape) for _ in range(geometry.channels)]
-        done = 0
-        for box in boxes(geometry.shape, grown(source.chunk, geometry.shape, SURVEYED)):
-            for number, (channel, values) in enumerate(zip(channels, source.read(box), strict=True)):
-                channel.add(values, box, f"{self.name}: channel {number}")
-            done += math.prod(side.stop - side.start for side in box)
-            if progress:
-                progress(done / math.prod(geometry.shape))
-        for number, channel in enumerate(channels):
-            if channel.least is None:
-                raise InputError(
-                    f"{self.name}: all values of channel {number} are NaN; expected an image, export it again"
-                )
-        self._least = [channel.least for channel in channels]
-        self._ranges = [channel.range() for channel in channels]
+        self._least, self.ranges = survey(source, progress)
 
     def __getitem__(self, box: tuple[slice, ...]) -> Tensor:
         """Read and prepare a box (C, *box) of working voxels.
@@ -87,7 +74,35 @@ class LargeImage:
         if array.dtype.kind == "f":
             for channel, least in zip(array, self._least, strict=True):
                 channel[np.isnan(channel)] = least
-        return scaled(array, self._ranges)
+        return scaled(array, self.ranges)
+
+
+def survey(
+    source: OmeZarrSource, progress: Callable[[float], None] | None = None
+) -> tuple[list[Any], tuple[Range, ...]]:
+    """Read all voxels of an image, for the least value and the range of intensities of each channel.
+
+    Args:
+        source: the image.
+        progress: called with the fraction that is read.
+
+    Raises:
+        InputError: damaged, infinite values, or a channel in which all values are NaN.
+    """
+    geometry, done = source.geometry, 0
+    channels = [_Survey(geometry.shape) for _ in range(geometry.channels)]
+    for box in boxes(geometry.shape, grown(source.chunk, geometry.shape, SURVEYED)):
+        for number, (channel, values) in enumerate(zip(channels, source.read(box), strict=True)):
+            channel.add(values, box, f"{geometry.name}: channel {number}")
+        done += math.prod(side.stop - side.start for side in box)
+        if progress:
+            progress(done / math.prod(geometry.shape))
+    for number, channel in enumerate(channels):
+        if channel.least is None:
+            raise InputError(
+                f"{geometry.name}: all values of channel {number} are NaN; expected an image, export it again"
+            )
+    return [channel.least for channel in channels], tuple(channel.range() for channel in channels)
 
 
 class _Survey:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lib.core.errors import InputError
 from lib.core.plan.plan import Plan
-from lib.core.volumes.intensity import scale_intensity
+from lib.core.volumes.intensity import scale_intensity, scaled
 from lib.core.volumes.volume import Volume
 from lib.core.volumes.working_grid import WorkingGrid
 
@@ -53,7 +53,8 @@ def prepare_image(volume: Volume, plan: Plan) -> tuple[Tensor, WorkingGrid]:
     """
     check_channels(volume.channels, plan)
     grid = WorkingGrid.of(volume.shape, volume.spacing, plan.spacing)
-    return torch.as_tensor(grid.image(scale_intensity(volume.array))), grid
+    image = scaled(volume.array, volume.crop.ranges) if volume.crop else scale_intensity(volume.array)
+    return torch.as_tensor(grid.image(image)), grid
 
 
 def check_channels(channels: int, plan: Plan) -> None:

@@ -152,14 +152,34 @@ class Segmenter:
         Raises:
             InputError: the image is damaged, or memory is too short for the smallest tile.
         """
+        self._each(image, boxes, machine, lambda tiling, box: done(box, _labels_in_box(image, tiling, box)))
+
+    def entropy_of_boxes(
+        self, image: LargeImage, boxes: Iterable[NativeBox], machine: Machine, done: Callable[[NativeBox, float], None]
+    ) -> None:
+        """Compute how uncertain the network is in boxes of a volume that stays in its file.
+
+        Arguments and exceptions are those of ``segment_boxes``. ``done`` is called with each box and the mean of
+        ``tiling.entropy`` in it, times the fraction of its voxels that was recorded.
+        """
+        self._each(image, boxes, machine, lambda tiling, box: done(box, _entropy_in_box(image, tiling, box)))
+
+    def _each(
+        self,
+        image: LargeImage,
+        boxes: Iterable[NativeBox],
+        machine: Machine,
+        of_box: Callable[[Tiling, NativeBox], None],
+    ) -> None:
+        """Call ``of_box`` with each box; if memory is short, tiles are smaller from that box on."""
         waiting = deque(boxes)
 
-        def segment(tiling: Tiling) -> None:
+        def go_on(tiling: Tiling) -> None:
             while waiting:
-                done(waiting[0], _labels_in_box(image, tiling, waiting[0]))
+                of_box(tiling, waiting[0])
                 waiting.popleft()
 
-        self._try(image.name, image, machine, segment)
+        self._try(image.name, image, machine, go_on)
 
     def box_costs(self, grid: WorkingGrid, machine: Machine) -> Callable[[Sequence[int]], tuple[int, int]]:
         """Return a function that estimates the memory in bytes that ``segment_boxes`` takes for a box of these sides,
@@ -281,10 +301,22 @@ def _labels_in_box(image: LargeImage, tiling: Tiling, box: NativeBox) -> NDArray
     if image.grid.is_native:
         labels = tiling.row_by_row(box).labels(part=box)
     else:
-        part = around(image.grid, tuple(np.array([side.start, side.stop - 1]) for side in box))
+        part = _around_box(image.grid, box)
         probabilities = tiling.row_by_row(part).probabilities(part=part)
         labels = image.grid.back_in_box(probabilities, part, box).argmax(dim=0).to(torch.uint8).numpy()
     outside = image.outside(box)
     if outside is not None:
         labels[outside] = 0
     return labels
+
+
+def _entropy_in_box(image: LargeImage, tiling: Tiling, box: NativeBox) -> float:
+    part = _around_box(image.grid, box)
+    _, uncertainty = tiling.row_by_row(part).labels_and_entropy(part=part)
+    outside = image.outside(box)
+    recorded = 1.0 if outside is None else 1 - float(outside.mean())
+    return float(uncertainty.mean()) * recorded
+
+
+def _around_box(grid: WorkingGrid, box: NativeBox) -> Box:
+    return around(grid, tuple(np.array([side.start, side.stop - 1]) for side in box))

@@ -94,11 +94,13 @@ class Tiling:
             labels[box] = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
         return labels
 
-    def labels_and_entropy(self, progress: Progress | None = None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Segment the image, and in the same pass compute the ``entropy`` (*spatial) of the class probabilities."""
-        labels = np.empty(self._sizes(None), dtype=np.uint8)
+    def labels_and_entropy(
+        self, progress: Progress | None = None, part: Box | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """As ``labels``, and in the same pass compute the ``entropy`` (*spatial) of the class probabilities."""
+        labels = np.empty(self._sizes(part), dtype=np.uint8)
         uncertainty = np.empty_like(labels)
-        for box, logits in self._with_progress(progress, None):
+        for box, logits in self._with_progress(progress, part):
             labels[box] = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
             uncertainty[box] = entropy(logits.softmax(dim=0)).cpu().numpy()
         return labels, uncertainty

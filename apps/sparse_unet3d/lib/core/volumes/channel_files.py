@@ -46,7 +46,7 @@ class ChannelFiles:
         self._sources = sources
         dtype = np.result_type(*(source.geometry.dtype for source in sources))
         self.notes = tuple(note for source in sources for note in source.notes)
-        self.geometry: Geometry = replace(first, channels=len(sources), dtype=dtype)
+        self.geometry: Geometry = replace(first, channels=len(sources), dtype=dtype, crop=None)
 
     def read(self, box: Box | None = None) -> NDArray[Any]:
         """Read the voxels of a box (C, X, Y, Z), or all of them, one source after the other.

@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from lib.core.errors import InputError
 
+from .crop import FIELD, Crop
 from .data_files import DetachedHeader, named_data_file
 from .file_checks import (
     MAX_RATIO,
@@ -59,6 +61,12 @@ class NrrdSource(ItkSource):
 
     image_io = "NrrdImageIO"
 
+    def __init__(self, path: Path) -> None:
+        """Read the header, as ``ItkSource``, and where a box of a larger image comes from."""
+        super().__init__(path)
+        if text := self.fields.get(FIELD):
+            self.geometry = replace(self.geometry, crop=Crop.from_text(text, path, self.geometry.channels))
+
     @classmethod
     def write_image(cls, path: Path, array: NDArray[Any], affine: Affine, fields: Mapping[str, str]) -> None:
         """Write an image; of several channels, each voxel is a vector, which 3D Slicer opens.
@@ -73,6 +81,8 @@ class NrrdSource(ItkSource):
             OSError: it can't be written.
         """
         is_vector = len(array) > 1
+        if array.dtype == np.float16:
+            array = array.astype(np.float32)  # NRRD has no such type
         image = sitk.GetImageFromArray(array.T if is_vector else array[0].T, isVector=is_vector)
         for key, value in fields.items():
             image.SetMetaData(key, value)

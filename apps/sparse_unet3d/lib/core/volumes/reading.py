@@ -11,6 +11,7 @@ from lib.core.files import replacing
 
 from .budget import memory_for
 from .channel_files import ChannelFiles
+from .crop import Crop
 from .formats import FORMATS, ending_of, open_file
 from .image_files import files_of
 from .source import VolumeSource
@@ -108,7 +109,7 @@ def _read(source: VolumeSource, limit: int | None = None) -> Volume:
     geometry = source.geometry
     with memory_for(source, limit):
         array = source.read()
-        outside, notes = _without_nan(geometry.name, array)
+        outside, notes = _without_nan(geometry.name, array, geometry.crop)
     return Volume(
         array,
         geometry.affine,
@@ -117,15 +118,19 @@ def _read(source: VolumeSource, limit: int | None = None) -> Volume:
         geometry.slicer_reverses,
         outside,
         (*source.notes, *notes),
+        geometry.crop,
     )
 
 
-def _without_nan(name: str, array: NDArray[Any]) -> tuple[NDArray[np.bool_] | None, tuple[str, ...]]:
-    """Replace NaN by each channel's least value.
+def _without_nan(
+    name: str, array: NDArray[Any], crop: Crop | None = None
+) -> tuple[NDArray[np.bool_] | None, tuple[str, ...]]:
+    """Replace NaN by each channel's least value, or by one that is as dark when it is scaled.
 
     Args:
         name: of the image, for messages.
         array: (C, X, Y, Z), changed in place.
+        crop: the larger image that it is a box of, whose least value isn't known.
 
     Returns:
         (X, Y, Z) the voxels that were NaN in every channel, or None if there are none; and notes for a person.
@@ -144,13 +149,18 @@ def _without_nan(name: str, array: NDArray[Any]) -> tuple[NDArray[np.bool_] | No
                 f"{name}: {np.count_nonzero(infinite)} values are infinite (the first at voxel {voxel}, channel "
                 f"{number}); replace them by real numbers, e.g. 0"
             )
-        if missing.all():
+        if missing.all() and not crop:
             raise InputError(f"{name}: all values of channel {number} are NaN; expected an image, export it again")
-        channel[missing] = np.nanmin(channel)
+        channel[missing] = _below(crop.ranges[number].low, channel.dtype) if crop else np.nanmin(channel)
         outside &= missing
     if not outside.any():
         return None, (f"{name}: values that are NaN in only some channels count as the least value of the channel",)
     return outside, (f"{name}: {np.count_nonzero(outside)} voxels are NaN and count as outside",)
+
+
+def _below(half: float, dtype: np.dtype[Any]) -> Any:
+    """Return a value of a floating point type that is scaled to 0 by a ``Range`` with this ``low``."""
+    return np.nextafter(dtype.type(2 * half), dtype.type(-np.inf))
 
 
 def read_label_map(path: str | Path, limit: int | None = None) -> LabelMap:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .crop import Crop
+
 Affine = NDArray[np.float64]
 """(4, 4) voxel to RAS mm."""
 
@@ -52,7 +54,7 @@ class Geometry:
         affine: (4, 4) voxel to RAS mm.
         channels: number of channels.
         dtype: data type of the image's array: floats if the file asks to rescale its values.
-        slicer_affine, name, slicer_reverses: as in ``Volume``.
+        slicer_affine, name, slicer_reverses, crop: as in ``Volume``.
     """
 
     shape: tuple[int, int, int]
@@ -62,6 +64,7 @@ class Geometry:
     slicer_affine: Affine | None = None
     name: str = "the image"
     slicer_reverses: bool = False
+    crop: Crop | None = None
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -97,6 +100,7 @@ class Volume:
         slicer_reverses: whether Slicer numbers the slices along Z from the other end, as in most left-handed files.
         outside: (X, Y, Z) the voxels that are NaN in every channel of the file, or None where there are none.
         notes: what to tell a person about the file.
+        crop: the larger image that this is a box of, if the file says so.
     """
 
     array: NDArray[Any]
@@ -106,6 +110,7 @@ class Volume:
     slicer_reverses: bool = False
     outside: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
+    crop: Crop | None = None
 
     @property
     def channels(self) -> int:
@@ -129,6 +134,7 @@ class Volume:
             self.slicer_affine,
             self.name,
             self.slicer_reverses,
+            self.crop,
         )
 
     @property

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from lib.core.device.memory import total_memory
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
+from lib.core.volumes.crop import Crop
 from lib.core.volumes.volume import Volume
 from lib.server.slicer.replies import busy
 from lib.server.slicer.slice_names import SliceNames
@@ -110,6 +111,7 @@ def decode_image(path: str, limit: int) -> Volume:
         facts["slicer_reverses"],
         outside[0] if outside else None,
         tuple(facts["notes"]),
+        facts["crop"] and Crop.from_text(facts["crop"], Path(path), len(array)),
     )
 
 

@@ -60,6 +60,7 @@ def image(request: Mapping[str, Any]) -> Answer:
         "slicer_affine": None if found.slicer_affine is None else found.slicer_affine.tolist(),
         "slicer_reverses": found.slicer_reverses,
         "notes": found.notes,
+        "crop": found.crop and found.crop.to_text(),
     }
     return facts, [found.array, *([] if found.outside is None else [found.outside])]
 
