@@ -32,8 +32,14 @@ LIMIT = 10**9
 
 def decoders(of: int | None = None) -> list[psutil.Process]:
     """The processes of a process that decode files."""
-    found = psutil.Process(of).children()
-    return [one for one in found if one.is_running() and "lib.server.store.decoding_worker" in one.cmdline()]
+    return list(filter(_decodes, psutil.Process(of).children()))
+
+
+def _decodes(process: psutil.Process) -> bool:
+    try:
+        return "lib.server.store.decoding_worker" in process.cmdline()
+    except psutil.NoSuchProcess:  # Also one that has ended, and whose parent hasn't looked yet.
+        return False
 
 
 @pytest.fixture
