@@ -63,7 +63,8 @@ class GrowingLabels:
         """Create the label image, unless it goes on.
 
         Args:
-            names, colors: of the values, see ``write_label_image``.
+            names: what the values mean.
+            colors: (red, green, blue) of the values, 0 to 255.
 
         Raises:
             OSError: it can't be written.

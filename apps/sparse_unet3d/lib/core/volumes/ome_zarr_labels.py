@@ -124,7 +124,9 @@ def create_level(
         group: the label image, as opened by zarr.
         path: of the level in it.
         letters: of its axes.
-        shape, chunks, shards: along these axes.
+        shape: along these axes.
+        chunks: sides of what is decoded at once.
+        shards: sides of what is in one file; None for one chunk in each.
     """
     import numcodecs
 
@@ -171,7 +173,8 @@ def label_attributes(
         source: its image.
         levels: those of the image that it has, too.
         letters: of its axes.
-        names, colors: see ``write_label_image``.
+        names: what the values mean.
+        colors: (red, green, blue) of the values, 0 to 255.
         image: path from the label image to its image, if that has a fixed one.
     """
     multiscale = source.image.multiscale
