@@ -14,6 +14,7 @@ from lib.core.volumes.lif import LifSource
 from lib.core.volumes.reading import read_volume
 from lib.core.volumes.voxel_size import set_size_without_metadata
 from lif_files import Series, block, element, framed, header, lif
+from sources import check_voxels
 
 SIZES = {"t": 3, "m": 2, "c": 2, "z": 70, "y": 6, "x": 9, "w": 2}
 BOX = (slice(3, 8), slice(1, 5), slice(2, 66))
@@ -38,14 +39,7 @@ def as_channels(array: NDArray[Any], axes: str, **at: int) -> NDArray[Any]:
 def check(path: Path, expected: NDArray[Any]) -> LifSource:
     """Check that all voxels, and those of a box, are as expected (C, X, Y, Z)."""
     source = LifSource(path)
-    assert (source.geometry.channels, *source.geometry.shape) == expected.shape
-    assert source.geometry.name == str(path)
-    for box in (None, BOX, (slice(8, 9), slice(5, 6), slice(69, 70))):
-        found = source.read(box)
-        np.testing.assert_array_equal(found, expected[(slice(None), *(box or ()))])
-        assert found.dtype == source.geometry.dtype == expected.dtype
-        assert found.flags.c_contiguous
-        assert 0 < source.working_memory(box) < 100_000
+    check_voxels(source, path, expected, (BOX, (slice(8, 9), slice(5, 6), slice(69, 70))), most=100_000)
     return source
 
 

@@ -16,6 +16,7 @@ from lib.core.errors import InputError
 from lib.core.volumes.nd2 import Nd2Source
 from lib.core.volumes.reading import read_volume
 from lib.core.volumes.voxel_size import set_size_without_metadata
+from sources import check_voxels
 
 SIZES = {"t": 3, "p": 2, "z": 70, "y": 6, "x": 9}
 BOX = (slice(3, 8), slice(1, 5), slice(2, 66))
@@ -38,14 +39,7 @@ def as_channels(array: NDArray[Any]) -> NDArray[Any]:
 def check(path: Path, expected: NDArray[Any]) -> Nd2Source:
     """Check that all voxels, and those of a box, are as expected (C, X, Y, Z)."""
     source = Nd2Source(path)
-    assert (source.geometry.channels, *source.geometry.shape) == expected.shape
-    assert source.geometry.name == str(path)
-    for box in (None, BOX, (slice(8, 9), slice(5, 6), slice(69, 70))):
-        found = source.read(box)
-        np.testing.assert_array_equal(found, expected[(slice(None), *(box or ()))])
-        assert found.dtype == source.geometry.dtype == expected.dtype
-        assert found.flags.c_contiguous
-        assert 0 < source.working_memory(box) < 100_000
+    check_voxels(source, path, expected, (BOX, (slice(8, 9), slice(5, 6), slice(69, 70))), most=100_000)
     return source
 
 

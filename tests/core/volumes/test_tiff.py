@@ -16,6 +16,7 @@ from PIL import Image
 from lib.core.errors import InputError
 from lib.core.volumes.tiff import TiffSource
 from lib.core.volumes.voxel_size import set_size_without_metadata
+from sources import check_voxels
 
 SIZES = {"T": 3, "C": 2, "Z": 7, "Y": 40, "X": 33, "S": 3}
 BOX = (slice(3, 30), slice(17, 35), slice(2, 6))
@@ -44,14 +45,7 @@ def as_channels(array: NDArray[Any], axes: str, time: int = 0) -> NDArray[Any]:
 def check(path: Path, expected: NDArray[Any]) -> TiffSource:
     """Check that all voxels, and those of a box, are as expected (C, X, Y, Z)."""
     source = TiffSource(path)
-    assert (source.geometry.channels, *source.geometry.shape) == expected.shape
-    assert source.geometry.name == str(path)
-    for box in (None, BOX, (slice(0, 1), slice(39, 40), slice(6, 7))):
-        found = source.read(box)
-        np.testing.assert_array_equal(found, expected[(slice(None), *(box or ()))])
-        assert found.dtype == source.geometry.dtype == expected.dtype.newbyteorder("=")
-        assert found.flags.c_contiguous
-        assert source.working_memory(box) > 0
+    check_voxels(source, path, expected, (BOX, (slice(0, 1), slice(39, 40), slice(6, 7))))
     return source
 
 

@@ -4,12 +4,13 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from .progress import bars, show_step
 from .segment import plan_tasks, segment_all
 
 
@@ -28,16 +29,9 @@ def segment_and_report(inputs: Sequence[Path], model: Path, out: Path, workers: 
     """
     tasks, workers = plan_tasks(inputs, model, out, workers)
     console = Console(file=sys.stderr if as_json else sys.stdout)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with bars(console) as progress:
         bar = progress.add_task(f"Segmenting, {workers} at a time", total=len(tasks))
-
         of_image = progress.add_task("", visible=False)
-
-        def show(what: str, fraction: float) -> None:
-            if progress.tasks[of_image].description != what:
-                progress.reset(of_image, description=what, total=1, visible=True)
-            progress.update(of_image, completed=fraction)
 
         def done(result: dict[str, Any]) -> None:
             progress.advance(bar)
@@ -45,7 +39,7 @@ def segment_and_report(inputs: Sequence[Path], model: Path, out: Path, workers: 
             if result["status"] == "failed":
                 progress.console.print(f"{result['image']}: failed: {result['message']}", markup=False, soft_wrap=True)
 
-        results = segment_all(tasks, workers, done, show)
+        results = segment_all(tasks, workers, done, partial(show_step, progress, of_image))
     counts = Counter(result["status"] for result in results)
     if as_json:
         print(json.dumps(results, indent=1))

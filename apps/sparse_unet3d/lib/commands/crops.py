@@ -4,12 +4,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from lib.core.data.large_image import LargeImage, survey
 from lib.core.device.memory import free_memory
@@ -29,6 +29,7 @@ from lib.core.volumes.source import Box, shape_of_box
 from lib.core.volumes.spreading import spread
 
 from .errors import saying_what_failed
+from .progress import bars, show_step
 from .segment import model_file
 
 CANDIDATES = 4
@@ -40,15 +41,8 @@ Told = Callable[[str, float], None]
 
 def crop_and_report(image: Path, studies: Path, size: int, count: int, spacing: str, model: Path | None) -> None:
     """Make crops, and report on the terminal; arguments and exceptions are those of ``make_crops``."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console()) as progress:
-        bar = progress.add_task("")
-
-        def show(what: str, fraction: float) -> None:
-            if progress.tasks[bar].description != what:
-                progress.reset(bar, description=what, total=1)
-            progress.update(bar, completed=fraction)
-
+    with bars(Console()) as progress:
+        show = partial(show_step, progress, progress.add_task(""))
         written = make_crops(image, studies, size, count, spacing, model, show)
     print(f"{studies}: {len(written)} of {count} crops added", *(path.name for path in written), sep="\n  ")
 
@@ -192,8 +186,7 @@ def _least_certain(model: Model, image: LargeImage, boxes: Sequence[Box], progre
         entropy.append(mean)
         progress("Asking the model", len(entropy) / len(boxes))
 
-    segmenter = Segmenter(model.network, model.plan, model.precision)
-    segmenter.entropy_of_boxes(image, boxes, this_machine(None), done)
+    Segmenter.of(model).entropy_of_boxes(image, boxes, this_machine(None), done)
     return [boxes[number] for number in np.argsort(-np.array(entropy), kind="stable")]
 
 

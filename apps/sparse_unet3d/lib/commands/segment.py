@@ -141,7 +141,7 @@ def segment_one(task: Task, progress: Callable[[str, float], None] = lambda _wha
     if task.out.exists() and (known := _read(record)).get("made_from") == made_from:
         return {**known["result"], "status": "up to date"}
     began = time.monotonic()
-    segmenter, machine = Segmenter(model.network, model.plan, model.precision), this_machine(task.memory)
+    segmenter, machine = Segmenter.of(model), this_machine(task.memory)
     if format_of(task.path).open is OmeZarrSource:
         source = OmeZarrSource(task.path, _wanted_spacing(model.plan))
         voxels = segment_large(segmenter, source, task.out, machine, made_from, progress)
