@@ -213,8 +213,6 @@ def _check(options: ReproduceOptions) -> None:
         raise InputError(
             f"--jobs: {options.jobs}; the workers at --dask decide how many runs are done at a time; leave --jobs out"
         )
-    if options.dask and not importlib.util.find_spec("distributed"):
-        raise InputError("--dask: the package distributed is not installed; pip install distributed")
 
 
 def _methods(table: str, options: ReproduceOptions) -> list[str]:

@@ -112,6 +112,14 @@ def segment(
             show_default=False,
         ),
     ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Let the workers of a dask.distributed scheduler do the work. They must see the same files.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
 ) -> None:
     """Segment volumes by a trained model. Those whose result is up to date are skipped.
@@ -121,7 +129,7 @@ def segment(
     """
     from lib.commands.batch_report import segment_and_report
 
-    raise typer.Exit(segment_and_report(inputs, model, out, workers, as_json))
+    raise typer.Exit(segment_and_report(inputs, model, out, workers, dask, as_json))
 
 
 @app.command(epilog="Example: python apps/sparse_unet3d crops embryo.ome.zarr --size 256 --count 8 --studies project/")

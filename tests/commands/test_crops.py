@@ -246,7 +246,7 @@ def test_paint_in_crops_trains_a_model_of_the_whole(tmp_path: Path) -> None:
         store.save_label(path.stem, str(label), "final", {"label_info": names})
     request = {"max_epochs": 1, "max_minutes": 0.0, "start": "continue"}
     assert train_and_report(studies, ["width=2"], request, True) == 0
-    (task,), _ = plan_tasks([image], studies, tmp_path / "out", 1)
+    (task,) = plan_tasks([image], studies, tmp_path / "out")
     result = segment_one(task)
     assert OmeZarrSource(Path(result["out"])).geometry.shape == SHAPE
     assert sum(result["voxels"].values()) == np.prod(SHAPE)

@@ -23,6 +23,7 @@ from lib.core.inference import large
 from lib.core.inference.segmenter import Segmenter
 from lib.core.labels import LabelScheme
 from lib.core.model.model import Model
+from lib.core.parallel import Processes
 from lib.core.volumes import growing_labels
 from lib.core.volumes.ome_zarr import OmeZarrSource
 from lib.core.volumes.reading import read_volume
@@ -52,8 +53,8 @@ def expected(project: Path, name: str) -> Any:
 
 
 def segment(project: Path, out: Path, workers: int = 1, *inputs: Path) -> dict[str, dict[str, Any]]:
-    tasks, _ = plan_tasks(inputs or [project], project, out, workers)
-    results = segment_all(tasks, workers, lambda _: None)
+    tasks = plan_tasks(inputs or [project], project, out)
+    results = segment_all(tasks, Processes(workers), lambda _: None)
     return {str(result["image"]): result for result in results}
 
 
@@ -96,7 +97,7 @@ def zarr_image(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pytest.importorskip("zarr", reason="zarr needs Python 3.11")
     monkeypatch.setattr(growing_labels, "CHUNK", 16)
     monkeypatch.setattr(large, "CHUNK", 16)
-    monkeypatch.setattr(large, "MOST", 16**3)
+    monkeypatch.setattr(large, "MOST", 16 * 16 * 12)
     array = np.random.default_rng(6).integers(0, 400, SHAPE[::-1]).astype(np.uint16)
     return save(project / "z.ome.zarr", [array], "zyx", "0.5", [(1, 0.5, 0.5)], chunks=(8, 8, 8))
 
@@ -138,19 +139,19 @@ def test_a_large_image_goes_on_after_an_interrupt(
     out, done, told = tmp_path / "out", list[Any](), list[tuple[str, float]]()
     written = growing_labels.GrowingLabels.write
 
-    def write(self: Any, box: Any, labels: Any) -> None:
+    def write(self: Any, box: Any, labels: Any) -> Any:
         if len(done) == 2:
             done.append(None)
             raise KeyboardInterrupt
         done.append(box)
-        written(self, box, labels)
+        return written(self, box, labels)
 
     monkeypatch.setattr(growing_labels.GrowingLabels, "write", write)
-    tasks, _ = plan_tasks([zarr_image], project, out, 1)
+    tasks = plan_tasks([zarr_image], project, out)
     with pytest.raises(KeyboardInterrupt):
         segment_one(tasks[0])
     assert not (out / "z.ome.zarr").exists()
-    result = segment_one(tasks[0], lambda what, fraction: told.append((what, fraction)))
+    result = segment_one(tasks[0], progress=lambda what, fraction: told.append((what, fraction)))
     assert result["status"] == "done"
     assert len(done) == len({str(box) for box in done}) == 5
     segmenting = [fraction for what, fraction in told if what == "segmenting"]
@@ -176,9 +177,9 @@ def test_what_cannot_be_segmented_is_refused_before_anything_is(project: Path, t
         ([project, other], "both are named 'a'"),
     ):
         with pytest.raises(InputError, match=words):
-            plan_tasks(inputs, project, tmp_path / "out", 1)
+            plan_tasks(inputs, project, tmp_path / "out")
     with pytest.raises(InputError, match="no model"):
-        plan_tasks([project], tmp_path / "empty", tmp_path / "out", 1)
+        plan_tasks([project], tmp_path / "empty", tmp_path / "out")
     for path in (project, project / "models", project / "models/model.pt"):
         assert model_file(path) == project / "models/model.pt"
 
@@ -186,13 +187,13 @@ def test_what_cannot_be_segmented_is_refused_before_anything_is(project: Path, t
 def test_channels_and_images_in_a_file_are_found_by_any_of_their_paths(project: Path, tmp_path: Path) -> None:
     for channel in range(2):
         write_image(tmp_path / f"x_000{channel}.nii.gz")
-    tasks, _ = plan_tasks([tmp_path / "x_0001.nii.gz"], project, tmp_path / "out", 1)
+    tasks = plan_tasks([tmp_path / "x_0001.nii.gz"], project, tmp_path / "out")
     assert [(task.image, task.out.name, len(task.files)) for task in tasks] == [("x", "x.nii.gz", 2)]
     array = np.zeros((2, *SHAPE[::-1]), np.uint8)
     tifffile.imwrite(tmp_path / "y.tif", array, ome=True, metadata={"axes": "TZYX"})
-    tasks, _ = plan_tasks([tmp_path / "y.tif"], project, tmp_path / "out", 1)
+    tasks = plan_tasks([tmp_path / "y.tif"], project, tmp_path / "out")
     assert [task.image for task in tasks] == ["y_t0000", "y_t0001"]
-    tasks, _ = plan_tasks([tmp_path / "y.tif/t0001"], project, tmp_path / "out", 1)
+    tasks = plan_tasks([tmp_path / "y.tif/t0001"], project, tmp_path / "out")
     assert [(task.image, task.out.name) for task in tasks] == [("y_t0001", "y_t0001.tif")]
 
 

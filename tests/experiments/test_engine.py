@@ -7,13 +7,11 @@ from pathlib import Path
 
 import dask.config as dask_config
 import pytest
-from distributed import LocalCluster
 
+from dask_cluster import start
 from dense_volumes import write_balls
 from experiments.engine import outcomes
 from experiments.reproduce import ReproduceOptions, reproduce
-from lib.core.errors import InputError
-from project import APP, PROJECT
 from serving import PATIENCE
 
 
@@ -23,18 +21,8 @@ def patience() -> Iterator[None]:
         pytest.MonkeyPatch.context() as patch,
         dask_config.set({"distributed.comm.timeouts.connect": f"{PATIENCE}s"}),
     ):
-        patch.setattr("experiments.engine.TIMEOUT", PATIENCE)
+        patch.setattr("lib.commands.dask_workers.TIMEOUT", PATIENCE)
         yield
-
-
-def start(workers: int, threads: int = 1) -> LocalCluster:
-    return LocalCluster(
-        n_workers=workers,
-        threads_per_worker=threads,
-        host="127.0.0.1",
-        dashboard_address=None,
-        env={"PYTHONPATH": os.pathsep.join(map(str, (PROJECT, APP)))},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +51,3 @@ def test_workers_make_the_same_table_as_this_process(scheduler: str, tmp_path: P
     # The number of threads changes the order of sums, and with it their rounding.
     for here, there in zip(*rows, strict=True):
         assert here["3d_bn"] == pytest.approx(there["3d_bn"], abs=0.03)
-
-
-def test_workers_that_would_mix_their_randomness_are_refused() -> None:
-    with (
-        start(workers=1, threads=2) as cluster,
-        pytest.raises(InputError, match=r"worker .* has several threads; start workers by .* --nthreads 1"),
-    ):
-        list(outcomes(os.path.basename, ["a"], None, cluster.scheduler_address))
-
-
-def test_a_scheduler_without_workers_is_refused() -> None:
-    with start(workers=0) as cluster, pytest.raises(InputError, match="no worker is connected"):
-        list(outcomes(os.path.basename, ["a"], None, cluster.scheduler_address))
-
-
-def test_an_address_at_which_no_scheduler_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.engine.TIMEOUT", 0.5)
-    with pytest.raises(InputError, match=r"--dask: tcp://127\.0\.0\.1:9: .*start `dask scheduler`"):
-        list(outcomes(os.path.basename, ["a"], None, "tcp://127.0.0.1:9"))

@@ -48,7 +48,7 @@ def write(growing: GrowingLabels, labels: NDArray[np.uint8], most: int = 100) ->
     growing.begin(NAMES, COLORS)
     missing = [box for box in boxes(SHAPE, SIDES) if not growing.is_done(box)][:most]
     for box in missing:
-        growing.write(box, labels[box])
+        growing.note(box, growing.write(box, labels[box]))
     return len(missing)
 
 
@@ -63,7 +63,7 @@ def test_labels_are_read_back(tmp_path: Path, version: str, letters: str) -> Non
     assert growing.voxels is None
     growing.begin(NAMES, COLORS)
     for box in boxes(image.geometry.shape, SIDES):
-        growing.write(box, labels[box])
+        growing.note(box, growing.write(box, labels[box]))
     growing.finish()
     assert growing.voxels == {value: int((labels == value).sum()) for value in (0, 1, 2)}
 

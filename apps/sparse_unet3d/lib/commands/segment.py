@@ -1,35 +1,33 @@
 """Segments any number of volumes by a trained model, without a server."""
 
-import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lib.core.device.machine import default_device
-from lib.core.device.memory import free_memory
 from lib.core.device.this_machine import this_machine
 from lib.core.errors import InputError
 from lib.core.files import remove_abandoned, write_json
-from lib.core.inference.large import segment_large
+from lib.core.inference import large
+from lib.core.inference.many import each_or_why
 from lib.core.inference.segmenter import Segmenter
-from lib.core.model.model import Model
-from lib.core.parallel import each_in_processes
+from lib.core.inference.shared import SharedImage, segment_shared
+from lib.core.model.model import load_with_digest
+from lib.core.parallel import Processes, Workers
 from lib.core.plan.plan import Plan
 from lib.core.volumes.formats import FORMATS, ending_of, file_of, format_of, split_ending
 from lib.core.volumes.image_files import ImageFiles, images_in, is_image, with_data_file
 from lib.core.volumes.ome_zarr import OmeZarrSource
 from lib.core.volumes.reading import read_volume, write_label_map
 
-MEMORY_OF_WORKER = 4 * 10**9
-"""Bytes of free memory for each process that segments, if nobody says how many processes to use."""
+Progress = Callable[[str, float], None]
+"""Called with what is done at the moment and the fraction done."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,6 @@ class Task:
         files: its files.
         model: file of the model.
         out: where the label map goes; a JSON file beside it tells what it was made from.
-        memory: bytes that segmenting may take.
     """
 
     image: str
@@ -50,17 +47,20 @@ class Task:
     files: tuple[Path, ...]
     model: Path
     out: Path
-    memory: int
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the image may be larger than memory."""
+        return format_of(self.path).open is OmeZarrSource
 
 
-def plan_tasks(inputs: Sequence[Path], model: Path, out: Path, workers: int | None) -> tuple[list[Task], int]:
-    """Return what there is to segment, and by how many processes.
+def plan_tasks(inputs: Sequence[Path], model: Path, out: Path) -> list[Task]:
+    """Return what there is to segment.
 
     Args:
         inputs: images, or folders of images.
         model: a model file, or a folder that has one: of a project, or of its models.
         out: folder of the results.
-        workers: how many processes; None for as many as there are cores, images and memory for, one on a GPU.
 
     Raises:
         InputError: there is no such image or model, or two images have the same name.
@@ -75,12 +75,7 @@ def plan_tasks(inputs: Sequence[Path], model: Path, out: Path, workers: int | No
                     "segment them into different folders"
                 )
             images[name] = image
-    if workers is None:
-        most = 1 if default_device() != "cpu" else min(os.cpu_count() or 1, free_memory() // MEMORY_OF_WORKER)
-        workers = max(1, min(most, len(images)))
-    memory = this_machine(None).memory // workers
-    tasks = [Task(name, i.path, i.files, model, out / f"{name}{_ending(i.path)}", memory) for name, i in images.items()]
-    return tasks, workers
+    return [Task(name, i.path, i.files, model, out / f"{name}{_ending(i.path)}") for name, i in images.items()]
 
 
 def model_file(path: Path) -> Path:
@@ -97,54 +92,89 @@ def model_file(path: Path) -> Path:
 
 def segment_all(
     tasks: Sequence[Task],
-    workers: int,
+    workers: Workers,
     done: Callable[[dict[str, Any]], None],
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress = lambda _what, _fraction: None,
 ) -> list[dict[str, Any]]:
     """Segment images; return what became of each, sorted by name.
 
+    Each worker segments an image at a time. If there are fewer OME-Zarr images than workers, all workers together
+    segment these, one after the other.
+
     Args:
         tasks: the images.
-        workers: how many processes.
+        workers: the processes that do the work.
         done: called with what became of an image: ``image``; ``status``, which is ``done``, ``up to date`` or
             ``failed``; ``out`` or ``message``; ``seconds``; and ``voxels`` of each class.
-        progress: called with what is done to an image and the fraction done, if this process does the work.
+        progress: called with what is done to an image and the fraction done, if this process works on it, or all
+            workers do.
+
+    Raises:
+        WorkersLost: nobody is left to do the work. What is done is kept.
     """
-    results = []
+    results = list[dict[str, Any]]()
     for folder in {task.out.parent for task in tasks}:
         if folder.is_dir():
             remove_abandoned(folder)
-    work = partial(segment_one, progress=progress) if progress and workers <= 1 else segment_one
-    for task, outcome in each_in_processes(work, tasks, workers):
-        if isinstance(outcome, Exception):
-            known = isinstance(outcome, (InputError, OSError))
-            message = str(outcome) if known else f"{type(outcome).__name__}: {outcome}"
-            outcome = {"image": task.image, "status": "failed", "message": message}
-        results.append(outcome)
-        done(outcome)
+
+    def add(task: Task, outcome: dict[str, Any] | str) -> None:
+        failed = {"image": task.image, "status": "failed", "message": outcome}
+        results.append(failed if isinstance(outcome, str) else outcome)
+        done(results[-1])
+
+    shared = [task for task in tasks if task.is_large]
+    if len(shared) >= workers.count:
+        shared = []
+    work = partial(segment_one, memory=workers.memory)
+    if isinstance(workers, Processes) and workers.count == 1:
+        work = partial(work, progress=progress)
+    for task, outcome in each_or_why(work, [task for task in tasks if task not in shared], workers):
+        add(task, outcome)
+    together = partial(segment_one, memory=workers.memory, progress=progress, workers=workers)
+    for task, outcome in each_or_why(together, shared, Processes(1)):
+        add(task, outcome)
     return sorted(results, key=lambda result: str(result["image"]))
 
 
-def segment_one(task: Task, progress: Callable[[str, float], None] = lambda _what, _fraction: None) -> dict[str, Any]:
+def segment_one(
+    task: Task,
+    memory: int | None = None,
+    progress: Progress = lambda _what, _fraction: None,
+    workers: Workers | None = None,
+) -> dict[str, Any]:
     """Segment an image, unless its result is up to date; return what became of it, see ``segment_all``.
 
     An OME-Zarr image is segmented box by box. If that was interrupted, it goes on.
 
+    Args:
+        task: the image.
+        memory: bytes that segmenting may take; None for what is free.
+        progress: called with what is done at the moment and the fraction done.
+        workers: processes that share the boxes of an OME-Zarr image; None: this process does the work.
+
     Raises:
         InputError: the image or the model can't be used.
         OSError: the result can't be written.
+        WorkersLost: no worker is left.
     """
-    model, digest = _load(task.model, task.model.stat().st_mtime_ns)
+    model, digest = load_with_digest(task.model)
     files = [file for path in task.files for file in with_data_file(path) if file.exists()]
     made_from = {"model": digest, "files": [[path.name, *_stamp(path)] for path in files]}
     record = task.out.with_name(f"{split_ending(task.out.name)[0]}.json")
     if task.out.exists() and (known := _read(record)).get("made_from") == made_from:
         return {**known["result"], "status": "up to date"}
     began = time.monotonic()
-    segmenter, machine = Segmenter.of(model), this_machine(task.memory)
-    if format_of(task.path).open is OmeZarrSource:
-        source = OmeZarrSource(task.path, _wanted_spacing(model.plan))
-        voxels = segment_large(segmenter, source, task.out, machine, made_from, progress)
+    segmenter, machine = Segmenter.of(model), this_machine(memory)
+    if task.is_large:
+        wanted = _wanted_spacing(model.plan)
+        if workers:
+            image = SharedImage(
+                task.model, digest, task.path, wanted, task.out, made_from, memory, large.MOST, workers.count
+            )
+            voxels = segment_shared(image, workers, progress)
+        else:
+            source = OmeZarrSource(task.path, wanted)
+            voxels = large.segment_large(segmenter, source, task.out, machine, made_from, progress)
     else:
         volume = read_volume(task.path)
         labels = segmenter.segment(volume, machine, lambda fraction: progress("segmenting", fraction))
@@ -169,12 +199,6 @@ def _wanted_spacing(plan: Plan) -> tuple[float, ...] | None:
         # The level nearest to the voxels of the training images, where the next one has voxels of twice the size.
         return tuple(math.sqrt(2) * size for size in plan.voxel_size)
     return plan.spacing
-
-
-@lru_cache(maxsize=1)
-def _load(path: Path, _: int) -> tuple[Model, str]:
-    """Read a model, once in each process and each time that it was written; return it with its SHA-256."""
-    return Model.load(path), hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _stamp(path: Path) -> tuple[int, int]:

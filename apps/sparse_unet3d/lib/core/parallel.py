@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 
+from .errors import InputError
 from .orphan import end_with_parent
 
 Item = TypeVar("Item")
@@ -20,6 +22,52 @@ Result = TypeVar("Result")
 
 class Crashed(Exception):
     """The process that worked on an item has ended without a result. The message says so, for people."""
+
+
+class WorkersLost(InputError):
+    """Nobody is left to do the work. The message says what to do."""
+
+
+class Workers(Protocol):
+    """Processes that work on many items, on this computer or on others. One that is lost costs one item at most."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that each may take; None for what is free."""
+
+    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result | Exception]]:
+        """Call a function with each item.
+
+        Args:
+            work: a function of a module, or a ``partial`` of one, which other processes can import.
+            items: what to call it with.
+
+        Yields:
+            Each item with what the function returned or raised, in the order in which they are done.
+
+        Raises:
+            WorkersLost: nobody is left to do the work.
+        """
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Processes of this computer, see ``each_in_processes``.
+
+    Attributes:
+        count: how many; with one, this process does the work.
+        memory: bytes that each may take; None for what is free.
+    """
+
+    count: int
+    memory: int | None = None
+
+    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result | Exception]]:
+        return each_in_processes(work, items, self.count)
 
 
 def each_in_processes(
@@ -38,7 +86,7 @@ def each_in_processes(
     """
     if workers <= 1:
         for item in items:
-            yield item, _outcome(lambda item=item: work(item))  # type: ignore[misc]
+            yield item, outcome_of(lambda item=item: work(item))  # type: ignore[misc]
         return
     waiting, alone = deque(items), deque[Item]()
     while waiting or alone:
@@ -58,7 +106,7 @@ def each_in_processes(
                         part.appendleft(item)
                         is_broken = True
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    item, outcome = running.pop(future), _outcome(future.result)
+                    item, outcome = running.pop(future), outcome_of(future.result)
                     if not isinstance(outcome, BrokenProcessPool):
                         yield item, outcome
                         continue
@@ -69,7 +117,8 @@ def each_in_processes(
                         yield item, Crashed("the process that worked on it has ended; memory may have been short")
 
 
-def _outcome(call: Callable[[], Result]) -> Result | Exception:
+def outcome_of(call: Callable[[], Result]) -> Result | Exception:
+    """Return what a function returns or raises."""
     try:
         return call()
     except Exception as error:

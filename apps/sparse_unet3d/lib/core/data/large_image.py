@@ -22,6 +22,9 @@ from .preparation import check_channels
 SURVEYED = 1 << 24
 """Most voxels that are read at once to find the range of intensities."""
 
+Surveyed = tuple[list[Any], tuple[Range, ...]]
+"""The least value, and the range of the intensities, of each channel of an image."""
+
 
 class LargeImage:
     """An image that is read box by box; its voxels are those of ``PreparedImage``.
@@ -32,16 +35,24 @@ class LargeImage:
     Attributes:
         name: what messages call it.
         grid: the volume's own grid and the working grid.
+        surveyed: what scaling depends on.
         ranges: of the intensities of each channel.
     """
 
-    def __init__(self, source: OmeZarrSource, plan: Plan, progress: Callable[[float], None] | None = None) -> None:
-        """Read all voxels once, for the range of intensities.
+    def __init__(
+        self,
+        source: OmeZarrSource,
+        plan: Plan,
+        progress: Callable[[float], None] | None = None,
+        surveyed: Surveyed | None = None,
+    ) -> None:
+        """Read all voxels once, for the range of intensities, unless it is known.
 
         Args:
             source: the image.
             plan: the plan that it is prepared by.
             progress: called with the fraction that is read.
+            surveyed: what ``survey`` has found in this image; None if nobody has read it yet.
 
         Raises:
             InputError: another number of channels than the plan; damaged, infinite values, or a channel in which all
@@ -52,7 +63,8 @@ class LargeImage:
         self.source, self.name = source, geometry.name
         self.grid = WorkingGrid.of(geometry.shape, geometry.spacing, plan.spacing)
         self.shape = (geometry.channels, *self.grid.working)
-        self._least, self.ranges = survey(source, progress)
+        self.surveyed = surveyed or survey(source, progress)
+        self._least, self.ranges = self.surveyed
 
     def __getitem__(self, box: tuple[slice, ...]) -> Tensor:
         """Read and prepare a box (C, *box) of working voxels.
@@ -77,9 +89,7 @@ class LargeImage:
         return scaled(array, self.ranges)
 
 
-def survey(
-    source: OmeZarrSource, progress: Callable[[float], None] | None = None
-) -> tuple[list[Any], tuple[Range, ...]]:
+def survey(source: OmeZarrSource, progress: Callable[[float], None] | None = None) -> Surveyed:
     """Read all voxels of an image, for the least value and the range of intensities of each channel.
 
     Args:

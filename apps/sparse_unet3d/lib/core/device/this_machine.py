@@ -18,14 +18,15 @@ def this_machine(memory: int | None) -> Machine:
     Args:
         memory: bytes of the device's memory that may be used; None: ``SHARE`` of what is free now, at most ``MOST``.
     """
-    cpu = Machine("cpu", memory or _budget(free_memory()))
+    cpu = Machine("cpu", memory or budget(free_memory()))
     device = default_device()
     if device == "cpu":
         return cpu
     # Apple's GPU computes in the computer's own memory.
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else free_memory()
-    return Machine(device, memory or _budget(free), fallback=cpu)
+    return Machine(device, memory or budget(free), fallback=cpu)
 
 
-def _budget(free: int) -> int:
+def budget(free: int) -> int:
+    """Return how many of these free bytes a computation may take."""
     return min(MOST, int(SHARE * free))

@@ -9,6 +9,7 @@ from typing import Any
 from lib.core.colours import colours
 from lib.core.data.large_image import LargeImage
 from lib.core.device.machine import Machine
+from lib.core.labels import LabelScheme
 from lib.core.volumes.boxes import boxes
 from lib.core.volumes.growing_labels import CHUNK, GrowingLabels
 from lib.core.volumes.ome_zarr import OmeZarrSource
@@ -23,6 +24,9 @@ much."""
 
 MOST = 1 << 27
 """Most voxels of a box, so that an interruption loses minutes, not hours."""
+
+Done = Callable[[Box, dict[int, int]], None]
+"""Called with a box that is written, and how many of its voxels have each value."""
 
 
 def segment_large(
@@ -50,54 +54,90 @@ def segment_large(
         InputError: another number of channels than the plan, or damaged; names the chunk. What is done is kept.
         OSError: the label image can't be written. What is done is kept.
     """
-    shape, spacing = source.geometry.shape, source.geometry.spacing
-    grid = WorkingGrid.of(shape, spacing, segmenter.plan.spacing)
-    if machine.device != "cuda":
-        machine = machine.within(MEMORY)
-    sides = _choose_sides(grid, segmenter.box_costs(grid, machine), machine.memory)
-    labels = GrowingLabels(place, source, made_from, {"sides": sides})
+    machine = for_boxes(machine)
+
+    def segment(waiting: Sequence[Box], done: Done) -> None:
+        image = LargeImage(source, segmenter.plan, lambda fraction: progress("reading intensities", fraction))
+        segmenter.segment_boxes(image, waiting, machine, lambda box, found: done(box, labels.write(box, found)))
+
+    labels = GrowingLabels(place, source, made_from, {"sides": choose_sides(segmenter, source, machine, MOST, 1)})
+    return grow(labels, segmenter.plan.scheme, segment, progress)
+
+
+def for_boxes(machine: Machine) -> Machine:
+    """Return a machine that takes no more memory for a box than is of use."""
+    return machine if machine.device == "cuda" else machine.within(MEMORY)
+
+
+def grow(
+    labels: GrowingLabels,
+    scheme: LabelScheme,
+    segment: Callable[[Sequence[Box], Done], None],
+    progress: Callable[[str, float], None],
+) -> dict[int, int]:
+    """Complete a label image, unless it is complete.
+
+    Args:
+        labels: the label image; its settings have the ``sides`` of the boxes.
+        scheme: of the values.
+        segment: segments and writes the boxes that are missing, and calls its second argument after each.
+        progress: called with what is done at the moment and the fraction done.
+
+    Returns:
+        How many voxels have each value.
+
+    Raises:
+        OSError: the label image can't be written. What is done is kept.
+    """
     if labels.voxels is None:
-        scheme = segmenter.plan.scheme
         names = {0: scheme.background, **dict(enumerate(scheme.foreground, start=1))}
         shown = {value: (r, g, b) for value, (r, g, b) in enumerate(colours(scheme)[:-1].tolist()) if value}
         labels.begin(names, shown)
-        every = list(boxes(shape, tuple(labels.settings["sides"])))
-        waiting = [box for box in every if not labels.is_done(box)]
-        done = math.prod(shape) - sum(map(_size, waiting))
+        shape = labels.source.geometry.shape
+        waiting = [box for box in boxes(shape, tuple(labels.settings["sides"])) if not labels.is_done(box)]
+        missing = sum(map(_size, waiting))
 
-        def write(box: Box, found: Any) -> None:
-            nonlocal done
-            labels.write(box, found)
-            done += _size(box)
-            progress("segmenting", done / math.prod(shape))
+        def note(box: Box, voxels: dict[int, int]) -> None:
+            nonlocal missing
+            labels.note(box, voxels)
+            missing -= _size(box)
+            progress("segmenting", 1 - missing / math.prod(shape))
 
         if waiting:
-            image = LargeImage(source, segmenter.plan, lambda fraction: progress("reading intensities", fraction))
-            progress("segmenting", done / math.prod(shape))
-            segmenter.segment_boxes(image, waiting, machine, write)
+            progress("segmenting", 1 - missing / math.prod(shape))
+            segment(waiting, note)
     labels.finish()
     assert labels.voxels is not None
     return labels.voxels
 
 
-def _choose_sides(
-    grid: WorkingGrid, costs: Callable[[Sequence[int]], tuple[int, int]], memory: int
+def choose_sides(
+    segmenter: Segmenter, source: OmeZarrSource, machine: Machine, most: int, workers: int
 ) -> tuple[int, int, int]:
-    """Choose the sides of the boxes so that the network sees the fewest voxels for each voxel that is segmented.
+    """Choose the sides of the boxes so that the network sees the fewest voxels, or sees them in the shortest time.
 
     Args:
-        grid: of the image.
-        costs: see ``Segmenter.box_costs``.
-        memory: bytes that a box may take.
+        segmenter: of the network.
+        source: the image.
+        machine: what to compute on.
+        most: voxels of a box, at most.
+        workers: how many boxes are segmented at the same time.
     """
+    grid = WorkingGrid.of(source.geometry.shape, source.geometry.spacing, segmenter.plan.spacing)
+    costs = segmenter.box_costs(grid, machine)
     along = [[CHUNK * number for number in range(1, -(-size // CHUNK) + 1)] for size in grid.native]
     best, least = (CHUNK, CHUNK, CHUNK), (math.inf, math.inf)
     for x, y, z in itertools.product(*along):
-        if x * y * z > MOST:
-            continue
         sides = [min(side, size) for side, size in zip((x, y, z), grid.native, strict=True)]
+        if math.prod(sides) > most:
+            continue
         taken, seen = costs(sides)
-        cost = max(taken, memory), seen / math.prod(sides)
+        # Boxes at the image's end are smaller, which counts only where nobody waits for the larger ones.
+        turns = math.prod(grid.native) / math.prod(sides)
+        if workers > 1:
+            count = math.prod(-(-size // side) for size, side in zip(grid.native, sides, strict=True))
+            turns = math.ceil(count / workers)
+        cost = max(taken, machine.memory), seen * turns
         if cost < least:
             best, least = (x, y, z), cost
     return best

@@ -5,6 +5,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from lib.core.device.precision import half_precision, precision_on
 from lib.core.device.this_machine import this_machine
 from lib.core.errors import InputError
 from lib.core.model.model import Model
+from lib.core.network.batch_norm import Moments, by_given_statistics, kept_statistics
 from lib.core.network.evaluator import WholeTiles
 from lib.core.network.mirroring import Image
 from lib.core.plan.plan import Plan
@@ -179,7 +181,30 @@ class Segmenter:
                 of_box(tiling, waiting[0])
                 waiting.popleft()
 
-        self._try(image.name, image, machine, go_on)
+        self._try(image.name, machine, lambda machine: go_on(self._tiling(image, machine)))
+
+    def settled(self, image: LargeImage, machine: Machine) -> list[Moments]:
+        """Return the statistics by which the network normalises this image; see ``by_statistics``.
+
+        Args:
+            image: prepared by the plan of this network.
+            machine: what to compute on.
+
+        Raises:
+            InputError: the image is damaged, or memory is too short.
+        """
+        return self._try(image.name, machine, lambda machine: kept_statistics(self._settle(image, machine.device)))
+
+    def by_statistics(self, statistics: Sequence[Moments]) -> "Segmenter":
+        """Return a segmenter of one image, which needn't settle its statistics any more.
+
+        Args:
+            statistics: what ``settled`` has returned for the image, on this computer or another one.
+        """
+        if self.plan.statistics == "tile":
+            return self
+        plan = replace(self.plan, statistics="running")
+        return Segmenter(by_given_statistics(self.network, statistics), plan, self.precision)
 
     def box_costs(self, grid: WorkingGrid, machine: Machine) -> Callable[[Sequence[int]], tuple[int, int]]:
         """Return a function that estimates the memory in bytes that ``segment_boxes`` takes for a box of these sides,
@@ -201,14 +226,14 @@ class Segmenter:
         return costs
 
     def _predict(self, image: PreparedImage, machine: Machine, predict: Callable[[Tiling], Result]) -> Result:
-        return self._try(image.name, image.image, machine, predict)
+        return self._try(image.name, machine, lambda machine: predict(self._tiling(image.image, machine)))
 
-    def _try(self, name: str, image: Image, machine: Machine, predict: Callable[[Tiling], Result]) -> Result:
-        """Call ``predict`` with the image's tiles; if memory is short, again with smaller ones, and then on the CPU."""
+    def _try(self, name: str, machine: Machine, attempt: Callable[[Machine], Result]) -> Result:
+        """Call ``attempt`` with the machine; if memory is short, again with less of it, and then with the CPU."""
         least = machine.memory // SMALLEST_SHARE
         while True:
             try:
-                return predict(self._tiling(image, machine))
+                return attempt(machine)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -231,13 +256,16 @@ class Segmenter:
 
     def _tiling(self, image: Image, machine: Machine) -> Tiling:
         """Prepare the network for an image (C, *working)."""
-        plan, device = self.plan, machine.device
-        tiles, precision = plan.architecture.tiles, precision_on(device, self.precision)
-        with half_precision(device, precision):
-            settled = settle_statistics(self.network, image, plan, device)
+        plan = self.plan
+        tiles, precision = plan.architecture.tiles, precision_on(machine.device, self.precision)
+        settled = self._settle(image, machine.device)
         if plan.statistics == "tile":
             return Tiling(image, WholeTiles(settled, tiles), tiles, machine.memory, plan.test_tile)
         return Tiling(image, plan.architecture.evaluator(settled, precision), tiles, machine.memory)
+
+    def _settle(self, image: Image, device: str) -> nn.Module:
+        with half_precision(device, precision_on(device, self.precision)):
+            return settle_statistics(self.network, image, self.plan, device)
 
 
 def _labels(image: PreparedImage, tiling: Tiling, progress: Progress | None) -> NDArray[np.uint8]:

@@ -1,7 +1,9 @@
 """A trained network with its plan, and its file."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,24 @@ def load_content(path: Path) -> Mapping[str, Any]:
         raise InputError(f"{path}: model file format {found}, expected {FORMAT}; train again with this version")
     result: Mapping[str, Any] = content
     return result
+
+
+def load_with_digest(path: Path) -> tuple[Model, str]:
+    """Read a model file, once in each process and each time that it was written.
+
+    Returns:
+        The model, and the SHA-256 of its file.
+
+    Raises:
+        InputError: see ``Model.load``.
+        OSError: the file can't be read.
+    """
+    return _load_version(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _load_version(path: Path, _: int) -> tuple[Model, str]:
+    return Model.load(path), hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def check_fit(path: Path, plan: Plan, scheme: LabelScheme, channels: int | None = None) -> None:

@@ -57,6 +57,20 @@ def by_running_statistics(network: Network) -> Network:
     return copy.deepcopy(network).eval()
 
 
+def kept_statistics(network: nn.Module) -> list[Moments]:
+    """Return the averages that are kept in each normalisation of a network, on the CPU, in the order of its layers."""
+    return [(mean.cpu(), variance.cpu()) for mean, variance in map(_kept, _normalisations(network))]
+
+
+def by_given_statistics(network: Network, statistics: Sequence[Moments]) -> Network:
+    """Return a copy of the network that normalises by these statistics, see ``kept_statistics``."""
+    changed = by_running_statistics(network)
+    for layer, moments in zip(_normalisations(changed), statistics, strict=True):
+        for buffer, value in zip(_kept(layer), moments, strict=True):
+            buffer.copy_(value)
+    return changed
+
+
 def by_tile_statistics(network: Network) -> Network:
     """Return a copy of the network that normalises each input by its own statistics and keeps no averages."""
     changed = copy.deepcopy(network).eval()

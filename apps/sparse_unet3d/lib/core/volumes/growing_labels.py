@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.core.errors import InputError
 from lib.core.files import make_folder, sync_file, sync_folder, write_json
 
 from .boxes import boxes
@@ -87,22 +88,40 @@ class GrowingLabels:
             (self.folder / _DONE).mkdir()
             # Written last: without it, the label image is begun again.
             write_json(self._record, self.settings)
+            self._goes_on = True
         self._group = zarr.open_group(zarr.storage.LocalStore(self.folder), mode="r+")
 
+    def join(self) -> None:
+        """Help with a label image that another process has begun, which may be on another computer.
+
+        Raises:
+            InputError: it isn't there, or has been begun again meanwhile.
+            OSError: it can't be read.
+        """
+        if not self._goes_on:
+            raise InputError(
+                f"{self.folder}: no unfinished label image that is made from this image by this model; another command "
+                "may have begun it again, or this computer doesn't see the folder that the command was started with"
+            )
+        self.begin({}, {})
+
     def is_done(self, box: Box) -> bool:
-        """Return whether a box is written."""
+        """Return whether a box is written and noted."""
         return self._marker(box).exists()
 
-    def write(self, box: Box, labels: NDArray[np.uint8]) -> None:
-        """Write the labels (X, Y, Z) of a box that begins at multiples of ``CHUNK``.
+    def write(self, box: Box, labels: NDArray[np.uint8]) -> dict[int, int]:
+        """Write the labels (X, Y, Z) of a box that begins at multiples of ``CHUNK``. It counts as done after ``note``.
+
+        Returns:
+            How many voxels have each value.
 
         Raises:
             OSError: it can't be written.
         """
         array = cast(Any, self._group["0"])
         array[self._in_file(box)] = self._as_in_file(labels)
-        sides = dict(zip("xyz", box, strict=True))
-        chunks = [range(sides[a].start // CHUNK, -(-sides[a].stop // CHUNK)) for a in self._letters]
+        sides = zip(self._in_file(box), array.chunks, strict=True)
+        chunks = [range(side.start // chunk, -(-side.stop // chunk)) for side, chunk in sides]
         folders = set()
         for numbers in np.ndindex(*map(len, chunks)):
             key = array.metadata.encode_chunk_key(tuple(chunk[n] for chunk, n in zip(chunks, numbers, strict=True)))
@@ -113,7 +132,19 @@ class GrowingLabels:
         for folder in folders:
             sync_folder(self.folder / folder)
         values, counts = np.unique(labels, return_counts=True)
-        write_json(self._marker(box), dict(zip(map(str, values.tolist()), counts.tolist(), strict=True)))
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+    def note(self, box: Box, voxels: Mapping[int, int]) -> None:
+        """Note that a box is done.
+
+        Args:
+            box: a box that is written.
+            voxels: how many of its voxels have each value.
+
+        Raises:
+            OSError: that can't be written.
+        """
+        write_json(self._marker(box), voxels)
 
     def finish(self) -> None:
         """Write the coarser levels, and rename the label image into its place.
