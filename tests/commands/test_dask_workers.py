@@ -28,8 +28,8 @@ from serving import PATIENCE, publish, snapshot, wait_until, write_image
 
 pytestmark = pytest.mark.slow
 
-SIDES = (384, 256, 16)
-"""Of an OME-Zarr image that is six chunks of a label image."""
+SIDES, BOXES = (640, 64, 8), 5
+"""Of an OME-Zarr image, and how many chunks its label image has."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -67,9 +67,9 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def zarr_image(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An OME-Zarr image that is segmented in six boxes. Its intensities rise from one end to the other."""
+    """An OME-Zarr image that is segmented in ``BOXES`` boxes. Its intensities rise from one end to the other."""
     pytest.importorskip("zarr", reason="zarr needs Python 3.11")
-    monkeypatch.setattr(large, "MOST", 128 * 128 * 16)
+    monkeypatch.setattr(large, "MOST", 128 * 64 * 8)
     random = np.random.default_rng(6)
     array = (random.integers(0, 400, SIDES[::-1]) + 3 * np.arange(SIDES[0])).astype(np.uint16)
     return save(
@@ -78,7 +78,7 @@ def zarr_image(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "zyx",
         "0.5",
         [(1, 0.5, 0.5), (2, 1, 1)],
-        chunks=(16, 64, 64),
+        chunks=(8, 64, 64),
     )
 
 
@@ -155,7 +155,7 @@ def test_boxes_of_one_image_are_those_of_this_computer_although_a_worker_is_kill
         there = segment([zarr_image], project, tmp_path / "there", workers, progress=progress)
     assert kill.worked_on
     assert any("segment_box" in str(key) or "_named_call" in str(key) for key in kill.worked_on)
-    assert steps == pytest.approx([number / 6 for number in range(7)])
+    assert steps == pytest.approx([number / BOXES for number in range(BOXES + 1)])
     assert there["z"]["voxels"] == here["z"]["voxels"]
     assert labels_in(tmp_path / "there") == labels_in(tmp_path / "here")
 
@@ -183,7 +183,7 @@ def test_without_workers_or_scheduler_finished_boxes_are_kept_and_the_same_comma
             monkeypatch.setattr(workers, "count", 2)
             with pytest.raises(WorkersLost, match=words):
                 segment([zarr_image], project, out, workers, progress=progress)
-        assert len(list((out / ".z.ome.zarr.unfinished/done").iterdir())) >= round(6 * told[-1])
+        assert len(list((out / ".z.ome.zarr.unfinished/done").iterdir())) >= round(BOXES * told[-1])
         assert not (out / "z.ome.zarr").exists()
         steps.append(told[0])
 

@@ -11,8 +11,8 @@ import psutil
 import pytest
 import torch
 
-from lib.core.errors import InputError
-from lib.core.parallel import Crashed, each_in_processes
+from lib.core.errors import InputError, Stopped
+from lib.core.parallel import Crashed, Processes, each_in_processes
 from project import APP
 from serving import is_alive
 
@@ -63,6 +63,26 @@ def test_one_worker_is_this_process() -> None:
 def test_workers_share_the_cores() -> None:
     found = dict(each_in_processes(threads, [1, 2], 2))
     assert set(found.values()) == {max(1, (os.cpu_count() or 1) // 2)}
+
+
+def wait_for_long(_: int) -> None:
+    time.sleep(600)
+
+
+@pytest.mark.slow
+def test_work_that_is_given_up_ends_its_processes() -> None:
+    ours = psutil.Process()
+
+    def raise_if_started() -> None:
+        if len(ours.children(recursive=True)) >= 2:
+            raise Stopped
+
+    before = set(ours.children(recursive=True))
+    with pytest.raises(Stopped):
+        list(Processes(2, raise_if_stopping=raise_if_started).each(wait_for_long, [1, 2, 3]))
+    # What Python itself needs to start processes may stay.
+    left = [one for one in set(ours.children(recursive=True)) - before if "spawn_main" in " ".join(one.cmdline())]
+    assert not left
 
 
 PARENT = """

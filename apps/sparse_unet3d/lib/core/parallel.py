@@ -24,6 +24,10 @@ class Crashed(Exception):
     """The process that worked on an item has ended without a result. The message says so, for people."""
 
 
+POLL = 1.0
+"""Seconds between two looks at whether the work is to be given up."""
+
+
 class WorkersLost(InputError):
     """Nobody is left to do the work. The message says what to do."""
 
@@ -61,17 +65,22 @@ class Processes:
     Attributes:
         count: how many; with one, this process does the work.
         memory: bytes that each may take; None for what is free.
+        raise_if_stopping: called again and again while other processes work; what it raises ends them.
     """
 
     count: int
     memory: int | None = None
+    raise_if_stopping: Callable[[], None] = lambda: None
 
     def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result | Exception]]:
-        return each_in_processes(work, items, self.count)
+        return each_in_processes(work, items, self.count, self.raise_if_stopping)
 
 
 def each_in_processes(
-    work: Callable[[Item], Result], items: Sequence[Item], workers: int
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+    raise_if_stopping: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Item, Result | Exception]]:
     """Call a function with each item, in processes that share the processor's cores evenly.
 
@@ -79,6 +88,7 @@ def each_in_processes(
         work: a function of a module, which other processes can import.
         items: what to call it with.
         workers: how many processes; with one, this process does the work.
+        raise_if_stopping: called again and again while other processes work; what it raises ends them.
 
     Yields:
         Each item with what the function returned or raised, in the order in which they are done; ``Crashed`` if the
@@ -105,7 +115,11 @@ def each_in_processes(
                     except BrokenProcessPool:
                         part.appendleft(item)
                         is_broken = True
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                done = set[Future[Result]]()
+                while running and not done:
+                    raise_if_stopping()
+                    done = wait(running, POLL, FIRST_COMPLETED).done
+                for future in done:
                     item, outcome = running.pop(future), outcome_of(future.result)
                     if not isinstance(outcome, BrokenProcessPool):
                         yield item, outcome

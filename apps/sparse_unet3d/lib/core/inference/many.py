@@ -17,20 +17,26 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def choose_processes(images: int, wanted: int | None = None, limit: int | None = None) -> Processes:
+def choose_processes(
+    images: int,
+    wanted: int | None = None,
+    limit: int | None = None,
+    raise_if_stopping: Callable[[], None] = lambda: None,
+) -> Processes:
     """Choose how many processes segment images, and share the memory among them.
 
     Args:
         images: how many images there are.
         wanted: how many processes; None for as many as there are cores, images and memory for, and one on a GPU.
         limit: bytes of memory for all of them; None for what is free.
+        raise_if_stopping: see ``Processes``.
     """
     count = wanted
     if count is None:
         free = limit or free_memory()
         most = 1 if default_device() != "cpu" else min(os.cpu_count() or 1, free // MEMORY_OF_WORKER)
         count = max(1, min(most, images))
-    return Processes(count, this_machine(limit).memory // count)
+    return Processes(count, this_machine(limit).memory // count, raise_if_stopping)
 
 
 def each_or_why(

@@ -2,11 +2,14 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any, Literal, TypedDict
 
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
-from lib.core.errors import InputError
+from lib.core.inference.many import choose_processes, each_or_why
+from lib.server.conf import Conf
 from lib.server.stopping import raise_if_stopping
 from lib.server.store.datastore import AnnotationStore
 
@@ -20,15 +23,17 @@ class BatchResult(TypedDict):
 
     Attributes:
         segmented: names of the images that have a new prediction.
+        up_to_date: names of those that had one by the same model already.
         failed: why the others have none, by name.
     """
 
     segmented: list[str]
+    up_to_date: list[str]
     failed: dict[str, str]
 
 
 def segment_images(segmentation: Segmentation, datastore: AnnotationStore, request: Mapping[str, Any]) -> BatchResult:
-    """Segment images one after the other, and store the predictions.
+    """Segment images as the command ``segment`` does, and store the predictions.
 
     MONAI Label's own batch inference divides the images among GPUs, also where there is none, and ends at an image that
     can't be read.
@@ -42,15 +47,44 @@ def segment_images(segmentation: Segmentation, datastore: AnnotationStore, reque
         Stopped: the process is to end; the predictions made so far are stored.
     """
     images = sorted(BatchInferTask().get_images(request, datastore))
-    most = int(request.get("max_batch_size") or len(images))
-    result = BatchResult(segmented=[], failed={})
-    for image_id in images[:most]:
-        raise_if_stopping()
-        try:
-            segmentation.predict(datastore.get_image_uri(image_id), image_id)
-            result["segmented"].append(image_id)
-        except (InputError, OSError) as error:
-            logger.error("%s isn't segmented: %s", image_id, error)
-            result["failed"][image_id] = str(error)
-    logger.info("%d images are segmented, %d have failed", len(result["segmented"]), len(result["failed"]))
-    return result
+    images = images[: int(request.get("max_batch_size") or len(images))]
+    conf = segmentation.conf
+    processes = choose_processes(len(images), None, conf.memory, raise_if_stopping)
+    if processes.count == 1:
+        work = partial(_segment, segmentation)
+    else:
+        work = partial(_segment_there, str(datastore.folder), replace(conf, memory=processes.memory))
+    logger.info("Segmenting %d images, %d at a time", len(images), processes.count)
+    became: dict[str, dict[str, str]] = {"segmented": {}, "up_to_date": {}, "failed": {}}
+    for number, (image_id, outcome) in enumerate(each_or_why(work, images, processes), start=1):
+        if outcome in ("segmented", "up_to_date"):
+            became[outcome][image_id] = ""
+            logger.info("%d of %d: %s is %s", number, len(images), image_id, outcome.replace("_", " "))
+        else:
+            became["failed"][image_id] = outcome
+            logger.error("%d of %d: %s isn't segmented: %s", number, len(images), image_id, outcome)
+    logger.info("%s", ", ".join(f"{len(of_them)} {what.replace('_', ' ')}" for what, of_them in became.items()))
+    return BatchResult(
+        segmented=sorted(became["segmented"]),
+        up_to_date=sorted(became["up_to_date"]),
+        failed=dict(sorted(became["failed"].items())),
+    )
+
+
+def _segment(segmentation: Segmentation, image_id: str) -> Literal["segmented", "up_to_date"]:
+    raise_if_stopping()
+    if segmentation.is_up_to_date(image_id):
+        return "up_to_date"
+    segmentation.predict(segmentation.datastore.get_image_uri(image_id), image_id)
+    return "segmented"
+
+
+def _segment_there(studies: str, conf: Conf, image_id: str) -> Literal["segmented", "up_to_date"]:
+    """As ``_segment``, in another process."""
+    return _segment(_segmentation(studies, conf), image_id)
+
+
+@lru_cache(maxsize=1)
+def _segmentation(studies: str, conf: Conf) -> Segmentation:
+    """Open a datastore, once in each process."""
+    return Segmentation(conf, AnnotationStore(studies, conf.scheme, conf.plan.unpainted, conf.unlabelled, conf.upload))

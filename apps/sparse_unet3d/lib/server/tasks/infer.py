@@ -25,9 +25,9 @@ from lib.server.conf import Conf
 from lib.server.records import PredictionInfo
 from lib.server.slicer.segments import predicted_segments
 from lib.server.stopping import raise_if_stopping
-from lib.server.store.datastore import AnnotationStore
+from lib.server.store.datastore import PREDICTION, AnnotationStore
 from lib.server.store.decoding import decode_image
-from lib.server.store.predictions import facts
+from lib.server.store.predictions import facts, is_by
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +127,19 @@ class Segmentation(InferTask):
         # One at a time, for memory: reading belongs to it.
         with self._one_at_a_time:
             return self._predict(image, image_id)
+
+    def is_up_to_date(self, image_id: str) -> bool:
+        """Tell whether the stored prediction of an image is by the published model, of the image as it is now.
+
+        Raises:
+            InputError: there is no model, or the image can't be read.
+        """
+        info = self.datastore.prediction_info(image_id)
+        return (
+            PREDICTION in self.datastore.get_labels_by_image_id(image_id)
+            and is_by(self.model(), info)
+            and info.get("image") == self.datastore.checksum(image_id)
+        )
 
     def _predict(self, image: str, image_id: str | None) -> tuple[Volume, NDArray[np.uint8], PredictionInfo]:
         began = time.monotonic()
