@@ -13,7 +13,7 @@ import typer
 from lib.commands.command_line import make_app, run
 from lib.core.errors import InputError
 
-from . import PROJECT, inference, large, step, tiles, time_to_iou
+from . import PROJECT, inference, large, many, step, tiles, time_to_iou
 from .picture import draw_curves, draw_picture
 from .results import Entry, SpeedEntry, machine, merge_result, read_results
 from .timing import Announce, BenchmarkOptions, SideError, select
@@ -34,7 +34,7 @@ class Part(Protocol):
     ) -> Iterator[tuple[str, Entry]]: ...
 
 
-PARTS: tuple[Part, ...] = (tiles, inference, step, time_to_iou, large)
+PARTS: tuple[Part, ...] = (tiles, inference, step, time_to_iou, large, many)
 KEYS = [key for part in PARTS for key in part.KEYS]
 GROUPS = list(dict.fromkeys(key.split(".")[0] for key in KEYS))
 

@@ -112,6 +112,15 @@ class LargeEntry(Entry):
     gigabytes: dict[str, float]
 
 
+class RateEntry(Entry):
+    """How many units per second each way does, in each run, and the load of the machine before it; without peers."""
+
+    ratio: None
+    bar: None
+    rates: dict[str, list[float]]
+    load: dict[str, list[float]]
+
+
 class _CurveDetails(TypedDict, total=False):
     """``peak_gb``: memory of the last run. ``setup``: how the learner was used, in words."""
 
