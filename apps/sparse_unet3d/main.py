@@ -17,6 +17,7 @@ from lib.core.errors import InputError
 from lib.core.model.folder import ModelFolder
 from lib.core.plan.plan import PAPER_WIDTH
 from lib.core.plan.planning import CPU_WIDTH
+from lib.core.training.ranks import Ranks
 from lib.server.conf import Conf
 from lib.server.jobs.ending import end_on_signals
 from lib.server.jobs.jobs import Busy, Jobs
@@ -169,6 +170,10 @@ class SparseUNet3D(MONAILabelApp):
             {**request, "save_label": False, "image_id": image_id, "image": path}, store
         )
         return result
+
+    def join(self, ranks: Ranks) -> None:
+        """Train as one of several processes from now on."""
+        self._trainers[NAME].ranks = ranks
 
     def batch_infer(self, request: dict[str, Any], datastore: AnnotationStore | None = None) -> BatchResult:
         return segment_images(self._infers[request["model"]], datastore or self._datastore, request)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib.core.errors import InputError
-from lib.server.jobs.devices import VISIBLE, device_environment
+from lib.server.jobs.devices import VISIBLE, device_environment, training_processes
 
 GPUS = torch.cuda.device_count()
 
@@ -43,6 +43,13 @@ def test_a_device_that_is_not_there_is_refused(request_: dict[str, Any], words: 
     with pytest.raises(InputError, match=words) as refused:
         device_environment(request_)
     assert str(refused.value).startswith(next(iter(request_)))
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"), [({}, max(1, GPUS)), ({VISIBLE: "-1"}, 1), ({VISIBLE: "3"}, 1), ({VISIBLE: "0,2,5"}, 3)]
+)
+def test_one_process_trains_for_each_gpu(environment: dict[str, str], count: int) -> None:
+    assert training_processes(environment) == count
 
 
 @pytest.mark.skipif(not GPUS, reason="needs a GPU")

@@ -45,6 +45,17 @@ def device_environment(request: Mapping[str, Any]) -> dict[str, str]:
     return {VISIBLE: ",".join(names[number] for number in chosen) or "-1"} if _count() else {}
 
 
+def training_processes(environment: Mapping[str, str]) -> int:
+    """Return how many processes train together: one for each NVIDIA GPU that a job sees, and one without.
+
+    Args:
+        environment: what ``device_environment`` has returned for the job.
+    """
+    if VISIBLE not in environment:
+        return max(1, _count())
+    return len(environment[VISIBLE].split(","))
+
+
 def _numbers(gpus: Any) -> list[int] | None:
     """Return the numbers of the GPUs that are asked for; None for all."""
     if gpus in (None, "", "all"):

@@ -91,15 +91,25 @@ class Job:
         self._end: JobState = {}
         self._ended = threading.Event()
 
-    def begin(self, models: Path, was_stopped: Callable[[], bool], at_end: Callable[["Job"], None]) -> None:
+    def begin(
+        self, models: Path, processes: int, was_stopped: Callable[[], bool], at_end: Callable[["Job"], None]
+    ) -> None:
         """Let the process work.
 
         Args:
             models: folder of the project's models.
+            processes: how many processes train, with this one.
             was_stopped: tells whether another server has stopped it.
             at_end: called once the process has ended.
         """
-        order = Order(id=self.id, method=self.method, request=self.request, server=os.getpid(), models=str(models))
+        order = Order(
+            id=self.id,
+            method=self.method,
+            request=self.request,
+            server=os.getpid(),
+            models=str(models),
+            processes=processes,
+        )
         threading.Thread(target=self._attend, args=(json.dumps(order), was_stopped, at_end), daemon=True).start()
 
     def is_running(self) -> bool:

@@ -11,7 +11,7 @@ from lib.core.model.folder import ModelFolder
 from lib.core.owner import Owner
 from lib.server.stopping import is_stopping
 
-from .devices import device_environment
+from .devices import device_environment, training_processes
 from .job import LINES, Job, JobState
 from .killing import kill_with_children
 from .latest_training import LatestTraining, Training
@@ -29,15 +29,21 @@ class Busy(Exception):
 class Jobs:
     """The jobs of a server; a training belongs to the models folder, whichever server has started it."""
 
-    def __init__(self, folder: ModelFolder, check: Callable[[str, dict[str, Any]], Mapping[str, object]]) -> None:
+    def __init__(
+        self,
+        folder: ModelFolder,
+        check: Callable[[str, dict[str, Any]], Mapping[str, object]],
+        count_processes: Callable[[Mapping[str, str]], int] = training_processes,
+    ) -> None:
         """Start nothing yet.
 
         Args:
             folder: of the project's models.
             check: called with method and request before a job starts; refuses one that can't succeed, and returns
                 what the client should know.
+            count_processes: returns how many processes train together, from the environment variables of the job.
         """
-        self.folder, self.check = folder, check
+        self.folder, self.check, self.count_processes = folder, check, count_processes
         self.latest = LatestTraining(folder)
         self._jobs: dict[str, deque[Job]] = {method: deque(maxlen=REMEMBERED) for method in METHODS}
         self._starting = threading.Lock()
@@ -108,7 +114,7 @@ class Jobs:
             raise Busy(f"{METHODS[method]} runs already; stop it, or wait for its end")
         job = Job(method, request, environment)
         self._jobs[method].append(job)
-        job.begin(self.folder.path, lambda: False, lambda _: None)
+        job.begin(self.folder.path, 1, lambda: False, lambda _: None)
         return job
 
     def _start_training(self, method: str, request: Mapping[str, Any], environment: Mapping[str, str]) -> Job:
@@ -124,7 +130,8 @@ class Jobs:
                 self._jobs[method].remove(job)
                 job.kill()
                 raise
-        job.begin(self.folder.path, lambda: self.latest.is_asked_to_stop(job.id), self._record_end)
+        count = self.count_processes(environment)
+        job.begin(self.folder.path, count, lambda: self.latest.is_asked_to_stop(job.id), self._record_end)
         return job
 
     def _record_end(self, job: Job) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypedDict
@@ -16,6 +17,7 @@ from lib.core.orphan import outlive_parent
 from lib.server.stopping import raise_if_stopping
 
 from .latest_training import LatestTraining
+from .ranks import started, train
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class Order(TypedDict):
         request: for the app's method of that name.
         server: number of the server's process.
         models: folder of the project's models.
+        processes: how many processes train, this one included.
     """
 
     id: str
@@ -43,6 +46,7 @@ class Order(TypedDict):
     request: dict[str, Any]
     server: int
     models: str
+    processes: int
 
 
 class Outcome(TypedDict):
@@ -70,46 +74,58 @@ def main() -> NoReturn:
         latest = LatestTraining(ModelFolder(order["models"])) if order["method"] == "train" else None
         _log(latest.log if latest else None)
         Watch(order["server"], (latest, order["id"]) if latest else None)
-        outcome = _outcome(order)
-        with contextlib.suppress(OSError, InputError):
-            if latest:
-                latest.end(order["id"], outcome["status"], outcome["message"])
-        # There may be no server any more.
-        with contextlib.suppress(OSError):
-            json.dump(outcome, channel, default=str)
-            channel.flush()
-    logging.shutdown()
-    # Tidying up the interpreter takes seconds, and there is nothing left to tidy up.
-    os._exit(int(outcome["status"] == "ERROR"))
+        ending = threading.Lock()
+
+        def end(outcome: Outcome) -> NoReturn:
+            # The first one counts.
+            with ending:
+                with contextlib.suppress(OSError, InputError):
+                    if latest:
+                        latest.end(order["id"], outcome["status"], outcome["message"])
+                # There may be no server any more.
+                with contextlib.suppress(OSError):
+                    json.dump(outcome, channel, default=str)
+                    channel.flush()
+                logging.shutdown()
+                # Tidying up the interpreter takes seconds, and there is nothing left to tidy up.
+                os._exit(int(outcome["status"] == "ERROR"))
+
+        end(_outcome(order, lambda message: end(_failed(message))))
 
 
-def _outcome(order: Order) -> Outcome:
-    def failed(message: str) -> Outcome:
-        return {"status": "ERROR", "message": message, "result": None}
+def _failed(message: str) -> Outcome:
+    return {"status": "ERROR", "message": message, "result": None}
 
+
+def _outcome(order: Order, fail: Callable[[str], NoReturn]) -> Outcome:
     what = METHODS[order["method"]]
     try:
-        result = _work(order)
+        result = _work(order, fail)
     except (Stopped, KeyboardInterrupt):
         logger.info("Stopped")
         return {"status": "STOPPED", "message": "", "result": None}
     except InputError as error:
         logger.error(error)
-        return failed(str(error))
+        return _failed(str(error))
     except SystemExit as error:
-        return failed(str(error).strip())
+        return _failed(str(error).strip())
     except BaseException as error:
         logger.exception("%s has failed", what.capitalize())
         if is_out_of_memory(error):
-            return failed(
+            return _failed(
                 f"{what} has failed: memory is short ({type(error).__name__}: {error}); close other programs, or train "
                 "with a smaller --conf width; the server's log says more"
             )
-        return failed(f"{what} has failed ({type(error).__name__}: {error}); the server's log says more")
+        return _failed(f"{what} has failed ({type(error).__name__}: {error}); the server's log says more")
     return {"status": "DONE", "message": "", "result": result}
 
 
-def _work(order: Order) -> Any:
+def _work(order: Order, fail: Callable[[str], NoReturn]) -> Any:
+    if order["method"] == "train":
+        raise_if_stopping()
+        with started(order["processes"], order["request"], fail) as ranks:
+            outlive_parent()
+            return train(ranks, order["request"])
     # These take seconds to import; by now the process is watched.
     from monailabel.interfaces.utils.app import app_instance
 
@@ -118,7 +134,6 @@ def _work(order: Order) -> Any:
     outlive_parent()
     raise_if_stopping()
     works: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "train": app.train,
         "scoring": app.scoring,
         "batch_infer": app.batch_infer,
     }
