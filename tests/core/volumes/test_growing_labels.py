@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from lib.core.errors import InputError
 from lib.core.volumes import growing_labels
 from lib.core.volumes.boxes import boxes, grown
 from lib.core.volumes.growing_labels import GrowingLabels
@@ -144,3 +145,24 @@ def test_boxes_grow_to_near_cubes(unit: Any, most: int, expected: Any) -> None:
     for box in boxes(shape, sides):
         count[box] += 1
     assert (count == 1).all()
+
+
+def test_others_help_only_with_what_is_begun_and_the_first_one_notes_what_is_done(tmp_path: Path) -> None:
+    image, labels = source(tmp_path, "0.5"), labels_of()
+    every = list(boxes(SHAPE, SIDES))
+    first, other = opened(tmp_path, image), opened(tmp_path, image)
+    with pytest.raises(InputError, match="no unfinished label image"):
+        other.join()
+    first.begin(NAMES, COLORS)
+    for box in every:
+        other = opened(tmp_path, image)
+        other.join()
+        voxels = other.write(box, labels[box])
+        assert voxels == {value: int((labels[box] == value).sum()) for value in np.unique(labels[box])}
+        assert not first.is_done(box)
+        first.note(box, voxels)
+        assert first.is_done(box)
+    # A process that nobody waits for any more must not write into what another model has begun.
+    opened(tmp_path, image, "b").begin(NAMES, COLORS)
+    with pytest.raises(InputError, match="no unfinished label image"):
+        opened(tmp_path, image).join()
