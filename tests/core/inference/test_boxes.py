@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch
 from devices import on_each_device
 from lib.core.data.large_image import LargeImage
 from lib.core.device.machine import Machine
+from lib.core.inference import large, tiling
 from lib.core.inference import segmenter as module
-from lib.core.inference import tiling
 from lib.core.inference.segmenter import Segmenter
 from lib.core.inference.tiling import Rows
 from lib.core.labels import LabelScheme
@@ -132,3 +133,27 @@ def test_rows_are_read_once_when_tiles_go_from_one_end_to_the_other(monkeypatch:
         torch.testing.assert_close(rows[box], voxels[box], atol=0, rtol=0)
     assert read == [slice(start, min(start + 8, 50)) for start in range(0, 50, 8)]
     assert len(rows._blocks) <= 2
+
+
+@pytest.mark.parametrize("statistics", ["running", "tile", "mixed", "volume"])
+def test_boxes_have_the_same_labels_wherever_they_are_segmented(path: Path, statistics: Statistics) -> None:
+    """As if each box was segmented by another process, which knows the statistics of the whole."""
+    plan, machine = replace(PLAN, statistics=statistics), Machine("cpu", 2 * 10**9)
+    whole, found = Segmenter(network(), plan), np.full(SHAPE, 255, np.uint8)
+    image = LargeImage(OmeZarrSource(path), plan)
+    statistics_of_image = whole.settled(image, machine)
+    for box in boxes(SHAPE, (26, 30, 21)):
+        again = LargeImage(OmeZarrSource(path), plan, surveyed=image.surveyed)
+        segmenter = Segmenter(network(), plan).by_statistics(statistics_of_image)
+        segmenter.segment_boxes(again, [box], machine, found.__setitem__)
+    expected = np.full(SHAPE, 255, np.uint8)
+    whole.segment_boxes(image, boxes(SHAPE, (26, 30, 21)), machine, expected.__setitem__)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_several_workers_get_boxes_of_equal_size_at_the_same_time() -> None:
+    source = SimpleNamespace(geometry=SimpleNamespace(shape=(512, 512, 512), spacing=(1.0, 1.0, 1.0)))
+    segmenter, machine = Segmenter(network(), PLAN), Machine("cpu", large.MEMORY)
+    # Each needs voxels around it, so that 8 cubes are cheaper than 8 slabs, and than more boxes.
+    for workers, sides in ((8, (256, 256, 256)), (64, (128, 128, 128))):
+        assert large.choose_sides(segmenter, source, machine, large.MOST, workers) == sides

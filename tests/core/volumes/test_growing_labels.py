@@ -162,6 +162,9 @@ def test_others_help_only_with_what_is_begun_and_the_first_one_notes_what_is_don
         assert not first.is_done(box)
         first.note(box, voxels)
         assert first.is_done(box)
+    (first.folder / "0/c.0123.partial").write_bytes(b"left by a process that was killed")
+    first.finish()
+    assert not list(first.place.rglob("*.partial"))
     # A process that nobody waits for any more must not write into what another model has begun.
     opened(tmp_path, image, "b").begin(NAMES, COLORS)
     with pytest.raises(InputError, match="no unfinished label image"):

@@ -2,7 +2,7 @@
 
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -89,7 +89,9 @@ class DaskWorkers:
                     "files under the same paths as this command, e.g. on a file system that they share"
                 )
 
-    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result | Exception]]:
+    def each(
+        self, work: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Generator[tuple[Item, Result | Exception], None, None]:
         """See ``Workers.each``.
 
         Raises:
@@ -133,9 +135,9 @@ class DaskWorkers:
     def _outcome(self, future: Any) -> Any:
         from distributed import KilledWorker
 
-        outcome = outcome_of(future.result)
         if future.status == "cancelled":
             raise self._no_scheduler()
+        outcome = outcome_of(future.result)
         if isinstance(outcome, KilledWorker):
             return Crashed(
                 f"{outcome.allowed_failures + 1} workers have ended while they worked on it, the last one at "

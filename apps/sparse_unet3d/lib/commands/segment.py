@@ -113,9 +113,7 @@ def segment_all(
         WorkersLost: nobody is left to do the work. What is done is kept.
     """
     results = list[dict[str, Any]]()
-    for folder in {task.out.parent for task in tasks}:
-        if folder.is_dir():
-            remove_abandoned(folder)
+    _tidy(tasks)
 
     def add(task: Task, outcome: dict[str, Any] | str) -> None:
         failed = {"image": task.image, "status": "failed", "message": outcome}
@@ -133,7 +131,16 @@ def segment_all(
     together = partial(segment_one, memory=workers.memory, progress=progress, workers=workers)
     for task, outcome in each_or_why(together, shared, Processes(1)):
         add(task, outcome)
+    # A worker that was lost may have left something again.
+    _tidy(tasks)
     return sorted(results, key=lambda result: str(result["image"]))
+
+
+def _tidy(tasks: Sequence[Task]) -> None:
+    """Remove incomplete files of processes that have ended."""
+    for folder in {task.out.parent for task in tasks}:
+        if folder.is_dir():
+            remove_abandoned(folder)
 
 
 def segment_one(

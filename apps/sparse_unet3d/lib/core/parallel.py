@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -43,7 +43,9 @@ class Workers(Protocol):
     def memory(self) -> int | None:
         """Bytes that each may take; None for what is free."""
 
-    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result | Exception]]:
+    def each(
+        self, work: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Generator[tuple[Item, Result | Exception], None, None]:
         """Call a function with each item.
 
         Args:
@@ -51,7 +53,8 @@ class Workers(Protocol):
             items: what to call it with.
 
         Yields:
-            Each item with what the function returned or raised, in the order in which they are done.
+            Each item with what the function returned or raised, in the order in which they are done. ``close`` gives
+            up what isn't done.
 
         Raises:
             WorkersLost: nobody is left to do the work.
@@ -72,7 +75,9 @@ class Processes:
     memory: int | None = None
     raise_if_stopping: Callable[[], None] = lambda: None
 
-    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result | Exception]]:
+    def each(
+        self, work: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Generator[tuple[Item, Result | Exception], None, None]:
         return each_in_processes(work, items, self.count, self.raise_if_stopping)
 
 
@@ -81,7 +86,7 @@ def each_in_processes(
     items: Sequence[Item],
     workers: int,
     raise_if_stopping: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[Item, Result | Exception]]:
+) -> Generator[tuple[Item, Result | Exception], None, None]:
     """Call a function with each item, in processes that share the processor's cores evenly.
 
     Args:

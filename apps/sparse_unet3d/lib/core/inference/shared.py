@@ -7,6 +7,7 @@ are done.
 
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -122,10 +123,11 @@ def segment_shared(image: SharedImage, workers: Workers, progress: Callable[[str
         raise settled
 
     def segment(waiting: Sequence[Box], done: large.Done) -> None:
-        for box, outcome in workers.each(partial(segment_box, settled), waiting):
-            if isinstance(outcome, Exception):
-                raise outcome
-            done(box, outcome)
+        with closing(workers.each(partial(segment_box, settled), waiting)) as outcomes:
+            for box, outcome in outcomes:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                done(box, outcome)
 
     return large.grow(image.labels({"sides": settled.sides}), scheme, segment, progress)
 

@@ -155,6 +155,9 @@ class GrowingLabels:
         if self.voxels is None:
             for number, level in enumerate(self._levels[1:], start=1):
                 self._write_coarser(str(number), level)
+            # zarr leaves these when a process is killed while it writes a chunk.
+            for path in self.folder.rglob("*.partial"):
+                path.unlink(missing_ok=True)
             _sync(self.folder)
             total = Counter[str]()
             for marker in (self.folder / _DONE).iterdir():
