@@ -10,7 +10,7 @@ from torch import Tensor
 from lib.core.augmentation.deformation import DeformationSettings
 from lib.core.augmentation.grey_values import GreyValueSettings
 from lib.core.augmentation.settings import AugmentationSettings
-from lib.core.data.sampling import TileSampler, TrainingVolume
+from lib.core.data.sampling import HeldVolume, TileSampler
 from lib.core.device.precision import half_precision_of
 from lib.core.inference.tiling import Tiling
 from lib.core.labels import LabelScheme
@@ -85,9 +85,7 @@ def tile_sampler(
     Returns:
         A function that draws a tile: the image (C, *tile), and the targets of the tile's output.
     """
-    volume = TrainingVolume(
-        torch.from_numpy(image).to(device), torch.from_numpy(annotation).to(device), (1.0, 1.0, 1.0)
-    )
+    volume = HeldVolume(torch.from_numpy(image).to(device), torch.from_numpy(annotation).to(device), (1.0, 1.0, 1.0))
     augmentation = AugmentationSettings(
         DeformationSettings(rotation, scaling, elastic_sd),
         GreyValueSettings() if grey_values else GreyValueSettings(0.0, 0.0),

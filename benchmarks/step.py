@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib.core.data.preparation import prepare_training
-from lib.core.data.sampling import TrainingVolume
+from lib.core.annotation.paint import Paint
+from lib.core.data.sampling import SampledVolume
+from lib.core.data.training_volumes import prepare_training
 from lib.core.device.machine import Machine
 from lib.core.device.memory import keep_freed_memory
 from lib.core.inference.segmenter import Segmenter
@@ -81,12 +82,12 @@ def literal(plan: Plan) -> Plan:
     return dataclasses.replace(plan, tile=PAPER_TILE, context=plan.architecture.tiles.context, half_precision=False)
 
 
-def _sample(device: str, options: PlanOptions) -> tuple[Plan, TrainingVolume]:
+def _sample(device: str, options: PlanOptions) -> tuple[Plan, SampledVolume]:
     """Return a plan and a volume, of the paper's first sample's size, with three annotated slices along each axis."""
     array = smooth_volume()
     volume = Volume(array, np.diag([1.76, 1.76, 2.04, 1.0]))
     plan = make_plan([volume], SCHEME, options, device)
-    return plan, prepare_training(volume, sparse_annotation(array), plan)
+    return plan, prepare_training(volume, Paint(sparse_annotation(array)), plan)
 
 
 def prepare_rate(
@@ -160,7 +161,7 @@ def prepare_iou(
     if way == "literal":
         plan = literal(plan)
     learner = Learner(
-        plan, [prepare_training(*pair, plan) for pair in zip(volumes, annotations, strict=True)], device, seed
+        plan, [prepare_training(v, Paint(a), plan) for v, a in zip(volumes, annotations, strict=True)], device, seed
     )
 
     def run(progress: Callable[[float], None]) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def prepare_iou(
             steps, learnt, seconds = steps + 1, learnt + made.labelled, seconds + made.seconds
             progress(min(1.0, learnt / voxels))
         segmenter = Segmenter(learner.result(), plan, torch.float32)
-        iou = score(task, lambda case: segmenter.segment(case.volume, Machine(device, MEMORY)))
+        iou = score(task, lambda case: segmenter.segment(case.load(), Machine(device, MEMORY)))
         return {"iou": mean_iou(iou), "steps": steps, "training_seconds": seconds}
 
     return run

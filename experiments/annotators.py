@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from lib.core.annotation.paint import Paint
 from lib.core.annotation.slices import AnnotatedSlice, keep_slices
 from lib.core.annotation.suggestion import Evidence
-from lib.core.data.preparation import prepare_training
+from lib.core.data.training_volumes import prepare_training
 from lib.core.device.machine import Machine
 from lib.core.inference.segmenter import Segmenter
 from lib.core.labels import UNLABELLED, LabelScheme
@@ -220,7 +221,7 @@ class _Player:
 
         The learning rate falls each time, as it does whenever somebody presses Train.
         """
-        volume = prepare_training(self.subject.volume, annotation, self.plan)
+        volume = prepare_training(self.subject.volume, Paint(annotation), self.plan)
         learner = Learner(self.plan, [volume], self.machine.device, self.seed)
         if self._state is not None:
             learner.load(self._state, with_momentum=True)

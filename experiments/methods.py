@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lib.core.annotation.slices import AnnotatedSlice
-from lib.core.data.preparation import prepare_training
+from lib.core.data.training_volumes import prepare_training
 from lib.core.device.machine import Machine
 from lib.core.errors import InputError
 from lib.core.files import replacing
@@ -136,7 +136,7 @@ class MethodInput:
 
     @property
     def volumes(self) -> list[Volume]:
-        return [case.volume for case in self.cases]
+        return [case.load() for case in self.cases]
 
 
 @dataclass(frozen=True)
@@ -191,14 +191,14 @@ def _paper_method(title: str, change: Callable[[Plan], Plan]) -> Method:
 def _learn_as_in_paper(plan_of: Callable[..., Plan], given: MethodInput) -> Segment:
     plan = plan_of(given.volumes, given.scheme, given.size)
     if plan.dims == 3:
-        images = [prepare_training(case.volume, case.annotation, plan) for case in given.cases]
+        images = [prepare_training(case.volume, case.paint, plan) for case in given.cases]
         learner = Learner(plan, images, given.machine.device, given.seed)
         network = _train(learner, given, given.steps)
         return _by_volume(Segmenter(network, plan, learner.precision), given.machine)
     images = [
         image
         for case in given.cases
-        for image in prepare_training_slices(case.volume, case.annotation, given.slices[case.id], plan)
+        for image in prepare_training_slices(case.load(), case.annotation, given.slices[case.id], plan)
     ]
     network = _train(
         Learner(plan, images, given.machine.device, given.seed), given, given.steps * given.size.slice_steps

@@ -186,7 +186,7 @@ def perform(run: Run, context: RunContext) -> RunRecord:
     if run.table == "figure3":
         _keep_dense(planes, context.dense)
     iou = iou_per_class(counts, study.scheme)
-    labelled = sum(np.count_nonzero(case.annotation) for case in cases)
+    labelled = sum(case.paint.labelled for case in cases)
     record: RunRecord = {
         "key": run.key,
         "table": run.table,

@@ -125,7 +125,7 @@ def _learn(trial: Trial, seed: int, build: Callable[[], torch.nn.Module]) -> Non
 
 
 def _item(case: TrainingCase) -> dict[str, Any]:
-    return {"image": torch.from_numpy(case.volume.array.astype(np.float32)), "label": case.annotation[None]}
+    return {"image": torch.from_numpy(case.load().array.astype(np.float32)), "label": case.annotation[None]}
 
 
 def _preparation(patch: Sequence[int]) -> Compose:

@@ -113,7 +113,7 @@ def _write(folder: Path, task: Task) -> None:
     (folder / "labelsTr").mkdir()
     for case in task.cases:
         affine = np.diag([*case.volume.spacing, 1.0])
-        for channel, values in enumerate(case.volume.array):
+        for channel, values in enumerate(case.load().array):
             image = nibabel.Nifti1Image(values.astype(np.float32), affine)
             nibabel.save(image, folder / "imagesTr" / f"{case.id}_{channel:04d}.nii")
         targets = task.scheme.targets(case.annotation)

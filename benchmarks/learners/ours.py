@@ -53,4 +53,4 @@ def learn(trial: Trial, seed: int) -> None:
 
 
 def _segment(segmenter: Segmenter, case: TrainingCase, machine: Machine) -> NDArray[np.uint8]:
-    return segmenter.segment(case.volume, machine)
+    return segmenter.segment(case.load(), machine)

@@ -54,7 +54,7 @@ def learn(trial: Trial, seed: int) -> None:
 
 def _raw(case: TrainingCase) -> NDArray[np.float32]:
     """Return an image (C, Z, Y, X)."""
-    return case.volume.array.transpose(0, 3, 2, 1).astype(np.float32)
+    return case.load().array.transpose(0, 3, 2, 1).astype(np.float32)
 
 
 def _standardised(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lib.core.annotation.holding_out import Painted, hold_out
+from lib.core.annotation.paint import Paint
 from lib.core.annotation.slices import AnnotatedSlice, detect, keep_slices
 from lib.core.annotation.split import Block, SliceSplit
 from lib.core.labels import LabelScheme
@@ -15,6 +16,14 @@ from painted import structures
 SCHEME = LabelScheme(("inside", "tubule"), "outside")
 SHAPE = (48, 44, 32)
 SPACINGS = [None, (2, 2, 2), (1, 1.3, 2.6), (0.5, 0.7, 1)]
+
+
+def parts_of(split, annotation, grid):
+    return tuple(paint.array() for paint in split.part("a", Paint(annotation), grid))
+
+
+def part_known(split, image, annotation, slices, grid):
+    return tuple(paint.array() for paint in split.part_known(image, Paint(annotation), slices, grid))
 
 
 def slices(*places):
@@ -68,8 +77,8 @@ def grid_of(spacing, shape=SHAPE):
 
 
 def painted(annotation, spacing=None):
-    found = detect(annotation)
-    return Painted(annotation, found.slices, found.stacked, grid_of(spacing, annotation.shape))
+    found = detect(Paint(annotation))
+    return Painted(Paint(annotation), found.slices, found.stacked, grid_of(spacing, annotation.shape))
 
 
 def working_planes(annotation, grid, axis):
@@ -84,7 +93,7 @@ def test_blocks_hold_enough_and_keep_a_margin_from_training_planes(kind, spacing
     annotation = KINDS[kind].astype(np.uint8)
     one = painted(annotation, spacing)
     split = hold_out({"a": one}, SCHEME, 0)
-    trained, scored = split.part("a", annotation, one.grid)
+    trained, scored = parts_of(split, annotation, one.grid)
     assert split.validation.get("a", []) == []
     (block,) = split.blocks["a"]
     assert block.axis == ACROSS.get(kind, block.axis)
@@ -119,8 +128,8 @@ def test_what_was_held_out_or_trained_on_stays_so(kind, spacing):
     assert before.blocks["a"]
     after = hold_out({"a": painted(whole, spacing), "b": painted(KINDS["stack"], spacing)}, SCHEME, 7, before)
     grid = grid_of(spacing)
-    trained_before, scored_before = before.part("a", first, grid)
-    trained, scored = after.part("a", whole, grid)
+    trained_before, scored_before = parts_of(before, first, grid)
+    trained, scored = parts_of(after, whole, grid)
     assert not np.any(trained[scored_before > 0])
     assert (scored[scored_before > 0] > 0).all()
     assert (trained[trained_before > 0] > 0).all()
@@ -134,9 +143,9 @@ def test_a_block_that_has_become_too_small_gets_another_one_off_training_planes(
     first = whole.copy()
     first[:, :, 24:] = 0
     before = hold_out({"a": painted(first)}, SCHEME, 0)
-    trained_before, scored_before = before.part("a", first, grid_of(None, shape))
+    trained_before, scored_before = parts_of(before, first, grid_of(None, shape))
     after = hold_out({"a": painted(whole)}, SCHEME, 0, before)
-    trained, scored = after.part("a", whole, grid_of(None, shape))
+    trained, scored = parts_of(after, whole, grid_of(None, shape))
     assert np.count_nonzero(scored) >= 0.05 * whole.size
     assert (scored[scored_before > 0] > 0).all()
     assert (trained[trained_before > 0] > 0).all()
@@ -154,7 +163,7 @@ def test_a_stack_is_not_scored_near_slices_trained_on_before():
     before = hold_out({"a": painted(keep_slices(whole, few))}, SCHEME, 0)
     assert before == SliceSplit({"a": few}, {})
     after = hold_out({"a": painted(whole)}, SCHEME, 0, before)
-    trained, scored = after.part("a", whole, grid_of(None))
+    trained, scored = parts_of(after, whole, grid_of(None))
     assert np.count_nonzero(scored) >= 0.05 * whole.size
     for axis, index in few:
         assert np.moveaxis(trained, axis, 0)[index].all()
@@ -168,7 +177,7 @@ def test_slices_held_out_before_are_not_trained_on_when_their_neighbours_are_pai
     before = hold_out({"a": painted(keep_slices(whole, places))}, SCHEME, 0)
     assert before.validation["a"]
     after = hold_out({"a": painted(whole)}, SCHEME, 0, before)
-    trained, _ = after.part("a", whole, grid_of(None))
+    trained, _ = parts_of(after, whole, grid_of(None))
     if after.has_validation:
         for axis, index in before.validation["a"]:
             assert not np.moveaxis(trained, axis, 0)[index].any()
@@ -179,12 +188,12 @@ def test_later_paint_was_neither_trained_on_nor_held_out():
     first = whole.copy()
     first[:, :, 20:] = 0
     split = hold_out({"a": painted(first)}, SCHEME, 0)
-    parts = split.part("a", first, grid_of(None))
-    later = split.part_known("a", whole, painted(whole).slices, grid_of(None))
+    parts = parts_of(split, first, grid_of(None))
+    later = part_known(split, "a", whole, painted(whole).slices, grid_of(None))
     assert split.blocks["a"][0].axis == 2
     for now, then in zip(later, parts, strict=True):
         assert (now == then).all()
-    unknown = split.part_known("b", whole, painted(whole).slices, grid_of(None))
+    unknown = part_known(split, "b", whole, painted(whole).slices, grid_of(None))
     assert not any(part.any() for part in unknown)
 
 
@@ -195,7 +204,7 @@ def test_few_crossing_slices_are_held_out_as_planes():
     assert not split.blocks
     assert len(split.validation["a"]) == 1
     assert sorted(split.training["a"] + split.validation["a"]) == places
-    trained, scored = split.part("a", annotation, grid_of(None))
+    trained, scored = parts_of(split, annotation, grid_of(None))
     assert ((trained > 0) | (scored > 0)).sum() == np.count_nonzero(annotation)
 
 
@@ -208,7 +217,7 @@ def test_neighbouring_slices_are_not_held_out_and_nothing_near_them_is_scored():
         split = hold_out({"a": painted(annotation)}, SCHEME, seed)
         assert split.validation["a"]
         assert not {AnnotatedSlice(2, 14), AnnotatedSlice(2, 15)} & set(split.validation["a"])
-        _, scored = split.part("a", annotation, grid_of(None))
+        _, scored = parts_of(split, annotation, grid_of(None))
         assert not scored[:, :, 11:19].any()
         crossing += any(axis < 2 for axis, _ in split.validation["a"])
     assert crossing
@@ -220,7 +229,7 @@ def test_a_stack_that_leaves_no_room_for_a_margin_is_trained_on_as_a_whole(plane
     one = painted(annotation)
     split = hold_out({"a": one}, SCHEME, 0)
     assert not split.has_validation
-    trained, scored = split.part("a", annotation, one.grid)
+    trained, scored = parts_of(split, annotation, one.grid)
     assert (trained == annotation).all()
     assert not scored.any()
 
@@ -237,7 +246,7 @@ def test_a_class_in_one_place_only_is_trained_on():
     annotation[20:28, 20:28, :] = 1
     annotation[0:5] = 2
     one = painted(annotation)
-    trained, scored = hold_out({"a": one}, SCHEME, 0).part("a", annotation, one.grid)
+    trained, scored = parts_of(hold_out({"a": one}, SCHEME, 0), annotation, one.grid)
     assert set(np.unique(trained)) == {0, 1, 2, 3}
     assert {1, 3} <= set(np.unique(scored))
 

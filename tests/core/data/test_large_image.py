@@ -9,15 +9,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from lib.core.data import large_image
 from lib.core.data.large_image import LargeImage
 from lib.core.data.preparation import prepare_image
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.plan.plan import Plan
-from lib.core.volumes import intensity
+from lib.core.volumes import intensity, stored_volume
 from lib.core.volumes.ome_zarr import OmeZarrSource
 from lib.core.volumes.reading import read_volume
+from lib.core.volumes.stored_volume import StoredVolume
 from ome_zarr_files import save
 
 pytest.importorskip("zarr", reason="zarr needs Python 3.11")
@@ -43,7 +43,7 @@ def saved(folder: Path, array: NDArray[Any]) -> Path:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Boxes and samples are small enough that the image has many of them."""
-    monkeypatch.setattr(large_image, "SURVEYED", 1000)
+    monkeypatch.setattr(stored_volume, "SURVEYED", 1000)
     monkeypatch.setattr(intensity, "_SAMPLE", 1000)
 
 
@@ -52,7 +52,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_boxes_are_those_of_the_whole(tmp_path: Path, dtype: str, spacing: Sequence[float] | None) -> None:
     path = saved(tmp_path, image_of(dtype))
     whole, grid = prepare_image(read_volume(path), plan(spacing))
-    large = LargeImage(OmeZarrSource(path), plan(spacing))
+    large = LargeImage(StoredVolume(OmeZarrSource(path)), plan(spacing))
     assert large.grid == grid
     assert large.shape == tuple(whole.shape)
     rng = np.random.default_rng(1)
@@ -64,7 +64,7 @@ def test_boxes_are_those_of_the_whole(tmp_path: Path, dtype: str, spacing: Seque
 
 
 def test_boxes_are_as_exact_when_the_network_computes_in_bfloat16(tmp_path: Path) -> None:
-    large = LargeImage(OmeZarrSource(saved(tmp_path, image_of("uint16"))), plan((1e-3, 0.75e-3, 0.5e-3)))
+    large = LargeImage(StoredVolume(OmeZarrSource(saved(tmp_path, image_of("uint16")))), plan((1e-3, 0.75e-3, 0.5e-3)))
     every = tuple(slice(0, size) for size in large.shape)
     with torch.autocast("cpu", torch.bfloat16):
         found = large[every]
@@ -79,7 +79,7 @@ def test_missing_values_are_those_of_the_whole(tmp_path: Path) -> None:
     path = saved(tmp_path, array)
     volume = read_volume(path)
     whole, _ = prepare_image(volume, plan())
-    large = LargeImage(OmeZarrSource(path), plan())
+    large = LargeImage(StoredVolume(OmeZarrSource(path)), plan())
     every = tuple(slice(0, size) for size in large.shape)
     np.testing.assert_array_equal(large[every], whole)
     np.testing.assert_array_equal(large.outside(every[1:]), volume.outside)
@@ -88,7 +88,7 @@ def test_missing_values_are_those_of_the_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "where", "words"),
     [
-        (np.inf, (1, 7, 3, 30), r"channel 1: the value of voxel \(7, 3, 30\) is infinite"),
+        (np.inf, (1, 7, 3, 30), r"the value of voxel \(7, 3, 30\) in channel 1 is infinite"),
         (np.nan, (1,), "all values of channel 1 are NaN"),
     ],
 )
@@ -96,10 +96,10 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path, value: float, wh
     array = image_of("float32")
     array[where] = value
     with pytest.raises(InputError, match=words):
-        LargeImage(OmeZarrSource(saved(tmp_path, array)), plan())
+        LargeImage(StoredVolume(OmeZarrSource(saved(tmp_path, array))), plan())
 
 
 def test_another_number_of_channels_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, image_of("uint8")[:1])
     with pytest.raises(InputError, match=r"1 channel\(s\), the model was trained on 2"):
-        LargeImage(OmeZarrSource(path), plan())
+        LargeImage(StoredVolume(OmeZarrSource(path)), plan())

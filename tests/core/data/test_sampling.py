@@ -5,7 +5,7 @@ import torch
 from lib.core.augmentation.deformation import DeformationSettings
 from lib.core.augmentation.grey_values import GreyValueSettings
 from lib.core.augmentation.settings import AugmentationSettings
-from lib.core.data.sampling import TileSampler, TrainingVolume
+from lib.core.data.sampling import HeldVolume, TileSampler
 from lib.core.errors import InputError
 from lib.core.labels import IGNORED, LabelScheme
 from lib.core.network.architectures import PAPER
@@ -20,7 +20,7 @@ NO_AUGMENTATION = AugmentationSettings(
 )
 
 
-def sparse_volume(seed: int, shape: tuple[int, ...] = (50, 40, 30)) -> TrainingVolume:
+def sparse_volume(seed: int, shape: tuple[int, ...] = (50, 40, 30)) -> HeldVolume:
     """A volume with one annotated slice: nearly all background, with a few voxels of the other classes."""
     generator = np.random.default_rng(seed)
     annotation = np.zeros(shape, dtype=np.uint8)
@@ -28,7 +28,7 @@ def sparse_volume(seed: int, shape: tuple[int, ...] = (50, 40, 30)) -> TrainingV
     annotation[10:14, 5:8, 12] = 2
     annotation[11, 6, 12] = 1
     image = generator.random((1, *shape)).astype(np.float32)
-    return TrainingVolume(torch.tensor(image), torch.tensor(annotation), (1.0, 1.0, 1.0))
+    return HeldVolume(torch.tensor(image), torch.tensor(annotation), (1.0, 1.0, 1.0))
 
 
 def test_without_augmentation_a_tile_is_cut_out_of_the_mirrored_volume() -> None:
@@ -57,7 +57,7 @@ def test_without_augmentation_a_tile_that_covers_the_volume_is_all_of_it() -> No
     generator = np.random.default_rng(0)
     image = torch.tensor(generator.random((2, 36, 100, 21)).astype(np.float32))
     annotation = torch.tensor(generator.integers(0, 4, (36, 100, 21)).astype(np.uint8))
-    volume = TrainingVolume(image, annotation, (1.0, 1.0, 1.0))
+    volume = HeldVolume(image, annotation, (1.0, 1.0, 1.0))
     sampler = TileSampler([volume], SCHEME, TILES, (132, 124, 156), NO_AUGMENTATION, CONTEXT)
     drawn, targets = sampler.draw(generator)
     assert drawn.shape == (2, 124, 124, 116)
@@ -83,7 +83,7 @@ def test_tiles_can_have_less_context(context: int) -> None:
     annotation = torch.ones((60, 44, 10), dtype=torch.uint8)
     annotation[31, 20, 5] = 2
     sampler = TileSampler(
-        [TrainingVolume(image, annotation, (1.0, 1.0, 1.0))], SCHEME, TILES, (116, 132, 100), NO_AUGMENTATION, context
+        [HeldVolume(image, annotation, (1.0, 1.0, 1.0))], SCHEME, TILES, (116, 132, 100), NO_AUGMENTATION, context
     )
     given, targets = sampler.draw(generator)
     assert targets.shape == (28, 44, 12)
@@ -148,14 +148,14 @@ def test_tiles_without_any_contrast_are_drawn_again() -> None:
     image, annotation = np.zeros((1, 200, 12, 12), np.float32), np.zeros((200, 12, 12), np.uint8)
     image[:, :60] = generator.random((1, 60, 12, 12))
     annotation[150], annotation[30] = 3, 1
-    volume = TrainingVolume(torch.tensor(image), torch.tensor(annotation), (1.0, 1.0, 1.0))
+    volume = HeldVolume(torch.tensor(image), torch.tensor(annotation), (1.0, 1.0, 1.0))
     sampler = TileSampler([volume], SCHEME, TILES, (92, 100, 100), AugmentationSettings(), 14)
     for seed in range(10):
         drawn, targets = sampler.draw(np.random.default_rng(seed))
         assert drawn.std() > 0.01
         assert (targets == 1).any()
     # If there is nothing else, a constant tile is drawn after all.
-    constant = TrainingVolume(torch.ones_like(volume.image), volume.annotation, volume.voxel_size)
+    constant = HeldVolume(torch.ones_like(volume.image), volume.annotation, volume.voxel_size)
     drawn, _ = TileSampler([constant], SCHEME, TILES, (92, 100, 100), AugmentationSettings(), 14).draw(generator)
     assert drawn.std() < 1e-6
 

@@ -23,6 +23,7 @@ from lib.core.plan.plan import Plan
 from lib.core.volumes.boxes import boxes
 from lib.core.volumes.ome_zarr import OmeZarrSource
 from lib.core.volumes.reading import read_volume
+from lib.core.volumes.stored_volume import StoredVolume
 from ome_zarr_files import save
 
 pytest.importorskip("zarr", reason="zarr needs Python 3.11")
@@ -73,7 +74,7 @@ def test_boxes_get_the_labels_of_the_whole(
     assert volume.outside is not None
     found = np.full(SHAPE, 255, np.uint8)
     segmenter.segment_boxes(
-        LargeImage(OmeZarrSource(path), plan), boxes(SHAPE, (26, 30, 21)), machine, found.__setitem__
+        LargeImage(StoredVolume(OmeZarrSource(path)), plan), boxes(SHAPE, (26, 30, 21)), machine, found.__setitem__
     )
     # Where two classes are equally probable, rounding decides.
     assert np.mean(found != expected) < 1e-3
@@ -86,7 +87,7 @@ def test_boxes_get_the_mean_entropy_of_the_whole(path: Path) -> None:
     _, entropy = segmenter.segment_with_entropy(read_volume(path), machine)
     parts = list(boxes(SHAPE, (20, 30, 21)))
     segmenter.entropy_of_boxes(
-        LargeImage(OmeZarrSource(path), plan), parts, machine, lambda _, mean: found.append(mean)
+        LargeImage(StoredVolume(OmeZarrSource(path)), plan), parts, machine, lambda _, mean: found.append(mean)
     )
     expected = [entropy[part].mean() for part in parts]
     assert np.ptp(expected) > 1
@@ -97,7 +98,7 @@ def test_boxes_get_the_mean_entropy_of_the_whole(path: Path) -> None:
 
 def test_if_memory_is_short_the_boxes_that_are_done_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = replace(PLAN, statistics="running")
-    segmenter, image = Segmenter(network(), plan), LargeImage(OmeZarrSource(path), plan)
+    segmenter, image = Segmenter(network(), plan), LargeImage(StoredVolume(OmeZarrSource(path)), plan)
     parts = list(boxes(SHAPE, (26, 30, 21)))
     tried, done = [], []
     segmented = module._labels_in_box
@@ -140,10 +141,11 @@ def test_boxes_have_the_same_labels_wherever_they_are_segmented(path: Path, stat
     """As if each box was segmented by another process, which knows the statistics of the whole."""
     plan, machine = replace(PLAN, statistics=statistics), Machine("cpu", 2 * 10**9)
     whole, found = Segmenter(network(), plan), np.full(SHAPE, 255, np.uint8)
-    image = LargeImage(OmeZarrSource(path), plan)
+    volume = StoredVolume(OmeZarrSource(path))
+    image = LargeImage(volume, plan)
     statistics_of_image = whole.settled(image, machine)
     for box in boxes(SHAPE, (26, 30, 21)):
-        again = LargeImage(OmeZarrSource(path), plan, surveyed=image.surveyed)
+        again = LargeImage(StoredVolume(OmeZarrSource(path), surveyed=volume.surveyed), plan)
         segmenter = Segmenter(network(), plan).by_statistics(statistics_of_image)
         segmenter.segment_boxes(again, [box], machine, found.__setitem__)
     expected = np.full(SHAPE, 255, np.uint8)

@@ -7,8 +7,9 @@ import torch
 from scipy import ndimage
 from torch import nn
 
+from lib.core.annotation.paint import Paint
 from lib.core.annotation.slices import AnnotatedSlice, keep_slices
-from lib.core.data.preparation import prepare_training
+from lib.core.data.training_volumes import prepare_training
 from lib.core.device.machine import Machine
 from lib.core.inference.segmenter import Segmenter
 from lib.core.labels import LabelScheme
@@ -90,7 +91,7 @@ def test_early_in_training_there_is_no_lattice_of_dots_where_an_image_is_constan
     annotation[29:] = 0
     volume = Volume(image[None].astype(np.float32), np.eye(4))
     plan = replace(make_plan([volume], scheme, PlanOptions(width=4), "cpu"), half_precision=False)
-    with Learner(plan, [prepare_training(volume, annotation, plan)], "cpu", seed) as learner:
+    with Learner(plan, [prepare_training(volume, Paint(annotation), plan)], "cpu", seed) as learner:
         learner.train(range(12), lambda: 0.3)
         labels = Segmenter(learner.result(), plan).segment(volume, Machine("cpu", 10**9))
     alone = np.zeros(shape, bool)

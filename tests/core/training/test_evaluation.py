@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from lib.core.annotation.paint import Paint
 from lib.core.annotation.slices import AnnotatedSlice, keep_slices
+from lib.core.data.large_image import LargeImage
 from lib.core.data.preparation import PreparedImage
 from lib.core.device.machine import Machine
 from lib.core.inference.segmenter import Segmenter
@@ -14,6 +16,7 @@ from lib.core.labels import LabelScheme
 from lib.core.metrics import confusion, iou_per_class, mean_iou
 from lib.core.model.model import build_network
 from lib.core.plan.plan import Plan
+from lib.core.training import evaluation
 from lib.core.training.evaluation import ScoredRegion, score_network
 from lib.core.volumes.volume import Volume
 
@@ -37,7 +40,7 @@ def test_scores_are_those_of_the_whole_segmentation(spacing: tuple[float, ...] |
         slices = [place for place in SLICES if place.index < shape[place.axis]]
         annotation = keep_slices(dense, slices)
         annotation[4:9, 2, 3] = 1
-        regions.append(ScoredRegion.of(PreparedImage.of(volume, plan), annotation, slices[:2]))
+        regions.append(ScoredRegion.of(PreparedImage.of(volume, plan), Paint(annotation), slices[:2]))
         counts += confusion(Segmenter(network, plan).segment(volume, machine), annotation, SCHEME)
     expected = iou_per_class(counts, SCHEME)
     score, iou = score_network(network, plan, torch.float32, regions, machine)
@@ -50,7 +53,7 @@ def test_each_voxel_is_scored_once_with_the_slice_it_lies_on() -> None:
     volume = Volume(np.zeros((1, 70, 20, 12), np.float32), np.eye(4))
     annotation = keep_slices(np.full(volume.shape, 2, np.uint8), SLICES)
     annotation[1, 1, 1] = 3
-    one = ScoredRegion.of(PreparedImage.of(volume, PLAN), annotation, SLICES)
+    one = ScoredRegion.of(PreparedImage.of(volume, PLAN), Paint(annotation), SLICES)
     found = np.zeros_like(annotation)
     for place, values in one.parts:
         assert not found[place].any()
@@ -59,3 +62,18 @@ def test_each_voxel_is_scored_once_with_the_slice_it_lies_on() -> None:
     # Three slices and the rest.
     assert len(one.parts) == 4
     assert [len(set(place[axis])) for (place, _), (axis, _) in zip(one.parts, SLICES, strict=False)] == [1, 1, 1]
+
+
+def test_strokes_in_a_large_image_are_scored_in_cubes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "CUBE", 8)
+    volume = Volume(np.zeros((1, 70, 20, 12), np.float32), np.eye(4))
+    annotation = keep_slices(np.full(volume.shape, 2, np.uint8), SLICES[:1])
+    for x, y, z in ((0, 0, 0), (7, 7, 7), (8, 7, 7), (69, 19, 11)):
+        annotation[x, y, z] = 3
+    one = ScoredRegion.of(LargeImage(volume, PLAN), Paint(annotation), SLICES[:1])
+    found = np.zeros_like(annotation)
+    for place, values in one.parts:
+        found[place] = values
+    np.testing.assert_array_equal(found, annotation)
+    boxes = [np.ptp(np.stack(place), axis=1).tolist() for place, _ in one.parts[1:]]
+    assert sorted(boxes) == [[0, 0, 0], [0, 0, 0], [7, 7, 7]]

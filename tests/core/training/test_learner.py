@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from devices import on_each_device
-from lib.core.data.preparation import PreparedImage, prepare_training
+from lib.core.annotation.paint import Paint
+from lib.core.data.preparation import PreparedImage
+from lib.core.data.training_volumes import prepare_training
 from lib.core.device import precision
 from lib.core.device.machine import Machine
 from lib.core.errors import InputError
@@ -35,7 +37,7 @@ def learner(device: str = "cpu", **changes: object) -> Learner:
     annotation[:, :, 5] = 2
     annotation[10:14, 5:12, 5] = 1
     plan = replace(make_plan([volume], SCHEME, PlanOptions(width=2), "cpu"), half_precision=False, **changes)  # type: ignore[arg-type]
-    return Learner(plan, [prepare_training(volume, annotation, plan)], device, seed=3)
+    return Learner(plan, [prepare_training(volume, Paint(annotation), plan)], device, seed=3)
 
 
 @on_each_device
@@ -212,7 +214,7 @@ def test_no_finite_image_ends_a_training(kind: str, half: bool) -> None:
     annotation[10:14, 5:12, 5] = 1
     options = PlanOptions(width=2)
     plan = replace(make_plan([volume], SCHEME, options, "cpu"), half_precision=half, learning_rate=0.2)
-    with Learner(plan, [prepare_training(volume, annotation, plan)], "cpu", seed=3) as ours:
+    with Learner(plan, [prepare_training(volume, Paint(annotation), plan)], "cpu", seed=3) as ours:
         ours.train(range(12), lambda: 0.0)
         result = ours.result()
         assert all(torch.isfinite(value).all() for value in ours.network.state_dict().values())

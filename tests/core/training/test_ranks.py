@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import distributed, nn
 
-from lib.core.data.preparation import prepare_training
+from lib.core.data.training_volumes import prepare_training
 from lib.core.device.machine import Machine
 from lib.core.errors import InputError, Stopped
 from lib.core.labels import IGNORED, LabelScheme
@@ -53,7 +53,7 @@ def case() -> TrainingCase:
 def learner(ranks: Ranks) -> Learner:
     only = case()
     plan = replace(make_plan([only.volume], SCHEME, PlanOptions(width=2), "cpu"), half_precision=False, averaging=0.9)
-    return Learner(plan, [prepare_training(only.volume, only.annotation, plan)], "cpu", 3, ranks)
+    return Learner(plan, [prepare_training(only.volume, only.paint, plan)], "cpu", 3, ranks)
 
 
 def arrays(state: Any) -> dict[str, np.ndarray]:

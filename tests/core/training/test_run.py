@@ -12,6 +12,7 @@ import torch
 
 from devices import on_each_device
 from lib.core.annotation.slices import AnnotatedSlice, annotated_slices, keep_slices
+from lib.core.data import training_volumes
 from lib.core.device.machine import Machine
 from lib.core.errors import InputError, Stopped
 from lib.core.inference.segmenter import Segmenter
@@ -56,7 +57,11 @@ def run(
     **options: Any,
 ) -> dict[str, Any]:
     heard: list[dict[str, Any]] = reports if reports is not None else []
-    decided = PlanOptions(width=options.pop("width", 2), unpainted=options.pop("unpainted", "unlabelled"))
+    decided = PlanOptions(
+        width=options.pop("width", 2),
+        unpainted=options.pop("unpainted", "unlabelled"),
+        spacing=options.pop("spacing", None),
+    )
     return train(cases, SCHEME, ModelFolder(folder), TrainingOptions(**options), decided, machine, heard.append)
 
 
@@ -103,9 +108,11 @@ def test_a_seed_repeats_a_run(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("short_epochs")
 def test_unpainted_voxels_of_annotated_slices_are_background_if_asked(tmp_path: Path) -> None:
     """Painting only the ball then has the same effect as painting whole slices."""
-    whole = case(slices=[(axis, index) for axis in range(3) for index in (4, 8)])
-    whole.annotation[0, 0, 0:3] = 1
-    ball = replace(whole, annotation=np.where(whole.annotation == 1, 1, 0).astype(np.uint8))
+    planes = case(slices=[(axis, index) for axis in range(3) for index in (4, 8)])
+    annotation = planes.annotation.copy()
+    annotation[0, 0, 0:3] = 1
+    whole = TrainingCase("a", planes.volume, annotation)
+    ball = TrainingCase("a", planes.volume, np.where(annotation == 1, 1, 0).astype(np.uint8))
     assert annotated_slices(ball.annotation) == annotated_slices(whole.annotation)
     with pytest.raises(InputError, match="only the class 'ball'"):
         run(tmp_path / "refused", [ball], max_epochs=1)
@@ -350,6 +357,26 @@ def test_a_dense_annotation_is_scored_on_a_block_that_stays_held_out(tmp_path: P
 
 
 @pytest.mark.usefixtures("short_epochs")
+@pytest.mark.parametrize("spacing", [None, (2.0, 1.0, 1.5)])
+def test_volumes_that_are_read_tile_by_tile_train_and_score_as_those_in_memory(
+    tmp_path: Path, spacing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The case has slices that are held out, and strokes beside them."""
+    painted = case(slices=[(axis, index) for axis in range(3) for index in (2, 5, 8)])
+    annotation = painted.annotation.copy()
+    annotation[11, 10, 9:12] = annotation[0, 0, 0] = 2
+    given = TrainingCase("a", painted.volume, annotation)
+    in_memory = run(tmp_path / "in memory", [given], max_epochs=2, spacing=spacing)
+    monkeypatch.setattr(training_volumes, "HELD", 0)
+    by_tile = run(tmp_path / "by tile", [given], max_epochs=2, spacing=spacing)
+    assert by_tile["score"] == pytest.approx(in_memory["score"], abs=0.01)
+    assert by_tile["loss"] == pytest.approx(in_memory["loss"], rel=1e-3)
+    for name, value in weights(tmp_path / "in memory").items():
+        exact = {"atol": 0, "rtol": 0} if spacing is None else {"atol": 1e-3, "rtol": 1e-3}
+        torch.testing.assert_close(weights(tmp_path / "by tile")[name], value, **exact, msg=name)
+
+
+@pytest.mark.usefixtures("short_epochs")
 def test_only_human_paint_reaches_the_loss(tmp_path: Path) -> None:
     """Unlabelled voxels have no influence: two ground truths with the same paint give the same training."""
     painted = case()
@@ -368,7 +395,10 @@ def test_only_human_paint_reaches_the_loss(tmp_path: Path) -> None:
         ([case(slices=[(0, 0)])], "only the class 'outside' is annotated.* paint some of ball"),
         ([case("a"), case("b", channels=2)], r"image 'b' has 2 channel\(s\), 'a' has 1"),
         ([case("a"), case("b"), case("a")], "'a' is the id of several cases"),
-        ([replace(case(), annotation=3 * case().annotation)], r"voxels of value 3; expected 0 .* to 2 \(outside\)"),
+        (
+            [TrainingCase("a", case().volume, 3 * case().annotation)],
+            r"voxels of value 3; expected 0 .* to 2 \(outside\)",
+        ),
     ],
 )
 def test_cases_that_cannot_be_trained_on_are_refused(tmp_path: Path, cases: list[TrainingCase], named: str) -> None:

@@ -69,7 +69,7 @@ BAD_VOLUMES = {
     "time series of vectors": (lambda d: save_nifti(d / "image.nii", numbers((*SHAPE, 2, 3))), "one point in time"),
     "infinite": (
         lambda d: save_nrrd(d / "image.nrrd", np.where(np.isnan(NAN), np.inf, NAN)),
-        r"1 values are infinite \(the first at voxel \(2, 2, 2\), channel 0",
+        r"the value of voxel \(2, 2, 2\) in channel 0 is infinite",
     ),
     "NaN alone": (lambda d: save_nifti(d / "image.nii", np.full(SHAPE, np.nan)), "all values of channel 0 are NaN"),
     "complex": (lambda d: save_nifti(d / "image.nii", numbers().astype(np.complex64)), "complex"),

@@ -173,7 +173,7 @@ SPOILT = {
     "shape": r"b\.nii\.gz has the shape \(20, 18, 13\), but version 1 of its annotation has \(20, 18, 12\)",
     "damaged": r"b\.nii\.gz: cannot be read",
     "removed": r"b\.nii\.gz: no such file",
-    "infinite": r"b\.nii\.gz: 1 values are infinite",
+    "infinite": r"b\.nii\.gz: the value of voxel .* is infinite",
     "channels": r"'b' has 2 channel\(s\), most annotated images have 1",
     "values": r"final/b\.nii\.gz: somebody put this file there",
 }

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from lib.core.data.large_image import LargeImage, survey
+from lib.core.data.large_image import LargeImage
+from lib.core.data.preparation import check_channels
 from lib.core.device.memory import free_memory
 from lib.core.device.this_machine import this_machine
 from lib.core.errors import InputError
@@ -27,6 +28,7 @@ from lib.core.volumes.ome_zarr import OmeZarrSource
 from lib.core.volumes.reading import read_geometry
 from lib.core.volumes.source import Box, shape_of_box
 from lib.core.volumes.spreading import spread
+from lib.core.volumes.stored_volume import StoredVolume
 
 from .errors import saying_what_failed
 from .progress import bars, show_step
@@ -75,6 +77,8 @@ def make_crops(
         )
     trained = Model.load(model_file(model)) if model else None
     source = OmeZarrSource(image, _spacing(spacing))
+    if trained:
+        check_channels(source.geometry.channels, trained.plan)
     shape = source.geometry.shape
     sides = shape_of_box((slice(0, size),) * 3, shape)
     _check_sides(source, sides)
@@ -88,16 +92,15 @@ def make_crops(
             f"{studies}: has all boxes of {' x '.join(map(str, sides))} voxels of {source.path}; give another --size"
         )
     boxes = itertools.chain([first], free)
+    volume = StoredVolume(source, lambda fraction: progress("Reading intensities", fraction))
     if trained is None:
-        _, ranges = survey(source, lambda fraction: progress("Reading intensities", fraction))
         chosen = _with_content(source, boxes, count)
     else:
-        large = LargeImage(source, trained.plan, lambda fraction: progress("Reading intensities", fraction))
-        ranges, candidates = large.ranges, _with_content(source, boxes, CANDIDATES * count)
-        chosen = _least_certain(trained, large, candidates, progress)[:count]
+        candidates = _with_content(source, boxes, CANDIDATES * count)
+        chosen = _least_certain(trained, LargeImage(volume, trained.plan), candidates, progress)[:count]
     written = []
     for number, box in enumerate(chosen, start=1):
-        written.append(_write(source, box, studies, ranges))
+        written.append(_write(source, box, studies, volume.ranges))
         progress("Writing", number / len(chosen))
     return written
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from lib.core.labels import LabelScheme
 from lib.core.volumes.working_grid import WorkingGrid
 
-from .paint import Paint
+from .paint import Flags, Paint
 from .slices import MIN_SLICE_VOXELS, AnnotatedSlice
-from .split import MARGIN, Block, SliceSplit, block_flags, copy_planes, neighbouring, plane_flags
+from .split import MARGIN, Block, SliceSplit, block_flags, neighbouring, on, plane_flags
 
 MIN_SPLIT_SLICES = 6
 """With fewer annotated slices, none is held out as a plane."""
@@ -40,13 +40,13 @@ class Painted(NamedTuple):
     """An annotation to split.
 
     Attributes:
-        annotation: (X, Y, Z).
+        paint: its voxels.
         slices: its annotated slices.
         stacked: axes across which neighbouring planes were painted. If there are any, blocks lie across one of them.
         grid: the image's working grid.
     """
 
-    annotation: NDArray[np.uint8]
+    paint: Paint
     slices: Sequence[AnnotatedSlice]
     stacked: Sequence[int]
     grid: WorkingGrid
@@ -79,7 +79,7 @@ def hold_out(
         for image, held in blocks.items():
             one = painted[image]
             split.training[image] = _training_planes(one, held, before.training.get(image, []))
-            split.validation[image] = _with_paint(one.annotation, before.validation.get(image, []))
+            split.validation[image] = _with_paint(one.paint, before.validation.get(image, []))
         if _is_meaningful(split, painted, scheme):
             return split
     return SliceSplit({image: _all_planes(one, image in solid) for image, one in painted.items()}, {})
@@ -89,20 +89,17 @@ def _is_meaningful(split: SliceSplit, painted: Mapping[str, Painted], scheme: La
     """Return whether enough is scored, some of it foreground, and training keeps every scored class."""
     trained, scored, labelled = np.zeros(_values(scheme)), np.zeros(_values(scheme)), 0
     for image, one in painted.items():
-        labelled += int(np.count_nonzero(one.annotation))
-        for counts, values in zip((trained, scored), split.part(image, one.annotation, one.grid), strict=True):
-            counts += _class_counts(values, scheme)[0].sum(axis=0)
+        labelled += one.paint.labelled
+        for counts, part in zip((trained, scored), split.part(image, one.paint, one.grid), strict=True):
+            counts[1:] += part.voxels()[1 : len(counts)]
     enough = scored.sum() >= MIN_HELD_OUT_SHARE * labelled
     return bool(enough and _foreground(scored, scheme) and not np.any(scored[trained == 0]))
 
 
 def _is_solid(one: Painted) -> bool:
     """Return whether most labelled voxels lie outside isolated slices."""
-    isolated = sorted(set(one.slices) - _crowded(one.slices, one.grid))
-    rest = one.annotation.copy()
-    for axis, flags in enumerate(plane_flags(rest.shape, isolated)):
-        copy_planes(None, rest, axis, flags)
-    return 2 * int(np.count_nonzero(rest)) > int(np.count_nonzero(one.annotation))
+    isolated = plane_flags(one.paint.volume_shape, set(one.slices) - _crowded(one.slices, one.grid))
+    return 2 * one.paint.where(lambda voxels: ~on(isolated, voxels)).labelled > one.paint.labelled
 
 
 def _crowded(slices: Iterable[AnnotatedSlice], grid: WorkingGrid) -> set[AnnotatedSlice]:
@@ -130,17 +127,16 @@ def _find_blocks(one: Painted, image: str, scheme: LabelScheme, before: SliceSpl
     Of all blocks that leave enough for training, the best one comes closest to ``HELD_OUT_SHARE`` of each class and
     leaves most for training.
     """
-    annotation, grid = one.annotation, one.grid
-    labelled = _class_counts(annotation, scheme)
-    scorable = annotation.copy()
-    for axis, flags in enumerate(plane_flags(annotation.shape, before.training.get(image, ()))):
-        copy_planes(None, scorable, axis, grid.near(axis, flags, MARGIN))
-    scorable_counts = _class_counts(scorable, scheme)
+    grid, shape = one.grid, one.paint.volume_shape
+    labelled = _class_counts(one.paint, scheme)
+    trained_before = plane_flags(shape, before.training.get(image, ()))
+    near = [grid.near(axis, flags, MARGIN) for axis, flags in enumerate(trained_before)]
+    scorable_counts = _class_counts(one.paint.where(lambda voxels: ~on(near, voxels)), scheme)
     totals = labelled[0].sum(axis=0)
     kept = [block for block in before.blocks.get(image, []) if labelled[block.axis][block.first : block.last + 1].any()]
 
     def scored(axis: int, blocks: Sequence[Block]) -> NDArray[np.int64]:
-        counts: NDArray[np.int64] = scorable_counts[axis][block_flags(annotation.shape, blocks)[axis]].sum(axis=0)
+        counts: NDArray[np.int64] = scorable_counts[axis][block_flags(shape, blocks)[axis]].sum(axis=0)
         return counts
 
     if kept and scored(kept[0].axis, kept).sum() >= MIN_HELD_OUT_SHARE * totals.sum():
@@ -150,7 +146,7 @@ def _find_blocks(one: Painted, image: str, scheme: LabelScheme, before: SliceSpl
     for axis in [kept[0].axis] if kept else one.stacked or range(3):
         for block in _candidates(scorable_counts[axis].sum(axis=1), axis, int(totals.sum())):
             blocks = [*kept, block]
-            held = block_flags(annotation.shape, blocks)[axis]
+            held = block_flags(shape, blocks)[axis]
             counts = scored(axis, blocks)
             trained = labelled[axis][~grid.near(axis, held, MARGIN)].sum(axis=0)
             if (
@@ -180,26 +176,36 @@ def _candidates(counts: NDArray[np.int64], axis: int, total: int) -> Iterable[Bl
 def _training_planes(one: Painted, blocks: Sequence[Block], before: Iterable[AnnotatedSlice]) -> list[AnnotatedSlice]:
     """List the planes across the blocks' axis to train on, and the labelled planes that were trained on before."""
     axis = blocks[0].axis
-    near = one.grid.near(axis, block_flags(one.annotation.shape, blocks)[axis], MARGIN)
-    planes = [plane for plane in _labelled_planes(one.annotation, axis) if not near[plane.index]]
-    return sorted({*planes, *_with_paint(one.annotation, before)})
+    near = one.grid.near(axis, block_flags(one.paint.volume_shape, blocks)[axis], MARGIN)
+    planes = [plane for plane in _labelled_planes(one.paint, axis) if not near[plane.index]]
+    return sorted({*planes, *_with_paint(one.paint, before)})
 
 
 def _all_planes(one: Painted, solid: bool) -> list[AnnotatedSlice]:
     """List the annotated slices and, for solid paint outside them, all labelled planes across the longest axis."""
-    longest = int(np.argmax(one.annotation.shape))
-    return sorted({*one.slices, *(_labelled_planes(one.annotation, longest) if solid else ())})
+    longest = int(np.argmax(one.paint.volume_shape))
+    return sorted({*one.slices, *(_labelled_planes(one.paint, longest) if solid else ())})
 
 
-def _labelled_planes(annotation: NDArray[np.uint8], axis: int) -> list[AnnotatedSlice]:
-    labelled = np.any(annotation, axis=tuple(other for other in range(3) if other != axis))
-    return [AnnotatedSlice(axis, int(index)) for index in np.flatnonzero(labelled)]
+def _labelled_planes(paint: Paint, axis: int) -> list[AnnotatedSlice]:
+    return [AnnotatedSlice(axis, int(index)) for index in np.flatnonzero(_has_paint(paint)[axis])]
 
 
-def _with_paint(annotation: NDArray[np.uint8], planes: Iterable[AnnotatedSlice]) -> list[AnnotatedSlice]:
+def _with_paint(paint: Paint, planes: Iterable[AnnotatedSlice]) -> list[AnnotatedSlice]:
     """Return the planes that have paint. Planes outside are dropped; an earlier image may have been larger."""
-    inside = [plane for plane in planes if plane.index < annotation.shape[plane.axis]]
-    return [plane for plane in inside if np.any(np.moveaxis(annotation, plane.axis, 0)[plane.index])]
+    has_paint = _has_paint(paint)
+    inside = [plane for plane in planes if plane.index < paint.volume_shape[plane.axis]]
+    return [plane for plane in inside if has_paint[plane.axis][plane.index]]
+
+
+def _has_paint(paint: Paint) -> Flags:
+    """Return flags of the planes that have labelled voxels."""
+    flags = plane_flags(paint.volume_shape, ())
+    for index, plane in enumerate(paint.planes()):
+        across, along_rows, along_columns = (flags[axis] for axis in paint.axes)
+        across[index] = len(plane.values) > 0
+        along_rows[plane.rows] = along_columns[plane.columns] = True
+    return flags
 
 
 def _values(scheme: LabelScheme) -> int:
@@ -211,9 +217,9 @@ def _foreground(counts: NDArray[Any], scheme: LabelScheme) -> int:
     return int(counts[1 : scheme.background_value].sum())
 
 
-def _class_counts(annotation: NDArray[np.uint8], scheme: LabelScheme) -> list[NDArray[np.int64]]:
+def _class_counts(paint: Paint, scheme: LabelScheme) -> list[NDArray[np.int64]]:
     """Count the labelled voxels of each value on the planes across each axis: three arrays (planes, values)."""
-    paint, classes = Paint(annotation), _values(scheme)
+    classes = _values(scheme)
     counts = [np.zeros((length, classes), dtype=np.int64) for length in paint.shape]
     for index, plane in enumerate(paint.planes()):
         counts[0][index] = np.bincount(plane.values, minlength=classes)

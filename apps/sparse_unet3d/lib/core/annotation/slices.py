@@ -72,7 +72,7 @@ def annotated_slices(annotation: NDArray[np.uint8]) -> list[AnnotatedSlice]:
     Args:
         annotation: (X, Y, Z), 0 where unlabelled.
     """
-    return detect(annotation).slices
+    return detect(Paint(annotation)).slices
 
 
 def whole_slices(annotation: NDArray[np.uint8]) -> list[AnnotatedSlice]:
@@ -90,13 +90,12 @@ def whole_slices(annotation: NDArray[np.uint8]) -> list[AnnotatedSlice]:
     Args:
         annotation: (X, Y, Z), 0 where unlabelled.
     """
-    return detect(annotation).whole
+    return detect(Paint(annotation)).whole
 
 
-def detect(annotation: NDArray[np.uint8]) -> Detected:
-    """Find the annotated slices of an annotation (X, Y, Z), and which of them were painted as planes."""
-    paint, axes = Paint(annotation), range(3)
-    shape, size = paint.shape, annotation.size
+def detect(paint: Paint) -> Detected:
+    """Find the annotated slices of an annotation, and which of them were painted as planes."""
+    axes, shape, size = range(3), paint.shape, math.prod(paint.shape)
     marks = [_mark(runs, shape) for runs in paint.run_lengths()]
     nowhere = [np.zeros(length, dtype=bool) for length in shape]
 
@@ -125,17 +124,13 @@ def detect(annotation: NDArray[np.uint8]) -> Detected:
 
     stacked = [ends[axis] if sum(ends) == 1 else bool(np.any(whole[axis][1:] & whole[axis][:-1])) for axis in axes]
 
-    voxels = np.zeros(256, dtype=np.int64)
-    for plane in paint.planes():
-        voxels += np.bincount(plane.values, minlength=256)
-    voxels[UNLABELLED] = size - voxels.sum()
     by_axis = dict(zip(paint.axes, labelled, strict=True))
     return Detected(
         _places(paint, annotated),
         _places(paint, whole),
         sorted(axis for axis, is_stacked in zip(paint.axes, stacked, strict=True) if is_stacked),
         [by_axis[axis] for axis in axes],
-        voxels,
+        paint.voxels(),
     )
 
 

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.labels import UNLABELLED
 from lib.core.volumes.working_grid import WorkingGrid
 
-from .paint import Flags
-from .slices import AnnotatedSlice, keep_slices
+from .paint import Flags, Paint
+from .slices import AnnotatedSlice
 
 MARGIN = 3
 """Distance in working planes that separates scored voxels from training voxels, where planes are neighbours."""
@@ -64,67 +63,56 @@ class SliceSplit:
         blocks = {image: [Block(*block) for block in held] for image, held in content.get("blocks", {}).items()}
         return cls(training, validation, blocks)
 
-    def part(
-        self, image: str, annotation: NDArray[np.uint8], grid: WorkingGrid
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def part(self, image: str, paint: Paint, grid: WorkingGrid) -> tuple[Paint, Paint]:
         """Split an image's annotation into training voxels and scored voxels; no voxel is in both.
 
         Where neighbouring planes are labelled, voxels within the margin of training voxels are in neither.
 
         Args:
             image: its id.
-            annotation: (X, Y, Z).
+            paint: its annotation.
             grid: the image's working grid.
 
         Returns:
-            The training annotation and the validation annotation, both (X, Y, Z).
+            The training annotation and the validation annotation.
         """
         training, validation = self.training.get(image, []), self.validation.get(image, [])
-        training_flags = plane_flags(annotation.shape, training)
+        trained, held = (plane_flags(paint.volume_shape, planes) for planes in (training, validation))
         blocks = self.blocks.get(image)
         if not blocks:
-            trained, scored = apply_split(annotation, training, validation)
-            annotated = plane_flags(annotation.shape, [*training, *validation])
-            for axis in range(3):
-                crowded = training_flags[axis] & neighbouring(annotated[axis], axis, grid)
-                copy_planes(None, scored, axis, grid.near(axis, crowded, MARGIN))
-            return trained, scored
-        trained, scored = annotation.copy(), np.zeros_like(annotation)
-        held = block_flags(annotation.shape, blocks)
-        for axis in range(3):
-            copy_planes(None, trained, axis, grid.near(axis, held[axis], MARGIN))
-            copy_planes(annotation, scored, axis, held[axis])
-        for axis in range(3):
-            copy_planes(annotation, trained, axis, training_flags[axis])
-            copy_planes(None, scored, axis, grid.near(axis, training_flags[axis], MARGIN))
-        for axis, flags in enumerate(plane_flags(annotation.shape, validation)):
-            copy_planes(None, trained, axis, flags)
-        return trained, scored
+            annotated = plane_flags(paint.volume_shape, [*training, *validation])
+            crowded = [trained[axis] & neighbouring(annotated[axis], axis, grid) for axis in range(3)]
+            near = [grid.near(axis, crowded[axis], MARGIN) for axis in range(3)]
+            return (
+                paint.where(lambda voxels: on(trained, voxels) | ~on(held, voxels)),
+                paint.where(lambda voxels: on(held, voxels) & ~on(trained, voxels) & ~on(near, voxels)),
+            )
+        inside = block_flags(paint.volume_shape, blocks)
+        around = [grid.near(axis, inside[axis], MARGIN) for axis in range(3)]
+        near = [grid.near(axis, trained[axis], MARGIN) for axis in range(3)]
+        return (
+            paint.where(lambda voxels: (on(trained, voxels) | ~on(around, voxels)) & ~on(held, voxels)),
+            paint.where(lambda voxels: on(inside, voxels) & ~on(near, voxels)),
+        )
 
     def part_known(
-        self, image: str, annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice], grid: WorkingGrid
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        self, image: str, paint: Paint, slices: Iterable[AnnotatedSlice], grid: WorkingGrid
+    ) -> tuple[Paint, Paint]:
         """Split an annotation that may have changed since training, as ``part`` does; newer paint is in neither.
 
         Args:
             image: its id.
-            annotation: (X, Y, Z).
+            paint: its annotation.
             slices: its annotated slices.
             grid: the image's working grid.
         """
-        trained, scored = self.part(image, annotation, grid)
+        learnt, scored = self.part(image, paint, grid)
         training, validation = self.training.get(image, []), self.validation.get(image, [])
-        if self.blocks.get(image):
-            trained = keep_slices(trained, training)
-        elif not training and not validation:
-            trained = np.zeros_like(annotation)
-        else:
-            since = set(slices).difference(training, validation)
-            for axis, flags in enumerate(plane_flags(annotation.shape, since)):
-                copy_planes(None, trained, axis, flags)
-            for axis, flags in enumerate(plane_flags(annotation.shape, training)):
-                copy_planes(annotation, trained, axis, flags)
-        return trained, scored
+        trained = plane_flags(paint.volume_shape, training)
+        if self.blocks.get(image) or (not training and not validation):
+            return learnt.where(lambda voxels: on(trained, voxels)), scored
+        since = plane_flags(paint.volume_shape, set(slices).difference(training, validation))
+        return learnt.where(lambda voxels: on(trained, voxels) | ~on(since, voxels)), scored
 
 
 def apply_split(
@@ -138,14 +126,23 @@ def apply_split(
     Returns:
         The training annotation and the validation annotation, both (X, Y, Z).
     """
-    trained, scored = annotation.copy(), np.zeros_like(annotation)
-    for axis, flags in enumerate(plane_flags(annotation.shape, validation)):
-        copy_planes(None, trained, axis, flags)
-        copy_planes(annotation, scored, axis, flags)
-    for axis, flags in enumerate(plane_flags(annotation.shape, training)):
-        copy_planes(annotation, trained, axis, flags)
-        copy_planes(None, scored, axis, flags)
-    return trained, scored
+    paint = Paint(annotation)
+    trained, held = (plane_flags(annotation.shape, planes) for planes in (training, validation))
+    return (
+        paint.where(lambda voxels: on(trained, voxels) | ~on(held, voxels)).array(),
+        paint.where(lambda voxels: on(held, voxels) & ~on(trained, voxels)).array(),
+    )
+
+
+def on(flags: Flags, voxels: Sequence[Any]) -> NDArray[np.bool_]:
+    """Tell which voxels lie on a flagged plane across any axis.
+
+    Args:
+        flags: for each axis.
+        voxels: their indices along each axis, see ``Paint.where``.
+    """
+    x, y, z = (of_axis[along] for of_axis, along in zip(flags, voxels, strict=True))
+    return np.asarray(x | y | z)
 
 
 def plane_flags(shape: Sequence[int], planes: Iterable[AnnotatedSlice]) -> Flags:
@@ -172,12 +169,3 @@ def neighbouring(flags: NDArray[np.bool_], axis: int, grid: WorkingGrid) -> NDAr
     found = np.zeros_like(flags)
     found[planes[1:][close]] = found[planes[:-1][close]] = True
     return found
-
-
-def copy_planes(
-    source: NDArray[np.uint8] | None, target: NDArray[np.uint8], axis: int, flags: NDArray[np.bool_]
-) -> None:
-    """Copy the flagged planes from one annotation to another; if the source is None, make them unlabelled."""
-    for index in np.flatnonzero(flags):
-        place = (*[slice(None)] * axis, index)
-        target[place] = UNLABELLED if source is None else source[place]

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from lib.core.labels import UNLABELLED, LabelScheme
 
+from .paint import Paint
 from .slices import AnnotatedSlice, Unpainted, detect
 
 LITTLE_PAINT = 0.05
@@ -42,7 +43,7 @@ class AnnotationStatistics(_AlwaysKept, total=False):
 
 def annotation_statistics(annotation: NDArray[np.uint8], scheme: LabelScheme) -> AnnotationStatistics:
     """Describe an annotation (X, Y, Z) with values 0 … K+1."""
-    detected = detect(annotation)
+    detected = detect(Paint(annotation))
     labelled = annotation.size - int(detected.voxels[UNLABELLED])
     areas = [annotation.size // length for length in annotation.shape]
     little = [

@@ -169,6 +169,11 @@ class LinearSampler:
         image: Tensor = self._pairs[:, : self.channels].T.view(self.channels, *self.shape)
         return image
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the table."""
+        return self._pairs.nbytes
+
     def to(self, device: str) -> "LinearSampler":
         """Return the same sampler on another device."""
         moved = copy.copy(self)
@@ -199,7 +204,7 @@ class LinearSampler:
         index = torch.int32 if math.prod(self.shape) < 2**31 else torch.int64
         whole, part = [], []
         for axis, size in enumerate(self.shape):
-            mirrored = _mirrored(positions[axis], size)
+            mirrored = mirrored_positions(positions[axis], size)
             # Along the last axis the table holds the neighbour; along the others the volume must have one.
             below = mirrored.floor() if axis == last else mirrored.floor().clamp_(max=max(size - 2, 0))
             part.append(mirrored.sub_(below))
@@ -220,7 +225,7 @@ class LinearSampler:
         return torch.lerp(both[:, : self.channels], both[:, self.channels :], part[last].unsqueeze(1))
 
 
-def _mirrored(positions: Tensor, size: int) -> Tensor:
+def mirrored_positions(positions: Tensor, size: int) -> Tensor:
     """Return a new tensor of positions mirrored into 0 … size - 1, repeatedly if the volume is thin."""
     if size == 1:
         return torch.zeros_like(positions)

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from lib.core.errors import InputError
 from lib.core.plan.plan import Plan
-from lib.core.volumes.intensity import scale_intensity, scaled
+from lib.core.volumes.intensity import scaled
 from lib.core.volumes.volume import Volume
 from lib.core.volumes.working_grid import WorkingGrid
-
-from .sampling import TrainingVolume
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +51,7 @@ def prepare_image(volume: Volume, plan: Plan) -> tuple[Tensor, WorkingGrid]:
     """
     check_channels(volume.channels, plan)
     grid = WorkingGrid.of(volume.shape, volume.spacing, plan.spacing)
-    image = scaled(volume.array, volume.crop.ranges) if volume.crop else scale_intensity(volume.array)
-    return torch.as_tensor(grid.image(image)), grid
+    return torch.as_tensor(grid.image(scaled(volume.array, volume.ranges))), grid
 
 
 def check_channels(channels: int, plan: Plan) -> None:
@@ -68,14 +65,3 @@ def check_channels(channels: int, plan: Plan) -> None:
             f"the image has {channels} channel(s), the model was trained on {plan.channels}; "
             "choose images recorded in the same way, or train a model on these"
         )
-
-
-def prepare_training(volume: Volume, annotation: NDArray[np.uint8], plan: Plan) -> TrainingVolume:
-    """Turn a volume and its annotation (X, Y, Z) into what training tiles are drawn from.
-
-    Raises:
-        InputError: the volume has another number of channels than the plan.
-    """
-    image, grid = prepare_image(volume, plan)
-    painted = torch.as_tensor(grid.annotation(annotation))
-    return TrainingVolume(image, painted, grid.voxel_size(volume.spacing))

@@ -1,8 +1,9 @@
 """Training tiles: centred on labelled voxels, classes balanced, augmented on the fly (section 3.2)."""
 
+import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -31,19 +32,82 @@ CONSTANT_ATTEMPTS = 20
 """Draws before a tile is accepted although its image is constant, since the whole image may be."""
 
 
-@dataclass(frozen=True, eq=False)
-class TrainingVolume:
-    """A prepared volume on the working grid.
+class SampledVolume(Protocol):
+    """An annotated volume that tiles are drawn from, on the working grid."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Number of voxels along each axis."""
+
+    @property
+    def voxel_size(self) -> Sequence[float]:
+        """Along each axis."""
+
+    def voxels(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+        """Yield the labelled voxels in parts: their flat indices in C order, each (n,), and their values."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the volume takes on its device."""
+
+    def to(self, device: str) -> "SampledVolume":
+        """Return the volume for another device, which the positions below are on, and what is returned for them."""
+
+    def image_at(self, positions: Tensor) -> Tensor:
+        """Interpolate the image, mirrored outside, at positions (dims, *tile): (C, *tile) float32."""
+
+    def annotation_at(self, positions: Tensor) -> Tensor:
+        """Return the annotation, unlabelled outside, nearest to positions (dims, *tile): (*tile) uint8."""
+
+
+class HeldVolume:
+    """A volume in memory, with two or three axes; see ``SampledVolume``.
 
     Attributes:
-        image: (C, *spatial) float32 in 0 … 1.
         annotation: (*spatial) uint8, values 0 … K+1.
         voxel_size: along each axis.
     """
 
-    image: Tensor
-    annotation: Tensor
-    voxel_size: tuple[float, ...]
+    def __init__(self, image: Tensor, annotation: Tensor, voxel_size: Sequence[float]) -> None:
+        """Hold a volume.
+
+        Args:
+            image: (C, *spatial) float32 in 0 … 1.
+            annotation: (*spatial) uint8, values 0 … K+1.
+            voxel_size: along each axis.
+        """
+        self.voxel_size = voxel_size
+        self._sampler, self.annotation = LinearSampler(image), annotation
+
+    @property
+    def shape(self) -> Sequence[int]:
+        return self.annotation.shape
+
+    @property
+    def image(self) -> Tensor:
+        """(C, *shape): a view of the image."""
+        return self._sampler.image
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the volume takes."""
+        return self._sampler.nbytes + self.annotation.nbytes
+
+    def voxels(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+        flat = self.annotation.cpu().numpy().ravel()
+        places = np.flatnonzero(flat)
+        yield places, flat[places]
+
+    def to(self, device: str) -> "HeldVolume":
+        moved = copy.copy(self)
+        moved._sampler, moved.annotation = self._sampler.to(device), self.annotation.to(device)
+        return moved
+
+    def image_at(self, positions: Tensor) -> Tensor:
+        return self._sampler(positions)
+
+    def annotation_at(self, positions: Tensor) -> Tensor:
+        return sample_annotation(self.annotation, positions)
 
 
 class _Frame:
@@ -76,14 +140,14 @@ class TileSampler:
     """Draws augmented training tiles.
 
     Args:
-        volumes: annotated volumes. The sampler no longer needs them once it is created.
+        volumes: annotated volumes.
         scheme: the label scheme.
         tiles: the network's tile sizes.
         tile: valid input sizes, which determine the output's size. Volumes that need less get smaller tiles.
         augmentation: strengths.
         context: voxels around the output that are drawn.
         centres: what tiles are centred on with equal probability, see ``Plan``.
-        device: where the volumes are kept and tiles are drawn.
+        device: where tiles are drawn.
 
     Raises:
         InputError: none of the volumes has a labelled voxel.
@@ -91,7 +155,7 @@ class TileSampler:
 
     def __init__(
         self,
-        volumes: Sequence[TrainingVolume],
+        volumes: Sequence[SampledVolume],
         scheme: LabelScheme,
         tiles: TileSizes,
         tile: Sequence[int],
@@ -101,39 +165,33 @@ class TileSampler:
         device: str = "cpu",
     ) -> None:
         self.device, self._tiles = device, tiles
-        self.images = [LinearSampler(volume.image.to(device)) for volume in volumes]
-        self._annotations = [volume.annotation.to(device) for volume in volumes]
-        self._voxel_sizes = [volume.voxel_size for volume in volumes]
+        self.volumes = [volume.to(device) for volume in volumes]
         self.augmentation, self.context, self.centres = augmentation, context, centres
         self._targets = torch.as_tensor(scheme.targets(np.arange(len(scheme.classes) + 1)))
         self.set_tile(tile)
         # For each class, the volumes that contain it, with the positions of its voxels.
-        self._voxels: list[list[tuple[int, NDArray[np.int64]]]] = []
-        for value in range(1, len(scheme.classes) + 1):
-            found = [
-                (index, np.flatnonzero(volume.annotation.cpu().numpy() == value))
-                for index, volume in enumerate(volumes)
-            ]
-            found = [(index, voxels) for index, voxels in found if len(voxels)]
-            if found:
-                self._voxels.append(found)
+        by_class: dict[int, list[tuple[int, NDArray[np.int64]]]] = {}
+        for index, volume in enumerate(volumes):
+            places, values = (np.concatenate(parts) for parts in zip(*volume.voxels(), strict=True))
+            for value in np.unique(values).tolist():
+                by_class.setdefault(value, []).append((index, places[values == value]))
+        self._voxels = [by_class[value] for value in sorted(by_class)]
         if not self._voxels:
             raise InputError("training: no voxel is labelled in any annotation; paint a slice and submit it first")
 
     def set_tile(self, tile: Sequence[int]) -> None:
         """Draw tiles of other input sizes from now on."""
-        self._frames = [_Frame(annotation.shape, tile, self.context, self._tiles) for annotation in self._annotations]
+        self._frames = [_Frame(volume.shape, tile, self.context, self._tiles) for volume in self.volumes]
 
     @property
     def largest(self) -> tuple[int, ...]:
         """Largest number of voxels along each axis over all volumes."""
-        return tuple(max(lengths) for lengths in zip(*(a.shape for a in self._annotations), strict=True))
+        return tuple(max(lengths) for lengths in zip(*(volume.shape for volume in self.volumes), strict=True))
 
     def keep_on_host(self) -> None:
         """Move the volumes from the device's memory to the host's, and draw tiles there."""
         self.device = "cpu"
-        self.images = [image.to("cpu") for image in self.images]
-        self._annotations = [annotation.to("cpu") for annotation in self._annotations]
+        self.volumes = [volume.to("cpu") for volume in self.volumes]
 
     @property
     def tile_voxels(self) -> int:
@@ -153,16 +211,16 @@ class TileSampler:
         drawn = None
         for attempt in range(ATTEMPTS):
             index, centre = self._draw_place(generator)
-            frame, volume, annotation = self._frames[index], self.images[index], self._annotations[index]
+            frame, volume = self._frames[index], self.volumes[index]
             deformation = draw_deformation(
-                generator, centre, frame.drawn, self.augmentation.deformation, self._voxel_sizes[index]
+                generator, centre, frame.drawn, self.augmentation.deformation, volume.voxel_size
             )
-            positions = source_positions(deformation, frame.drawn, annotation.device)
+            positions = source_positions(deformation, frame.drawn, self.device)
             within = (slice(None), *frame.labelled)
-            labels = sample_annotation(annotation, positions[within])
+            labels = volume.annotation_at(positions[within])
             if not torch.any(labels != UNLABELLED):
                 continue
-            drawn = frame, volume(positions), labels
+            drawn = frame, volume.image_at(positions), labels
             # Batch normalisation turns a constant tile into noise with large gradients. Leaving such tiles out loses
             # nothing.
             if attempt >= CONSTANT_ATTEMPTS or not is_constant(drawn[1]):
@@ -189,7 +247,7 @@ class TileSampler:
             every = [pair for found in self._voxels for pair in found]
             counts = np.array([len(voxels) for _, voxels in every])
             index, voxels = every[generator.choice(len(every), p=counts / counts.sum())]
-        shape = self._annotations[index].shape
+        shape = self.volumes[index].shape
         voxel = np.unravel_index(voxels[generator.integers(len(voxels))], shape)
         centre = []
         for position, length, output in zip(voxel, shape, self._frames[index].output, strict=True):

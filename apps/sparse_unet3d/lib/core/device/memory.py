@@ -42,9 +42,19 @@ def keep_freed_memory() -> None:
     A training step allocates and frees blocks of hundreds of megabytes over and over; their page faults took a third of
     its time on two cores. Called once, by a process whose purpose is training.
     """
-    if sys.platform != "linux":
-        return
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
+    if library := _glibc():
         library.mallopt(_M_MMAP_MAX, 0)
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Let glibc return freed blocks to the operating system, also those that it keeps; does nothing elsewhere."""
+    if library := _glibc():
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None

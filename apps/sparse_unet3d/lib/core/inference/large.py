@@ -8,19 +8,17 @@ from typing import Any
 
 from lib.core.colours import colours
 from lib.core.data.large_image import LargeImage
+from lib.core.data.preparation import check_channels
 from lib.core.device.machine import Machine
 from lib.core.labels import LabelScheme
 from lib.core.volumes.boxes import boxes
 from lib.core.volumes.growing_labels import CHUNK, GrowingLabels
 from lib.core.volumes.ome_zarr import OmeZarrSource
 from lib.core.volumes.source import Box
+from lib.core.volumes.stored_volume import StoredVolume
 from lib.core.volumes.working_grid import WorkingGrid
 
-from .segmenter import Segmenter
-
-MEMORY = 1_700_000_000
-"""Most bytes of the computer's memory for a box. With more, boxes are larger and less is computed twice, but not by
-much."""
+from .segmenter import Segmenter, for_large_images
 
 MOST = 1 << 27
 """Most voxels of a box, so that an interruption loses minutes, not hours."""
@@ -54,19 +52,16 @@ def segment_large(
         InputError: another number of channels than the plan, or damaged; names the chunk. What is done is kept.
         OSError: the label image can't be written. What is done is kept.
     """
-    machine = for_boxes(machine)
+    machine = for_large_images(machine)
+    check_channels(source.geometry.channels, segmenter.plan)
 
     def segment(waiting: Sequence[Box], done: Done) -> None:
-        image = LargeImage(source, segmenter.plan, lambda fraction: progress("reading intensities", fraction))
+        volume = StoredVolume(source, lambda fraction: progress("reading intensities", fraction))
+        image = LargeImage(volume, segmenter.plan)
         segmenter.segment_boxes(image, waiting, machine, lambda box, found: done(box, labels.write(box, found)))
 
     labels = GrowingLabels(place, source, made_from, {"sides": choose_sides(segmenter, source, machine, MOST, 1)})
     return grow(labels, segmenter.plan.scheme, segment, progress)
-
-
-def for_boxes(machine: Machine) -> Machine:
-    """Return a machine that takes no more memory for a box than is of use."""
-    return machine if machine.device == "cuda" else machine.within(MEMORY)
 
 
 def grow(

@@ -16,6 +16,7 @@ from torch import nn
 from lib.core.data.large_image import LargeImage
 from lib.core.data.preparation import PreparedImage
 from lib.core.device.machine import Machine, is_out_of_memory
+from lib.core.device.memory import return_freed_memory
 from lib.core.device.precision import half_precision, precision_on
 from lib.core.device.this_machine import this_machine
 from lib.core.errors import InputError
@@ -33,6 +34,9 @@ from .tiling import ROWS, Box, Progress, Tiling, entropy
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+MEMORY = 1_700_000_000
+"""Most bytes of the computer's memory for tiles of a large image. With more, little less is computed twice."""
 
 Place = tuple[NDArray[np.int64], ...]
 """Indices of some voxels along each axis of a volume's own grid."""
@@ -114,12 +118,16 @@ class Segmenter:
         return self._predict(image, machine, lambda tiling: _labels_and_entropy(image, tiling, progress))
 
     def segment_at(
-        self, image: PreparedImage, places: Sequence[Place], machine: Machine, progress: Progress | None = None
+        self,
+        image: PreparedImage | LargeImage,
+        places: Sequence[Place],
+        machine: Machine,
+        progress: Progress | None = None,
     ) -> list[NDArray[np.uint8]]:
         """Segment groups of voxels with the surroundings that they need, or the whole volume if that is less work.
 
         Args:
-            image: prepared by the plan of this network.
+            image: prepared by the plan of this network. A large one is never segmented as a whole.
             places: groups of voxels, such as those of a slice.
             machine: what to compute on.
             progress: called with the fraction done of a group, or of the whole volume.
@@ -133,12 +141,17 @@ class Segmenter:
 
         def labels(tiling: Tiling) -> list[NDArray[np.uint8]]:
             parts = [around(image.grid, place) for place in places]
-            if sum(map(tiling.work, parts)) >= tiling.work():
+            if isinstance(image, PreparedImage) and sum(map(tiling.work, parts)) >= tiling.work():
                 every = _labels(image, tiling, progress)
                 return [every[place] for place in places]
             return [_labels_at(image, tiling, *pair, progress) for pair in zip(places, parts, strict=True)]
 
-        return self._predict(image, machine, labels)
+        if isinstance(image, PreparedImage):
+            return self._predict(image, machine, labels)
+        # Training, which scores so, has a tile and the network's gradients in memory.
+        return_freed_memory()
+        machine = for_large_images(machine).with_half()
+        return self._try(image.name, machine, lambda machine: labels(self._tiling(image, machine)))
 
     def segment_boxes(
         self, image: LargeImage, boxes: Iterable[NativeBox], machine: Machine, done: Callable[[NativeBox, Labels], None]
@@ -294,6 +307,11 @@ def _labels_and_entropy(
     return labels, uncertainty
 
 
+def for_large_images(machine: Machine) -> Machine:
+    """Return the machine with the memory that tiles of a large image may take."""
+    return machine if machine.device == "cuda" else machine.within(MEMORY)
+
+
 def around(grid: WorkingGrid, place: Place) -> Box:
     """Return the smallest box of working voxels that the labels of some voxels of the volume depend on."""
     sides = []
@@ -304,9 +322,11 @@ def around(grid: WorkingGrid, place: Place) -> Box:
 
 
 def _labels_at(
-    image: PreparedImage, tiling: Tiling, place: Place, part: Box, progress: Progress | None
+    image: PreparedImage | LargeImage, tiling: Tiling, place: Place, part: Box, progress: Progress | None
 ) -> NDArray[np.uint8]:
     starts = [side.start for side in part]
+    if isinstance(image, LargeImage):
+        tiling = tiling.row_by_row(part)
     if image.grid.is_native:
         labels = tiling.labels(progress, part)
         found = np.asarray(labels[tuple(index - start for index, start in zip(place, starts, strict=True))])
@@ -320,9 +340,20 @@ def _labels_at(
             here = (slice(None), *voxel)
             mean += probabilities[here] * np.prod(weights, axis=0, dtype=np.float32)
         found = np.asarray(mean.argmax(axis=0), dtype=np.uint8)
-    if image.outside is not None:
-        found[image.outside[place]] = 0
+    found[_outside_at(image, place)] = 0
     return found
+
+
+def _outside_at(image: PreparedImage | LargeImage, place: Place) -> NDArray[np.bool_]:
+    """Return which voxels of a group were not recorded."""
+    if isinstance(image, PreparedImage):
+        return np.zeros(len(place[0]), bool) if image.outside is None else image.outside[place]
+    x, y, z = (slice(int(index.min()), int(index.max()) + 1) for index in place)
+    outside = image.outside((x, y, z))
+    if outside is None:
+        return np.zeros(len(place[0]), bool)
+    inside = tuple(index - side.start for index, side in zip(place, (x, y, z), strict=True))
+    return np.asarray(outside[inside])
 
 
 def _labels_in_box(image: LargeImage, tiling: Tiling, box: NativeBox) -> NDArray[np.uint8]:

@@ -13,7 +13,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from lib.core.data.large_image import LargeImage, Surveyed
+from lib.core.data.large_image import LargeImage
+from lib.core.data.preparation import check_channels
 from lib.core.device.this_machine import this_machine
 from lib.core.errors import InputError
 from lib.core.model.model import load_with_digest
@@ -22,9 +23,10 @@ from lib.core.parallel import Workers
 from lib.core.volumes.growing_labels import GrowingLabels
 from lib.core.volumes.ome_zarr import OmeZarrSource
 from lib.core.volumes.source import Box
+from lib.core.volumes.stored_volume import StoredVolume, Surveyed
 
 from . import large
-from .segmenter import Segmenter
+from .segmenter import Segmenter, for_large_images
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Settled:
 
     Attributes:
         image: what is segmented.
-        surveyed: least values, and ranges of intensities.
+        surveyed: what scaling depends on.
         statistics: by which the network normalises.
         sides: of the boxes.
         token: tells this from any other.
@@ -139,11 +141,13 @@ def settle(image: SharedImage) -> Settled:
         InputError: the image or the model can't be used.
     """
     source, segmenter = image.open(), image.segmenter()
-    machine = large.for_boxes(this_machine(image.memory))
-    opened = LargeImage(source, segmenter.plan)
+    machine = for_large_images(this_machine(image.memory))
+    check_channels(source.geometry.channels, segmenter.plan)
+    volume = StoredVolume(source)
+    opened = LargeImage(volume, segmenter.plan)
     statistics = segmenter.settled(opened, machine)
     sides = large.choose_sides(segmenter, source, machine, image.most, image.workers)
-    return Settled(image, opened.surveyed, statistics, sides)
+    return Settled(image, volume.surveyed, statistics, sides)
 
 
 def segment_box(settled: Settled, box: Box) -> dict[int, int]:
@@ -165,12 +169,12 @@ def segment_box(settled: Settled, box: Box) -> dict[int, int]:
         growing.join()
         found.update(growing.write(box, labels))
 
-    segmenter.segment_boxes(image, [box], large.for_boxes(this_machine(settled.image.memory)), write)
+    segmenter.segment_boxes(image, [box], for_large_images(this_machine(settled.image.memory)), write)
     return found
 
 
 @lru_cache(maxsize=1)
 def _prepared(settled: Settled) -> tuple[Segmenter, LargeImage]:
     segmenter = settled.image.segmenter()
-    image = LargeImage(settled.image.open(), segmenter.plan, surveyed=settled.surveyed)
+    image = LargeImage(StoredVolume(settled.image.open(), surveyed=settled.surveyed), segmenter.plan)
     return segmenter.by_statistics(settled.statistics), image

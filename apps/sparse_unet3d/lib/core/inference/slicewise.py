@@ -10,7 +10,7 @@ from torch import nn
 
 from lib.core.annotation.slices import AnnotatedSlice, keep_slices
 from lib.core.data.preparation import prepare_image
-from lib.core.data.sampling import TrainingVolume
+from lib.core.data.sampling import HeldVolume
 from lib.core.network.evaluator import WholeTiles
 from lib.core.plan.plan import Plan
 from lib.core.volumes.volume import Volume
@@ -22,7 +22,7 @@ from .tiling import Tiling
 
 def prepare_training_slices(
     volume: Volume, annotation: NDArray[np.uint8], slices: Sequence[AnnotatedSlice], plan: Plan
-) -> list[TrainingVolume]:
+) -> list[HeldVolume]:
     """Turn the annotated slices of a volume into images that training tiles of two axes are drawn from.
 
     Args:
@@ -41,7 +41,7 @@ def prepare_training_slices(
         index = _working_index(grid, place)
         painted = grid.annotation(keep_slices(annotation, [place]))
         prepared.append(
-            TrainingVolume(
+            HeldVolume(
                 image.select(1 + place.axis, index).contiguous(),
                 torch.as_tensor(np.take(painted, index, axis=place.axis)),
                 tuple(size for axis, size in enumerate(voxel_size) if axis != place.axis),

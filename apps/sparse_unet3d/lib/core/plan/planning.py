@@ -11,6 +11,7 @@ from lib.core.labels import LabelScheme
 from lib.core.network.architecture import Architecture
 from lib.core.network.architectures import architecture
 from lib.core.network.tile_choice import choose_largest_tile, choose_training_tile
+from lib.core.volumes.stored_volume import StoredVolume
 from lib.core.volumes.volume import Volume
 from lib.core.volumes.working_grid import WorkingGrid
 
@@ -41,7 +42,7 @@ STATISTICS_WORK = 64_000_000
 """Most voxels of all these tiles, times the network's width. They are computed together, in about 2 GB in float32."""
 
 
-def make_plan(volumes: Sequence[Volume], scheme: LabelScheme, options: PlanOptions, device: str) -> Plan:
+def make_plan(volumes: Sequence[Volume | StoredVolume], scheme: LabelScheme, options: PlanOptions, device: str) -> Plan:
     """Decide on the plan for a set of annotated volumes.
 
     On a GPU the network has the paper's width, and training tiles are about as large as the paper's. On a CPU the

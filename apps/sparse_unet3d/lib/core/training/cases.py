@@ -3,40 +3,60 @@
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.core.annotation.paint import Paint
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
+from lib.core.volumes.reading import read_volume
+from lib.core.volumes.stored_volume import StoredVolume
 from lib.core.volumes.volume import Volume
 
 
-@dataclass(frozen=True, eq=False)
 class TrainingCase:
     """A volume with its annotation.
 
     Attributes:
         id: of the image; each case has another.
-        volume: the image.
-        annotation: (X, Y, Z) uint8 on the volume's grid, 0 unlabelled, 1 … K foreground, K+1 background.
-
-    Raises:
-        InputError: the annotation has another shape than the volume, or another data type.
+        volume: the image, in memory or in its file.
+        paint: its annotation.
     """
 
-    id: str
-    volume: Volume
-    annotation: NDArray[np.uint8]
+    def __init__(self, id: str, volume: Volume | StoredVolume, annotation: NDArray[np.uint8] | Paint) -> None:
+        """Put a volume and its annotation together.
 
-    def __post_init__(self) -> None:
-        found, expected = self.annotation, self.volume.shape
-        if found.shape != expected or found.dtype != np.uint8:
-            raise InputError(
-                f"training: the annotation of image {self.id!r} is {found.dtype} of shape {found.shape}; expected "
-                f"uint8 of shape {expected}, a value for each voxel of the image"
-            )
+        Args:
+            id: of the image.
+            volume: the image.
+            annotation: (X, Y, Z) on the volume's grid, 0 unlabelled, 1 … K foreground, K+1 background. An array must
+                not change afterwards; if few voxels are labelled, only these are kept.
+
+        Raises:
+            InputError: the annotation has another shape than the volume, or another data type.
+        """
+        if not isinstance(annotation, Paint):
+            if annotation.shape != volume.shape or annotation.dtype != np.uint8:
+                raise InputError(
+                    f"training: the annotation of image {id!r} is {annotation.dtype} of shape {annotation.shape}; "
+                    f"expected uint8 of shape {volume.shape}, a value for each voxel of the image"
+                )
+            annotation = Paint(annotation)
+        self.id, self.volume, self.paint = id, volume, annotation
+
+    @property
+    def annotation(self) -> NDArray[np.uint8]:
+        """(X, Y, Z), see above; a new array if few voxels are labelled."""
+        return self.paint.array()
+
+    def load(self) -> Volume:
+        """Return the image in memory.
+
+        Raises:
+            InputError: as ``read_volume``, if it is read from its file.
+        """
+        return self.volume if isinstance(self.volume, Volume) else read_volume(self.volume.source.path)
 
 
 def check_painted(painted: Collection[str], scheme: LabelScheme) -> None:
@@ -74,7 +94,7 @@ def check_cases(cases: Sequence[TrainingCase], scheme: LabelScheme) -> None:
         InputError: as ``check_painted``, values that are no class, two cases with one id, or different numbers of
             channels.
     """
-    found = {value for case in cases for value in np.unique(case.annotation).tolist()}
+    found = {value for case in cases for value in np.flatnonzero(case.paint.voxels()).tolist()}
     if strange := found.difference(range(scheme.background_value + 1)):
         raise InputError(
             f"training: annotations have voxels of value {min(strange)}; expected 0 (unlabelled) to "
@@ -97,5 +117,7 @@ def digest(cases: Sequence[TrainingCase]) -> str:
     found = hashlib.sha256()
     for case in cases:
         found.update(repr((case.id, case.volume.channels, case.volume.shape, case.volume.spacing)).encode())
-        found.update(case.annotation.tobytes())
+        places, values = case.paint.places()
+        for array in (*places, values):
+            found.update(array.tobytes())
     return found.hexdigest()

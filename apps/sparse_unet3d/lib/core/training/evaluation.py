@@ -9,14 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from lib.core.annotation.paint import Paint
 from lib.core.annotation.slices import AnnotatedSlice
+from lib.core.data.large_image import LargeImage
 from lib.core.data.preparation import PreparedImage
 from lib.core.device.machine import Machine
 from lib.core.inference.segmenter import Place, Segmenter, around
-from lib.core.labels import UNLABELLED
 from lib.core.metrics import confusion, iou_per_class, mean_iou
 from lib.core.network.tile_sizes import TileSizes
 from lib.core.plan.plan import Plan
+
+CUBE = 256
+"""Side in voxels of the parts of a large image that labelled voxels beside slices are segmented in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +32,7 @@ class ScoredRegion:
         parts: groups of voxels, each with its annotation values (n,) uint8; each voxel is in one group.
     """
 
-    image: PreparedImage
+    image: PreparedImage | LargeImage
     parts: Sequence[tuple[Place, NDArray[np.uint8]]]
 
     def work(self, tiles: TileSizes) -> int:
@@ -41,28 +45,37 @@ class ScoredRegion:
         return min(apart, math.prod(tiles.covering(self.image.grid.working)))
 
     @classmethod
-    def of(
-        cls, image: PreparedImage, annotation: NDArray[np.uint8], slices: Iterable[AnnotatedSlice]
-    ) -> "ScoredRegion":
+    def of(cls, image: PreparedImage | LargeImage, paint: Paint, slices: Iterable[AnnotatedSlice]) -> "ScoredRegion":
         """Group the labelled voxels so that few other voxels have to be segmented.
 
         Args:
             image: the image.
-            annotation: (X, Y, Z) on its grid.
-            slices: planes that make one group each. All other voxels make one more group.
+            paint: the labelled voxels.
+            slices: planes that make one group each. All other voxels make one more group; in a large image, as many as
+                there are cubes of ``CUBE`` voxels with some of them.
         """
-        left = annotation.copy()
-        parts = []
-        for axis, index in slices:
-            plane = np.moveaxis(left, axis, 0)[index]
-            across = np.nonzero(plane)
-            if len(across[0]):
-                parts.append((tuple(np.insert(np.array(across), axis, index, axis=0)), plane[across]))
-                plane[...] = UNLABELLED
-        rest = np.nonzero(left)
-        if len(rest[0]):
-            parts.append((rest, left[rest]))
-        return cls(image, parts)
+        places, values = paint.places()
+        planes = list(dict.fromkeys(slices))
+        group = np.full(len(values), len(planes))
+        for number, of_axis in enumerate(_numbers(planes, paint.volume_shape)):
+            np.minimum(group, of_axis[places[number]], out=group)
+        if isinstance(image, LargeImage):
+            rest = group == len(planes)
+            cubes = np.ravel_multi_index([axis[rest] // CUBE for axis in places], [2**20] * 3)
+            group[rest] += np.unique(cubes, return_inverse=True)[1]
+        order = np.argsort(group, kind="stable")
+        starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+        x, y, z = (np.split(axis[order], starts[1:]) for axis in places)
+        parts = zip(zip(x, y, z, strict=True), np.split(values[order], starts[1:]), strict=True)
+        return cls(image, list(parts) if len(values) else [])
+
+
+def _numbers(planes: Sequence[AnnotatedSlice], shape: Sequence[int]) -> list[NDArray[np.int64]]:
+    """Return the number in a list of each plane across each axis; the length of the list for planes not in it."""
+    numbers = [np.full(length, len(planes)) for length in shape]
+    for number, (axis, index) in enumerate(planes):
+        numbers[axis][index : index + 1] = number
+    return numbers
 
 
 def score_network(

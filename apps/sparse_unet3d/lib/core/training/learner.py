@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lib.core.data.sampling import TileSampler, TrainingVolume
+from lib.core.data.sampling import SampledVolume, TileSampler
 from lib.core.device.machine import is_out_of_memory
 from lib.core.device.precision import half_precision, half_precision_of, precision_on
 from lib.core.errors import InputError
@@ -80,13 +80,13 @@ class Learner:
     """
 
     def __init__(
-        self, plan: Plan, volumes: Sequence[TrainingVolume], device: str, seed: int, ranks: Ranks = ALONE
+        self, plan: Plan, volumes: Sequence[SampledVolume], device: str, seed: int, ranks: Ranks = ALONE
     ) -> None:
         self.plan, self.device, self.seed, self.ranks = plan, device, seed, ranks
         counts = np.zeros(len(plan.scheme.classes), dtype=np.int64)
         for volume in volumes:
-            targets = plan.scheme.targets(volume.annotation.numpy())
-            counts += np.bincount(targets[targets >= 0], minlength=len(counts))
+            for _, values in volume.voxels():
+                counts += np.bincount(plan.scheme.targets(values), minlength=len(counts))
         self.sampler = TileSampler(
             volumes,
             plan.scheme,
@@ -267,15 +267,14 @@ class Learner:
         return sum(share * loss for share, loss in zip(shares, losses, strict=True)) / sum(shares)  # type: ignore[return-value]
 
 
-def _storage_device(volumes: Sequence[TrainingVolume], device: str) -> str:
+def _storage_device(volumes: Sequence[SampledVolume], device: str) -> str:
     """Return where training volumes are kept: on the device if they take a small part of its memory, else on the host.
 
     Apple's GPU lacks operations that drawing tiles needs.
     """
     if device != "cuda":
         return "cpu"
-    # The sampler's table holds each voxel twice: for itself and as a neighbour.
-    taken = sum(2 * volume.image.nbytes + volume.annotation.nbytes for volume in volumes)
+    taken = sum(volume.nbytes for volume in volumes)
     return device if taken < RESIDENT_SHARE * torch.cuda.mem_get_info()[0] else "cpu"
 
 

@@ -4,17 +4,18 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
-import numpy as np
 from torch import nn
 
 from lib.core.annotation.holding_out import Painted, hold_out
 from lib.core.annotation.slices import Detected, detect, fill_unpainted
 from lib.core.annotation.split import SliceSplit
-from lib.core.data.preparation import PreparedImage, prepare_training
+from lib.core.data.large_image import LargeImage
+from lib.core.data.preparation import PreparedImage
+from lib.core.data.training_volumes import as_prepared, prepare_training, prepared
 from lib.core.device.machine import Machine
 from lib.core.device.this_machine import this_machine
 from lib.core.errors import InputError, Stopped
@@ -116,11 +117,11 @@ def train(
         (True, True)
     """
     machine = machine or this_machine(None)
-    cases = [case for case in cases if np.any(case.annotation)]
-    detected = {case.id: detect(case.annotation) for case in cases}
+    cases = [case for case in cases if case.paint.labelled]
+    detected = {case.id: detect(case.paint) for case in cases}
     if plan_options.unpainted == "background":
         cases = [
-            replace(case, annotation=fill_unpainted(case.annotation, detected[case.id].slices, scheme))
+            TrainingCase(case.id, case.volume, fill_unpainted(case.paint.array(), detected[case.id].slices, scheme))
             for case in cases
         ]
     check_cases(cases, scheme)
@@ -175,7 +176,7 @@ def _decide(
         earlier = published.split if published else None
         plan = make_plan([case.volume for case in cases], scheme, plan_options, machine.device)
     painted = {
-        case.id: Painted(case.annotation, detected[case.id].slices, detected[case.id].stacked, _grid(case, plan))
+        case.id: Painted(case.paint, detected[case.id].slices, detected[case.id].stacked, _grid(case, plan))
         for case in cases
     }
     return _Start(checkpoint, plan, hold_out(painted, scheme, options.seed, earlier), note)
@@ -211,7 +212,7 @@ class _Run:
         # When the last checkpoint was saved, and how long that took.
         self._saved = self._saving = 0.0
         # For each case, the annotation to train on and the one held out.
-        parts = [split.part(case.id, case.annotation, _grid(case, plan)) for case in cases]
+        parts = [split.part(case.id, case.paint, _grid(case, plan)) for case in cases]
         volumes = []
         for case, (trained, _) in zip(cases, parts, strict=True):
             raise_if_stopping()
@@ -220,31 +221,24 @@ class _Run:
         scored = [held_out if split.has_validation else trained for trained, held_out in parts]
         slices = split.validation if split.has_validation else split.training
 
-        def regions(images: Sequence[PreparedImage]) -> list[ScoredRegion]:
+        def regions(images: Iterable[PreparedImage | LargeImage]) -> list[ScoredRegion]:
             found = [
-                ScoredRegion.of(image, annotation, slices.get(case.id, []))
-                for case, image, annotation in zip(cases, images, scored, strict=True)
+                ScoredRegion.of(image, paint, slices.get(case.id, []))
+                for case, image, paint in zip(cases, images, scored, strict=True)
             ]
             return [region for region in found if region.parts]
 
-        images = [
-            PreparedImage(
-                case.volume.name,
-                # A view on the CPU, but a copy from a GPU: short of memory, training takes its volumes off the GPU.
-                sampler.image.cpu(),
-                _grid(case, plan),
-                case.volume.outside,
-            )
-            for case, sampler in zip(cases, self.learner.sampler.images, strict=True)
-        ]
-        self.regions = regions(images)
+        # Views on the CPU; if training draws its tiles on a GPU, it has copies there.
+        self.regions = regions(
+            as_prepared(case.volume, volume.image, plan) for case, volume in zip(cases, volumes, strict=True)
+        )
         tiles = plan.architecture.tiles
         self.evaluation_interval = self._evaluation_interval(sum(region.work(tiles) for region in self.regions))
 
         def regions_by(other: Plan) -> list[ScoredRegion]:
             if other.spacing == plan.spacing:
                 return self.regions
-            return regions([PreparedImage.of(case.volume, other) for case in cases])
+            return regions(as_prepared(case.volume, prepared(case.volume, other), other) for case in cases)
 
         self.publisher = Publisher(
             folder, plan.scheme, cases[0].volume.channels, plan_options, machine, regions_by, raise_if_stopping

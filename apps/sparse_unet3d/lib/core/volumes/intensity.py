@@ -37,7 +37,12 @@ def scale_intensity(array: NDArray[Any]) -> NDArray[np.float32]:
     Returns:
         (C, X, Y, Z), values in [0, 1].
     """
-    return scaled(array, [_range_of(channel) for channel in array])
+    return scaled(array, ranges_of(array))
+
+
+def ranges_of(array: NDArray[Any]) -> "tuple[Range, ...]":
+    """Return the range of each channel of an image (C, X, Y, Z), see ``scale_intensity``."""
+    return tuple(_range_of(channel) for channel in array)
 
 
 def _range_of(channel: NDArray[Any]) -> "Range":

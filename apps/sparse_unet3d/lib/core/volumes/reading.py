@@ -1,5 +1,6 @@
 """Read images and label maps in any known format, and write label maps."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -144,18 +145,27 @@ def _without_nan(
     for number, channel in enumerate(array):
         missing, infinite = np.isnan(channel), np.isinf(channel)
         if infinite.any():
-            voxel = tuple(int(i) for i in np.argwhere(infinite)[0])
-            raise InputError(
-                f"{name}: {np.count_nonzero(infinite)} values are infinite (the first at voxel {voxel}, channel "
-                f"{number}); replace them by real numbers, e.g. 0"
-            )
+            raise has_infinite_value(name, number, np.argwhere(infinite)[0])
         if missing.all() and not crop:
-            raise InputError(f"{name}: all values of channel {number} are NaN; expected an image, export it again")
+            raise is_nothing_but_nan(name, number)
         channel[missing] = _below(crop.ranges[number].low, channel.dtype) if crop else np.nanmin(channel)
         outside &= missing
     if not outside.any():
         return None, (f"{name}: values that are NaN in only some channels count as the least value of the channel",)
     return outside, (f"{name}: {np.count_nonzero(outside)} voxels are NaN and count as outside",)
+
+
+def has_infinite_value(name: str, channel: int, voxel: Iterable[int]) -> InputError:
+    """Return the error for an image with an infinite value at a voxel (x, y, z) of a channel."""
+    return InputError(
+        f"{name}: the value of voxel {tuple(map(int, voxel))} in channel {channel} is infinite; replace it and others "
+        "like it by real numbers, e.g. 0"
+    )
+
+
+def is_nothing_but_nan(name: str, channel: int) -> InputError:
+    """Return the error for an image with a channel in which all values are NaN."""
+    return InputError(f"{name}: all values of channel {channel} are NaN; expected an image, export it again")
 
 
 def _below(half: float, dtype: np.dtype[Any]) -> Any:

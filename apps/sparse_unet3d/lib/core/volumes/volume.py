@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .crop import Crop
+from .intensity import Range, ranges_of
 
 Affine = NDArray[np.float64]
 """(4, 4) voxel to RAS mm."""
@@ -122,6 +123,20 @@ class Volume:
         """(X, Y, Z)."""
         x, y, z = self.array.shape[1:]
         return x, y, z
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """The range of each channel's intensities, or of those of the larger image that this is a box of."""
+        return self.crop.ranges if self.crop else ranges_of(self.array)
+
+    def read(self, box: tuple[slice, slice, slice]) -> NDArray[Any]:
+        """Return a box (C, X, Y, Z)."""
+        x, y, z = box
+        return self.array[:, x, y, z]
+
+    def outside_in(self, box: tuple[slice, slice, slice]) -> NDArray[np.bool_] | None:
+        """Return which voxels of a box were not recorded; None if there are none in the volume."""
+        return None if self.outside is None else self.outside[box]
 
     @property
     def geometry(self) -> Geometry:

@@ -156,7 +156,7 @@ class AnnotationReader(ImageStore):
             )
         x, y, z = label.array.shape
         self._require_fit(image_id, Geometry((x, y, z), label.affine, 1, label.array.dtype, name=label.name), image)
-        return onto_grid(label, image).astype(np.uint8)
+        return onto_grid(label, image).astype(np.uint8, copy=False)
 
     def _require_usable(self, image_id: str) -> None:
         """Check that paint on an image can be used.

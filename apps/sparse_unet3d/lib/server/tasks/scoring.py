@@ -8,6 +8,7 @@ import numpy as np
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from numpy.typing import NDArray
 
+from lib.core.annotation.paint import Paint
 from lib.core.annotation.slices import Unpainted, annotated_slices, fill_unpainted
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
@@ -15,7 +16,7 @@ from lib.core.metrics import confusion, iou_per_class, mean_iou
 from lib.core.model.folder import ModelFolder
 from lib.core.model.model import Model
 from lib.core.volumes.grids import onto_grid
-from lib.core.volumes.reading import read_label_map, read_volume
+from lib.core.volumes.reading import read_geometry, read_label_map
 from lib.core.volumes.working_grid import WorkingGrid
 from lib.server.records import ImageScores, PredictionInfo, Scores
 from lib.server.stopping import raise_if_stopping
@@ -70,10 +71,10 @@ class IouScoring(ScoringMethod):
             if PREDICTION not in datastore.get_labels_by_image_id(image_id):
                 continue
             try:
-                volume = read_volume(datastore.get_image_uri(image_id))
-                prediction = stored_prediction(datastore, image_id, volume, self.scheme)
+                image = read_geometry(datastore.get_image_uri(image_id))
+                prediction = stored_prediction(datastore, image_id, image, self.scheme)
                 label = read_label_map(datastore.get_label_uri(image_id, FINAL))
-                annotation = onto_grid(label, volume).astype(np.uint8)
+                annotation = onto_grid(label, image).astype(np.uint8, copy=False)
             except InputError as error:
                 logger.error(error)
                 continue
@@ -87,10 +88,10 @@ class IouScoring(ScoringMethod):
             if model:
                 scores["by_published_model"] = _is_by(model, datastore.prediction_info(image_id))
                 if scores["by_published_model"]:
-                    grid = WorkingGrid.of(volume.shape, volume.spacing, model.plan.spacing)
-                    learnt, held_out = model.split.part_known(image_id, annotation, slices, grid)
-                    counts.add("learnt", prediction, learnt)
-                    counts.add("held_out", prediction, held_out)
+                    grid = WorkingGrid.of(image.shape, image.spacing, model.plan.spacing)
+                    learnt, held_out = model.split.part_known(image_id, Paint(annotation), slices, grid)
+                    counts.add("learnt", prediction, learnt.array())
+                    counts.add("held_out", prediction, held_out.array())
                     scores["learnt"], scores["held_out"] = counts.scores("learnt"), counts.scores("held_out")
             total.add_all(counts)
             images[image_id] = scores

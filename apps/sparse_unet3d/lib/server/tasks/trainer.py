@@ -11,6 +11,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from torch.utils.tensorboard import SummaryWriter
 
 from lib.core.annotation.statistics import learnable_classes
+from lib.core.data.training_volumes import read_for_training
 from lib.core.device.memory import keep_freed_memory
 from lib.core.device.this_machine import this_machine
 from lib.core.errors import InputError
@@ -172,14 +173,15 @@ def read_cases(datastore: AnnotationReader, scheme: LabelScheme) -> tuple[list[T
     Returns:
         The cases; and, for each image that can't be used, why and what to do.
     """
-    read, left_out = read_all(datastore, lambda image_id: datastore.annotated_volume(image_id, scheme))
-    left_out |= unlike_channels({image_id: volume.channels for image_id, (volume, _) in read.items()})
-    cases = [
-        TrainingCase(image_id, volume, annotation)
-        for image_id, (volume, annotation) in read.items()
-        if image_id not in left_out
-    ]
-    return cases, list(left_out.values())
+
+    def read(image_id: str) -> TrainingCase:
+        datastore.image_files(image_id)
+        volume = read_for_training(datastore.get_image_uri(image_id))
+        return TrainingCase(image_id, volume, datastore.annotation(image_id, volume.geometry, scheme))
+
+    cases, left_out = read_all(datastore, read)
+    left_out |= unlike_channels({image_id: case.volume.channels for image_id, case in cases.items()})
+    return [case for image_id, case in cases.items() if image_id not in left_out], list(left_out.values())
 
 
 def _and_left_out(message: str, left_out: Sequence[str]) -> str:
