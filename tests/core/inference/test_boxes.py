@@ -101,7 +101,7 @@ def test_if_memory_is_short_the_boxes_that_are_done_are_kept(path: Path, monkeyp
     segmenter, image = Segmenter(network(), plan), LargeImage(StoredVolume(OmeZarrSource(path)), plan)
     parts = list(boxes(SHAPE, (26, 30, 21)))
     tried, done = [], []
-    segmented = module._labels_in_box
+    segmented = module.labels_in_box
 
     def scarce(*arguments):  # type: ignore[no-untyped-def]
         tried.append(arguments[2])
@@ -109,7 +109,7 @@ def test_if_memory_is_short_the_boxes_that_are_done_are_kept(path: Path, monkeyp
             raise MemoryError
         return segmented(*arguments)
 
-    monkeypatch.setattr(module, "_labels_in_box", scarce)
+    monkeypatch.setattr(module, "labels_in_box", scarce)
     segmenter.segment_boxes(image, parts, Machine("cpu", 10**9), lambda box, _: done.append(box))
     assert done == parts
     assert tried == [*parts[:2], *parts[1:]]

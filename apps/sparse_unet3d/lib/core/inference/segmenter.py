@@ -1,6 +1,5 @@
 """Dense segmentation of a volume on its own grid (both use cases of section 1)."""
 
-import itertools
 import logging
 import math
 from collections import deque
@@ -28,8 +27,19 @@ from lib.core.plan.plan import Plan
 from lib.core.volumes.volume import Volume
 from lib.core.volumes.working_grid import WorkingGrid
 
+from .on_own_grid import (
+    Labels,
+    NativeBox,
+    Place,
+    around,
+    entropy_in_box,
+    labels_and_entropy,
+    labels_at,
+    labels_in_box,
+    whole_labels,
+)
 from .statistics import settle_statistics
-from .tiling import ROWS, Box, Progress, Tiling, entropy
+from .tiling import ROWS, Progress, Tiling
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +47,6 @@ Result = TypeVar("Result")
 
 MEMORY = 1_700_000_000
 """Most bytes of the computer's memory for tiles of a large image. With more, little less is computed twice."""
-
-Place = tuple[NDArray[np.int64], ...]
-"""Indices of some voxels along each axis of a volume's own grid."""
-
-NativeBox = tuple[slice, slice, slice]
-"""A box of a volume's own voxels."""
-
-Labels = NDArray[np.uint8]
 
 SMALLEST_SHARE = 16
 """Out of memory, half of the memory is tried, then a quarter, … down to one part in this many."""
@@ -103,7 +105,7 @@ class Segmenter:
             >>> write_label_map("prediction.nii.gz", labels, volume.affine)
         """
         image = PreparedImage.of(volume, self.plan)
-        return self._predict(image, machine or this_machine(None), lambda tiling: _labels(image, tiling, progress))
+        return self._predict(image, machine or this_machine(None), lambda tiling: whole_labels(image, tiling, progress))
 
     def segment_with_entropy(
         self, volume: Volume, machine: Machine | None = None, progress: Progress | None = None
@@ -115,7 +117,7 @@ class Segmenter:
         """
         image = PreparedImage.of(volume, self.plan)
         machine = machine or this_machine(None)
-        return self._predict(image, machine, lambda tiling: _labels_and_entropy(image, tiling, progress))
+        return self._predict(image, machine, lambda tiling: labels_and_entropy(image, tiling, progress))
 
     def segment_at(
         self,
@@ -142,9 +144,9 @@ class Segmenter:
         def labels(tiling: Tiling) -> list[NDArray[np.uint8]]:
             parts = [around(image.grid, place) for place in places]
             if isinstance(image, PreparedImage) and sum(map(tiling.work, parts)) >= tiling.work():
-                every = _labels(image, tiling, progress)
+                every = whole_labels(image, tiling, progress)
                 return [every[place] for place in places]
-            return [_labels_at(image, tiling, *pair, progress) for pair in zip(places, parts, strict=True)]
+            return [labels_at(image, tiling, *pair, progress) for pair in zip(places, parts, strict=True)]
 
         if isinstance(image, PreparedImage):
             return self._predict(image, machine, labels)
@@ -167,7 +169,7 @@ class Segmenter:
         Raises:
             InputError: the image is damaged, or memory is too short for the smallest tile.
         """
-        self._each(image, boxes, machine, lambda tiling, box: done(box, _labels_in_box(image, tiling, box)))
+        self._each(image, boxes, machine, lambda tiling, box: done(box, labels_in_box(image, tiling, box)))
 
     def entropy_of_boxes(
         self, image: LargeImage, boxes: Iterable[NativeBox], machine: Machine, done: Callable[[NativeBox, float], None]
@@ -177,7 +179,7 @@ class Segmenter:
         Arguments and exceptions are those of ``segment_boxes``. ``done`` is called with each box and the mean of
         ``tiling.entropy`` in it, times the fraction of its voxels that was recorded.
         """
-        self._each(image, boxes, machine, lambda tiling, box: done(box, _entropy_in_box(image, tiling, box)))
+        self._each(image, boxes, machine, lambda tiling, box: done(box, entropy_in_box(image, tiling, box)))
 
     def _each(
         self,
@@ -281,101 +283,6 @@ class Segmenter:
             return settle_statistics(self.network, image, self.plan, device)
 
 
-def _labels(image: PreparedImage, tiling: Tiling, progress: Progress | None) -> NDArray[np.uint8]:
-    if image.grid.is_native:
-        labels = tiling.labels(progress)
-    else:
-        probabilities = tiling.probabilities(progress)
-        labels = image.grid.back(probabilities).argmax(dim=0).to(torch.uint8).numpy()
-    if image.outside is not None:
-        labels[image.outside] = 0
-    return labels
-
-
-def _labels_and_entropy(
-    image: PreparedImage, tiling: Tiling, progress: Progress | None
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    if image.grid.is_native:
-        labels, uncertainty = tiling.labels_and_entropy(progress)
-    else:
-        probabilities = image.grid.back(tiling.probabilities(progress))
-        labels = probabilities.argmax(dim=0).to(torch.uint8).numpy()
-        # Row by row, since all rows at once would take as much memory again.
-        uncertainty = np.stack([entropy(rows).numpy() for rows in probabilities.unbind(dim=1)])
-    if image.outside is not None:
-        labels[image.outside] = uncertainty[image.outside] = 0
-    return labels, uncertainty
-
-
 def for_large_images(machine: Machine) -> Machine:
     """Return the machine with the memory that tiles of a large image may take."""
     return machine if machine.device == "cuda" else machine.within(MEMORY)
-
-
-def around(grid: WorkingGrid, place: Place) -> Box:
-    """Return the smallest box of working voxels that the labels of some voxels of the volume depend on."""
-    sides = []
-    for axis, index in enumerate(place):
-        low, high, _ = grid.neighbours(axis, np.array([index.min(), index.max()]))
-        sides.append(slice(int(low[0]), int(high[1]) + 1))
-    return tuple(sides)
-
-
-def _labels_at(
-    image: PreparedImage | LargeImage, tiling: Tiling, place: Place, part: Box, progress: Progress | None
-) -> NDArray[np.uint8]:
-    starts = [side.start for side in part]
-    if isinstance(image, LargeImage):
-        tiling = tiling.row_by_row(part)
-    if image.grid.is_native:
-        labels = tiling.labels(progress, part)
-        found = np.asarray(labels[tuple(index - start for index, start in zip(place, starts, strict=True))])
-    else:
-        probabilities = tiling.probabilities(progress, part).numpy()
-        along = [image.grid.neighbours(axis, index) for axis, index in enumerate(place)]
-        mean = np.zeros((len(probabilities), len(place[0])), dtype=np.float32)
-        for corner in itertools.product((0, 1), repeat=len(place)):
-            voxel = [pair[side] - start for pair, side, start in zip(along, corner, starts, strict=True)]
-            weights = [share if side else 1 - share for (_, _, share), side in zip(along, corner, strict=True)]
-            here = (slice(None), *voxel)
-            mean += probabilities[here] * np.prod(weights, axis=0, dtype=np.float32)
-        found = np.asarray(mean.argmax(axis=0), dtype=np.uint8)
-    found[_outside_at(image, place)] = 0
-    return found
-
-
-def _outside_at(image: PreparedImage | LargeImage, place: Place) -> NDArray[np.bool_]:
-    """Return which voxels of a group were not recorded."""
-    if isinstance(image, PreparedImage):
-        return np.zeros(len(place[0]), bool) if image.outside is None else image.outside[place]
-    x, y, z = (slice(int(index.min()), int(index.max()) + 1) for index in place)
-    outside = image.outside((x, y, z))
-    if outside is None:
-        return np.zeros(len(place[0]), bool)
-    inside = tuple(index - side.start for index, side in zip(place, (x, y, z), strict=True))
-    return np.asarray(outside[inside])
-
-
-def _labels_in_box(image: LargeImage, tiling: Tiling, box: NativeBox) -> NDArray[np.uint8]:
-    if image.grid.is_native:
-        labels = tiling.row_by_row(box).labels(part=box)
-    else:
-        part = _around_box(image.grid, box)
-        probabilities = tiling.row_by_row(part).probabilities(part=part)
-        labels = image.grid.back_in_box(probabilities, part, box).argmax(dim=0).to(torch.uint8).numpy()
-    outside = image.outside(box)
-    if outside is not None:
-        labels[outside] = 0
-    return labels
-
-
-def _entropy_in_box(image: LargeImage, tiling: Tiling, box: NativeBox) -> float:
-    part = _around_box(image.grid, box)
-    _, uncertainty = tiling.row_by_row(part).labels_and_entropy(part=part)
-    outside = image.outside(box)
-    recorded = 1.0 if outside is None else 1 - float(outside.mean())
-    return float(uncertainty.mean()) * recorded
-
-
-def _around_box(grid: WorkingGrid, box: NativeBox) -> Box:
-    return around(grid, tuple(np.array([side.start, side.stop - 1]) for side in box))

@@ -14,7 +14,8 @@ from lib.core.annotation.slices import AnnotatedSlice
 from lib.core.data.large_image import LargeImage
 from lib.core.data.preparation import PreparedImage
 from lib.core.device.machine import Machine
-from lib.core.inference.segmenter import Place, Segmenter, around
+from lib.core.inference.on_own_grid import Place, around
+from lib.core.inference.segmenter import Segmenter
 from lib.core.metrics import confusion, iou_per_class, mean_iou
 from lib.core.network.tile_sizes import TileSizes
 from lib.core.plan.plan import Plan
