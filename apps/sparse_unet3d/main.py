@@ -57,13 +57,14 @@ class SparseUNet3D(MONAILabelApp):
                     "MONAI_LABEL_AUTH_ENABLE: this app has users of its own; add them by 'python apps/sparse_unet3d "
                     "users add NAME' and unset this variable"
                 )
-            require_folder(studies, self.settings.create)
+            # Without its folder, the project of an archive is brought back from there.
+            require_folder(str(self.settings.folder), self.settings.create or self.settings.archive is not None)
         except InputError as error:
             refuse_to_start(error)
         self.settings.use_voxel_sizes()
         super().__init__(
             app_dir=app_dir,
-            studies=studies,
+            studies=str(self.settings.folder),
             conf=conf,
             name="Sparse U-Net 3D",
             description="Learns a dense segmentation from a few annotated slices (Çiçek et al. 2016)",
@@ -76,7 +77,12 @@ class SparseUNet3D(MONAILabelApp):
 
     def init_datastore(self) -> AnnotationStore:
         conf = self.settings
-        return AnnotationStore(self.studies, conf.scheme, conf.plan.unpainted, conf.unlabelled, conf.upload)
+        if not conf.archive:
+            return AnnotationStore(self.studies, conf.scheme, conf.plan.unpainted, conf.unlabelled, conf.upload)
+        # Imported here because its packages take a second, and most projects have no archive.
+        from lib.server.dicomweb.opening import open_archived
+
+        return open_archived(conf.folder, conf.archive, conf.scheme, conf.plan.unpainted, conf.unlabelled, conf.upload)
 
     def init_infers(self) -> dict[str, InferTask]:
         segmentation = Segmentation(self.settings, self._datastore)
@@ -133,6 +139,7 @@ class SparseUNet3D(MONAILabelApp):
             notes.append(f"unpainted voxels in annotated slices count as {self.settings.scheme.background}")
         if not self._datastore.list_images():
             notes.append(self._datastore.describe_emptiness())
+        notes += self._datastore.describe_source()
         notes += self._datastore.describe_left_out()
         notes += self._datastore.header_notes()
         return {**super().info(), "train_stats": self._train_stats(), "description": "; ".join(notes)}

@@ -15,6 +15,7 @@ from lib.core.network.architectures import ARCHITECTURES
 from lib.core.network.batch_norm import Statistics
 from lib.core.plan.options import PlanOptions, Recipe
 from lib.core.volumes.voxel_size import set_size_without_metadata, set_wanted_spacing
+from lib.server.dicomweb.address import check_address, default_project, is_address
 from lib.server.slicer.segments import check_class_names
 from lib.server.store.decoding import default_limit
 from lib.server.store.masks import ZeroMeans
@@ -23,6 +24,8 @@ KEYS = {
     "labels": "foreground classes in order, separated by commas (inside,tubule)",
     "background": "class painted where there is nothing of interest (outside)",
     "models": "folder for trained models (models in the studies folder)",
+    "project": "folder for all that belongs to the project, if --studies is the address of a DICOM archive (a folder "
+    "in the working folder, named after the address)",
     "width": "feature maps of the first convolution (32 on a GPU, as in the paper; fewer on a CPU)",
     "spacing": "working voxel size in mm, three numbers separated by commas "
     "(the image's own if its voxels are nearly cubes)",
@@ -52,6 +55,8 @@ class Conf:
 
     Attributes:
         scheme: the label scheme.
+        folder: the studies folder, or the project folder if the images come from an archive.
+        archive: address of the DICOM archive that has the images; None: they are in the folder.
         models: folder of the project's models.
         plan: options of the plan; planning decides those that are None.
         memory: bytes that a computation may take; None: part of what is free when the computation starts.
@@ -63,6 +68,8 @@ class Conf:
     """
 
     scheme: LabelScheme
+    folder: Path
+    archive: str | None
     models: Path
     plan: PlanOptions
     memory: int | None
@@ -83,16 +90,18 @@ class Conf:
 
         Args:
             conf: the options as texts.
-            studies: studies folder.
+            studies: studies folder, or the address of a DICOM archive.
 
         Raises:
-            InputError: a key is unknown, a value is invalid, or ``studies`` is an address instead of a folder.
+            InputError: a key is unknown, a value is invalid, or ``studies`` is no address that can be used.
         """
-        if re.match(r"\w\w+:/{1,2}[^/\\]", studies):
+        archive = check_address(studies) if is_address(studies) else None
+        if "project" in conf and not archive:
             raise InputError(
-                f"--studies {studies}: images of a server (DICOMweb) can't be served yet; copy them into a folder, "
-                "as .nii.gz or .nrrd, and give that folder"
+                f"--conf project {conf['project']}: --studies {studies} is a folder, which holds the whole project; "
+                "leave this option out"
             )
+        folder = Path(conf.get("project") or default_project(archive)).absolute() if archive else Path(studies)
         unknown = sorted(set(conf) - set(KEYS) - FOREIGN_KEYS)
         if unknown:
             known = "; ".join(f"{key}: {meaning}" for key, meaning in KEYS.items())
@@ -101,7 +110,9 @@ class Conf:
         check_class_names(scheme)
         return cls(
             scheme=scheme,
-            models=Path(conf.get("models") or Path(studies, "models")).absolute(),
+            folder=folder,
+            archive=archive,
+            models=Path(conf.get("models") or folder / "models").absolute(),
             plan=PlanOptions(
                 width=_whole_number(conf, "width"),
                 spacing=_numbers(conf, "spacing"),

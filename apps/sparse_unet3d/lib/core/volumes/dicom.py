@@ -65,6 +65,11 @@ class DicomSource:
         shape = (first.columns, first.rows, len(slices))
         self.geometry = Geometry(shape, affine, 1, self._dtype(), name=str(path))
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file of each slice, in the order of Z."""
+        return tuple(one.file for one in self._slices)
+
     @staticmethod
     def images_in(path: Path) -> tuple[str, ...]:
         """Return the names of the series in a folder; empty if it holds one, or none.

@@ -24,6 +24,7 @@ from lib.server.slicer.replies import not_found
 from .change import Change, Written
 from .index import Index, Objects
 from .label_files import Digests
+from .listed_images import ListedImages
 from .stored_info import read_label_info
 from .watching import watch_folder
 
@@ -48,6 +49,7 @@ class FolderStore(LocalDatastore):
     def __init__(self, studies: str) -> None:
         """Open the folder ``studies``."""
         self._index = Index(Path(studies, INDEX))
+        self.listed = ListedImages(Path(studies))
         self._faults: dict[str, str] = {}
         self._orphans: dict[str, list[str]] = {}
         super().__init__(
@@ -145,14 +147,17 @@ class FolderStore(LocalDatastore):
     # Files
 
     def _images(self, adding: str = "") -> dict[str, ImageFiles]:
-        """Find the images in the folder; of two that differ only in their ending, take the one in the index.
+        """Find the images in the folder, and those of the archive that aren't in it yet, which have no file.
+
+        Of two that differ only in their ending, take the one in the index.
 
         Args:
             adding: name of a file that will be in the folder, if any.
         """
         folder = Path(self._datastore.image_path())
         known = {image_id: entry.image.ext for image_id, entry in self._datastore.objects.items()}
-        return images_among(folder, [*os.listdir(folder), *([adding] if adding else [])], known)
+        here = images_among(folder, [*os.listdir(folder), *([adding] if adding else [])], known)
+        return dict(sorted({**self.listed.images(), **here}.items()))
 
     def _label_path(self, image_id: str, tag: str) -> Path:
         return Path(self._datastore.label_path(tag), f"{image_id}.nii.gz")
@@ -267,7 +272,7 @@ class FolderStore(LocalDatastore):
             ext = found.ending
             image = known[image_id].image if image_id in known else None
             if image is None or image.ext != ext:
-                image = DataModel(info={"ts": int(time.time()), "name": found.files[0].name}, ext=ext)
+                image = DataModel(info={"ts": int(time.time()), "name": (found.files or [found.path])[0].name}, ext=ext)
             objects[image_id] = ImageLabelModel(image=image, labels={})
         self._faults = {image_id: found.fault for image_id, found in images.items()}
         orphans: dict[str, list[str]] = {}

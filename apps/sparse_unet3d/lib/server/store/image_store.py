@@ -60,6 +60,10 @@ class ImageStore(FolderStore):
             else f"; put images into it, as {', '.join(endings())}, or as folders of DICOM files"
         )
 
+    def describe_source(self) -> list[str]:
+        """Say where images come from, if not from the folder, and what people should know of that."""
+        return []
+
     def get_image_uri(self, image_id: str) -> str:
         """Return the path of an image: see ``ImageFiles``; "" for an unknown image.
 

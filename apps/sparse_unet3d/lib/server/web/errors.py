@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from lib.core.errors import InputError, Stopped
 from lib.core.locking import Locked
+from lib.server.dicomweb.errors import ArchiveError
 
 from .requests import describe
 
@@ -53,7 +54,7 @@ def add_error_replies(web: FastAPI) -> None:
 
     @web.exception_handler(InputError)
     async def unusable(_: Request, error: InputError) -> JSONResponse:
-        return reply(503 if isinstance(error, Locked) else 400, str(error))
+        return reply(503 if isinstance(error, (Locked, ArchiveError)) else 400, str(error))
 
     @web.exception_handler(Stopped)
     async def ending(_: Request, error: Stopped) -> JSONResponse:
