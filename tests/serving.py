@@ -130,7 +130,16 @@ def wait_until(condition: Callable[[], object], process: "subprocess.Popen[Any] 
 class Server:
     """``monailabel start_server`` with the app, on a free port."""
 
-    def __init__(self, studies: Path, folder: Path, app: Path = APP, **conf: str) -> None:
+    def __init__(self, studies: Path, folder: Path, app: Path = APP, archive: str = "", **conf: str) -> None:
+        """Start it.
+
+        Args:
+            studies: the studies folder; with ``archive``, the project folder.
+            folder: for its log and its temporary files.
+            app: the app.
+            archive: address of the archive that has the images.
+            conf: its options.
+        """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -140,11 +149,14 @@ class Server:
         self.log = folder / "server.log"
         self.tmp = folder / "tmp"
         self.tmp.mkdir(exist_ok=True)
+        if archive:
+            conf["project"] = str(studies)
+        served = archive or str(studies)
         options = [word for key, value in conf.items() for word in ("--conf", key, value)]
         command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, "--studies", str(studies), "--host", "127.0.0.1", "--port", str(self.port), *options],
+                [*command, "--studies", served, "--host", "127.0.0.1", "--port", str(self.port), *options],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=folder,

@@ -219,6 +219,8 @@ class Archive:
                 f"{self.address}: the answer to '{what}' is larger than {largest / 1e9:.2g} GB; if that is right, "
                 "start the server with a larger --conf upload"
             ) from None
+        except (requests.JSONDecodeError, requests.exceptions.ContentDecodingError) as error:
+            raise self._no_dicomweb(what, error) from None
         except requests.RequestException as error:
             raise ArchiveError(
                 f"{self.address}: can't be reached to {what} ({type(error).__name__}); check the address, and whether "
@@ -228,10 +230,13 @@ class Archive:
             raise
         except Exception as error:
             # What the libraries say of it may quote it.
-            raise ArchiveError(
-                f"{self.address}: the answer to '{what}' is no DICOMweb ({type(error).__name__}); check the address, "
-                "which often ends in /dicom-web"
-            ) from None
+            raise self._no_dicomweb(what, error) from None
+
+    def _no_dicomweb(self, what: str, error: Exception) -> ArchiveError:
+        return ArchiveError(
+            f"{self.address}: the answer to '{what}' is no DICOMweb ({type(error).__name__}); check the address, which "
+            "often ends in /dicom-web"
+        )
 
     def _refused(self, what: str, status: int) -> ArchiveError:
         known = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}

@@ -48,7 +48,8 @@ class _BoundedBody:
         self._body, self._left, self._end = body, largest, end
 
     def stream(self, amount: int, decode_content: bool | None = None) -> Iterator[bytes]:
-        for part in self._body.stream(amount, decode_content=decode_content):
+        # The body's own method waits until so many bytes have come, however slowly.
+        while part := self._body.read1(amount, decode_content=decode_content):
             self._left -= len(part)
             if self._left < 0:
                 raise TooLarge

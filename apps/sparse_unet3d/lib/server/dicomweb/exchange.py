@@ -40,13 +40,21 @@ class Exchange:
         self._recovered_at: float | None = None
         self._seen: set[str] = set()
         self._thread: threading.Thread | None = None
+        self._is_ended = False
 
     # What others ask for
 
     def start(self) -> None:
-        """Begin. The thread ends with the process, at any moment."""
+        """Begin. The thread ends by ``end``, or with the process, at any moment."""
         self._thread = threading.Thread(target=self._work, name="archive", daemon=True)
         self._thread.start()
+
+    def end(self) -> None:
+        """End after the request that is going on."""
+        self._is_ended = True
+        self._wanted.set()
+        if self._thread:
+            self._thread.join()
 
     def hurry(self, image_id: str, version: int) -> list[str]:
         """Send a new version soon; say what is wrong if the archive doesn't have it within ``PATIENCE``."""
@@ -98,7 +106,7 @@ class Exchange:
 
     def _work(self) -> None:
         wait = FIRST_WAIT
-        while not is_stopping():
+        while not (self._is_ended or is_stopping()):
             self._wanted.clear()
             try:
                 self._round()

@@ -25,6 +25,10 @@ class ExchangingStore(ArchivedStore):
         super().serve(watch)
         self._exchange.start()
 
+    def close(self) -> None:
+        """End the exchange; a server needs no such call, since nothing is lost when it is killed."""
+        self._exchange.end()
+
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
     ) -> SubmittedLabel:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, cast
+from typing import cast
 
 import highdicom
 import numpy as np
@@ -242,6 +242,7 @@ def _text(text: str) -> str:
     return re.sub(r"[\\\x00-\x1f\x7f]", " ", text)[:LONGEST].strip()
 
 
-def _name(client: str) -> Any:
-    """Return a client's name as a person's; None without one."""
-    return re.sub(r"[\^=]", " ", _text(client)) or None
+def _name(client: str) -> str | None:
+    """Return a client's name as a person's, all of which is the family name; None without one."""
+    name = re.sub(r"[\^=]", " ", _text(client))[: LONGEST - 1]
+    return f"{name}^" if name else None
