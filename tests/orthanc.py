@@ -1,7 +1,6 @@
 """A real DICOM archive, Orthanc, in its own process on this computer."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -79,8 +78,6 @@ class Orthanc:
                 ["Orthanc", str(self._folder / "orthanc.json")],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Some system libraries take minutes to look for the computer's own name.
-                env={**os.environ, "LC_ALL": "C"},
             )
         wait_until(self._answers, self._process)
         return self
@@ -98,6 +95,10 @@ class Orthanc:
             self._process.kill()
             self._process.wait(timeout=PATIENCE)
             self._process = None
+
+    def forget(self) -> None:
+        """Lose all that it has; it must be stopped."""
+        shutil.rmtree(self._folder / "db")
 
     def add_series(self, folder: Path, array: NDArray[Any], series: str, **options: Any) -> Path:
         """Write a series into a folder and store it; return the folder. For the arguments see ``write_series``."""

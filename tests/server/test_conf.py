@@ -53,12 +53,6 @@ def test_with_all_options() -> None:
     assert (conf.unlabelled, conf.create) == ("none", True)
 
 
-@pytest.mark.parametrize("studies", ["http://store/dicom-web", "https://store", "HTTP:/store", "dicom://store:104"])
-def test_an_address_as_studies_folder_is_refused(studies: str) -> None:
-    with pytest.raises(InputError, match="can't be served yet; copy them into a folder"):
-        Conf.parse({}, studies)
-
-
 def test_a_windows_drive_is_not_taken_for_an_address() -> None:
     Conf.parse({}, "C:/data")
 

@@ -22,8 +22,9 @@ from .errors import ArchiveError, Refused
 
 logger = logging.getLogger(__name__)
 
-# Their messages would go to the server's log, a line for each request, and may quote what an archive sent.
-logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)
+# Their messages would go to the server's log, at each request, and may quote what an archive sent.
+for name in ("dicomweb_client", "retrying"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
 
 MODALITIES = ("CT", "MR", "PT")

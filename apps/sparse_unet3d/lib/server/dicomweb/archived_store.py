@@ -35,7 +35,13 @@ logger = logging.getLogger(__name__)
 
 
 class ArchivedStore(AnnotationStore):
-    """Images of an archive: each is fetched when somebody first wants it, together with its annotations there."""
+    """Images of an archive: each is fetched when somebody first wants it, together with its annotations there.
+
+    Attributes:
+        archive: the archive.
+        delivered: which versions the archive has.
+        not_fetched: images that couldn't be fetched, and weren't fetched since.
+    """
 
     def __init__(
         self,
@@ -50,6 +56,7 @@ class ArchivedStore(AnnotationStore):
         super().__init__(str(folder), scheme, unpainted, unlabelled, largest_upload)
         self.archive = archive
         self.delivered = Delivered(Path(self._datastore.label_path(None)), archive.address)
+        self.not_fetched: set[str] = set()
         self._fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     # Images
@@ -78,6 +85,7 @@ class ArchivedStore(AnnotationStore):
             if self.is_here(image_id):
                 return
             logger.info("Fetching %s", image_id)
+            self.not_fetched.add(image_id)
             try:
                 with new_folder(self.folder / image_id) as beside:
                     self.archive.download(self.listed.series()[image_id], image_id, beside)
@@ -86,7 +94,16 @@ class ArchivedStore(AnnotationStore):
                 # Another process may have fetched it at the same time.
                 if not self.is_fetched(image_id):
                     raise
+            self.not_fetched.discard(image_id)
             self._settle_recovered(image_id)
+
+    def check_image(self, image_id: str) -> None:
+        # What the state of the image is depends on its files.
+        self.fetch(image_id)
+        super().check_image(image_id)
+
+    def is_unreadable(self, image_id: str) -> bool:
+        return super().is_unreadable(image_id) or (image_id in self.not_fetched and not self.is_here(image_id))
 
     def image_files(self, image_id: str) -> tuple[Path, ...]:
         self.fetch(image_id)
@@ -121,7 +138,7 @@ class ArchivedStore(AnnotationStore):
             ArchiveError: the archive can't be reached, or refuses it.
             InputError: the version or its image can't be read.
         """
-        self.fetch(image_id)
+        self.recover(image_id)
         annotation = read_label_map(self.version_file(image_id, version)).array.astype(np.uint8)
         info: AnnotationInfo = {**self.versions(image_id)[version], "version": version}
         info["label_names"] = self.version_names(image_id, version)
@@ -149,6 +166,9 @@ class ArchivedStore(AnnotationStore):
     def _recover(self, image_id: str, folder: Path) -> None:
         """Store the versions that the archive has and the project lacks, under the numbers that they had.
 
+        If the project has another version of the same number, which somebody made while the archive couldn't be
+        reached, all of those stay in the archive: an older one may not take the place of the current one.
+
         Args:
             image_id: the image.
             folder: where its files are.
@@ -156,30 +176,29 @@ class ArchivedStore(AnnotationStore):
         Raises:
             ArchiveError, InputError, OSError: see ``recover``.
         """
-        same = set[int]()
+        same, others = set[int](), set[int]()
         with self._preparing() as change:
             written: dict[int, tuple[Written, AnnotationInfo]] = {}
             for found, source in self._versions_in_archive(image_id, folder):
                 if found.version in self.versions(image_id):
-                    if self._has_same(image_id, found):
-                        same.add(found.version)
-                    else:
-                        logger.warning(
-                            "%s: version %d in the archive isn't the one in the project folder, and stays in the "
-                            "archive only (segmentation %s)",
-                            image_id,
-                            found.version,
-                            found.uid,
-                        )
-                # Another server may have given the same number.
+                    (same if self._has_same(image_id, found) else others).add(found.version)
+                # Two servers may have given the same number.
                 elif found.version not in written or written[found.version][1]["time"] < found.info["time"]:
                     place = Path(self._datastore.label_path(None))
                     file = change.write_label(place, found.annotation, source.geometry.affine)
                     written[found.version] = file, found.info
+            if others - same:
+                logger.warning(
+                    "%s: versions %s in the archive are others than those in the project folder. What the archive has "
+                    "of this image stays there only",
+                    image_id,
+                    ", ".join(map(str, sorted(others - same))),
+                )
+                written = {}
             with self._changing(change):
                 self._put(change, image_id, written)
         if written:
-            logger.info("%s: versions %s are back from the archive", image_id, sorted(written))
+            logger.info("%s: versions %s are back from the archive", image_id, ", ".join(map(str, sorted(written))))
         self.delivered.note(image_id, {*written, *same})
 
     def _put(self, change: Change, image_id: str, written: dict[int, tuple[Written, AnnotationInfo]]) -> None:

@@ -99,6 +99,8 @@ class Exchange:
         except ArchiveError as error:
             self._note_fault(error)
             return False
+        if self._fault:
+            self._store.not_fetched.clear()
         self._listed_at, self._fault = time.monotonic(), ""
         return is_new
 

@@ -42,7 +42,7 @@ class ExchangingStore(ArchivedStore):
 
     def is_unreadable(self, image_id: str) -> bool:
         # While the archive can't be reached, the images that are here are offered first.
-        return super().is_unreadable(image_id) or (not self._exchange.is_reachable() and not self.is_here(image_id))
+        return super().is_unreadable(image_id) or not (self._exchange.is_reachable() or self.is_here(image_id))
 
     def describe_emptiness(self) -> str:
         return f"{super().describe_emptiness()}; {self._exchange.describe()}"

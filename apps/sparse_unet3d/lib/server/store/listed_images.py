@@ -57,6 +57,10 @@ class ListedImages:
             self._read = stamp
         return self._series
 
+    def is_missing(self, name: str) -> bool:
+        """Tell whether an image is one of the archive, and has no files in the folder yet."""
+        return name in self.series() and not (self._folder / name).exists()
+
     def images(self) -> dict[str, ImageFiles]:
         """Return each image as if none of its files were in the folder."""
         return {name: ImageFiles(self._folder / name, "", ()) for name in self.series()}
