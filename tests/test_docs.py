@@ -49,6 +49,7 @@ def test_versions_agree():
         for file, pattern in (
             ("pyproject.toml", r'^version = "(.*)"'),
             ("CITATION.cff", r"^version: (.*)"),
+            ("apps/sparse_unet3d/lib/server/dicomweb/segmentations.py", r'^SOFTWARE_VERSION = "(.*)"'),
             ("apps/sparse_unet3d/main.py", r'version="(.*)"'),
             ("CHANGELOG.md", r"^Version (\S+) in development|^## \[\d"),
         )

@@ -33,7 +33,8 @@ logging.getLogger("highdicom").setLevel(logging.ERROR)
 MAKER = "Sparse U-Net 3D"
 """Manufacturer of the segmentations, and the beginning of their series' descriptions."""
 
-VERSION = "0.1.0"
+SOFTWARE_VERSION = "0.1.0"
+"""Version of this software."""
 
 CREATOR = "SPARSE_UNET3D"
 GROUP, INFO = 0x0099, 0x01
@@ -132,7 +133,7 @@ def make_segmentation(
             instance_number=1,
             manufacturer=MAKER,
             manufacturer_model_name=MAKER,
-            software_versions=VERSION,
+            software_versions=SOFTWARE_VERSION,
             device_serial_number="0",
             content_label=f"VERSION_{version}"[:16],
             content_description=_text(description),
