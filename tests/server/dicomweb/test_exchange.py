@@ -19,6 +19,7 @@ from lib.core.volumes.reading import read_geometry
 from lib.server.dicomweb import exchange
 from lib.server.dicomweb.errors import ArchiveError
 from lib.server.dicomweb.exchanging_store import ExchangingStore
+from lib.server.store import versions
 from lib.server.store.annotations import AnnotationReader
 from lib.server.store.checking import check
 from orthanc import Orthanc, needs_orthanc, voxels_of
@@ -208,14 +209,21 @@ def _saved(one: pydicom.Dataset, folder: Path) -> Path:
 
 
 def test_the_project_wins_where_both_differ(
-    archive: Orthanc, open_project: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    archive: Orthanc,
+    open_project: Open,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    annotate(open_project(archive.address), tmp_path, paint())
+    store = open_project(archive.address)
+    for annotation in (paint(), np.minimum(paint(), 2)):
+        annotate(store, tmp_path, annotation)
     # Another project of the same archive has another version 1, which it made while the archive was gone.
     other = open_project(archive.address, "another", serve=False)
     other.listed.write(archive.address, other.archive.series())
     other.refresh()
     archive.stop()
+    monkeypatch.setattr(versions, "now", lambda: "2030-01-01T00:00:00+00:00")
     shutil.copytree(tmp_path / "a", other.folder / A)
     other.refresh()
     annotate(other, tmp_path, corrected())
@@ -224,11 +232,12 @@ def test_the_project_wins_where_both_differ(
     wait_until(lambda: is_all_there(other) and "stays there only" in caplog.text)
     assert list(other.versions(A)) == [1]
     assert (stored(other.folder, "final", A) == corrected()).all()
-    assert len(archive.segmentations()) == 2
+    assert len(archive.segmentations()) == 3
     # After a loss, the later of both is version 1.
     third = open_project(archive.address, "third")
     wait_until(lambda: third.get_labeled_images() == [A])
-    assert list(third.versions(A)) == [1]
+    assert list(third.versions(A)) == [1, 2]
+    assert (stored(third.folder, "version_1", A) == corrected()).all()
 
 
 def test_versions_of_another_scheme_come_back(archive: Orthanc, open_project: Open, tmp_path: Path) -> None:
