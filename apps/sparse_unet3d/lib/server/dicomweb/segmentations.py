@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -27,8 +28,9 @@ from lib.server.records import AnnotationInfo
 from lib.server.slicer.slice_names import SliceNames
 from lib.server.store.stored_info import label_info, parse_json
 
-# It logs each group of tags that it copies.
+# It logs each group of tags that it copies, and warnings of both libraries quote names of patients.
 logging.getLogger("highdicom").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module=r"(highdicom|pydicom)\b")
 
 MAKER = "Sparse U-Net 3D"
 """Manufacturer of the segmentations, and the beginning of their series' descriptions."""
