@@ -155,7 +155,7 @@ def test_boxes_have_the_same_labels_wherever_they_are_segmented(path: Path, stat
 
 def test_several_workers_get_boxes_of_equal_size_at_the_same_time() -> None:
     source = SimpleNamespace(geometry=SimpleNamespace(shape=(512, 512, 512), spacing=(1.0, 1.0, 1.0)))
-    segmenter, machine = Segmenter(network(), PLAN), Machine("cpu", large.MEMORY)
+    segmenter, machine = Segmenter(network(), PLAN), Machine("cpu", module.MEMORY)
     # Each needs voxels around it, so that 8 cubes are cheaper than 8 slabs, and than more boxes.
     for workers, sides in ((8, (256, 256, 256)), (64, (128, 128, 128))):
         assert large.choose_sides(segmenter, source, machine, large.MOST, workers) == sides
