@@ -311,6 +311,26 @@ def restore_annotation(
     print(restore_version(studies, image, version, by_voxel))
 
 
+@app.command(epilog="Example: python apps/sparse_unet3d send-predictions --studies archive.example.org-dicom-web/")
+def send_predictions(
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGE", help="Images; all with a prediction if none is named.")
+    ] = None,
+    studies: Studies = DATASTORE,
+) -> None:
+    """Send predictions to the DICOM archive that a project's images come from.
+
+    Each is stored as a DICOM segmentation, made automatically, in the study of its image.
+    """
+    from lib.commands.sending import send_predictions as send
+
+    sent = True
+    for text, is_sent in send(studies, images or ()):
+        print(text)
+        sent = sent and is_sent
+    raise typer.Exit(0 if sent else 1)
+
+
 @annotations.command("check")
 def check_project(studies: Studies = DATASTORE) -> None:
     """Check that all images can be read and all labels are as they were stored; the exit code is 1 if not."""

@@ -27,9 +27,13 @@ def open_archived(
     The environment variables are those of MONAI Label: ``MONAI_LABEL_DICOMWEB_USERNAME`` and ``…_PASSWORD``, and
     ``…_SEARCH_FILTER`` with what series must have, as JSON.
     """
+    return ExchangingStore(folder, open_archive(address, largest_upload), scheme, unpainted, unlabelled, largest_upload)
+
+
+def open_archive(address: str, largest: int) -> Archive:
+    """Return the archive at ``address``; for ``largest`` see ``Archive``, for the login ``open_archived``."""
     login = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
     # MONAI Label's own default lists CT alone.
     is_set = FILTER in settings.model_fields_set
     only = {key: str(value) for key, value in settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER.items()} if is_set else None
-    archive = Archive(address, largest_upload, login if login[0] else None, only)
-    return ExchangingStore(folder, archive, scheme, unpainted, unlabelled, largest_upload)
+    return Archive(address, largest, login if login[0] else None, only)

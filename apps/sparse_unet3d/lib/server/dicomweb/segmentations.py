@@ -1,4 +1,4 @@
-"""Annotations as DICOM segmentations (SEG): one file for each version, in the study of its image."""
+"""Annotations and predictions as DICOM segmentations (SEG): a file for each version, in the study of its image."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import cast
+from typing import Any, cast
 
 import highdicom
 import numpy as np
@@ -24,7 +24,7 @@ from lib.core.annotation.statistics import annotation_statistics
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.volumes.dicom import DicomSource
-from lib.server.records import AnnotationInfo
+from lib.server.records import AnnotationInfo, PredictionInfo
 from lib.server.slicer.slice_names import SliceNames
 from lib.server.store.stored_info import label_info, parse_json
 
@@ -46,10 +46,12 @@ NOT_KEPT = ("ts", "name", "crc32", "sha256", "params", "statistics")
 """Keys of the label info that are about the files in a folder, or follow from the voxels."""
 
 SERIES_NUMBER = 7000
-"""Number of the series of version 0. Those of the images are usually small."""
+"""Number of the series of predictions; those of versions follow. Those of the images are usually small."""
 
 TISSUE = Code("85756007", "SCT", "Tissue")
 """What 3D Slicer says, too, of segments of any name."""
+
+ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 
 LONG_AGO = "2000-01-01T00:00:00+00:00"
 """Time of versions of which it isn't known."""
@@ -119,45 +121,95 @@ def make_segmentation(
         InputError: the image's files say too little for a segmentation to refer to them.
     """
     slices = _headers(source)
-    series, version, names = str(slices[0].SeriesInstanceUID), info["version"], info["label_names"]
-    uid = segmentation_uid(series, version, annotation, names)
-    client = info.get("client_id") or ""
-    description = f"{MAKER}, version {version}" + (f", {client}" if client else "")
+    version, names, client = info["version"], info["label_names"], info.get("client_id") or ""
+    made = _segmentation(
+        source,
+        slices,
+        annotation,
+        segmentation_uid(str(slices[0].SeriesInstanceUID), version, annotation, names),
+        segment_descriptions=_segments(names),
+        series_number=SERIES_NUMBER + version,
+        content_label=f"VERSION_{version}"[:16],
+        content_creator_name=_name(client),
+        series_description=_text(f"{MAKER}, version {version}" + (f", {client}" if client else "")),
+    )
+    _set_time(made, info.get("time") or LONG_AGO)
+    kept = {key: value for key, value in info.items() if key not in NOT_KEPT}
+    made.private_block(GROUP, CREATOR, create=True).add_new(INFO, "UT", json.dumps(kept))
+    return made
+
+
+def make_prediction(source: DicomSource, labels: NDArray[np.uint8], info: PredictionInfo) -> highdicom.seg.Segmentation:
+    """Return a prediction as a segmentation, which says that it was made automatically, and by which model.
+
+    It is nobody's paint: ``image_of`` is None, so that it never comes back as a version.
+
+    Args:
+        source: the image.
+        labels: (X, Y, Z) on its grid, 0 background, values of ``label_names``.
+        info: its label info.
+
+    Raises:
+        InputError: the image's files say too little for a segmentation to refer to them.
+    """
+    slices, names, model = _headers(source), info["label_names"], info.get("model") or {}
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=MAKER,
+        family=ARTIFICIAL_INTELLIGENCE,
+        version=_text(f"run {model.get('run', 'unknown')}, epoch {model.get('epoch', 'unknown')}"),
+    )
+    made = _segmentation(
+        source,
+        slices,
+        labels,
+        derived_uid("prediction", segmentation_uid(str(slices[0].SeriesInstanceUID), 0, labels, names)),
+        segment_descriptions=_segments(names, algorithm),
+        series_number=SERIES_NUMBER,
+        content_label="PREDICTION",
+        content_creator_name=None,
+        series_description=f"Prediction by {MAKER}",
+    )
+    _set_time(made, info.get("time") or LONG_AGO)
+    return made
+
+
+def _segmentation(
+    source: DicomSource, slices: Sequence[Dataset], voxels: NDArray[np.uint8], uid: str, **described: Any
+) -> highdicom.seg.Segmentation:
+    """Return a segmentation of voxels (X, Y, Z), all of whose unique ids follow from ``uid``."""
     try:
         made = highdicom.seg.Segmentation(
             source_images=slices,
-            pixel_array=np.ascontiguousarray(annotation.T),
+            pixel_array=np.ascontiguousarray(voxels.T),
             segmentation_type=SegmentationTypeValues.BINARY,
-            segment_descriptions=_segments(names),
             series_instance_uid=derived_uid("series", uid),
-            series_number=SERIES_NUMBER + version,
             sop_instance_uid=uid,
             instance_number=1,
             manufacturer=MAKER,
             manufacturer_model_name=MAKER,
             software_versions=SOFTWARE_VERSION,
             device_serial_number="0",
-            content_label=f"VERSION_{version}"[:16],
-            content_description=_text(description),
-            content_creator_name=_name(client),
-            series_description=_text(description),
+            content_description=described["series_description"],
+            **described,
         )
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(
-            f"{source.path}: no segmentation can refer to this series ({type(error).__name__}), so its annotations "
-            "are in the project folder only"
+            f"{source.path}: no segmentation can refer to this series ({type(error).__name__}), so it is in the "
+            "project folder only"
         ) from error
     made.SpecificCharacterSet = "ISO_IR 192"
     for sequence in (made.DimensionOrganizationSequence, made.DimensionIndexSequence):
         for item in sequence:
             item.DimensionOrganizationUID = derived_uid("dimensions", uid)
-    time = datetime.fromisoformat(info.get("time") or LONG_AGO).astimezone(timezone.utc)
-    made.ContentDate = made.SeriesDate = DA(f"{time:%Y%m%d}")
-    made.ContentTime = made.SeriesTime = TM(f"{time:%H%M%S}")
-    made.TimezoneOffsetFromUTC = "+0000"
-    kept = {key: value for key, value in info.items() if key not in NOT_KEPT}
-    made.private_block(GROUP, CREATOR, create=True).add_new(INFO, "UT", json.dumps(kept))
     return made
+
+
+def _set_time(made: Dataset, time: str) -> None:
+    """Say when a segmentation was made, given by ISO 8601."""
+    made_at = datetime.fromisoformat(time).astimezone(timezone.utc)
+    made.ContentDate = made.SeriesDate = DA(f"{made_at:%Y%m%d}")
+    made.ContentTime = made.SeriesTime = TM(f"{made_at:%H%M%S}")
+    made.TimezoneOffsetFromUTC = "+0000"
 
 
 def image_of(segmentation: Dataset) -> str | None:
@@ -227,15 +279,19 @@ def _headers(source: DicomSource) -> list[Dataset]:
     return slices
 
 
-def _segments(names: Mapping[str, int]) -> Sequence[SegmentDescription]:
-    """Return what to say of each class. No code fits classes of any name."""
+def _segments(
+    names: Mapping[str, int], algorithm: highdicom.AlgorithmIdentificationSequence | None = None
+) -> Sequence[SegmentDescription]:
+    """Return what to say of each class, which a person painted or an algorithm found. No code fits any name."""
+    types = SegmentAlgorithmTypeValues
     return [
         SegmentDescription(
             segment_number=value,
             segment_label=_text(name),
             segmented_property_category=TISSUE,
             segmented_property_type=TISSUE,
-            algorithm_type=SegmentAlgorithmTypeValues.MANUAL,
+            algorithm_type=types.AUTOMATIC if algorithm else types.MANUAL,
+            algorithm_identification=algorithm,
         )
         for name, value in sorted(names.items(), key=lambda item: item[1])
     ]

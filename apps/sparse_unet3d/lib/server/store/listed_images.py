@@ -53,9 +53,16 @@ class ListedImages:
         """Return the unique id of the study of each series."""
         stamp = stamp_of(self._path)
         if stamp != self._read:
-            self._series = {} if stamp == NO_FILE else self._parsed()
+            found = self._parsed()
+            self._series = found.series if found else {}
             self._read = stamp
         return self._series
+
+    @property
+    def address(self) -> str | None:
+        """The address of the archive; None if images come from the folder alone."""
+        found = self._parsed()
+        return found.address if found else None
 
     def is_missing(self, name: str) -> bool:
         """Tell whether an image is one of the archive, and has no files in the folder yet."""
@@ -82,9 +89,11 @@ class ListedImages:
             beside.write_text(content.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return True
 
-    def _parsed(self) -> Mapping[str, str]:
+    def _parsed(self) -> _Content | None:
         try:
-            return _Content.model_validate_json(self._path.read_bytes()).series
+            return _Content.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return None
         except (OSError, ValidationError):
             logger.error("%s: damaged; the server writes it anew when it has asked the archive", self._path)
-            return {}
+            return None
