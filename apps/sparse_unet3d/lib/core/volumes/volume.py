@@ -7,6 +7,7 @@ millimetres.
 import math
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -124,7 +125,7 @@ class Volume:
         x, y, z = self.array.shape[1:]
         return x, y, z
 
-    @property
+    @cached_property
     def ranges(self) -> tuple[Range, ...]:
         """The range of each channel's intensities, or of those of the larger image that this is a box of."""
         return self.crop.ranges if self.crop else ranges_of(self.array)
