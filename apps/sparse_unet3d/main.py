@@ -30,6 +30,7 @@ from lib.server.store.datastore import AnnotationStore, SubmittedLabel
 from lib.server.store.studies import require_folder
 from lib.server.tasks.accept_slice import AcceptSlice
 from lib.server.tasks.batch import BatchResult, segment_images
+from lib.server.tasks.datastore import open_datastore
 from lib.server.tasks.infer import Segmentation
 from lib.server.tasks.next_slices import NextSlices
 from lib.server.tasks.scoring import IouScoring
@@ -76,13 +77,7 @@ class SparseUNet3D(MONAILabelApp):
         self.jobs = Jobs(ModelFolder(self.settings.models), self.check_request)
 
     def init_datastore(self) -> AnnotationStore:
-        conf = self.settings
-        if not conf.archive:
-            return AnnotationStore(self.studies, conf.scheme, conf.plan.unpainted, conf.unlabelled, conf.upload)
-        # Imported here because its packages take a second, and most projects have no archive.
-        from lib.server.dicomweb.opening import open_archived
-
-        return open_archived(conf.folder, conf.archive, conf.scheme, conf.plan.unpainted, conf.unlabelled, conf.upload)
+        return open_datastore(self.settings)
 
     def init_infers(self) -> dict[str, InferTask]:
         segmentation = Segmentation(self.settings, self._datastore)

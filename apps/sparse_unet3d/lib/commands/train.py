@@ -25,6 +25,7 @@ from lib.server.conf import Conf
 from lib.server.jobs.latest_training import LatestTraining, Training
 from lib.server.jobs.watch import Watch
 from lib.server.store.datastore import AnnotationStore
+from lib.server.tasks.datastore import open_datastore
 from lib.server.tasks.trainer import Trainer, read_options
 
 from .command_line import INTERRUPTED
@@ -58,8 +59,7 @@ def _train_and_report(
     settings = _settings(studies, conf)
     limits = read_options(request)
     settings.use_voxel_sizes()
-    plan = settings.plan
-    store = AnnotationStore(str(studies), settings.scheme, plan.unpainted, settings.unlabelled, settings.upload)
+    store = open_datastore(settings)
     console = Console(file=sys.stderr if as_json else sys.stdout)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     reports = list[TrainingReport]()

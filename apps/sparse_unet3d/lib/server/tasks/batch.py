@@ -13,6 +13,7 @@ from lib.server.conf import Conf
 from lib.server.stopping import raise_if_stopping
 from lib.server.store.datastore import AnnotationStore
 
+from .datastore import open_datastore
 from .infer import Segmentation
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def segment_images(segmentation: Segmentation, datastore: AnnotationStore, reque
     if processes.count == 1:
         work = partial(_segment, segmentation)
     else:
-        work = partial(_segment_there, str(datastore.folder), replace(conf, memory=processes.memory))
+        work = partial(_segment_there, replace(conf, memory=processes.memory))
     logger.info("Segmenting %d images, %d at a time", len(images), processes.count)
     became: dict[str, dict[str, str]] = {"segmented": {}, "up_to_date": {}, "failed": {}}
     for number, (image_id, outcome) in enumerate(each_or_why(work, images, processes), start=1):
@@ -79,12 +80,12 @@ def _segment(segmentation: Segmentation, image_id: str) -> Literal["segmented", 
     return "segmented"
 
 
-def _segment_there(studies: str, conf: Conf, image_id: str) -> Literal["segmented", "up_to_date"]:
+def _segment_there(conf: Conf, image_id: str) -> Literal["segmented", "up_to_date"]:
     """As ``_segment``, in another process."""
-    return _segment(_segmentation(studies, conf), image_id)
+    return _segment(_segmentation(conf), image_id)
 
 
 @lru_cache(maxsize=1)
-def _segmentation(studies: str, conf: Conf) -> Segmentation:
+def _segmentation(conf: Conf) -> Segmentation:
     """Open a datastore, once in each process."""
-    return Segmentation(conf, AnnotationStore(studies, conf.scheme, conf.plan.unpainted, conf.unlabelled, conf.upload))
+    return Segmentation(conf, open_datastore(conf))
