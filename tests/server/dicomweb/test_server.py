@@ -83,7 +83,7 @@ def test_an_archive_that_is_gone_for_a_while(
     # Batch inference, training and scoring fetch what they want in their own processes.
     server.run_job("/train/sparse_unet3d", "/train/", max_epochs=1)
     done = server.run_job("/batch/infer/sparse_unet3d?images=all", "/batch/infer/")
-    assert done["result"] == {"segmented": [A, B], "failed": {}}
+    assert done["result"] == {"segmented": [A, B], "up_to_date": [], "failed": {}}
     assert not any(word in log.read_text() for log in logs for word in ("secret", "Doe"))
 
 
