@@ -19,6 +19,9 @@ TILES = PAPER.tiles
 
 pytestmark = pytest.mark.slow
 
+ROUNDING = 3e-4
+"""Largest difference between equal logits. Sums are rounded differently on each processor."""
+
 
 def network(channels: int = 2, dims: int = 3) -> UNet:
     torch.manual_seed(0)
@@ -55,9 +58,9 @@ def test_frozen_statistics_make_all_tilings_agree_with_one_single_pass(shape: tu
         single = frozen(mirrored_tile(image))[0][:, : shape[0], : shape[1], : shape[2]]
     assert single.std() > 0.1
     for tile in [*tilings, TILES.covering(shape)]:
-        torch.testing.assert_close(logits_of(tiled(frozen, image, tile)), single, atol=1e-4, rtol=0)
+        torch.testing.assert_close(logits_of(tiled(frozen, image, tile)), single, atol=ROUNDING, rtol=0)
         torch.testing.assert_close(
-            logits_of(Tiling(image, PAPER.evaluator(frozen), TILES, 0, tile)), single, atol=1e-4, rtol=0
+            logits_of(Tiling(image, PAPER.evaluator(frozen), TILES, 0, tile)), single, atol=ROUNDING, rtol=0
         )
 
 
@@ -71,7 +74,7 @@ def test_thin_volumes_are_computed_from_one_period(shape: tuple[int, ...]) -> No
         expected = frozen(mirrored_tile(image))[0]
     assert expected.std() > 0.1
     found = torch.cat(list(evaluator.evaluate(image, (0, 0, 0), tile)), dim=1)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found, expected, atol=ROUNDING, rtol=0)
     assert np.prod(given_shape(shape, tile, TILES)) < 0.5 * np.prod(tile)
 
 
@@ -92,7 +95,7 @@ def test_tiles_differ_at_borders_with_their_own_statistics_but_not_with_the_volu
     frozen = settled(network(), image, tile, "volume")
     changing = settled(network(), image, tile, "tile")
     torch.testing.assert_close(
-        logits_of(tiled(frozen, image, tile)), logits_of(tiled(frozen, image, whole)), atol=1e-4, rtol=0
+        logits_of(tiled(frozen, image, tile)), logits_of(tiled(frozen, image, whole)), atol=ROUNDING, rtol=0
     )
     difference = logits_of(tiled(changing, image, tile)) - logits_of(tiled(changing, image, whole))
     assert difference.abs().max() > 1e-2
@@ -117,7 +120,7 @@ def test_two_dimensions_by_the_same_code() -> None:
     image = torch.rand(1, 70, 45)
     frozen = settled(network(1, dims=2), image, (116, 132), "volume")
     whole = logits_of(tiled(frozen, image, TILES.covering((70, 45))))
-    torch.testing.assert_close(logits_of(tiled(frozen, image, (116, 132))), whole, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits_of(tiled(frozen, image, (116, 132))), whole, atol=ROUNDING, rtol=0)
     assert TILES.output_shape((116, 132)) == (28, 44)
 
 
