@@ -54,6 +54,8 @@ class Paint:
     def __init__(self, annotation: NDArray[np.uint8]) -> None:
         """Take an annotation (X, Y, Z), which must not change afterwards."""
         self.axes = sorted(range(3), key=lambda axis: -abs(annotation.strides[axis]))
+        # Where X, Y, Z are among these axes
+        self._back = [self.axes.index(axis) for axis in range(3)]
         planes = annotation.transpose(self.axes)
         self.shape = planes.shape
         x, y, z = annotation.shape
@@ -71,17 +73,16 @@ class Paint:
             keep: returns a flag for each of some voxels, given their indices along X, Y, Z: arrays, or single numbers
                 for all, which broadcast against each other.
         """
-        back = [self.axes.index(axis) for axis in range(3)]
 
         def flags(*along: Any) -> NDArray[np.bool_]:
-            return keep([along[axis] for axis in back])
+            return keep([along[axis] for axis in self._back])
 
         if self._dense is not None:
             array = np.empty(self.shape, dtype=np.uint8)
             rows, columns = np.ogrid[: self.shape[1], : self.shape[2]]
             for index, (plane, kept) in enumerate(zip(self._dense, array, strict=True)):
                 np.multiply(plane, flags(index, rows, columns), out=kept)
-            return Paint(array.transpose(back))
+            return Paint(array.transpose(self._back))
         result = copy.copy(self)
         result._kept = []
         for index, (rows, columns, values) in enumerate(self._kept):
@@ -98,18 +99,17 @@ class Paint:
         """
         sides = [slice(0, size) for size in self.volume_shape] if box is None else list(box)
         planes, rows, columns = (sides[axis] for axis in self.axes)
-        back = [self.axes.index(axis) for axis in range(3)]
         if self._dense is not None:
-            return self._dense[planes, rows, columns].transpose(back)
+            return self._dense[planes, rows, columns].transpose(self._back)
         kept = [_cut(plane, rows, columns) for plane in self._kept[planes]]
         shape = (planes.stop - planes.start, rows.stop - rows.start, columns.stop - columns.start)
-        return _drawn(kept, shape).transpose(back)
+        return _drawn(kept, shape).transpose(self._back)
 
     def places(self) -> tuple[Indices, NDArray[np.uint8]]:
         """Return the indices of all labelled voxels along X, Y, Z, each (n,), and their values (n,)."""
         found = [(np.full_like(plane.rows, index), *plane) for index, plane in enumerate(self.planes())]
         *along, values = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        x, y, z = (along[self.axes.index(axis)] for axis in range(3))
+        x, y, z = (along[axis] for axis in self._back)
         return (x, y, z), values
 
     def voxels(self) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -43,8 +43,8 @@ class SampledVolume(Protocol):
     def voxel_size(self) -> Sequence[float]:
         """Along each axis."""
 
-    def voxels(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-        """Yield the labelled voxels in parts: their flat indices in C order, each (n,), and their values."""
+    def voxels(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """Return the labelled voxels: their flat indices in C order (n,), and their values (n,)."""
 
     @property
     def nbytes(self) -> int:
@@ -93,10 +93,10 @@ class HeldVolume:
         """Bytes that the volume takes."""
         return self._sampler.nbytes + self.annotation.nbytes
 
-    def voxels(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+    def voxels(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         flat = self.annotation.cpu().numpy().ravel()
         places = np.flatnonzero(flat)
-        yield places, flat[places]
+        return places, flat[places]
 
     def to(self, device: str) -> "HeldVolume":
         moved = copy.copy(self)
@@ -172,7 +172,7 @@ class TileSampler:
         # For each class, the volumes that contain it, with the positions of its voxels.
         by_class: dict[int, list[tuple[int, NDArray[np.int64]]]] = {}
         for index, volume in enumerate(volumes):
-            places, values = (np.concatenate(parts) for parts in zip(*volume.voxels(), strict=True))
+            places, values = volume.voxels()
             for value in np.unique(values).tolist():
                 by_class.setdefault(value, []).append((index, places[values == value]))
         self._voxels = [by_class[value] for value in sorted(by_class)]

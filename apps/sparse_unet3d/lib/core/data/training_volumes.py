@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -113,11 +113,11 @@ class LargeVolume:
         """0: boxes are on the device only while a tile is drawn."""
         return 0
 
-    def voxels(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+    def voxels(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         places, values = self._paint.places()
         flat = np.ravel_multi_index(places, self.shape)
         order = np.argsort(flat, kind="stable")
-        yield flat[order], values[order]
+        return flat[order], values[order]
 
     def to(self, device: str) -> "LargeVolume":
         moved = copy.copy(self)

@@ -148,12 +148,11 @@ class Segmenter:
                 return [every[place] for place in places]
             return [labels_at(image, tiling, *pair, progress) for pair in zip(places, parts, strict=True)]
 
-        if isinstance(image, PreparedImage):
-            return self._predict(image, machine, labels)
-        # Training, which scores so, has a tile and the network's gradients in memory.
-        return_freed_memory()
-        machine = for_large_images(machine).with_half()
-        return self._try(image.name, machine, lambda machine: labels(self._tiling(image, machine)))
+        if isinstance(image, LargeImage):
+            # Training, which scores so, has a tile and the network's gradients in memory.
+            return_freed_memory()
+            machine = for_large_images(machine).with_half()
+        return self._predict(image, machine, labels)
 
     def segment_boxes(
         self, image: LargeImage, boxes: Iterable[NativeBox], machine: Machine, done: Callable[[NativeBox, Labels], None]
@@ -196,7 +195,7 @@ class Segmenter:
                 of_box(tiling, waiting[0])
                 waiting.popleft()
 
-        self._try(image.name, machine, lambda machine: go_on(self._tiling(image, machine)))
+        self._predict(image, machine, go_on)
 
     def settled(self, image: LargeImage, machine: Machine) -> list[Moments]:
         """Return the statistics by which the network normalises this image; see ``by_statistics``.
@@ -240,8 +239,11 @@ class Segmenter:
 
         return costs
 
-    def _predict(self, image: PreparedImage, machine: Machine, predict: Callable[[Tiling], Result]) -> Result:
-        return self._try(image.name, machine, lambda machine: predict(self._tiling(image.image, machine)))
+    def _predict(
+        self, image: PreparedImage | LargeImage, machine: Machine, predict: Callable[[Tiling], Result]
+    ) -> Result:
+        voxels = image if isinstance(image, LargeImage) else image.image
+        return self._try(image.name, machine, lambda machine: predict(self._tiling(voxels, machine)))
 
     def _try(self, name: str, machine: Machine, attempt: Callable[[Machine], Result]) -> Result:
         """Call ``attempt`` with the machine; if memory is short, again with less of it, and then with the CPU."""

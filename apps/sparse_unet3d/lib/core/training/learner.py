@@ -85,8 +85,8 @@ class Learner:
         self.plan, self.device, self.seed, self.ranks = plan, device, seed, ranks
         counts = np.zeros(len(plan.scheme.classes), dtype=np.int64)
         for volume in volumes:
-            for _, values in volume.voxels():
-                counts += np.bincount(plan.scheme.targets(values), minlength=len(counts))
+            _, values = volume.voxels()
+            counts += np.bincount(plan.scheme.targets(values), minlength=len(counts))
         self.sampler = TileSampler(
             volumes,
             plan.scheme,
