@@ -16,6 +16,7 @@ from lib.core.training import learner
 SHORT = Schedule(first_steps=2, steps=1, most_slices=6)
 
 
+@pytest.mark.usefixtures("small_network")
 def test_a_game_is_repeatable_and_begins_alike_for_all(tmp_path: Path) -> None:
     write_balls(tmp_path)
     study = load_study(Source(tmp_path, "ball", False, tmp_path))
@@ -37,6 +38,7 @@ def test_a_game_is_repeatable_and_begins_alike_for_all(tmp_path: Path) -> None:
     assert dense["places"] == first["places"][:3]
 
 
+@pytest.mark.usefixtures("small_network")
 def test_a_game_does_not_depend_on_which_precision_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_balls(tmp_path)
     study = load_study(Source(tmp_path, "ball", False, tmp_path))

@@ -20,6 +20,7 @@ from project import PROJECT
 SHORT = Schedule(first_steps=2, steps=1, most_slices=6)
 
 
+@pytest.mark.usefixtures("small_network")
 def test_the_command_keeps_what_is_done_and_other_data_sets(tmp_path: Path) -> None:
     write_balls(tmp_path / "balls")
     results = tmp_path / "out" / "results" / "simulate.json"

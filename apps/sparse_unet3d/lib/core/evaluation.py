@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from monai.metrics.utils import get_edge_surface_distance
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 from typing_extensions import TypedDict
@@ -222,6 +221,9 @@ def _surface_distances(
     The surface of a set are its voxels that have a face in common with a voxel outside of it. Voxels at the border of
     the image count as surface.
     """
+    # Imported here, because MONAI takes seconds to import, and few processes need it.
+    from monai.metrics.utils import get_edge_surface_distance
+
     # MONAI's functions for the two distances would each search for the nearest voxels, and fail for large surfaces.
     planes = [np.flatnonzero((predicted | labelled).any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     box = tuple(slice(int(of[0]), int(of[-1]) + 1) for of in planes)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import GaussianSmooth, Resize
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -95,6 +94,9 @@ class WorkingGrid:
         """Resample an image (C, *native) to (C, *working) linearly, smoothed first along axes that get coarser."""
         if self.is_native:
             return image
+        # Imported here, because MONAI takes seconds to import, and few processes need it.
+        from monai.transforms import Resize
+
         resize = Resize(self.working, mode="trilinear", align_corners=False, anti_aliasing=True)
         return np.asarray(resize(torch.as_tensor(image)), dtype=np.float32)
 
@@ -122,6 +124,8 @@ class WorkingGrid:
         x, y, z = map(slice, starts, stops)
         values = torch.as_tensor(read((x, y, z)))
         if any(sigma):
+            from monai.transforms import GaussianSmooth
+
             # A network that computes in bfloat16 may be about to read the box.
             with torch.autocast("cpu", enabled=False):
                 values = torch.as_tensor(GaussianSmooth(sigma)(values))
