@@ -32,8 +32,8 @@ MOST_SLICES = 20
 MEMORY = 3 * 10**9
 
 PRECISION = torch.float32
-"""Floating-point format of all annotators; if each chose by speed, they would differ. Without AVX-512, a training step in
-bfloat16 takes minutes."""
+"""Floating-point format of all annotators; if each chose by speed, they would differ. Without AVX-512, a training step
+takes minutes in bfloat16."""
 
 DENSE = "dense"
 
