@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from email import policy
 from email.parser import BytesParser
 from pathlib import Path
@@ -109,6 +109,11 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
+def running(processes: Iterable[psutil.Process], module: str) -> list[psutil.Process]:
+    """Those of some processes that run a module. Children of other tests that nobody has waited for don't count."""
+    return [process for process in processes if module in process.as_dict(["cmdline"], [])["cmdline"]]
+
+
 def snapshot(folder: Path) -> dict[str, bytes]:
     """All files of a folder with their content."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -184,8 +189,7 @@ class Server:
 
     def jobs(self) -> list[psutil.Process]:
         """The processes of trainings, scorings and batch inference that it has started."""
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if "lib.server.jobs.process" in child.as_dict(["cmdline"], [])["cmdline"]]
+        return running(psutil.Process(self.process.pid).children(), "lib.server.jobs.process")
 
     def stop(self) -> None:
         self.process.terminate()

@@ -12,7 +12,7 @@ from lib.core.model.folder import ModelFolder
 from lib.server.jobs.jobs import Jobs
 from lib.server.store.datastore import AnnotationStore
 from project import APP
-from serving import NAMED, is_alive, paint, wait_until, write_label
+from serving import NAMED, is_alive, paint, running, wait_until, write_label
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def jobs(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 def begun(jobs: Jobs) -> tuple[psutil.Process, psutil.Process]:
     """Start a training, and wait for its first epoch; return its processes."""
     jobs.start("train", ENDLESS)
-    (first,) = (one for one in psutil.Process().children() if "lib.server.jobs.process" in one.cmdline())
+    (first,) = running(psutil.Process().children(), "lib.server.jobs.process")
 
     def epochs() -> int:
         state = jobs.status("train")
@@ -46,7 +46,7 @@ def begun(jobs: Jobs) -> tuple[psutil.Process, psutil.Process]:
         return int(json.loads(path.read_text())["epoch"]) if path.exists() else 0
 
     wait_until(lambda: epochs() >= 1)
-    (second,) = (one for one in first.children() if "lib.server.jobs.ranks" in one.cmdline())
+    (second,) = running(first.children(), "lib.server.jobs.ranks")
     return first, second
 
 

@@ -24,7 +24,7 @@ from lib.core.volumes.volume import Volume
 from lib.server.store import decoding
 from project import APP
 from saved_volumes import NAN, numbers, save_nifti, save_nrrd
-from serving import paint, stored, wait_until
+from serving import paint, running, stored, wait_until
 from stores import SCHEME, label_info, open_store, put, refusal, submit
 
 LIMIT = 10**9
@@ -32,14 +32,7 @@ LIMIT = 10**9
 
 def decoders(of: int | None = None) -> list[psutil.Process]:
     """The processes of a process that decode files."""
-    return list(filter(_decodes, psutil.Process(of).children()))
-
-
-def _decodes(process: psutil.Process) -> bool:
-    try:
-        return "lib.server.store.decoding_worker" in process.cmdline()
-    except psutil.NoSuchProcess:  # Also one that has ended, and whose parent hasn't looked yet.
-        return False
+    return running(psutil.Process(of).children(), "lib.server.store.decoding_worker")
 
 
 @pytest.fixture
