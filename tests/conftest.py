@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dense_volumes import write_balls
-from lib.core.device.memory import keep_freed_memory
+from lib.core.device.memory import keep_freed_memory, return_freed_memory
 from project import APP
 from serving import Server
 
@@ -19,6 +19,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name in ("benchmarks", "experiments"):
             item.add_marker("slow")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freed_memory() -> Iterator[None]:
+    """Return freed memory after each module: forks of a process with gigabytes are slow, and some tests fork often."""
+    yield
+    return_freed_memory()
 
 
 @pytest.fixture(scope="module")
