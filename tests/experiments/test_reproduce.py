@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from dense_volumes import write_balls
+from experiments.__main__ import app
 from experiments.methods import METHODS, MethodInput, Segment, cut_slices
 from experiments.reproduce import ReproduceOptions
 from experiments.reproduce import reproduce as make
@@ -24,6 +26,13 @@ COMMAND = [sys.executable, "-m", "experiments", "reproduce"]
 
 def reproduce(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *map(str, arguments)], cwd=PROJECT, capture_output=True, text=True, check=False)
+
+
+def reproduce_here(*arguments: object) -> str:
+    """The same in this process; return what it says."""
+    done = CliRunner().invoke(app, ["reproduce", *map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 @pytest.fixture
@@ -62,20 +71,22 @@ def test_everything_is_made_in_pieces_by_parallel_processes(balls: Path, tmp_pat
         assert part in report
 
     # Another method is added to the finished ones; nothing is done twice.
-    more = reproduce("table3", "--data", balls, "--methods", "3d_no_bn", "--steps", 2, "--output", output, "--jobs", 1)
-    assert "2 runs, 0 of them are finished already" in more.stdout
+    more = reproduce_here(
+        "table3", "--data", balls, "--methods", "3d_no_bn", "--steps", 2, "--output", output, "--jobs", 1
+    )
+    assert "2 runs, 0 of them are finished already" in more
     assert set(json.loads((results / "table3.json").read_text())["average"]) == {"2d_bn", "3d_no_bn", "3d_bn"}
-    again = reproduce("table3", *asked, "--jobs", 1)
-    assert "4 runs, 4 of them are finished already" in again.stdout
-    assert "made by other commits" not in again.stdout
+    again = reproduce_here("table3", *asked, "--jobs", 1)
+    assert "4 runs, 4 of them are finished already" in again
+    assert "made by other commits" not in again
     # The report keeps the pictures of tables that weren't asked for.
     assert (results / "report.html").read_text().count("<img") == report.count("<img") + 2
 
     # Results of another commit are reported as such.
     path = runs / "table3-ball_1-3d_bn-0.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "commit": "abcdef1", "date": "2026-01-02"}))
-    again = reproduce("table3", *asked, "--jobs", 1)
-    assert "made by other commits (abcdef1)" in again.stdout
+    again = reproduce_here("table3", *asked, "--jobs", 1)
+    assert "made by other commits (abcdef1)" in again
     table = json.loads((results / "table3.json").read_text())
     assert "abcdef1" in table["commits"]["3d_bn"]
     assert "abcdef1" not in table["commits"]["2d_bn"]
