@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.core.annotation.paint import Paint
 from lib.core.annotation.slices import AnnotatedSlice
 from lib.core.annotation.split import apply_split
 from lib.core.device.machine import Machine
@@ -294,6 +295,6 @@ def _has_foreground(truth: NDArray[np.uint8], study: Study) -> bool:
 def _scored_truth(run: Run, study: Study) -> dict[str, NDArray[np.uint8]]:
     """Return each volume's truth on its test slices, (X, Y, Z), without the voxels where a training slice crosses."""
     return {
-        name: apply_split(study.subjects[name].truth, run.training.get(name, ()), places)[1]
+        name: apply_split(Paint(study.subjects[name].truth), run.training.get(name, ()), places)[1].array()
         for name, places in run.test.items()
     }

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lib.core.annotation.holding_out import split_slices
+from lib.core.annotation.paint import Paint
 from lib.core.annotation.slices import AnnotatedSlice, keep_slices
 from lib.core.annotation.split import SliceSplit, apply_split
 from painted import structures
@@ -135,7 +136,7 @@ def test_apply_split_agrees_with_a_loop():
     painted[10, 9, 7] = 2
     training = [AnnotatedSlice(0, 3), AnnotatedSlice(1, 5), AnnotatedSlice(2, 2)]
     validation = [AnnotatedSlice(0, 8), AnnotatedSlice(2, 7)]
-    trained, scored = apply_split(painted, training, validation)
+    trained, scored = (part.array() for part in apply_split(Paint(painted), training, validation))
     for voxel in np.ndindex(painted.shape):
         in_training = any(voxel[axis] == i for axis, i in training)
         in_validation = any(voxel[axis] == i for axis, i in validation)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lib.core.errors import InputError, Stopped
 from lib.core.labels import LabelScheme
@@ -29,6 +28,7 @@ from lib.server.tasks.datastore import open_datastore
 from lib.server.tasks.trainer import Trainer, read_options
 
 from .command_line import INTERRUPTED
+from .progress import bars
 
 
 def train_and_report(studies: Path, conf: Sequence[str], request: Mapping[str, Any], as_json: bool) -> int:
@@ -61,9 +61,8 @@ def _train_and_report(
     settings.use_voxel_sizes()
     store = open_datastore(settings)
     console = Console(file=sys.stderr if as_json else sys.stdout)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     reports = list[TrainingReport]()
-    with Progress(*columns, console=console, disable=not ranks.is_first) as progress:
+    with bars(console, shown=ranks.is_first) as progress:
         bar = progress.add_task("Reading the volumes", total=1.0)
 
         def show(report: TrainingReport) -> None:

@@ -83,10 +83,8 @@ class SliceSplit:
             annotated = plane_flags(paint.volume_shape, [*training, *validation])
             crowded = [trained[axis] & neighbouring(annotated[axis], axis, grid) for axis in range(3)]
             near = [grid.near(axis, crowded[axis], MARGIN) for axis in range(3)]
-            return (
-                paint.where(lambda voxels: on(trained, voxels) | ~on(held, voxels)),
-                paint.where(lambda voxels: on(held, voxels) & ~on(trained, voxels) & ~on(near, voxels)),
-            )
+            learnt, scored = apply_split(paint, training, validation)
+            return learnt, scored.where(lambda voxels: ~on(near, voxels))
         inside = block_flags(paint.volume_shape, blocks)
         around = [grid.near(axis, inside[axis], MARGIN) for axis in range(3)]
         near = [grid.near(axis, trained[axis], MARGIN) for axis in range(3)]
@@ -116,21 +114,20 @@ class SliceSplit:
 
 
 def apply_split(
-    annotation: NDArray[np.uint8], training: Iterable[AnnotatedSlice], validation: Iterable[AnnotatedSlice]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Split an annotation (X, Y, Z) into training voxels and voxels held out as planes; no voxel is in both.
+    paint: Paint, training: Iterable[AnnotatedSlice], validation: Iterable[AnnotatedSlice]
+) -> tuple[Paint, Paint]:
+    """Split an annotation into training voxels and voxels held out as planes; no voxel is in both.
 
     Voxels of a held-out slice are held out, except where a training slice crosses it. All other paint is trained on,
     even if it lies on no annotated slice.
 
     Returns:
-        The training annotation and the validation annotation, both (X, Y, Z).
+        The training annotation and the validation annotation.
     """
-    paint = Paint(annotation)
-    trained, held = (plane_flags(annotation.shape, planes) for planes in (training, validation))
+    trained, held = (plane_flags(paint.volume_shape, planes) for planes in (training, validation))
     return (
-        paint.where(lambda voxels: on(trained, voxels) | ~on(held, voxels)).array(),
-        paint.where(lambda voxels: on(held, voxels) & ~on(trained, voxels)).array(),
+        paint.where(lambda voxels: on(trained, voxels) | ~on(held, voxels)),
+        paint.where(lambda voxels: on(held, voxels) & ~on(trained, voxels)),
     )
 
 

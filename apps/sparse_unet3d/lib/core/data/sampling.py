@@ -149,6 +149,9 @@ class TileSampler:
         centres: what tiles are centred on with equal probability, see ``Plan``.
         device: where tiles are drawn.
 
+    Attributes:
+        class_counts: (classes,) number of labelled voxels of each network class.
+
     Raises:
         InputError: none of the volumes has a labelled voxel.
     """
@@ -171,10 +174,13 @@ class TileSampler:
         self.set_tile(tile)
         # For each class, the volumes that contain it, with the positions of its voxels.
         by_class: dict[int, list[tuple[int, NDArray[np.int64]]]] = {}
+        self.class_counts = np.zeros(len(scheme.classes), dtype=np.int64)
         for index, volume in enumerate(volumes):
             places, values = volume.voxels()
             for value in np.unique(values).tolist():
-                by_class.setdefault(value, []).append((index, places[values == value]))
+                of_class = places[values == value]
+                by_class.setdefault(value, []).append((index, of_class))
+                self.class_counts[int(self._targets[value])] += len(of_class)
         self._voxels = [by_class[value] for value in sorted(by_class)]
         if not self._voxels:
             raise InputError("training: no voxel is labelled in any annotation; paint a slice and submit it first")

@@ -8,15 +8,13 @@ from numpy.typing import NDArray
 
 from lib.core.data.large_image import LargeImage
 from lib.core.data.preparation import PreparedImage
+from lib.core.volumes.source import Box as NativeBox
 from lib.core.volumes.working_grid import WorkingGrid
 
 from .tiling import Box, Progress, Tiling, entropy
 
 Place = tuple[NDArray[np.int64], ...]
 """Indices of some voxels along each axis of a volume's own grid."""
-
-NativeBox = tuple[slice, slice, slice]
-"""A box of a volume's own voxels."""
 
 Labels = NDArray[np.uint8]
 """0 background, 1 … K foreground; 0 where an image wasn't recorded."""

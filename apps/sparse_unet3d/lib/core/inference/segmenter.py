@@ -24,12 +24,12 @@ from lib.core.network.batch_norm import Moments, by_given_statistics, kept_stati
 from lib.core.network.evaluator import WholeTiles
 from lib.core.network.mirroring import Image
 from lib.core.plan.plan import Plan
+from lib.core.volumes.source import Box as NativeBox
 from lib.core.volumes.volume import Volume
 from lib.core.volumes.working_grid import WorkingGrid
 
 from .on_own_grid import (
     Labels,
-    NativeBox,
     Place,
     around,
     entropy_in_box,

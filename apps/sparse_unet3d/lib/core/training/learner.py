@@ -83,10 +83,6 @@ class Learner:
         self, plan: Plan, volumes: Sequence[SampledVolume], device: str, seed: int, ranks: Ranks = ALONE
     ) -> None:
         self.plan, self.device, self.seed, self.ranks = plan, device, seed, ranks
-        counts = np.zeros(len(plan.scheme.classes), dtype=np.int64)
-        for volume in volumes:
-            _, values = volume.voxels()
-            counts += np.bincount(plan.scheme.targets(values), minlength=len(counts))
         self.sampler = TileSampler(
             volumes,
             plan.scheme,
@@ -97,7 +93,9 @@ class Learner:
             plan.centres,
             _storage_device(volumes, device),
         )
-        self.weights = torch.tensor(class_weights(counts.tolist(), plan.class_balance), device=device)
+        self.weights = torch.tensor(
+            class_weights(self.sampler.class_counts.tolist(), plan.class_balance), device=device
+        )
         # The global generator stays as it is.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
