@@ -28,7 +28,7 @@ from lib.core.plan.plan import Plan
 from lib.server.store.datastore import AnnotationStore
 from project import APP
 
-PATIENCE = 600
+PATIENCE = 300
 """Seconds after which a wait counts as hanging. Nothing takes this long otherwise, even on a slow machine."""
 SHAPE = (20, 18, 12)
 SPACING = (0.5, 0.5, 1.25)

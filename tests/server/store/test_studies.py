@@ -31,13 +31,6 @@ def test_a_missing_folder_is_refused_and_not_created(tmp_path: Path, start_serve
 
 
 @pytest.mark.slow
-def test_a_dicomweb_address_is_refused(start_server: Callable[..., Server]) -> None:
-    assert "images of a server (DICOMweb) can't be served yet; copy them into a folder" in refused(
-        start_server("http://127.0.0.1:1/dicom-web")
-    )
-
-
-@pytest.mark.slow
 def test_unusable_files_are_reported_at_start_in_info_and_by_next_sample(
     tmp_path: Path, start_server: Callable[..., Server]
 ) -> None:
