@@ -28,7 +28,7 @@ help:
 	@echo "make demo STUDIES=FOLDER   the same on a folder with images/ and dense labels/"
 	@echo "make samples               make the sample volumes in datastore/"
 	@echo "make test                  lint, types and tests (20 to 40 minutes on two cores)"
-	@echo "make test-quick            the same without the slow tests (2 minutes)"
+	@echo "make test-quick            the same without the slow tests (10 minutes)"
 	@echo "make audit                 look for vulnerabilities in the code and its packages, and for faults in the Dockerfile"
 	@echo "make docs                  build the pages in docs/ as a site, in site/"
 	@echo "make benchmark             time this software against others (hours); PARTS=\"tiles inference\" for some parts"
