@@ -24,7 +24,10 @@ COLOURS = {
     "monai_dynunet": "#d55e00",
     "interpolation": "#404040",
 }
-"""Colours of the learners, which people with colour-blindness can tell apart."""
+"""Colours of the learners, which people with colour-blindness can tell apart; tuned ones have those of their defaults."""
+
+TUNED = "_tuned"
+"""What the names of tuned learners end with."""
 
 
 def draw_picture(results: Mapping[str, Entry], path: Path) -> None:
@@ -95,7 +98,7 @@ def draw_curves(results: Mapping[str, Entry], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     row[0][0].set_ylabel("mean foreground IoU on unpainted voxels")
     names = [learner for learner in LEARNERS if learner in handles]
-    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=len(names), frameon=False)
+    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path)
     plt.close(figure)
 
@@ -108,7 +111,7 @@ def _curves_of(data: str, results: Mapping[str, Entry]) -> dict[str, CurveEntry]
 def _draw_curve(axes: Any, learner: str, curve: Sequence[Sequence[float]]) -> Any:
     """Draw a curve; return its handle for the legend."""
     seconds, iou = zip(*curve, strict=True)
-    colour = COLOURS[learner]
+    colour = COLOURS[learner.removesuffix(TUNED)]
     if learner == NO_LEARNER:
         axes.axhline(iou[0], color=colour, linewidth=1.2, linestyle=":")
         return axes.plot(seconds, iou, color=colour, marker="D", markersize=7, linestyle=":", linewidth=1.2)[0]
@@ -116,7 +119,15 @@ def _draw_curve(axes: Any, learner: str, curve: Sequence[Sequence[float]]) -> An
     # A published model stays the result until another replaces it.
     style = "steps-post" if LEARNERS[learner].published else "default"
     return axes.plot(
-        seconds, iou, color=colour, linewidth=width, zorder=order, drawstyle=style, marker="o", markersize=width + 0.5
+        seconds,
+        iou,
+        color=colour,
+        linewidth=width,
+        linestyle="--" if learner.endswith(TUNED) else "-",
+        zorder=order,
+        drawstyle=style,
+        marker="o",
+        markersize=width + 0.5,
     )[0]
 
 

@@ -24,6 +24,11 @@ class Learner:
     published: bool = False
 
 
+TUNED = (
+    "{} of half its width, masked cross-entropy and Dice, AdamW, falling learning rate, averaged weights, bfloat16, "
+    "our working grid and held-out slices, which choose the class weights and whether to mirror"
+)
+
 LEARNERS = {
     "ours": Learner(
         "ours:learn",
@@ -50,6 +55,21 @@ LEARNERS = {
         "monai:learn_dynunet",
         "import monai.data, monai.inferers, monai.networks.nets, monai.transforms",
         "DynUNet with kernels and strides by nnU-Net's rules, masked cross-entropy, Adam, MONAI's transforms",
+    ),
+    "monai_basicunet_tuned": Learner(
+        "tuned:learn_basicunet",
+        "import monai.data, monai.inferers, monai.networks.nets, monai.transforms",
+        TUNED.format("BasicUNet"),
+    ),
+    "monai_dynunet_tuned": Learner(
+        "tuned:learn_dynunet",
+        "import monai.data, monai.inferers, monai.networks.nets, monai.transforms",
+        TUNED.format("DynUNet with kernels and strides by nnU-Net's rules"),
+    ),
+    "pytorch3dunet_tuned": Learner(
+        "tuned:learn_pytorch3dunet",
+        "import pytorch3dunet.train, monai.data, monai.inferers, monai.transforms",
+        TUNED.format("ResidualUNet3D of four levels"),
     ),
     "interpolation": Learner(
         "interpolation:learn",

@@ -23,6 +23,7 @@ from lib.core.volumes.volume import Volume
 CLASSES = ("inside", "wall")
 SHAPE = (40, 36, 32)
 NEEDS = {
+    "pytorch3dunet_tuned": "pytorch3dunet",
     "pytorch3dunet": "pytorch3dunet",
     "nnunetv2": "nnunetv2",
     "interpolation": "itk.itkMorphologicalContourInterpolatorPython",

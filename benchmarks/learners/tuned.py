@@ -1,0 +1,305 @@
+"""Networks of others, tuned for few slices and two cores by somebody who knows MONAI well.
+
+They get what this software gives its own network: the working grid, held-out slices, bfloat16 where the processor has
+it, a learning rate that falls over the time there is, averaged weights, and crops that are centred on all classes
+equally often. What else to choose depends on the data: each of several configurations learns for a part of the time,
+which doesn't count, and the one with the best IoU on the held-out slices is measured.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from monai.data import Dataset, ThreadDataLoader, list_data_collate
+from monai.inferers import sliding_window_inference
+from monai.networks.nets import BasicUNet, DynUNet
+from monai.transforms import (
+    ClassesToIndicesd,
+    Compose,
+    DeleteItemsd,
+    EnsureTyped,
+    RandAdjustContrastd,
+    RandAffined,
+    RandCropByLabelClassesd,
+    RandFlipd,
+    RandGaussianNoised,
+    SpatialPadd,
+)
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from benchmarks.learning import Trial
+from lib.core.annotation.holding_out import Painted, hold_out
+from lib.core.annotation.paint import Paint
+from lib.core.annotation.slices import detect
+from lib.core.annotation.split import SliceSplit
+from lib.core.data.preparation import PreparedImage
+from lib.core.device.precision import half_precision, half_precision_of
+from lib.core.labels import UNLABELLED
+from lib.core.loss.cross_entropy import class_weights
+from lib.core.loss.dice import dice_and_cross_entropy
+from lib.core.metrics import confusion, iou_per_class, mean_iou
+from lib.core.plan.options import PlanOptions
+from lib.core.plan.planning import make_plan
+from lib.core.training.cases import TrainingCase
+
+from .monai import ANGLE, MULTIPLE, SCALING, kernels_and_strides
+
+LARGEST_PATCH = (80, 80, 48)
+FEATURES = (16, 16, 32, 64, 128, 16)
+"""Half of BasicUNet's."""
+
+NARROW = 16
+"""Features of the first level of the other networks: half of theirs."""
+
+MOST_FEATURES = 160
+LEARNING_RATE = 1e-3
+DECAY = 0.9
+AVERAGED = 0.95
+"""Share of the running average of the weights that each step keeps; the first steps keep less."""
+
+OVERLAP = 0.5
+BUFFERED = 2
+"""Patches drawn in advance, in parallel with the training step."""
+
+TUNING_SHARE = 1 / 3
+"""Part of the time that each configuration learns for, to be chosen or not."""
+
+
+class Configuration(NamedTuple):
+    """What is chosen by the held-out slices.
+
+    Attributes:
+        class_balance: exponent of the class weights, see ``class_weights``.
+        mirrored: whether patches are mirrored along each axis.
+    """
+
+    class_balance: float
+    mirrored: bool
+
+
+CONFIGURATIONS = tuple(map(Configuration._make, itertools.product((0.0, 1 / 3), (False, True))))
+
+
+def learn_basicunet(trial: Trial, seed: int) -> None:
+    """Train MONAI's ``BasicUNet``."""
+    _learn(trial, seed, lambda task: BasicUNet(3, task.channels, task.classes, FEATURES))
+
+
+def learn_dynunet(trial: Trial, seed: int) -> None:
+    """Train MONAI's ``DynUNet``, with the kernels and strides that nnU-Net would choose for the patch."""
+
+    def build(task: "_Prepared") -> nn.Module:
+        kernels, strides = kernels_and_strides(task.patch, task.voxel_size)
+        filters = [min(NARROW << level, MOST_FEATURES) for level in range(len(kernels))]
+        return DynUNet(3, task.channels, task.classes, kernels, strides, strides[1:], filters, norm_name="instance")
+
+    _learn(trial, seed, build)
+
+
+def learn_pytorch3dunet(trial: Trial, seed: int) -> None:
+    """Train pytorch3dunet's ``ResidualUNet3D``."""
+    from pytorch3dunet.unet3d.model import ResidualUNet3D
+
+    def build(task: "_Prepared") -> nn.Module:
+        return ResidualUNet3D(task.channels, task.classes, final_sigmoid=False, f_maps=NARROW, num_levels=4)
+
+    _learn(trial, seed, build)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """The task on the working grid.
+
+    Attributes:
+        cases: the annotated volumes.
+        images: by case, ready for the network.
+        training: by case, the annotation (*working) to train on.
+        held_out: by case, the voxels of the volume that are held out.
+        scored: whether any are.
+        patch: size of the patches.
+        voxel_size: of the working grid.
+    """
+
+    trial: Trial
+    cases: Sequence[TrainingCase]
+    images: dict[str, PreparedImage]
+    training: dict[str, NDArray[np.uint8]]
+    held_out: dict[str, Paint]
+    patch: tuple[int, ...]
+    voxel_size: tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        return self.trial.task.channels
+
+    @property
+    def classes(self) -> int:
+        return self.trial.task.classes
+
+    @classmethod
+    def of(cls, trial: Trial, seed: int) -> "_Prepared":
+        task = trial.task
+        volumes = [case.load() for case in task.cases]
+        plan = make_plan(volumes, task.scheme, PlanOptions(), "cpu")
+        images = {case.id: PreparedImage.of(volume, plan) for case, volume in zip(task.cases, volumes, strict=True)}
+        split = _split(task.cases, images, trial, seed)
+        parts = {case.id: split.part(case.id, case.paint, images[case.id].grid) for case in task.cases}
+        training = {name: images[name].grid.annotation(trained.array()) for name, (trained, _) in parts.items()}
+        held_out = {name: held if split.has_validation else trained for name, (trained, held) in parts.items()}
+        grids = [images[case.id].grid for case in task.cases]
+        largest = np.max([grid.working for grid in grids], axis=0).tolist()
+        padded = [MULTIPLE * math.ceil(size / MULTIPLE) for size in largest]
+        patch = tuple(map(min, padded, LARGEST_PATCH))
+        return cls(trial, task.cases, images, training, held_out, patch, grids[0].voxel_size(volumes[0].spacing))
+
+
+def _split(cases: Sequence[TrainingCase], images: dict[str, PreparedImage], trial: Trial, seed: int) -> SliceSplit:
+    """Hold out what this software holds out."""
+    painted = {}
+    for case in cases:
+        detected = detect(case.paint)
+        painted[case.id] = Painted(case.paint, detected.slices, detected.stacked, images[case.id].grid)
+    return hold_out(painted, trial.task.scheme, seed)
+
+
+class _Training:
+    """A network in training by a configuration."""
+
+    def __init__(self, prepared: _Prepared, one: Configuration, seed: int, network: nn.Module) -> None:
+        torch.manual_seed(seed)
+        self._prepared, self._one, self._seed = prepared, one, seed
+        self.network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.averaged = AveragedModel(self.network, multi_avg_fn=_average)
+        self._precision = half_precision_of("cpu")
+        self._targets = torch.from_numpy(prepared.trial.task.scheme.targets(np.arange(prepared.classes + 1)))
+        counts = sum(
+            np.bincount(values.ravel(), minlength=prepared.classes + 1) for values in prepared.training.values()
+        )
+        by_target = np.zeros(prepared.classes, dtype=np.int64)
+        by_target[self._targets[1:]] = np.asarray(counts)[1:]
+        self._weights = torch.tensor(class_weights(by_target.tolist(), one.class_balance))
+
+    def steps(self, progress: Callable[[], float]) -> Iterator[float]:
+        """Make steps without end; yield the progress, 0 … 1, after each."""
+        optimiser = torch.optim.AdamW(self.network.parameters(), LEARNING_RATE)
+        for batch in self._batches():
+            done = progress()
+            for group in optimiser.param_groups:
+                group["lr"] = LEARNING_RATE * max(0.0, 1 - done) ** DECAY
+            self.network.train()
+            with half_precision("cpu", self._precision):
+                logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last_3d))
+            # DynUNet and others return a tensor unless asked for deep supervision.
+            loss = dice_and_cross_entropy(logits.float(), self._targets[batch["label"][:, 0].long()], self._weights)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            self.averaged.update_parameters(self.network)
+            yield done
+
+    def score(self) -> float:
+        """Return the mean foreground IoU on the held-out slices."""
+        scheme = self._prepared.trial.task.scheme
+        counts = np.zeros((self._prepared.classes,) * 2, dtype=np.int64)
+        for case in self._prepared.cases:
+            places, values = self._prepared.held_out[case.id].places()
+            counts += confusion(self.segment(case)[places], values, scheme)
+        return mean_iou(iou_per_class(counts, scheme)) or 0.0
+
+    def segment(self, case: TrainingCase) -> NDArray[np.uint8]:
+        """Return the classes (X, Y, Z) of a volume."""
+        prepared = self._prepared.images[case.id]
+        network, size = self.averaged.module.eval(), prepared.grid.working
+        window = self._prepared.patch
+        with torch.no_grad(), half_precision("cpu", self._precision):
+            logits = sliding_window_inference(
+                prepared.image[None], window, 1, network, overlap=OVERLAP, mode="gaussian", padding_mode="reflect"
+            )
+        probabilities = logits[0].float().softmax(0)
+        assert probabilities.shape[1:] == size
+        classes: NDArray[np.uint8] = prepared.grid.back(probabilities).argmax(0).to(torch.uint8).numpy()
+        return classes
+
+    def _batches(self) -> Iterator[dict[str, Tensor]]:
+        pad = SpatialPadd(("image", "label"), self._prepared.patch, mode="constant", value=UNLABELLED)
+        items = [
+            pad({"image": self._prepared.images[name].image, "label": torch.from_numpy(values)[None]})
+            for name, values in self._prepared.training.items()
+        ]
+        augmentation = _augmentation(self._prepared.patch, self._prepared.classes, self._one.mirrored)
+        augmentation.set_random_state(self._seed)
+        loader = ThreadDataLoader(
+            Dataset(items, augmentation),
+            buffer_size=BUFFERED,
+            batch_size=1,
+            shuffle=True,
+            num_workers=0,
+            collate_fn=list_data_collate,
+        )
+        while True:
+            yield from loader
+
+
+def _average(averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
+    kept = min(AVERAGED, (int(steps) + 1) / (int(steps) + 10))
+    get_ema_multi_avg_fn(kept)(averaged, current, steps)  # type: ignore[no-untyped-call]
+
+
+def _augmentation(patch: Sequence[int], classes: int, mirrored: bool) -> Compose:
+    """Return the random transforms of each patch."""
+    return Compose(
+        [
+            ClassesToIndicesd("label", num_classes=classes + 1),
+            RandCropByLabelClassesd(
+                ("image", "label"),
+                "label",
+                patch,
+                ratios=[0, *(1 for _ in range(classes))],
+                num_classes=classes + 1,
+                num_samples=1,
+                indices_key="label_cls_indices",
+            ),
+            DeleteItemsd("label_cls_indices"),
+            *(RandFlipd(("image", "label"), prob=0.5 * mirrored, spatial_axis=axis) for axis in range(3)),
+            RandAffined(
+                ("image", "label"),
+                prob=0.5,
+                rotate_range=[ANGLE] * 3,
+                scale_range=[SCALING] * 3,
+                mode=("bilinear", "nearest"),
+                # Voxels from outside the patch are unlabelled.
+                padding_mode=("reflection", "zeros"),
+            ),
+            RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.5)),
+            RandGaussianNoised("image", prob=0.15, std=0.05),
+            EnsureTyped(("image", "label"), track_meta=False),
+        ]
+    )
+
+
+def _learn(trial: Trial, seed: int, build: Callable[[_Prepared], nn.Module]) -> None:
+    """Choose a configuration, and train by it until the trial is over."""
+    prepared = _Prepared.of(trial, seed)
+    with trial.clock.paused():
+        best = max(CONFIGURATIONS, key=lambda one: _tried(prepared, one, seed, build))
+    training = _Training(prepared, best, seed, build(prepared))
+    for _ in training.steps(lambda: trial.clock.seconds / trial.budget):
+        if not trial.goes_on(training.segment):
+            return
+
+
+def _tried(prepared: _Prepared, one: Configuration, seed: int, build: Callable[[_Prepared], nn.Module]) -> float:
+    """Return the IoU on the held-out slices that a configuration reaches in a part of the time."""
+    training = _Training(prepared, one, seed, build(prepared))
+    began, budget = time.monotonic(), TUNING_SHARE * prepared.trial.budget
+    for progress in training.steps(lambda: (time.monotonic() - began) / budget):
+        if progress >= 1:
+            break
+    return training.score()
