@@ -22,8 +22,6 @@ from . import PROJECT
 from .results import Curve
 
 SLICES_PER_AXIS = 3
-ANNOTATION_SEED = 0
-
 FIRST_CHECKPOINT = 10.0
 """Seconds before a learner is scored for the first time."""
 
@@ -62,19 +60,20 @@ class Task:
         return len(self.scheme.classes)
 
 
-def read_task(folder: Path, labels: Sequence[str], slices_per_axis: int = SLICES_PER_AXIS) -> Task:
-    """Read volumes and annotate some slices of all but the last, as the demo does; always the same slices.
+def read_task(folder: Path, labels: Sequence[str], seed: int, slices_per_axis: int = SLICES_PER_AXIS) -> Task:
+    """Read volumes and annotate some slices of all but the last, as the demo does; the same for all learners.
 
     Args:
         folder: folder with ``images/`` and dense ``labels/`` under the same names.
         labels: names of the foreground classes.
+        seed: draws the slices.
         slices_per_axis: number of annotated slices along each axis.
 
     Raises:
         InputError: fewer than two volumes have a truth, or a truth has another grid than its volume.
     """
     scheme = LabelScheme(tuple(labels), BACKGROUND)
-    generator = np.random.default_rng(ANNOTATION_SEED)
+    generator = np.random.default_rng(seed)
     cases, unseen = [], []
     for name, case in list(read_cases(folder / "images", folder / "labels").items())[:-1]:
         annotation = paint_slices(case.truth, scheme, slices_per_axis, generator)

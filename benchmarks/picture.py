@@ -10,9 +10,10 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
+from .data_sets import CLASSES
 from .learners import LEARNERS
 from .results import CurveEntry, Entry, with_ratio
-from .time_to_iou import CURVE, DATA, LEVELS, NO_LEARNER, OURS, PART
+from .time_to_iou import CURVE, LEVELS, NO_LEARNER, OURS, PART
 
 REACHED, MISSED, LINE = "#3f7f5f", "#c0603f", "#202020"
 
@@ -24,7 +25,7 @@ COLOURS = {
     "monai_dynunet": "#d55e00",
     "interpolation": "#404040",
 }
-"""Colours of the learners, which people with colour-blindness can tell apart; tuned ones have those of their defaults."""
+"""Colours that people with colour-blindness can tell apart. A tuned learner has the colour of its defaults."""
 
 TUNED = "_tuned"
 """What the names of tuned learners end with."""
@@ -70,7 +71,7 @@ def draw_curves(results: Mapping[str, Entry], path: Path) -> None:
         results: the entries of ``results.json``.
         path: the PNG file.
     """
-    panels = {data: _curves_of(data, results) for data in DATA}
+    panels = {data: _curves_of(data, results) for data in CLASSES}
     panels = {data: entries for data, entries in panels.items() if entries}
     if not panels:
         return

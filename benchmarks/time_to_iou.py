@@ -7,28 +7,19 @@ annotation is submitted. Starting the software and everything else that it does 
 import contextlib
 import importlib
 import statistics
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib.phantom.specimen import write_samples
+from lib.core.errors import InputError
 
-from . import PROJECT
+from .data_sets import CLASSES, folder_of
 from .learners import LEARNERS
 from .learning import Trial, read_task, seconds_to_start, time_to_level
 from .results import Curve, CurveEntry, Entry, SpeedEntry, UnreachedEntry
 from .timing import Announce, BenchmarkOptions, Side, SideError, gigabytes
 from .timing import measure as measure_sides
 
-DATA = {
-    "phantom": ("inside", "tubule"),
-    "organoid": ("lumen", "epithelium"),
-    "hippocampus": ("anterior", "posterior"),
-}
-"""Foreground classes by data set. The phantom is made; the others are folders with ``images/`` and ``labels/``."""
-
-REAL_DATA = PROJECT.parent / "shared" / "data"
 LEVELS = ("0.70", "0.80")
 OURS = "ours"
 PEERS = tuple(name for name in LEARNERS if name != OURS)
@@ -42,7 +33,7 @@ CURVE = "curve"
 
 KEYS = tuple(
     f"{PART}.{data}.{what}"
-    for data in DATA
+    for data in CLASSES
     for what in (
         *(f"{CURVE}.{learner}" for learner in LEARNERS),
         *(f"{level}.{peer}" for level in LEVELS for peer in PEERS),
@@ -60,12 +51,12 @@ def prepare(
         folder: folder of the data set.
         labels: names of the foreground classes.
         seconds: training time, from the submitted annotation.
-        seed: seed of its random numbers.
+        seed: draws the slices that are annotated, and the learner's random numbers.
     """
     software = LEARNERS[learner]
     module, function = software.entry.split(":")
     learn = getattr(importlib.import_module(f"benchmarks.learners.{module}"), function)
-    task = read_task(Path(folder), labels)
+    task = read_task(Path(folder), labels, seed)
     # The operating system has cached the software's files by now, as on a computer in daily use.
     start = seconds_to_start(software.imports)
 
@@ -88,31 +79,20 @@ def measure(keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce) -
         announce(f"{PART}: left out, it compares on the CPU only\n")
         return
     failures: list[str] = []
-    for data in DATA:
+    for data in CLASSES:
         wanted = [key for key in keys if key.startswith(f"{PART}.{data}.")]
         if not wanted:
             continue
-        with _data_folder(data, announce) as folder:
-            if not (folder / "images").is_dir():
-                announce(f"{PART}.{data}: left out, there is no {folder / 'images'}\n")
+        announce(f"{PART}.{data}: preparing the volumes")
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(folder_of(data))
+            except InputError as error:
+                announce(f"{PART}.{data}: left out, {error}\n")
                 continue
             yield from _measure_data(data, folder, wanted, chosen, announce, failures)
     if failures:
         raise SideError("\n".join(failures))
-
-
-@contextlib.contextmanager
-def _data_folder(data: str, announce: Announce) -> Iterator[Path]:
-    if data != "phantom":
-        yield REAL_DATA / data
-        return
-    with tempfile.TemporaryDirectory() as path:
-        folder = Path(path)
-        announce(f"{PART}.{data}: making the volumes")
-        for part in ("images", "labels"):
-            (folder / part).mkdir()
-        write_samples(folder / "images", folder / "labels")
-        yield folder
 
 
 def _measure_data(
@@ -129,7 +109,7 @@ def _measure_data(
         for learner in LEARNERS:
             if learner not in named - failed:
                 continue
-            options = {"learner": learner, "folder": str(folder), "labels": DATA[data]}
+            options = {"learner": learner, "folder": str(folder), "labels": CLASSES[data]}
             side = Side(f"{__name__}:prepare", {**options, "seconds": seconds, "seed": seed})
             try:
                 # One after another, because a process that waits for its turn would hold its memory.
