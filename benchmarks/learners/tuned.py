@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -108,7 +108,10 @@ def learn_pytorch3dunet(trial: Trial, seed: int) -> None:
     from pytorch3dunet.unet3d.model import ResidualUNet3D
 
     def build(task: "_Prepared") -> nn.Module:
-        return ResidualUNet3D(task.channels, task.classes, final_sigmoid=False, f_maps=NARROW, num_levels=4)
+        network: nn.Module = ResidualUNet3D(
+            task.channels, task.classes, final_sigmoid=False, f_maps=NARROW, num_levels=4
+        )
+        return network
 
     _learn(trial, seed, build)
 
@@ -199,7 +202,7 @@ class _Training:
             # DynUNet and others return a tensor unless asked for deep supervision.
             loss = dice_and_cross_entropy(logits.float(), self._targets[batch["label"][:, 0].long()], self._weights)
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             self.averaged.update_parameters(self.network)
             yield done
@@ -247,7 +250,7 @@ class _Training:
             yield from loader
 
 
-def _average(averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
+def _average(averaged: Any, current: Any, steps: Any) -> None:
     kept = min(AVERAGED, (int(steps) + 1) / (int(steps) + 10))
     get_ema_multi_avg_fn(kept)(averaged, current, steps)  # type: ignore[no-untyped-call]
 
