@@ -34,7 +34,7 @@ FEWER_PHOTONS = 10
 PARTS = 3
 """The template of the brain is cut into so many volumes, across the axis from back to front."""
 
-RESOLUTION = 2.0
+RESOLUTION = 2
 """Voxel size of the template of the brain in mm."""
 
 
