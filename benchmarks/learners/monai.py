@@ -1,7 +1,7 @@
 """MONAI's networks, trained with its own transforms, loader and sliding windows."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from monai.transforms import (
     RandFlipd,
     ScaleIntensityRangePercentilesd,
     SpatialPadd,
+    Transform,
 )
 from numpy.typing import NDArray
 
@@ -53,7 +54,7 @@ def learn_basicunet(trial: Trial, seed: int) -> None:
 def learn_dynunet(trial: Trial, seed: int) -> None:
     """Train ``DynUNet`` with the kernels and strides that nnU-Net would choose for the patch."""
     task = trial.task
-    kernels, strides = kernels_and_strides(patch_shape(task, LARGEST_PATCH), task.cases[0].volume.spacing)
+    kernels, strides = kernels_and_strides(patch_shape(_shapes(task), LARGEST_PATCH), task.cases[0].volume.spacing)
     filters = [min(32 << level, MOST_FEATURES) for level in range(len(kernels))]
     _learn(
         trial,
@@ -62,9 +63,13 @@ def learn_dynunet(trial: Trial, seed: int) -> None:
     )
 
 
-def patch_shape(task: Task, limit: Sequence[int]) -> tuple[int, ...]:
-    """Return the sizes of patches: the whole volume, padded, where that isn't larger than the limit."""
-    largest = np.max([case.volume.shape for case in task.cases], axis=0).tolist()
+def _shapes(task: Task) -> list[tuple[int, ...]]:
+    return [case.volume.shape for case in task.cases]
+
+
+def patch_shape(shapes: Sequence[Sequence[int]], limit: Sequence[int]) -> tuple[int, ...]:
+    """Return the sizes of patches for volumes of these shapes: all of a volume, padded, where the limit allows it."""
+    largest = np.max(shapes, axis=0).tolist()
     padded = [MULTIPLE * math.ceil(size / MULTIPLE) for size in largest]
     return tuple(min(sizes) for sizes in zip(padded, limit, strict=True))
 
@@ -94,7 +99,7 @@ def kernels_and_strides(
 def _learn(trial: Trial, seed: int, build: Callable[[], torch.nn.Module]) -> None:
     torch.manual_seed(seed)
     task = trial.task
-    patch, window = patch_shape(task, LARGEST_PATCH), patch_shape(task, LARGEST_WINDOW)
+    patch, window = (patch_shape(_shapes(task), limit) for limit in (LARGEST_PATCH, LARGEST_WINDOW))
     network = build()
     optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     prepare = _preparation(patch)
@@ -115,7 +120,7 @@ def _learn(trial: Trial, seed: int, build: Callable[[], torch.nn.Module]) -> Non
         box = tuple(slice(start, start + n) for start, n in zip(starts, case.volume.shape, strict=True))
         return classes[box]
 
-    for batch in _batches(prepared, _augmentation(patch, task.classes, seed)):
+    for batch in batches(prepared, _augmentation(patch, task.classes, seed)):
         loss = loss_function(network(batch["image"]), targets[batch["label"][:, 0].long()])
         optimiser.zero_grad()
         loss.backward()
@@ -147,17 +152,7 @@ def _augmentation(patch: Sequence[int], classes: int, seed: int) -> Compose:
     both["padding_mode"] = ("reflection", "zeros")
     chain = Compose(
         [
-            ClassesToIndicesd("label", num_classes=classes + 1),
-            RandCropByLabelClassesd(
-                ("image", "label"),
-                "label",
-                patch,
-                ratios=[0, *(1 for _ in range(classes))],
-                num_classes=classes + 1,
-                num_samples=1,
-                indices_key="label_cls_indices",
-            ),
-            DeleteItemsd("label_cls_indices"),
+            *balanced_crop(patch, classes),
             *(RandFlipd(("image", "label"), prob=0.5, spatial_axis=axis) for axis in range(3)),
             RandAffined(prob=0.5, rotate_range=[ANGLE] * 3, scale_range=[SCALING] * 3, **both),
             Rand3DElasticd(prob=0.3, sigma_range=(5, 7), magnitude_range=(50, 100), **both),
@@ -169,7 +164,24 @@ def _augmentation(patch: Sequence[int], classes: int, seed: int) -> Compose:
     return chain
 
 
-def _batches(prepared: Sequence[dict[str, Any]], augmentation: Compose) -> Iterator[dict[str, torch.Tensor]]:
+def balanced_crop(patch: Sequence[int], classes: int) -> list[Transform]:
+    """Return transforms that cut out a patch, centred on each class equally often and never on an unlabelled voxel."""
+    return [
+        ClassesToIndicesd("label", num_classes=classes + 1),
+        RandCropByLabelClassesd(
+            ("image", "label"),
+            "label",
+            patch,
+            ratios=[0, *(1 for _ in range(classes))],
+            num_classes=classes + 1,
+            num_samples=1,
+            indices_key="label_cls_indices",
+        ),
+        DeleteItemsd("label_cls_indices"),
+    ]
+
+
+def batches(prepared: Sequence[Mapping[Any, Any]], augmentation: Compose) -> Iterator[dict[str, torch.Tensor]]:
     """Yield batches without end."""
     dataset = Dataset(list(prepared), augmentation)
     loader = ThreadDataLoader(

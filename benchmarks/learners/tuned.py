@@ -7,32 +7,27 @@ which doesn't count, and the one with the best IoU on the held-out slices is mea
 """
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from monai.data import Dataset, ThreadDataLoader, list_data_collate
 from monai.inferers import sliding_window_inference
 from monai.networks.nets import BasicUNet, DynUNet
 from monai.transforms import (
-    ClassesToIndicesd,
     Compose,
-    DeleteItemsd,
     EnsureTyped,
     RandAdjustContrastd,
     RandAffined,
-    RandCropByLabelClassesd,
     RandFlipd,
     RandGaussianNoised,
     SpatialPadd,
 )
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.learning import Trial
 from lib.core.annotation.holding_out import Painted, hold_out
@@ -48,8 +43,9 @@ from lib.core.metrics import confusion, iou_per_class, mean_iou
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.planning import make_plan
 from lib.core.training.cases import TrainingCase
+from lib.core.training.learner import running_average
 
-from .monai import ANGLE, MULTIPLE, SCALING, kernels_and_strides
+from .monai import ANGLE, SCALING, balanced_crop, batches, kernels_and_strides, patch_shape
 
 LARGEST_PATCH = (80, 80, 48)
 FEATURES = (16, 16, 32, 64, 128, 16)
@@ -65,9 +61,6 @@ AVERAGED = 0.95
 """Share of the running average of the weights that each step keeps; the first steps keep less."""
 
 OVERLAP = 0.5
-BUFFERED = 2
-"""Patches drawn in advance, in parallel with the training step."""
-
 TUNING_SHARE = 1 / 3
 """Part of the time that each configuration learns for, to be chosen or not."""
 
@@ -121,11 +114,11 @@ class _Prepared:
     """The task on the working grid.
 
     Attributes:
+        trial: the run against the clock.
         cases: the annotated volumes.
         images: by case, ready for the network.
         training: by case, the annotation (*working) to train on.
-        held_out: by case, the voxels of the volume that are held out.
-        scored: whether any are.
+        held_out: by case, the voxels of the volume that are held out; if none are, those to train on.
         patch: size of the patches.
         voxel_size: of the working grid.
     """
@@ -157,9 +150,7 @@ class _Prepared:
         training = {name: images[name].grid.annotation(trained.array()) for name, (trained, _) in parts.items()}
         held_out = {name: held if split.has_validation else trained for name, (trained, held) in parts.items()}
         grids = [images[case.id].grid for case in task.cases]
-        largest = np.max([grid.working for grid in grids], axis=0).tolist()
-        padded = [MULTIPLE * math.ceil(size / MULTIPLE) for size in largest]
-        patch = tuple(map(min, padded, LARGEST_PATCH))
+        patch = patch_shape([grid.working for grid in grids], LARGEST_PATCH)
         return cls(trial, task.cases, images, training, held_out, patch, grids[0].voxel_size(volumes[0].spacing))
 
 
@@ -179,7 +170,7 @@ class _Training:
         torch.manual_seed(seed)
         self._prepared, self._one, self._seed = prepared, one, seed
         self.network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.averaged = AveragedModel(self.network, multi_avg_fn=_average)
+        self.averaged = AveragedModel(self.network, multi_avg_fn=running_average(AVERAGED))
         self._precision = half_precision_of("cpu")
         self._targets = torch.from_numpy(prepared.trial.task.scheme.targets(np.arange(prepared.classes + 1)))
         counts = sum(
@@ -238,38 +229,14 @@ class _Training:
         ]
         augmentation = _augmentation(self._prepared.patch, self._prepared.classes, self._one.mirrored)
         augmentation.set_random_state(self._seed)
-        loader = ThreadDataLoader(
-            Dataset(items, augmentation),
-            buffer_size=BUFFERED,
-            batch_size=1,
-            shuffle=True,
-            num_workers=0,
-            collate_fn=list_data_collate,
-        )
-        while True:
-            yield from loader
-
-
-def _average(averaged: Any, current: Any, steps: Any) -> None:
-    kept = min(AVERAGED, (int(steps) + 1) / (int(steps) + 10))
-    get_ema_multi_avg_fn(kept)(averaged, current, steps)  # type: ignore[no-untyped-call]
+        return batches(items, augmentation)
 
 
 def _augmentation(patch: Sequence[int], classes: int, mirrored: bool) -> Compose:
     """Return the random transforms of each patch."""
     return Compose(
         [
-            ClassesToIndicesd("label", num_classes=classes + 1),
-            RandCropByLabelClassesd(
-                ("image", "label"),
-                "label",
-                patch,
-                ratios=[0, *(1 for _ in range(classes))],
-                num_classes=classes + 1,
-                num_samples=1,
-                indices_key="label_cls_indices",
-            ),
-            DeleteItemsd("label_cls_indices"),
+            *balanced_crop(patch, classes),
             *(RandFlipd(("image", "label"), prob=0.5 * mirrored, spatial_axis=axis) for axis in range(3)),
             RandAffined(
                 ("image", "label"),

@@ -104,7 +104,7 @@ class Learner:
             self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.precision = half_precision_of(device) if plan.half_precision else torch.float32
         self.loss = loss_named(plan.loss)
-        self.averaged = AveragedModel(self.network, multi_avg_fn=_average(plan.averaging))
+        self.averaged = AveragedModel(self.network, multi_avg_fn=running_average(plan.averaging))
         self.optimiser = torch.optim.SGD(
             self.network.parameters(), lr=plan.learning_rate, momentum=plan.momentum, nesterov=plan.nesterov
         )
@@ -281,7 +281,7 @@ def _batch(image: Tensor) -> Tensor:
     return channels_last(image.unsqueeze(0))
 
 
-def _average(share: float) -> Callable[..., None]:
+def running_average(share: float) -> Callable[..., None]:
     """Return the function by which ``AveragedModel`` adds a step's weights to its running average.
 
     Args:
