@@ -10,10 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+import torch
+
 from lib.core.files import replacing
 
-MACHINE = "machine"
-"""Key of the facts about the machines, by device."""
+MACHINES = "machines"
+"""Key of the facts about the machines. The ``machine`` of an entry is a position among them."""
 
 PACKAGES = (
     "torch",
@@ -143,9 +145,13 @@ class CurveEntry(Entry, _CurveDetails):
 
 
 class MachineFacts(TypedDict, total=False):
-    """What timings depend on; ``memory_gb`` and ``gpu`` only where known."""
+    """What timings depend on; ``memory_gb`` and ``gpu`` only where known.
+
+    ``instructions``: the widest vector instructions that PyTorch uses, such as AVX2.
+    """
 
     processor: str
+    instructions: str
     cores: int | None
     system: str
     python: str
@@ -163,6 +169,7 @@ def machine(device: str) -> MachineFacts:
     """Return the facts that timings depend on: processor, cores, memory, GPU, versions."""
     facts: MachineFacts = {
         "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),
@@ -200,7 +207,7 @@ def result_key(key: str, device: str) -> str:
 
 def read_results(path: Path) -> dict[str, Entry]:
     """Read the entries by key; none if there is no file."""
-    return {key: entry for key, entry in _content(path).items() if key != MACHINE}
+    return {key: entry for key, entry in _content(path).items() if key != MACHINES}
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -209,9 +216,11 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def merge_result(path: Path, device: str, facts: MachineFacts, key: str, entry: Entry) -> None:
-    """Write an entry and its machine into the file; all other entries stay."""
+    """Write an entry into the file, with the number of the machine it was measured on; all other entries stay."""
     content = _content(path)
-    content.setdefault(MACHINE, {})[device] = facts
-    content[result_key(key, device)] = entry
+    machines = content.setdefault(MACHINES, [])
+    if facts not in machines:
+        machines.append(facts)
+    content[result_key(key, device)] = {**entry, "machine": machines.index(facts)}
     with replacing(path) as beside:
         beside.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -19,11 +19,12 @@ def test_merging_keeps_what_was_not_measured_again(tmp_path: Path) -> None:
     merge_result(path, "cuda", {"gpu": "some"}, "tiles.monai", {"ours": 3})
     merge_result(path, "cpu", {"cores": 4}, "tiles.monai", {"ours": 4})
     assert json.loads(path.read_text()) == {
-        "machine": {"cpu": {"cores": 4}, "cuda": {"gpu": "some"}},
-        "tiles.monai": {"ours": 4},
-        "tiles.torchio": {"ours": 2},
-        "cuda.tiles.monai": {"ours": 3},
+        "machines": [{"cores": 2}, {"gpu": "some"}, {"cores": 4}],
+        "tiles.monai": {"ours": 4, "machine": 2},
+        "tiles.torchio": {"ours": 2, "machine": 0},
+        "cuda.tiles.monai": {"ours": 3, "machine": 1},
     }
+    assert set(read_results(path)) == {"tiles.monai", "tiles.torchio", "cuda.tiles.monai"}
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
 
 
@@ -74,7 +75,7 @@ def test_a_failing_side_is_named_with_its_output() -> None:
 
 def test_picture_shows_each_comparison(tmp_path: Path) -> None:
     entry: dict[str, Any] = compare(Timings([1.0]), {"peer": Timings([5.0])}, bar=4.0, command="c", note="n")
-    results = {"machine": {}, "inference.depth": {"ours": [1.0]}, "tiles.monai": entry}
+    results = {"inference.depth": {"ours": [1.0]}, "tiles.monai": entry}
     draw_picture(results, tmp_path / "one.png")
     draw_picture({**results, "tiles.torchio": entry}, tmp_path / "two.png")
     assert (tmp_path / "one.png").read_bytes()[:4] == b"\x89PNG"

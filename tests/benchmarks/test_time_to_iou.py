@@ -205,7 +205,7 @@ def test_a_level_that_is_not_reached_has_no_ratio(tmp_path: Path) -> None:
 
 
 def test_picture_of_curves_has_a_panel_per_data_set(tmp_path: Path) -> None:
-    results: dict[str, Any] = {"machine": {}}
+    results: dict[str, Any] = {}
     draw_curves(results, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
     for data in ("phantom", "organoid"):
