@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from .data_sets import CLASSES
 from .learners import LEARNERS
 from .results import CurveEntry, Entry, with_ratio
-from .time_to_iou import CURVE, LEVELS, NO_LEARNER, OURS, PART
+from .time_to_iou import CURVE, LEVELS, OURS, PART
 
 REACHED, MISSED, LINE = "#3f7f5f", "#c0603f", "#202020"
 
@@ -23,12 +23,10 @@ COLOURS = {
     "nnunetv2": "#009e73",
     "monai_basicunet": "#cc79a7",
     "monai_dynunet": "#d55e00",
+    "random_forest": "#56b4e9",
     "interpolation": "#404040",
 }
 """Colours that people with colour-blindness can tell apart. A tuned learner has the colour of its defaults."""
-
-TUNED = "_tuned"
-"""What the names of tuned learners end with."""
 
 
 def draw_picture(results: Mapping[str, Entry], path: Path) -> None:
@@ -112,19 +110,19 @@ def _curves_of(data: str, results: Mapping[str, Entry]) -> dict[str, CurveEntry]
 def _draw_curve(axes: Any, learner: str, curve: Sequence[Sequence[float]]) -> Any:
     """Draw a curve; return its handle for the legend."""
     seconds, iou = zip(*curve, strict=True)
-    colour = COLOURS[learner.removesuffix(TUNED)]
-    if learner == NO_LEARNER:
+    what, colour = LEARNERS[learner], COLOURS[learner.removesuffix("_tuned")]
+    if what.at_once:
         axes.axhline(iou[0], color=colour, linewidth=1.2, linestyle=":")
         return axes.plot(seconds, iou, color=colour, marker="D", markersize=7, linestyle=":", linewidth=1.2)[0]
     width, order = (3.2, 5) if learner == OURS else (1.6, 3)
     # A published model stays the result until another replaces it.
-    style = "steps-post" if LEARNERS[learner].published else "default"
+    style = "steps-post" if what.published else "default"
     return axes.plot(
         seconds,
         iou,
         color=colour,
         linewidth=width,
-        linestyle="--" if learner.endswith(TUNED) else "-",
+        linestyle="--" if what.tuned else "-",
         zorder=order,
         drawstyle=style,
         marker="o",

@@ -26,6 +26,8 @@ PACKAGES = (
     "elasticdeform",
     "nnunetv2",
     "itk-morphologicalcontourinterpolation",
+    "scikit-image",
+    "scikit-learn",
 )
 
 

@@ -16,12 +16,16 @@ class Learner:
         imports: code that its process runs before it sees the annotation; this time counts.
         setup: how the software is used, in words.
         published: whether its result stays the same until a better one replaces it.
+        at_once: whether it has one result, not ever better ones.
+        tuned: whether somebody who knows the software chose its settings, rather than its authors.
     """
 
     entry: str
     imports: str
     setup: str
     published: bool = False
+    at_once: bool = False
+    tuned: bool = False
 
 
 TUNED = (
@@ -60,20 +64,31 @@ LEARNERS = {
         "tuned:learn_basicunet",
         "import monai.data, monai.inferers, monai.networks.nets, monai.transforms",
         TUNED.format("BasicUNet"),
+        tuned=True,
     ),
     "monai_dynunet_tuned": Learner(
         "tuned:learn_dynunet",
         "import monai.data, monai.inferers, monai.networks.nets, monai.transforms",
         TUNED.format("DynUNet with kernels and strides by nnU-Net's rules"),
+        tuned=True,
     ),
     "pytorch3dunet_tuned": Learner(
         "tuned:learn_pytorch3dunet",
         "import pytorch3dunet.train, monai.data, monai.inferers, monai.transforms",
         TUNED.format("ResidualUNet3D of four levels"),
+        tuned=True,
+    ),
+    "random_forest": Learner(
+        "forest:learn",
+        "import skimage.feature, sklearn.ensemble",
+        "100 trees on features of six scales, as in ilastik; our working grid and held-out slices, which choose the "
+        "class weights and the size of the leaves",
+        at_once=True,
     ),
     "interpolation": Learner(
         "interpolation:learn",
         "import itk; itk.MorphologicalContourInterpolator",
         "morphological contour interpolation between the painted slices; nothing is learnt",
+        at_once=True,
     ),
 }

@@ -9,7 +9,6 @@ which doesn't count, and the one with the best IoU on the held-out slices is mea
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -30,22 +29,15 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.learning import Trial
-from lib.core.annotation.holding_out import Painted, hold_out
-from lib.core.annotation.paint import Paint
-from lib.core.annotation.slices import detect
-from lib.core.annotation.split import SliceSplit
-from lib.core.data.preparation import PreparedImage
 from lib.core.device.precision import half_precision, half_precision_of
 from lib.core.labels import UNLABELLED
 from lib.core.loss.cross_entropy import class_weights
 from lib.core.loss.dice import dice_and_cross_entropy
-from lib.core.metrics import confusion, iou_per_class, mean_iou
-from lib.core.plan.options import PlanOptions
-from lib.core.plan.planning import make_plan
 from lib.core.training.cases import TrainingCase
 from lib.core.training.learner import running_average
 
 from .monai import ANGLE, SCALING, balanced_crop, batches, kernels_and_strides, patch_shape
+from .prepared import Prepared
 
 LARGEST_PATCH = (80, 80, 48)
 FEATURES = (16, 16, 32, 64, 128, 16)
@@ -82,16 +74,17 @@ CONFIGURATIONS = tuple(map(Configuration._make, itertools.product((0.0, 1 / 3), 
 
 def learn_basicunet(trial: Trial, seed: int) -> None:
     """Train MONAI's ``BasicUNet``."""
-    _learn(trial, seed, lambda task: BasicUNet(3, task.channels, task.classes, FEATURES))
+    _learn(trial, seed, lambda prepared: BasicUNet(3, prepared.task.channels, prepared.task.classes, FEATURES))
 
 
 def learn_dynunet(trial: Trial, seed: int) -> None:
     """Train MONAI's ``DynUNet``, with the kernels and strides that nnU-Net would choose for the patch."""
 
-    def build(task: "_Prepared") -> nn.Module:
-        kernels, strides = kernels_and_strides(task.patch, task.voxel_size)
+    def build(prepared: Prepared) -> nn.Module:
+        kernels, strides = kernels_and_strides(_patch(prepared), prepared.voxel_size)
         filters = [min(NARROW << level, MOST_FEATURES) for level in range(len(kernels))]
-        return DynUNet(3, task.channels, task.classes, kernels, strides, strides[1:], filters, norm_name="instance")
+        channels, classes = prepared.task.channels, prepared.task.classes
+        return DynUNet(3, channels, classes, kernels, strides, strides[1:], filters, norm_name="instance")
 
     _learn(trial, seed, build)
 
@@ -100,83 +93,30 @@ def learn_pytorch3dunet(trial: Trial, seed: int) -> None:
     """Train pytorch3dunet's ``ResidualUNet3D``."""
     from pytorch3dunet.unet3d.model import ResidualUNet3D
 
-    def build(task: "_Prepared") -> nn.Module:
+    def build(prepared: Prepared) -> nn.Module:
         network: nn.Module = ResidualUNet3D(
-            task.channels, task.classes, final_sigmoid=False, f_maps=NARROW, num_levels=4
+            prepared.task.channels, prepared.task.classes, final_sigmoid=False, f_maps=NARROW, num_levels=4
         )
         return network
 
     _learn(trial, seed, build)
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """The task on the working grid.
-
-    Attributes:
-        trial: the run against the clock.
-        cases: the annotated volumes.
-        images: by case, ready for the network.
-        training: by case, the annotation (*working) to train on.
-        held_out: by case, the voxels of the volume that are held out; if none are, those to train on.
-        patch: size of the patches.
-        voxel_size: of the working grid.
-    """
-
-    trial: Trial
-    cases: Sequence[TrainingCase]
-    images: dict[str, PreparedImage]
-    training: dict[str, NDArray[np.uint8]]
-    held_out: dict[str, Paint]
-    patch: tuple[int, ...]
-    voxel_size: tuple[float, ...]
-
-    @property
-    def channels(self) -> int:
-        return self.trial.task.channels
-
-    @property
-    def classes(self) -> int:
-        return self.trial.task.classes
-
-    @classmethod
-    def of(cls, trial: Trial, seed: int) -> "_Prepared":
-        task = trial.task
-        volumes = [case.load() for case in task.cases]
-        plan = make_plan(volumes, task.scheme, PlanOptions(), "cpu")
-        images = {case.id: PreparedImage.of(volume, plan) for case, volume in zip(task.cases, volumes, strict=True)}
-        split = _split(task.cases, images, trial, seed)
-        parts = {case.id: split.part(case.id, case.paint, images[case.id].grid) for case in task.cases}
-        training = {name: images[name].grid.annotation(trained.array()) for name, (trained, _) in parts.items()}
-        held_out = {name: held if split.has_validation else trained for name, (trained, held) in parts.items()}
-        grids = [images[case.id].grid for case in task.cases]
-        patch = patch_shape([grid.working for grid in grids], LARGEST_PATCH)
-        return cls(trial, task.cases, images, training, held_out, patch, grids[0].voxel_size(volumes[0].spacing))
-
-
-def _split(cases: Sequence[TrainingCase], images: dict[str, PreparedImage], trial: Trial, seed: int) -> SliceSplit:
-    """Hold out what this software holds out."""
-    painted = {}
-    for case in cases:
-        detected = detect(case.paint)
-        painted[case.id] = Painted(case.paint, detected.slices, detected.stacked, images[case.id].grid)
-    return hold_out(painted, trial.task.scheme, seed)
-
-
 class _Training:
     """A network in training by a configuration."""
 
-    def __init__(self, prepared: _Prepared, one: Configuration, seed: int, network: nn.Module) -> None:
+    def __init__(self, prepared: Prepared, one: Configuration, seed: int, network: nn.Module) -> None:
         torch.manual_seed(seed)
         self._prepared, self._one, self._seed = prepared, one, seed
+        self._patch = _patch(prepared)
         self.network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.averaged = AveragedModel(self.network, multi_avg_fn=running_average(AVERAGED))
         self._precision = half_precision_of("cpu")
-        self._targets = torch.from_numpy(prepared.trial.task.scheme.targets(np.arange(prepared.classes + 1)))
+        self._targets = torch.from_numpy(prepared.task.scheme.targets(np.arange(prepared.task.classes + 1)))
         counts = sum(
-            np.bincount(values.ravel(), minlength=prepared.classes + 1) for values in prepared.training.values()
+            np.bincount(values.ravel(), minlength=prepared.task.classes + 1) for values in prepared.training.values()
         )
-        by_target = np.zeros(prepared.classes, dtype=np.int64)
+        by_target = np.zeros(prepared.task.classes, dtype=np.int64)
         by_target[self._targets[1:]] = np.asarray(counts)[1:]
         self._weights = torch.tensor(class_weights(by_target.tolist(), one.class_balance))
 
@@ -198,23 +138,13 @@ class _Training:
             self.averaged.update_parameters(self.network)
             yield done
 
-    def score(self) -> float:
-        """Return the mean foreground IoU on the held-out slices."""
-        scheme = self._prepared.trial.task.scheme
-        counts = np.zeros((self._prepared.classes,) * 2, dtype=np.int64)
-        for case in self._prepared.cases:
-            places, values = self._prepared.held_out[case.id].places()
-            counts += confusion(self.segment(case)[places], values, scheme)
-        return mean_iou(iou_per_class(counts, scheme)) or 0.0
-
     def segment(self, case: TrainingCase) -> NDArray[np.uint8]:
         """Return the classes (X, Y, Z) of a volume."""
         prepared = self._prepared.images[case.id]
         network, size = self.averaged.module.eval(), prepared.grid.working
-        window = self._prepared.patch
         with torch.no_grad(), half_precision("cpu", self._precision):
             logits = sliding_window_inference(
-                prepared.image[None], window, 1, network, overlap=OVERLAP, mode="gaussian", padding_mode="reflect"
+                prepared.image[None], self._patch, 1, network, overlap=OVERLAP, mode="gaussian", padding_mode="reflect"
             )
         probabilities = logits[0].float().softmax(0)
         assert probabilities.shape[1:] == size
@@ -222,14 +152,18 @@ class _Training:
         return classes
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
-        pad = SpatialPadd(("image", "label"), self._prepared.patch, mode="constant", value=UNLABELLED)
+        pad = SpatialPadd(("image", "label"), self._patch, mode="constant", value=UNLABELLED)
         items = [
             pad({"image": self._prepared.images[name].image, "label": torch.from_numpy(values)[None]})
             for name, values in self._prepared.training.items()
         ]
-        augmentation = _augmentation(self._prepared.patch, self._prepared.classes, self._one.mirrored)
+        augmentation = _augmentation(self._patch, self._prepared.task.classes, self._one.mirrored)
         augmentation.set_random_state(self._seed)
         return batches(items, augmentation)
+
+
+def _patch(prepared: Prepared) -> tuple[int, ...]:
+    return patch_shape(prepared.sizes, LARGEST_PATCH)
 
 
 def _augmentation(patch: Sequence[int], classes: int, mirrored: bool) -> Compose:
@@ -254,22 +188,25 @@ def _augmentation(patch: Sequence[int], classes: int, mirrored: bool) -> Compose
     )
 
 
-def _learn(trial: Trial, seed: int, build: Callable[[_Prepared], nn.Module]) -> None:
+def _learn(trial: Trial, seed: int, build: Callable[[Prepared], nn.Module]) -> None:
     """Choose a configuration, and train by it until the trial is over."""
-    prepared = _Prepared.of(trial, seed)
+    prepared = Prepared.of(trial.task, seed)
     with trial.clock.paused():
-        best = max(CONFIGURATIONS, key=lambda one: _tried(prepared, one, seed, build))
+        seconds = TUNING_SHARE * trial.budget
+        best = max(CONFIGURATIONS, key=lambda one: _tried(prepared, one, seed, build, seconds))
     training = _Training(prepared, best, seed, build(prepared))
     for _ in training.steps(lambda: trial.clock.seconds / trial.budget):
         if not trial.goes_on(training.segment):
             return
 
 
-def _tried(prepared: _Prepared, one: Configuration, seed: int, build: Callable[[_Prepared], nn.Module]) -> float:
-    """Return the IoU on the held-out slices that a configuration reaches in a part of the time."""
+def _tried(
+    prepared: Prepared, one: Configuration, seed: int, build: Callable[[Prepared], nn.Module], seconds: float
+) -> float:
+    """Return the IoU on the held-out slices that a configuration reaches in these seconds."""
     training = _Training(prepared, one, seed, build(prepared))
-    began, budget = time.monotonic(), TUNING_SHARE * prepared.trial.budget
-    for progress in training.steps(lambda: (time.monotonic() - began) / budget):
+    began = time.monotonic()
+    for progress in training.steps(lambda: (time.monotonic() - began) / seconds):
         if progress >= 1:
             break
-    return training.score()
+    return prepared.score(training.segment)
