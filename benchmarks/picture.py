@@ -24,6 +24,7 @@ COLOURS = {
     "monai_basicunet": "#cc79a7",
     "monai_dynunet": "#d55e00",
     "random_forest": "#56b4e9",
+    "biomedisa": "#7f5539",
     "interpolation": "#404040",
 }
 """Colours that people with colour-blindness can tell apart. A tuned learner has the colour of its defaults."""

@@ -23,6 +23,7 @@ PACKAGES = (
     "monai",
     "pytorch3dunet",
     "torchio",
+    "biomedisa",
     "elasticdeform",
     "nnunetv2",
     "itk-morphologicalcontourinterpolation",

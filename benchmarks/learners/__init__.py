@@ -85,6 +85,12 @@ LEARNERS = {
         "class weights and the size of the leaves",
         at_once=True,
     ),
+    "biomedisa": Learner(
+        "biomedisa:learn",
+        "import biomedisa.interpolation, mpi4py.MPI, pyopencl",
+        "smart interpolation along all axes with its defaults, by OpenCL on the processor; channels are averaged",
+        at_once=True,
+    ),
     "interpolation": Learner(
         "interpolation:learn",
         "import itk; itk.MorphologicalContourInterpolator",

@@ -27,6 +27,7 @@ NEEDS = {
     "pytorch3dunet": "pytorch3dunet",
     "nnunetv2": "nnunetv2",
     "random_forest": "sklearn",
+    "biomedisa": "biomedisa",
     "interpolation": "itk.itkMorphologicalContourInterpolatorPython",
 }
 
