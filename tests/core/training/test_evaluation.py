@@ -43,10 +43,10 @@ def test_scores_are_those_of_the_whole_segmentation(spacing: tuple[float, ...] |
         regions.append(ScoredRegion.of(PreparedImage.of(volume, plan), Paint(annotation), slices[:2]))
         counts += confusion(Segmenter(network, plan).segment(volume, machine), annotation, SCHEME)
     expected = iou_per_class(counts, SCHEME)
-    score, iou = score_network(network, plan, torch.float32, regions, machine)
-    assert score == pytest.approx(mean_iou(expected), abs=0.005)
-    assert iou == pytest.approx(expected, abs=0.005)
-    assert min(iou.values()) > 0.05
+    score = score_network(network, plan, torch.float32, regions, machine)
+    assert score.mean == pytest.approx(mean_iou(expected), abs=0.005)
+    assert score.per_class == pytest.approx(expected, abs=0.005)
+    assert min(score.per_class.values()) > 0.05
 
 
 def test_each_voxel_is_scored_once_with_the_slice_it_lies_on() -> None:

@@ -1,7 +1,7 @@
 """IoU of a network on annotated voxels. Only these voxels and their surroundings are segmented."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,10 @@ from lib.core.data.preparation import PreparedImage
 from lib.core.device.machine import Machine
 from lib.core.inference.on_own_grid import Place, around
 from lib.core.inference.segmenter import Segmenter
-from lib.core.metrics import confusion, iou_per_class, mean_iou
 from lib.core.network.tile_sizes import TileSizes
 from lib.core.plan.plan import Plan
+
+from .score import Part, Score
 
 CUBE = 256
 """Side in voxels of the parts of a large image that labelled voxels beside slices are segmented in."""
@@ -86,8 +87,8 @@ def score_network(
     regions: Iterable[ScoredRegion],
     machine: Machine,
     raise_if_stopping: Callable[[], None] = lambda: None,
-) -> tuple[float, dict[str, float | None]]:
-    """Return mean and per-class foreground IoU, over the voxels of all images together.
+) -> Score:
+    """Return the score over the voxels of all images together.
 
     Args:
         network: the network.
@@ -97,13 +98,13 @@ def score_network(
         machine: what to compute on.
         raise_if_stopping: called between tiles; what it raises ends the work.
     """
-    scheme = plan.scheme
-    counts = np.zeros((len(scheme.classes),) * 2, dtype=np.int64)
     segmenter = Segmenter(network, plan, precision)
-    for region in regions:
-        places = [place for place, _ in region.parts]
-        found = segmenter.segment_at(region.image, places, machine, lambda _: raise_if_stopping())
-        for labels, (_, values) in zip(found, region.parts, strict=True):
-            counts += confusion(labels, values, scheme)
-    iou = iou_per_class(counts, scheme)
-    return mean_iou(iou) or 0.0, iou
+
+    def parts() -> Iterator[Part]:
+        for region in regions:
+            places = [place for place, _ in region.parts]
+            found = segmenter.segment_at(region.image, places, machine, lambda _: raise_if_stopping())
+            for labels, (place, values) in zip(found, region.parts, strict=True):
+                yield place, labels, values
+
+    return Score.of(parts(), plan.scheme)

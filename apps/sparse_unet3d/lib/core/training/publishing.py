@@ -1,6 +1,5 @@
-"""Publishing: a better model on the same voxels is never replaced, whoever published it."""
+"""Publishing: a model is never replaced by one that is credibly worse on the same voxels, whoever published it."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -13,12 +12,15 @@ from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 
 from .evaluation import ScoredRegion, score_network
+from .score import Score
 
 
 class Publisher:
-    """Publishes the models of a run if they are as good as the published one as it stands on disk.
+    """Publishes the models of a run unless they are credibly worse than the published one as it stands on disk.
 
-    Other trainings may publish at any time, and people may put back an archived model.
+    Of two models that held-out slices can't tell apart, the one that has learnt longer is usually better elsewhere. So
+    that small losses don't add up, a model must not be credibly worse than the best one of the run, either. Other
+    trainings may publish at any time, and people may put back an archived model.
     """
 
     def __init__(
@@ -46,12 +48,13 @@ class Publisher:
         self.machine, self.regions, self.raise_if_stopping = machine, regions, raise_if_stopping
         self._file: tuple[int, ...] | None = None
         self.run: str | None = None
-        self.score: float | None = None
+        self.score: Score | None = None
+        self._best: Score | None = None
 
     def look(self) -> None:
         """Read and score the published model if it is another one than before.
 
-        Afterwards ``run`` and ``score`` (0 … 1) are its own, or None if there is none that does the same task.
+        Afterwards ``run`` and ``score`` are its own, or None if there is none that does the same task.
         """
         file = self.folder.published_file()
         if file == self._file:
@@ -60,25 +63,33 @@ class Publisher:
         if model := fitting_model(self.folder, self.scheme, self.channels, self.options):
             # It is scored again, since annotations may have changed since it was published.
             regions = self.regions(model.plan)
-            self.score, _ = score_network(
+            self.score = score_network(
                 model.network, model.plan, model.precision, regions, self.machine, self.raise_if_stopping
             )
             self.run = model.run
         self._file = file
 
-    def offer(self, model: Model) -> bool:
-        """Publish a model unless the published one is better; tell which."""
+    def offer(self, model: Model, score: Score) -> bool:
+        """Publish a model unless it is credibly worse than the published one or the best of this run; tell which.
+
+        Args:
+            model: the model.
+            score: of it.
+        """
+        poor = self._best is not None and score.is_credibly_worse_than(self._best)
+        if self._best is None or score.mean > self._best.mean:
+            self._best = score
         while True:
             self.look()
             with self.folder.locked():
                 if self.folder.published_file() != self._file:
                     # Another training has published one since. Scoring it may take minutes: not under the lock.
                     continue
-                if not model.score >= (-math.inf if self.score is None else self.score):
+                if self.score is not None and (poor or score.is_credibly_worse_than(self.score)):
                     return False
                 self.folder.publish(model)
                 self._file = self.folder.published_file()
-            self.run, self.score = model.run, model.score
+            self.run, self.score = model.run, score
             return True
 
 

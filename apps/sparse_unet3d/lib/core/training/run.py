@@ -311,12 +311,13 @@ class _Run:
         finished = self._progress(self.epoch + 1) >= 1
         if finished or is_evaluated(self.epoch + 1, self.evaluation_interval):
             network = self.learner.result()
-            self.score, self.iou = score_network(
+            score = score_network(
                 network, self.plan, self.learner.precision, self.regions, self.machine, self.raise_if_stopping
             )
+            self.score, self.iou = score.mean, score.per_class
             model = self._model(network, self.score)
             # Runs that published nothing also show whether more slices still help.
-            if not self.publisher.offer(model) and finished:
+            if not self.publisher.offer(model, score) and finished:
                 self.folder.remember(model)
             self.seconds = before + time.monotonic() - began
         self.epoch, self.begun = self.epoch + 1, 0
@@ -330,13 +331,13 @@ class _Run:
         return latest
 
     def _report(self, made: StepsMade, finished: bool) -> TrainingReport:
-        best, published = self.publisher.score, self.publisher.run == self.id
+        best, published = self.publisher.score and self.publisher.score.mean, self.publisher.run == self.id
         if best is None:
             message = "no model is published yet"
         elif published:
             message = f"published with {self.metric} {best:.3f}"
         else:
-            message = f"the published model is kept until another one scores at least {best:.3f} ({self.metric})"
+            message = f"the published model ({self.metric} {best:.3f}) is kept until another one isn't credibly worse"
         if not self.split.has_validation:
             message += (
                 "; no slice could be held out, since there are too few annotated slices or none is far enough from the "

@@ -1,0 +1,99 @@
+"""The IoU of a network on annotated voxels, and whether it is credibly worse than another's (paired bootstrap)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.core.labels import LabelScheme
+from lib.core.metrics import confusion, iou_per_class, mean_iou
+
+Part = tuple[Sequence[NDArray[np.int64]], NDArray[np.uint8], NDArray[np.uint8]]
+"""Voxels: their indices along each axis (n,), their predicted labels (n,) and their annotation values (n,)."""
+
+PARTS_ALONG_AXIS = 4
+"""A slice is resampled in this many parts along each of its axes, since there are often only one or two slices."""
+
+RESAMPLINGS = 1000
+CREDIBLE = 0.95
+"""Part of the resamplings in which a credibly worse network has the lower IoU."""
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """What a network makes of annotated voxels.
+
+    Attributes:
+        counts: (units, K+1, K+1) from ``confusion``. A unit is a part of a slice, or of what else is annotated.
+        scheme: the label scheme.
+    """
+
+    counts: NDArray[np.int64]
+    scheme: LabelScheme
+
+    @classmethod
+    def of(
+        cls,
+        parts: Iterable[tuple[Sequence[NDArray[np.int64]], NDArray[np.uint8], NDArray[np.uint8]]],
+        scheme: LabelScheme,
+    ) -> "Score":
+        """Count the voxels of slices and of what else is annotated.
+
+        Args:
+            parts: of each, the indices of its voxels along each axis (n,), the predicted labels (n,) and the annotation
+                values (n,).
+            scheme: the label scheme.
+        """
+        counts = [
+            confusion(predicted[unit], annotated[unit], scheme)
+            for place, predicted, annotated in parts
+            for unit in _units(place)
+        ]
+        classes = len(scheme.classes)
+        return cls(np.array(counts, dtype=np.int64).reshape(-1, classes, classes), scheme)
+
+    @property
+    def per_class(self) -> dict[str, float | None]:
+        """IoU in 0 … 1 by foreground class, over all voxels together."""
+        return iou_per_class(self.counts.sum(axis=0), self.scheme)
+
+    @property
+    def mean(self) -> float:
+        """Mean foreground IoU, 0 … 1; 0 if there is none."""
+        return mean_iou(self.per_class) or 0.0
+
+    def is_credibly_worse_than(self, other: "Score") -> bool:
+        """Tell whether another network has the higher mean IoU in nearly all resamplings of the units.
+
+        Both networks are counted on the same units, so that what is difficult for both doesn't matter. The resamplings
+        are always the same.
+
+        Args:
+            other: score of the other network on the same voxels.
+        """
+        units = len(self.counts)
+        if not units:
+            return False
+        drawn = np.random.default_rng(0).multinomial(units, np.full(units, 1 / units), size=RESAMPLINGS)
+        own, others = (_mean_ious(np.tensordot(drawn, score.counts, 1)) for score in (self, other))
+        return bool(np.mean(own < others) >= CREDIBLE)
+
+
+def _units(place: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    """Divide voxels by where they lie; return the numbers of those in each part."""
+    number = np.zeros(len(place[0]), dtype=np.int64)
+    for index in place:
+        first, last = int(index.min()), int(index.max())
+        number = number * PARTS_ALONG_AXIS + (index - first) * PARTS_ALONG_AXIS // (last - first + 1)
+    order = np.argsort(number, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(number[order])) + 1)
+
+
+def _mean_ious(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the mean foreground IoU (n,) of counts (n, K+1, K+1), as ``iou_per_class`` and ``mean_iou`` define it."""
+    both = np.diagonal(counts, axis1=1, axis2=2)[:, 1:]
+    either = (counts.sum(axis=1) + counts.sum(axis=2))[:, 1:] - both
+    known = either > 0
+    iou = both / np.maximum(either, 1)
+    return np.asarray(iou.sum(axis=1) / np.maximum(known.sum(axis=1), 1))
