@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -76,7 +77,28 @@ def test_averages_of_training_are_not_used_where_there_are_none() -> None:
         # Continued training takes them.
         assert by_tile.continued(PlanOptions(statistics=statistics)).statistics == statistics
     by_default = make_plan([volume((60, 60, 60))], SCHEME, PlanOptions(), "cpu")
-    assert by_default.with_statistics(PlanOptions(statistics="running")).statistics == "running"
+    for chosen in ("mixed", "volume", "running"):
+        # Training has compared them all, so that it has averages, whatever it chose.
+        by_score = replace(by_default, statistics=chosen)
+        assert by_score.with_statistics(PlanOptions()).statistics == chosen
+        assert by_score.with_statistics(PlanOptions(statistics="running")).statistics == "running"
+
+
+def test_statistics_are_chosen_among_several_unless_a_person_or_the_paper_did() -> None:
+    small = [volume((60, 60, 60))]
+    by_default = make_plan(small, SCHEME, PlanOptions(), "cpu")
+    assert (by_default.statistics, by_default.chosen_from) == ("mixed", ("mixed", "volume", "running"))
+    by_person = PlanOptions(statistics="volume")
+    assert make_plan(small, SCHEME, by_person, "cpu").chosen_from == ()
+    assert make_plan(small, SCHEME, PlanOptions(recipe="paper"), "cpu").chosen_from == ()
+    by_score = replace(by_default, statistics="running")
+    assert by_score.continued(PlanOptions()) == by_score
+    assert by_score.continued(by_person) == replace(by_default, statistics="volume", chosen_from=())
+    assert by_score.continued(by_person).continued(PlanOptions()) == replace(by_default, statistics="volume")
+    assert Plan.from_json(json.loads(json.dumps(by_score.to_json()))) == by_score
+    # Plans of earlier versions.
+    earlier = {key: value for key, value in by_score.to_json().items() if key != "chosen_from"}
+    assert Plan.from_json(earlier) == replace(by_score, chosen_from=())
 
 
 def test_continued_training_takes_the_current_option_for_unpainted_voxels() -> None:

@@ -1,5 +1,6 @@
 """Training on an image of a small bright ball. Minutes of training would be a benchmark, not a test."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,11 +21,14 @@ from lib.core.labels import LabelScheme
 from lib.core.metrics import confusion, iou_per_class
 from lib.core.model.folder import ModelFolder
 from lib.core.plan.options import PlanOptions
+from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
+from lib.core.training import publishing
 from lib.core.training import run as training
 from lib.core.training.cases import TrainingCase
 from lib.core.training.options import TrainingOptions
 from lib.core.training.run import train
+from lib.core.training.score import Score
 from lib.core.volumes.volume import Volume
 
 pytestmark = pytest.mark.slow
@@ -61,6 +65,7 @@ def run(
         width=options.pop("width", 2),
         unpainted=options.pop("unpainted", "unlabelled"),
         spacing=options.pop("spacing", None),
+        statistics=options.pop("statistics", None),
     )
     return train(cases, SCHEME, ModelFolder(folder), TrainingOptions(**options), decided, machine, heard.append)
 
@@ -133,6 +138,75 @@ def test_a_run_is_scored_often_at_first_and_then_at_an_interval() -> None:
     assert scored(8) == [3, 6, 9, 13, 19, 27, 35]
     assert scored(1) == list(range(1, 40))
     assert scored(100) == [3, 6, 9, 13, 19, 28]
+
+
+@pytest.mark.usefixtures("short_epochs")
+def test_statistics_are_chosen_by_score_unless_a_person_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = {"mixed": 5, "volume": 9, "running": 7}
+    scored: list[str] = []
+
+    def score_by_statistics(network: Any, plan: Plan, *_: Any) -> Score:
+        scored.append(plan.statistics)
+        found = right[plan.statistics]
+        return Score(np.array([[[10, 0], [10 - found, found]]] * 8), SCHEME)
+
+    for module in (training, publishing):
+        monkeypatch.setattr(module, "score_network", score_by_statistics)
+    final = run(tmp_path, [case()], max_epochs=9)
+    model = ModelFolder(tmp_path).load(SCHEME)
+    assert (final["score"], model.score, model.plan.statistics) == (0.9, 0.9, "volume")
+    # All are compared after epochs 1, 2, 4, 8.
+    every, later = ["volume", "mixed", "running"], ["volume"]
+    assert scored == ["mixed", "volume", "running", *every, *later, *every, *later * 3, *every, *later]
+
+    # A new training begins with the choice of the last one, and goes back if that has become better.
+    scored.clear()
+    right["mixed"] = 10
+    run(tmp_path, [case()], max_epochs=3)
+    assert scored[:4] == ["volume", "volume", "mixed", "running"]
+    assert ModelFolder(tmp_path).load(SCHEME).plan.statistics == "mixed"
+    # A change that isn't credible changes nothing.
+    right["running"] = 10
+    run(tmp_path, [case()], max_epochs=3)
+    assert ModelFolder(tmp_path).load(SCHEME).plan.statistics == "mixed"
+
+    scored.clear()
+    run(tmp_path, [case()], max_epochs=1, statistics="running")
+    run(tmp_path, [case()], max_epochs=1, statistics="running", start="afresh")
+    assert set(scored) == {"running"}
+
+
+@pytest.mark.usefixtures("short_epochs")
+def test_a_run_that_was_killed_compares_statistics_as_often_as_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[tuple[int, str]] = []
+    reports: list[dict[str, Any]] = []
+
+    def note(network: Any, plan: Plan, *_: Any) -> Score:
+        scored.append((len(reports) + 1, plan.statistics))
+        return Score(np.array([[[10, 0], [5, 5]]] * 8), SCHEME)
+
+    for module in (training, publishing):
+        monkeypatch.setattr(module, "score_network", note)
+    # A checkpoint after each epoch.
+    monkeypatch.setattr(training, "SAVING_SHARE", math.inf)
+
+    def kill(report: dict[str, Any]) -> None:
+        reports.append(report)
+        if report["epoch"] in (4, 6):
+            raise Killed
+
+    def go_on() -> None:
+        options = PlanOptions(width=2)
+        train([case()], SCHEME, ModelFolder(tmp_path), TrainingOptions(max_epochs=9), options, MACHINE, kill)
+
+    for _ in range(2):
+        with pytest.raises(Killed):
+            go_on()
+    go_on()
+    assert [report["epoch"] for report in reports] == list(range(1, 10))
+    assert [epoch for epoch, statistics in scored if statistics == "volume"] == [1, 2, 4, 8]
 
 
 class Killed(Exception):

@@ -29,6 +29,9 @@ Statistics = Literal["tile", "volume", "running", "mixed"]
 OF_TRAINING: Collection[Statistics] = ("running", "mixed")
 """Statistics that need averages over training tiles."""
 
+WITHOUT_SEAMS: tuple[Statistics, ...] = ("mixed", "volume", "running")
+"""Statistics that all tiles of a volume have in common. Which are best depends on the volumes."""
+
 ROWS_AT_ONCE = 8
 """Rows of features that are converted to float32 together."""
 

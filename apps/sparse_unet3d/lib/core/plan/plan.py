@@ -12,7 +12,7 @@ from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.network.architecture import Architecture
 from lib.core.network.architectures import PAPER, architecture
-from lib.core.network.batch_norm import OF_TRAINING, Statistics
+from lib.core.network.batch_norm import OF_TRAINING, WITHOUT_SEAMS, Statistics
 
 from .options import PlanOptions, Recipe
 
@@ -38,6 +38,7 @@ class Plan:
         dims: 3, or 2 for the network of slices.
         batch_norm: whether the network normalises before each ReLU.
         statistics: which statistics batch normalisation uses outside training.
+        chosen_from: statistics among which training chooses by its scores; empty if a person chose them.
         test_tile: input sizes of the tiles over which these statistics are taken.
         unpainted: what unpainted voxels in annotated slices counted as in training.
         tile: input sizes of training tiles.
@@ -71,6 +72,7 @@ class Plan:
     batch_norm: bool = True
     context: int = PAPER.tiles.context
     statistics: Statistics = "mixed"
+    chosen_from: tuple[Statistics, ...] = ()
     test_tile: tuple[int, ...] = PAPER_TILE
     unpainted: Unpainted = "unlabelled"
     centres: Centres = "classes"
@@ -126,6 +128,7 @@ class Plan:
                 "spacing": None if values["spacing"] is None else tuple(values["spacing"]),
                 "voxel_size": values.get("voxel_size") and tuple(values["voxel_size"]),
                 "tile": tuple(values["tile"]),
+                "chosen_from": tuple(values.get("chosen_from", ())),
                 "test_tile": tuple(values.get("test_tile", PAPER_TILE)),
                 "augmentation": AugmentationSettings(
                     DeformationSettings(**augmentation["deformation"]),
@@ -133,6 +136,11 @@ class Plan:
                 ),
             }
         )
+
+    @property
+    def keeps_averages(self) -> bool:
+        """Whether the published network has averages of batch normalisation's statistics over training tiles."""
+        return self.batch_norm and any(each in OF_TRAINING for each in (self.statistics, *self.chosen_from))
 
     def agrees_with(self, options: PlanOptions) -> bool:
         """Return whether the plan agrees with what a person decided about the network and its training."""
@@ -149,7 +157,7 @@ class Plan:
             InputError: these statistics need averages that weren't kept in training.
         """
         wanted = options.statistics or self.statistics
-        if wanted in OF_TRAINING and self.statistics not in OF_TRAINING:
+        if wanted in OF_TRAINING and not self.keeps_averages:
             raise InputError(
                 f"--conf statistics {wanted}: the model was trained without averages; continue training with this "
                 f"setting, or start the server with --conf statistics {self.statistics}"
@@ -158,4 +166,13 @@ class Plan:
 
     def continued(self, options: PlanOptions) -> "Plan":
         """Return the plan for continued training, with the options that a person may change then."""
-        return dataclasses.replace(self, statistics=options.statistics or self.statistics, unpainted=options.unpainted)
+        return dataclasses.replace(self.with_choice(options), unpainted=options.unpainted)
+
+    def with_choice(self, options: PlanOptions) -> "Plan":
+        """Return the plan for training with the statistics that a person chose, or else with a choice among several.
+
+        A choice that was made before is kept until another one is made.
+        """
+        if options.statistics or self.recipe == "paper":
+            return dataclasses.replace(self, statistics=options.statistics or self.statistics, chosen_from=())
+        return dataclasses.replace(self, chosen_from=WITHOUT_SEAMS)

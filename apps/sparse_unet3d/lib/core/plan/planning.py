@@ -78,7 +78,7 @@ def make_plan(volumes: Sequence[Volume | StoredVolume], scheme: LabelScheme, opt
     )
     if options.recipe == "paper":
         plan = as_in_paper(dataclasses.replace(plan, width=options.width or PAPER_WIDTH))
-    return dataclasses.replace(plan, statistics=options.statistics or plan.statistics)
+    return plan.with_choice(options)
 
 
 def _choose_test_tile(architecture: Architecture, shape: Sequence[int], width: int) -> tuple[int, ...]:

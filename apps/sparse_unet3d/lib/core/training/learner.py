@@ -21,7 +21,7 @@ from lib.core.errors import InputError
 from lib.core.loss.cross_entropy import class_weights
 from lib.core.loss.losses import loss_named
 from lib.core.model.model import build_network
-from lib.core.network.batch_norm import OF_TRAINING, by_average_statistics
+from lib.core.network.batch_norm import by_average_statistics
 from lib.core.network.crop import channels_last
 from lib.core.network.tile_choice import choose_training_tile
 from lib.core.plan.plan import LONGEST_GRADIENT, Plan
@@ -125,7 +125,7 @@ class Learner:
         be padded.
         """
         averaged = self.averaged.module
-        if self.plan.batch_norm and self.plan.statistics in OF_TRAINING:
+        if self.plan.keeps_averages:
             # Always the same tiles, so that a run can be repeated, and continued.
             while len(self._first_tiles) < STATISTICS_TILES:
                 self._first_tiles.append(self._draw(len(self._first_tiles)))

@@ -5,7 +5,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 from torch import nn
@@ -35,6 +35,7 @@ from .options import TrainingOptions
 from .publishing import Publisher, fitting_model
 from .ranks import ALONE, Ranks
 from .report import TrainingReport
+from .score import Score
 
 VALIDATION_SHARE = 0.1
 """Approximate share of the training time that validation takes, except in the first epochs."""
@@ -209,6 +210,7 @@ class _Run:
         self.seconds = 0.0
         self.score: float | None = None
         self.iou: dict[str, float | None] | None = None
+        self._last_scored = 0
         # When the last checkpoint was saved, and how long that took.
         self._saved = self._saving = 0.0
         # For each case, the annotation to train on and the one held out.
@@ -271,6 +273,8 @@ class _Run:
             return
         self.learner.load(checkpoint.learner, with_momentum=True)
         self.id = checkpoint.run
+        before = range(self.epoch, 0, -1)
+        self._last_scored = next((epoch for epoch in before if is_evaluated(epoch, self.evaluation_interval)), 0)
 
     def _save_checkpoint(self, finished: bool) -> None:
         state = self.learner.state()
@@ -308,19 +312,20 @@ class _Run:
     def _end_epoch(self, made: StepsMade, report: Callable[[TrainingReport], None]) -> TrainingReport:
         """Score and publish the network if it is time for that, save the checkpoint, and report."""
         began, before = time.monotonic(), self.seconds
-        finished = self._progress(self.epoch + 1) >= 1
-        if finished or is_evaluated(self.epoch + 1, self.evaluation_interval):
+        epoch, finished = self.epoch + 1, self._progress(self.epoch + 1) >= 1
+        if finished or is_evaluated(epoch, self.evaluation_interval):
             network = self.learner.result()
-            score = score_network(
-                network, self.plan, self.learner.precision, self.regions, self.machine, self.raise_if_stopping
-            )
+            score = self._scored(network, self.plan)
+            if epoch.bit_length() > self._last_scored.bit_length():
+                score = self._choose_statistics(network, score)
+            self._last_scored = epoch
             self.score, self.iou = score.mean, score.per_class
             model = self._model(network, self.score)
             # Runs that published nothing also show whether more slices still help.
             if not self.publisher.offer(model, score) and finished:
                 self.folder.remember(model)
             self.seconds = before + time.monotonic() - began
-        self.epoch, self.begun = self.epoch + 1, 0
+        self.epoch, self.begun = epoch, 0
         if finished or time.monotonic() - self._saved >= self._saving / SAVING_SHARE:
             self._saving = -time.monotonic()
             self._save_checkpoint(finished)
@@ -329,6 +334,29 @@ class _Run:
         latest = self._report(made, finished)
         report(latest)
         return latest
+
+    def _scored(self, network: nn.Module, plan: Plan) -> Score:
+        return score_network(network, plan, self.learner.precision, self.regions, self.machine, self.raise_if_stopping)
+
+    def _choose_statistics(self, network: nn.Module, score: Score) -> Score:
+        """Normalise by other statistics from now on if by those used so far the network is credibly worse.
+
+        This is tried at the first score from epoch 1, 2, 4, 8, 16, … on, so that it costs little.
+
+        Args:
+            network: to score.
+            score: of the network by the statistics used so far.
+
+        Returns:
+            The score of the network by the statistics used from now on.
+        """
+        for statistics in [each for each in self.plan.chosen_from if each != self.plan.statistics]:
+            other = replace(self.plan, statistics=statistics)
+            by_other = self._scored(network, other)
+            if score.is_credibly_worse_than(by_other):
+                self.plan = self.learner.plan = other
+                score = by_other
+        return score
 
     def _report(self, made: StepsMade, finished: bool) -> TrainingReport:
         best, published = self.publisher.score and self.publisher.score.mean, self.publisher.run == self.id
