@@ -234,7 +234,7 @@ def test_a_killed_run_continues_where_it_stood(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short_epochs")
-@pytest.mark.parametrize(("calls", "steps"), [(1, 0), (2, 1), (3, 2), (6, 4)])
+@pytest.mark.parametrize(("calls", "steps"), [(1, 0), (2, 1), (3, 2), (5, 3), (8, 4)])
 def test_a_stopped_run_continues_at_the_very_step(tmp_path: Path, calls: int, steps: int) -> None:
     """Also from the middle of an epoch and from the scores after it: nothing is lost, nothing is done twice."""
     whole = run(tmp_path / "whole", [case()], max_epochs=2)
@@ -242,7 +242,7 @@ def test_a_stopped_run_continues_at_the_very_step(tmp_path: Path, calls: int, st
 
     def raise_if_stopping() -> None:
         nonlocal asked
-        # Asked once for the volume, then before each step.
+        # Asked once for the volume, before each step, and for each of three scores of a tile.
         if asked == calls:
             raise Stopped
         asked += 1

@@ -67,7 +67,7 @@ def train(
     raise_if_stopping: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
 ) -> TrainingReport:
-    """Train a network on a few annotated slices, publishing it whenever it gets better on the held-out ones.
+    """Train a network on a few annotated slices, publishing it as long as it gets no worse on the held-out ones.
 
     The process may be killed at any time: the folder's checkpoint holds all that is needed to continue. It is saved
     after the first epoch, and then every few epochs.
