@@ -24,8 +24,8 @@ LEVELS = ("0.70", "0.80")
 OURS = "ours"
 PEERS = tuple(name for name in LEARNERS if name != OURS)
 BAR = 3.0
-NO_LEARNER = "interpolation"
-"""It doesn't learn, so comparisons of time with it have no target."""
+INTERPOLATIONS = ("biomedisa", "interpolation")
+"""They don't learn, so comparisons of time with them have no target."""
 
 MINUTES = 8.0
 PART = "time_to_iou"
@@ -180,7 +180,7 @@ def comparison(
         f"; {name} {'reaches' if name in medians else 'does not reach'} it, {final[name]:.3f} at the end"
         for name in sides
     )
-    bar = None if peer == NO_LEARNER else BAR
+    bar = None if peer in INTERPOLATIONS else BAR
     if reached.keys() != sides.keys():
         return {
             "ours": medians.get(OURS),

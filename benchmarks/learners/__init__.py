@@ -15,7 +15,7 @@ class Learner:
         entry: ``module:function`` below this package.
         imports: code that its process runs before it sees the annotation; this time counts.
         setup: how the software is used, in words.
-        published: whether its result stays the same until a better one replaces it.
+        published: whether its result stays the same until another one replaces it.
         at_once: whether it has one result, not ever better ones.
         tuned: whether somebody who knows the software chose its settings, rather than its authors.
     """

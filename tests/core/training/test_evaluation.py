@@ -64,13 +64,16 @@ def test_each_voxel_is_scored_once_with_the_slice_it_lies_on() -> None:
     assert [len(set(place[axis])) for (place, _), (axis, _) in zip(one.parts, SLICES, strict=False)] == [1, 1, 1]
 
 
-def test_strokes_in_a_large_image_are_scored_in_cubes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_strokes_are_scored_in_cubes(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the image is prepared: scores of two plans, which are compared, have the same units."""
     monkeypatch.setattr(evaluation, "CUBE", 8)
     volume = Volume(np.zeros((1, 70, 20, 12), np.float32), np.eye(4))
     annotation = keep_slices(np.full(volume.shape, 2, np.uint8), SLICES[:1])
     for x, y, z in ((0, 0, 0), (7, 7, 7), (8, 7, 7), (69, 19, 11)):
         annotation[x, y, z] = 3
-    one = ScoredRegion.of(LargeImage(volume, PLAN), Paint(annotation), SLICES[:1])
+    image = LargeImage(volume, PLAN) if large else PreparedImage.of(volume, PLAN)
+    one = ScoredRegion.of(image, Paint(annotation), SLICES[:1])
     found = np.zeros_like(annotation)
     for place, values in one.parts:
         found[place] = values

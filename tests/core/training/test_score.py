@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lib.core.labels import LabelScheme
 from lib.core.metrics import confusion, iou_per_class
-from lib.core.training.score import PARTS_ALONG_AXIS, Score
+from lib.core.training.score import UNITS_ALONG_AXIS, Score
 
 SCHEME = LabelScheme(("cell", "wall"), "outside")
 
@@ -32,15 +33,15 @@ def test_counts_are_those_of_all_voxels() -> None:
 def test_units_are_parts_of_a_slice() -> None:
     """The voxels of a unit lie in the same quarter of the slice along each of its axes."""
     place = np.nonzero(np.ones((1, 40, 24)))
-    quarter = PARTS_ALONG_AXIS * (place[1] // 10) + place[2] // 6
+    quarter = UNITS_ALONG_AXIS * (place[1] // 10) + place[2] // 6
     found = set()
-    for unit in range(PARTS_ALONG_AXIS**2):
+    for unit in range(UNITS_ALONG_AXIS**2):
         only_here = np.where(quarter == unit, 1, 3).astype(np.uint8)
         score = Score.of([(place, np.zeros(len(quarter), np.uint8), only_here)], SCHEME)
         (with_cells,) = np.flatnonzero(score.counts[:, 1].sum(axis=1))
         assert score.counts[with_cells, 1, 0] == 60
         found.add(int(with_cells))
-    assert len(found) == PARTS_ALONG_AXIS**2
+    assert len(found) == UNITS_ALONG_AXIS**2
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,53 @@ def test_what_is_difficult_for_both_does_not_hide_a_difference() -> None:
 
 def test_gains_and_losses_that_cancel_are_not_credible() -> None:
     assert not score_of([10, 30] * 8).is_credibly_worse_than(score_of([29, 10] * 8))
+
+
+def test_a_stray_voxel_of_a_rare_class_does_not_hide_a_difference() -> None:
+    """Of 16 units one has walls, so that a third of the resamplings have none."""
+
+    def score(missed: int, stray: int) -> Score:
+        counts = np.array([[[100, 0, 0], [missed, 100 - missed, 0], [0, 0, 0]]] * 16)
+        counts[3, 2, 2] = 50
+        counts[0, 0, 2] = stray
+        return Score(counts, SCHEME)
+
+    stray, poor = score(10, 1), score(30, 0)
+    assert stray.mean > poor.mean + 0.05
+    assert poor.is_credibly_worse_than(stray)
+    assert not stray.is_credibly_worse_than(poor)
+
+
+def test_resamplings_have_the_mean_iou_of_a_plain_loop() -> None:
+    """On six units, some without one class or both."""
+    generator = np.random.default_rng(0)
+
+    def mean(times: NDArray[np.int64], score: Score) -> float:
+        total = sum(n * unit for n, unit in zip(times, score.counts, strict=True))
+        iou = iou_per_class(np.asarray(total), SCHEME)
+        return float(
+            np.mean([iou[name] or 0 for value, name in ((1, "cell"), (2, "wall")) if total[value].any()] or [0])
+        )
+
+    verdicts = []
+    for right in (0.6, 0.7, 0.8):
+        annotated = generator.integers(0, 30, (6, 3)) * generator.integers(0, 2, (6, 3))
+        own, other = (
+            Score(
+                np.array(
+                    [[generator.multinomial(n, row) for n, row in zip(unit, rows, strict=True)] for unit in annotated]
+                ),
+                SCHEME,
+            )
+            for rows in (
+                np.full((3, 3), 0.2) + 0.4 * np.eye(3),
+                np.full((3, 3), (1 - right) / 2) + (1.5 * right - 0.5) * np.eye(3),
+            )
+        )
+        drawn = np.random.default_rng(0).multinomial(6, np.full(6, 1 / 6), size=1000)
+        verdicts.append(sum(mean(times, own) < mean(times, other) for times in drawn) >= 950)
+        assert own.is_credibly_worse_than(other) is verdicts[-1]
+    assert set(verdicts) == {True, False}
 
 
 def test_without_voxels_nothing_is_worse() -> None:

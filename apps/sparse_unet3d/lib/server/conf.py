@@ -29,8 +29,8 @@ KEYS = {
     "width": "feature maps of the first convolution (32 on a GPU, as in the paper; fewer on a CPU)",
     "spacing": "working voxel size in mm, three numbers separated by commas "
     "(the image's own if its voxels are nearly cubes)",
-    "statistics": "statistics that batch normalisation uses at inference: tile, volume, running or mixed (the best "
-    "one of the last three by score)",
+    "statistics": "statistics that batch normalisation uses at inference: tile, volume, running or mixed (mixed, "
+    "until volume or running is clearly better on the held-out slices)",
     "recipe": "how to train: quick, or paper for training as in the paper (quick)",
     "network": f"the network: {' or '.join(ARCHITECTURES)} (unet, the paper's)",
     "loss": f"what training minimises: {' or '.join(LOSSES)} (cross_entropy)",

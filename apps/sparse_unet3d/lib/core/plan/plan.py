@@ -157,7 +157,7 @@ class Plan:
             InputError: these statistics need averages that weren't kept in training.
         """
         wanted = options.statistics or self.statistics
-        if wanted in OF_TRAINING and not self.keeps_averages:
+        if self.batch_norm and wanted in OF_TRAINING and not self.keeps_averages:
             raise InputError(
                 f"--conf statistics {wanted}: the model was trained without averages; continue training with this "
                 f"setting, or start the server with --conf statistics {self.statistics}"
@@ -173,6 +173,6 @@ class Plan:
 
         A choice that was made before is kept until another one is made.
         """
-        if options.statistics or self.recipe == "paper":
-            return dataclasses.replace(self, statistics=options.statistics or self.statistics, chosen_from=())
-        return dataclasses.replace(self, chosen_from=WITHOUT_SEAMS)
+        by_score = self.batch_norm and self.recipe == "quick" and options.statistics is None
+        chosen_from = WITHOUT_SEAMS if by_score else ()
+        return dataclasses.replace(self, statistics=options.statistics or self.statistics, chosen_from=chosen_from)

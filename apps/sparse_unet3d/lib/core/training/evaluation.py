@@ -22,7 +22,7 @@ from lib.core.plan.plan import Plan
 from .score import Part, Score
 
 CUBE = 256
-"""Side in voxels of the parts of a large image that labelled voxels beside slices are segmented in."""
+"""Side in voxels of the cubes that labelled voxels beside slices are segmented in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,18 +53,17 @@ class ScoredRegion:
         Args:
             image: the image.
             paint: the labelled voxels.
-            slices: planes that make one group each. All other voxels make one more group; in a large image, as many as
-                there are cubes of ``CUBE`` voxels with some of them.
+            slices: planes that make one group each. All other voxels make as many groups as there are cubes of ``CUBE``
+                voxels with some of them. Groups don't depend on the plan, so that scores by two plans can be compared.
         """
         places, values = paint.places()
         planes = list(dict.fromkeys(slices))
         group = np.full(len(values), len(planes))
         for number, of_axis in enumerate(_numbers(planes, paint.volume_shape)):
             np.minimum(group, of_axis[places[number]], out=group)
-        if isinstance(image, LargeImage):
-            rest = group == len(planes)
-            cubes = np.ravel_multi_index([axis[rest] // CUBE for axis in places], [2**20] * 3)
-            group[rest] += np.unique(cubes, return_inverse=True)[1]
+        rest = group == len(planes)
+        cubes = np.ravel_multi_index([axis[rest] // CUBE for axis in places], [2**20] * 3)
+        group[rest] += np.unique(cubes, return_inverse=True)[1]
         order = np.argsort(group, kind="stable")
         starts = np.flatnonzero(np.diff(group[order], prepend=-1))
         x, y, z = (np.split(axis[order], starts[1:]) for axis in places)

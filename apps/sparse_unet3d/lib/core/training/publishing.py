@@ -16,11 +16,12 @@ from .score import Score
 
 
 class Publisher:
-    """Publishes the models of a run unless they are credibly worse than the published one as it stands on disk.
+    """Publishes the models of a run unless they are worse than the published one as it stands on disk.
 
-    Of two models that held-out slices can't tell apart, the one that has learnt longer is usually better elsewhere. So
-    that small losses don't add up, a model must not be credibly worse than the best one of the run, either. Other
-    trainings may publish at any time, and people may put back an archived model.
+    Of two models that held-out slices can't tell apart, the one that has learnt longer in its run is usually better
+    elsewhere. It is therefore published, or stays. So that small losses don't add up, a model must not be credibly
+    worse than any that was published since this run began, either. Other trainings may publish at any time, and people
+    may put back an archived model; then only that one counts.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Publisher:
         self._file: tuple[int, ...] | None = None
         self.run: str | None = None
         self.score: Score | None = None
+        self._epoch = 0
         self._best: Score | None = None
 
     def look(self) -> None:
@@ -66,31 +68,38 @@ class Publisher:
             self.score = score_network(
                 model.network, model.plan, model.precision, regions, self.machine, self.raise_if_stopping
             )
-            self.run = model.run
+            self.run, self._epoch = model.run, model.epoch
+        self._best = self.score
         self._file = file
 
     def offer(self, model: Model, score: Score) -> bool:
-        """Publish a model unless it is credibly worse than the published one or the best of this run; tell which.
+        """Publish a model unless the published one is better; tell which.
 
         Args:
             model: the model.
             score: of it.
         """
-        poor = self._best is not None and score.is_credibly_worse_than(self._best)
-        if self._best is None or score.mean > self._best.mean:
-            self._best = score
         while True:
             self.look()
             with self.folder.locked():
                 if self.folder.published_file() != self._file:
                     # Another training has published one since. Scoring it may take minutes: not under the lock.
                     continue
-                if self.score is not None and (poor or score.is_credibly_worse_than(self.score)):
+                if self._is_better(model, score):
                     return False
                 self.folder.publish(model)
                 self._file = self.folder.published_file()
-            self.run, self.score = model.run, score
+            self.run, self.score, self._epoch = model.run, score, model.epoch
+            self._best = max((self._best, score), key=lambda one: one.mean) if self._best else score
             return True
+
+    def _is_better(self, model: Model, score: Score) -> bool:
+        """Return whether the published model is better than another one."""
+        if self.score is None or self._best is None:
+            return False
+        if model.epoch < self._epoch:
+            return score.mean < self.score.mean
+        return score.is_credibly_worse_than(self.score) or score.is_credibly_worse_than(self._best)
 
 
 def fitting_model(folder: ModelFolder, scheme: LabelScheme, channels: int, options: PlanOptions) -> Model | None:

@@ -67,7 +67,7 @@ def train(
     raise_if_stopping: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
 ) -> TrainingReport:
-    """Train a network on a few annotated slices, publishing it as long as it gets no worse on the held-out ones.
+    """Train a network on a few annotated slices, and publish it unless the published one is better on held-out slices.
 
     The process may be killed at any time: the folder's checkpoint holds all that is needed to continue. It is saved
     after the first epoch, and then every few epochs.
@@ -208,8 +208,7 @@ class _Run:
         self.epoch = 0
         self.steps = self.begun = 0
         self.seconds = 0.0
-        self.score: float | None = None
-        self.iou: dict[str, float | None] | None = None
+        self.score: Score | None = None
         self._last_scored = 0
         # When the last checkpoint was saved, and how long that took.
         self._saved = self._saving = 0.0
@@ -315,15 +314,14 @@ class _Run:
         epoch, finished = self.epoch + 1, self._progress(self.epoch + 1) >= 1
         if finished or is_evaluated(epoch, self.evaluation_interval):
             network = self.learner.result()
-            score = self._scored(network, self.plan)
-            if epoch.bit_length() > self._last_scored.bit_length():
-                score = self._choose_statistics(network, score)
+            published = self._offer(network, self._scored(network, self.plan))
+            # Once while the number of epochs grows four-fold, so that it takes a small part of the time.
+            if epoch.bit_length() // 2 > self._last_scored.bit_length() // 2 and self.split.has_validation:
+                published |= self._compare_statistics(network)
             self._last_scored = epoch
-            self.score, self.iou = score.mean, score.per_class
-            model = self._model(network, self.score)
             # Runs that published nothing also show whether more slices still help.
-            if not self.publisher.offer(model, score) and finished:
-                self.folder.remember(model)
+            if not published and finished:
+                self.folder.remember(self._model(network))
             self.seconds = before + time.monotonic() - began
         self.epoch, self.begun = epoch, 0
         if finished or time.monotonic() - self._saved >= self._saving / SAVING_SHARE:
@@ -338,25 +336,29 @@ class _Run:
     def _scored(self, network: nn.Module, plan: Plan) -> Score:
         return score_network(network, plan, self.learner.precision, self.regions, self.machine, self.raise_if_stopping)
 
-    def _choose_statistics(self, network: nn.Module, score: Score) -> Score:
+    def _offer(self, network: nn.Module, score: Score) -> bool:
+        """Let the publisher decide on a network; return whether it was published."""
+        self.score = score
+        return self.publisher.offer(self._model(network), score)
+
+    def _compare_statistics(self, network: nn.Module) -> bool:
         """Normalise by other statistics from now on if by those used so far the network is credibly worse.
 
-        This is tried at the first score from epoch 1, 2, 4, 8, 16, … on, so that it costs little.
-
-        Args:
-            network: to score.
-            score: of the network by the statistics used so far.
-
         Returns:
-            The score of the network by the statistics used from now on.
+            Whether the network was published with other statistics.
         """
+        assert self.score is not None
+        published = False
         for statistics in [each for each in self.plan.chosen_from if each != self.plan.statistics]:
+            if statistics == "running" and len(self.regions) == 1:
+                # They depend on the training volumes' brightness. One volume can't show whether they suit others.
+                continue
             other = replace(self.plan, statistics=statistics)
-            by_other = self._scored(network, other)
-            if score.is_credibly_worse_than(by_other):
+            score = self._scored(network, other)
+            if self.score.is_credibly_worse_than(score):
                 self.plan = self.learner.plan = other
-                score = by_other
-        return score
+                published |= self._offer(network, score)
+        return published
 
     def _report(self, made: StepsMade, finished: bool) -> TrainingReport:
         best, published = self.publisher.score and self.publisher.score.mean, self.publisher.run == self.id
@@ -364,8 +366,10 @@ class _Run:
             message = "no model is published yet"
         elif published:
             message = f"published with {self.metric} {best:.3f}"
+        elif self.score is None:
+            message = f"the published model is kept until the first score ({self.metric} {best:.3f})"
         else:
-            message = f"the published model ({self.metric} {best:.3f}) is kept until another one isn't credibly worse"
+            message = f"the published model is kept, since it is better on the same slices ({self.metric} {best:.3f})"
         if not self.split.has_validation:
             message += (
                 "; no slice could be held out, since there are too few annotated slices or none is far enough from the "
@@ -383,8 +387,8 @@ class _Run:
             "loss": made.loss,
             "waited": round(made.waited / made.seconds, 4) if made.waited else 0.0,
             "metric": self.metric,
-            "score": self.score,
-            "iou": self.iou,
+            "score": self.score.mean if self.score else None,
+            "iou": self.score.per_class if self.score else None,
             "best_metric": best or 0.0,
             "published": published,
             "finished": finished,
@@ -413,7 +417,15 @@ class _Run:
             )
         return made
 
-    def _model(self, trained: nn.Module, score: float) -> Model:
+    def _model(self, trained: nn.Module) -> Model:
+        assert self.score is not None
         return Model(
-            trained.cpu(), self.plan, self.split, score, self.metric, self.id, self.epoch + 1, self.learner.precision
+            trained.cpu(),
+            self.plan,
+            self.split,
+            self.score.mean,
+            self.metric,
+            self.id,
+            self.epoch + 1,
+            self.learner.precision,
         )

@@ -12,12 +12,12 @@ from lib.core.metrics import confusion, iou_per_class, mean_iou
 Part = tuple[Sequence[NDArray[np.int64]], NDArray[np.uint8], NDArray[np.uint8]]
 """Voxels: their indices along each axis (n,), their predicted labels (n,) and their annotation values (n,)."""
 
-PARTS_ALONG_AXIS = 4
-"""A slice is resampled in this many parts along each of its axes, since there are often only one or two slices."""
+UNITS_ALONG_AXIS = 4
+"""A slice is divided into this many units along each of its axes, since there are often only one or two slices."""
 
 RESAMPLINGS = 1000
 CREDIBLE = 0.95
-"""Part of the resamplings in which a credibly worse network has the lower IoU."""
+"""Share of the resamplings in which a credibly worse network has the lower IoU."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Score:
     """What a network makes of annotated voxels.
 
     Attributes:
-        counts: (units, K+1, K+1) from ``confusion``. A unit is a part of a slice, or of what else is annotated.
+        counts: (units, K+1, K+1) from ``confusion``. A unit is a piece of a slice, or of what else is annotated.
         scheme: the label scheme.
     """
 
@@ -35,14 +35,13 @@ class Score:
     @classmethod
     def of(
         cls,
-        parts: Iterable[tuple[Sequence[NDArray[np.int64]], NDArray[np.uint8], NDArray[np.uint8]]],
+        parts: Iterable[Part],
         scheme: LabelScheme,
     ) -> "Score":
         """Count the voxels of slices and of what else is annotated.
 
         Args:
-            parts: of each, the indices of its voxels along each axis (n,), the predicted labels (n,) and the annotation
-                values (n,).
+            parts: their voxels.
             scheme: the label scheme.
         """
         counts = [
@@ -66,8 +65,8 @@ class Score:
     def is_credibly_worse_than(self, other: "Score") -> bool:
         """Tell whether another network has the higher mean IoU in nearly all resamplings of the units.
 
-        Both networks are counted on the same units, so that what is difficult for both doesn't matter. The resamplings
-        are always the same.
+        Both networks are counted on the same units, so that what is difficult for both doesn't matter. The mean is over
+        the classes that a resampling has in the annotation. The resamplings are always the same.
 
         Args:
             other: score of the other network on the same voxels.
@@ -81,19 +80,23 @@ class Score:
 
 
 def _units(place: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-    """Divide voxels by where they lie; return the numbers of those in each part."""
+    """Divide voxels by where they lie; return the numbers of those in each unit."""
     number = np.zeros(len(place[0]), dtype=np.int64)
     for index in place:
         first, last = int(index.min()), int(index.max())
-        number = number * PARTS_ALONG_AXIS + (index - first) * PARTS_ALONG_AXIS // (last - first + 1)
+        number = number * UNITS_ALONG_AXIS + (index - first) * UNITS_ALONG_AXIS // (last - first + 1)
     order = np.argsort(number, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(number[order])) + 1)
 
 
 def _mean_ious(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the mean foreground IoU (n,) of counts (n, K+1, K+1), as ``iou_per_class`` and ``mean_iou`` define it."""
+    """Return the mean IoU (n,) of counts (n, K+1, K+1) over the annotated foreground classes.
+
+    A class that isn't annotated in a resampling would have IoU 0 for a network with a single voxel of it, and no IoU
+    for another one.
+    """
     both = np.diagonal(counts, axis1=1, axis2=2)[:, 1:]
-    either = (counts.sum(axis=1) + counts.sum(axis=2))[:, 1:] - both
-    known = either > 0
-    iou = both / np.maximum(either, 1)
-    return np.asarray(iou.sum(axis=1) / np.maximum(known.sum(axis=1), 1))
+    annotated, predicted = counts.sum(axis=2)[:, 1:], counts.sum(axis=1)[:, 1:]
+    iou = both / np.maximum(annotated + predicted - both, 1)
+    known = annotated > 0
+    return np.asarray((known * iou).sum(axis=1) / np.maximum(known.sum(axis=1), 1))
