@@ -22,6 +22,7 @@ from lib.core.model.model import Model, build_network
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.training.publishing import Publisher
+from lib.core.training.score import Score
 from lib.server.store import decoding
 from lib.server.store.annotations import FINAL, AnnotationReader
 from lib.server.store.datastore import AnnotationStore
@@ -103,7 +104,8 @@ class StoringProcess:
         )
         new = model(number)
         self.say("publish", new.run)
-        if publisher.offer(new):
+        # Nothing is scored, so that each model replaces the one before it.
+        if publisher.offer(new, Score.of((), SCHEME)):
             self.say("published", new.run)
 
     def work(self, seed: int) -> None:
