@@ -81,7 +81,4 @@ class _Forest:
         found = self._forest.predict_proba(features.reshape(-1, count))
         probabilities = np.zeros((self._prepared.task.classes, len(found)), dtype=np.float32)
         probabilities[self._forest.classes_] = found.T
-        on_grid = torch.from_numpy(probabilities.reshape(-1, *size))
-        back = self._prepared.images[case.id].grid.back(on_grid)
-        classes: NDArray[np.uint8] = back.argmax(0).to(torch.uint8).numpy()
-        return classes
+        return self._prepared.classes(case, torch.from_numpy(probabilities.reshape(-1, *size)))

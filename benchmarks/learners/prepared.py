@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from benchmarks.learning import Segment, Task
 from lib.core.annotation.holding_out import Painted, hold_out
@@ -14,6 +16,7 @@ from lib.core.data.preparation import PreparedImage
 from lib.core.metrics import confusion, iou_per_class, mean_iou
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.planning import make_plan
+from lib.core.training.cases import TrainingCase
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,12 @@ class Prepared:
     def sizes(self) -> Sequence[tuple[int, ...]]:
         """The volumes' sizes in working voxels."""
         return [image.grid.working for image in self.images.values()]
+
+    def classes(self, case: TrainingCase, probabilities: Tensor) -> NDArray[np.uint8]:
+        """Return the most probable classes (X, Y, Z) on a volume's own grid, from probabilities (classes, *working)."""
+        back = self.images[case.id].grid.back(probabilities)
+        found: NDArray[np.uint8] = back.argmax(0).to(torch.uint8).numpy()
+        return found
 
     def score(self, segment: Segment) -> float:
         """Return the mean foreground IoU on the held-out slices, 0 … 1."""

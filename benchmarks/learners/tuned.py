@@ -148,8 +148,7 @@ class _Training:
             )
         probabilities = logits[0].float().softmax(0)
         assert probabilities.shape[1:] == size
-        classes: NDArray[np.uint8] = prepared.grid.back(probabilities).argmax(0).to(torch.uint8).numpy()
-        return classes
+        return self._prepared.classes(case, probabilities)
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
         pad = SpatialPadd(("image", "label"), self._patch, mode="constant", value=UNLABELLED)
