@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from lib.core.errors import InputError
 
+from .convolution import Convolution3d, UpConvolution3d
 from .crop import centre_crop
 
-CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
-UP_CONVOLUTION: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: Convolution3d}
+UP_CONVOLUTION: dict[int, Any] = {2: nn.ConvTranspose2d, 3: UpConvolution3d}
 BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 MAX_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 

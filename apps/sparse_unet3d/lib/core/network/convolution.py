@@ -1,0 +1,102 @@
+"""Convolutions of the 3-D networks that are fast on processors too.
+
+In float32, torch passes a single sample to oneDNN only if the product of its channels and of its sizes along the first
+two axes is large enough. Most features of a training tile are smaller. torch then computes by functions of its own,
+which take up to ten times as long, gain little from a second core, and return features in another memory layout
+(figures in ``benchmarks/README.md``). The results here are the same, to rounding.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.grad import conv3d_input, conv3d_weight
+
+from lib.core.device.precision import onednn_convolves
+
+LEAST_FOR_ONEDNN = 20_480
+"""The product must be larger."""
+
+_LAST = torch.channels_last_3d
+
+
+class Convolution3d(nn.Conv3d):
+    """A 3-D convolution without stride or dilation."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn (N, C, X, Y, Z) into (N, out channels, *spatial)."""
+        is_large = len(features) > 1 or features.shape[:4].numel() > LEAST_FOR_ONEDNN
+        before, padding = features.shape[2], int(self.padding[0])
+        after = before + 2 * padding - self.kernel_size[0] + 1
+        if is_large or after < 2 or not _computes_in_float32(features):
+            return super().forward(features)
+        found: Tensor = _InHalves.apply(features, self.weight, self.bias, self.padding)  # type: ignore[no-untyped-call]
+        return found
+
+
+class _InHalves(torch.autograd.Function):
+    """A convolution of the two halves of a sample as a batch, which torch passes to oneDNN whatever its size.
+
+    The halves along the first axis overlap by what the kernel reaches. If the output has an odd length, they also have
+    one plane of it in common.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...]) -> Tensor:
+        along, *across = padding
+        padded = functional.pad(features, (0, 0, 0, 0, along, along))
+        reach = weight.shape[2] - 1
+        after = padded.shape[2] - reach
+        half = (after + 1) // 2
+        given = torch.cat([padded[:, :, : half + reach], padded[:, :, -half - reach :]]).contiguous(memory_format=_LAST)
+        ctx.save_for_backward(given, weight)
+        ctx.padding, ctx.half, ctx.before = (0, *across), half, features.shape[2]
+        first, second = functional.conv3d(given, weight, bias, padding=ctx.padding).chunk(2)
+        return torch.cat([first, second[:, :, 2 * half - after :]], dim=2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        given, weight = ctx.saved_tensors
+        half, after = ctx.half, gradient.shape[2]
+        of_halves = torch.cat([gradient[:, :, :half], gradient[:, :, -half:]]).contiguous(memory_format=_LAST)
+        of_halves[1, :, : 2 * half - after] = 0
+        features = weights = bias = None
+        if ctx.needs_input_grad[0]:
+            first, second = conv3d_input(given.shape, weight, of_halves, padding=ctx.padding).chunk(2)
+            length = first.shape[2]
+            overlap = 2 * length - (after + weight.shape[2] - 1)
+            joined = torch.cat([first, second[:, :, overlap:]], dim=2)
+            joined[:, :, length - overlap : length] += second[:, :, :overlap]
+            along = (joined.shape[2] - ctx.before) // 2
+            features = joined[:, :, along : along + ctx.before]
+        if ctx.needs_input_grad[1]:
+            weights = conv3d_weight(given, weight.shape, of_halves, padding=ctx.padding)
+        if ctx.needs_input_grad[2]:
+            bias = gradient.sum(dim=(0, 2, 3, 4))
+        return features, weights, bias, None
+
+
+class UpConvolution3d(nn.ConvTranspose3d):
+    """An up-convolution by 2×2×2 with stride 2, without bias."""
+
+    def forward(self, features: Tensor, output_size: Any = None) -> Tensor:
+        """Turn (N, C, X, Y, Z) into (N, out channels, 2X, 2Y, 2Z)."""
+        if not _computes_in_float32(features):
+            return super().forward(features, output_size)
+        # No voxel of the output gets values from two voxels, so that a matrix product is all that there is to compute.
+        count, channels, *sizes = features.shape
+        voxels = features.permute(0, 2, 3, 4, 1).reshape(-1, channels)
+        found = (voxels @ self.weight.permute(0, 2, 3, 4, 1).reshape(channels, -1)).view(count, *sizes, 2, 2, 2, -1)
+        doubled = [2 * size for size in sizes]
+        return found.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(count, *doubled, -1).permute(0, 4, 1, 2, 3)
+
+
+def _computes_in_float32(features: Tensor) -> bool:
+    """Return whether features are computed by the CPU in float32, by oneDNN if possible."""
+    return (
+        features.device.type == "cpu"
+        and features.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and onednn_convolves(torch.float32)
+    )
