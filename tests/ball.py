@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lib.core.annotation.slices import AnnotatedSlice, keep_slices
 from lib.core.device.machine import Machine
@@ -14,6 +15,7 @@ from lib.core.model.folder import ModelFolder
 from lib.core.plan.options import PlanOptions
 from lib.core.training.cases import TrainingCase
 from lib.core.training.options import TrainingOptions
+from lib.core.training.report import TrainingReport
 from lib.core.training.run import train
 from lib.core.volumes.volume import Volume
 
@@ -22,7 +24,7 @@ SHAPE = (12, 12, 12)
 MACHINE = Machine("cpu", 4 * 10**9)
 
 
-def truth(centre: Sequence[float], shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+def truth(centre: Sequence[float], shape: tuple[int, ...] = SHAPE) -> NDArray[np.uint8]:
     """Return the dense annotation of a volume with a ball: 1 inside, 2 outside."""
     x = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     return np.where(np.linalg.norm(x - np.asarray(centre), axis=-1) < 4, 1, 2).astype(np.uint8)
@@ -42,12 +44,12 @@ def case(name: str = "a", centre: Sequence[float] = (6, 6, 6), slices: Any = Non
 def run(
     folder: Path,
     cases: Sequence[TrainingCase],
-    reports: list[dict[str, Any]] | None = None,
+    reports: list[Any] | None = None,
     machine: Machine = MACHINE,
     **options: Any,
-) -> dict[str, Any]:
+) -> TrainingReport:
     """Train a network of width 2, and return the last report; ``options`` are those of the training and of the plan."""
-    heard: list[dict[str, Any]] = reports if reports is not None else []
+    heard: list[Any] = reports if reports is not None else []
     decided = PlanOptions(
         width=options.pop("width", 2),
         unpainted=options.pop("unpainted", "unlabelled"),

@@ -33,23 +33,25 @@ def test_a_convolution(kernel: int, padding: int, bias: bool) -> None:
     torch.manual_seed(0)
     shapes = [(6, 5, 4), (5, 6, 7), (4, 4, 4), (3, 3, 8), (kernel, 5, 5)]
     for (channels, out), count, shape in itertools.product([(1, 3), (4, 2)], [1, 2], shapes):
-        layers = [each(channels, out, kernel, padding=padding, bias=bias) for each in (Convolution3d, nn.Conv3d)]
-        check_same(*layers, torch.randn(count, channels, *shape))
+        own = Convolution3d(channels, out, kernel, padding=padding, bias=bias)
+        reference = nn.Conv3d(channels, out, kernel, padding=padding, bias=bias)
+        check_same(own, reference, torch.randn(count, channels, *shape))
 
 
 def test_up_to_the_size_that_torch_passes_to_onednn() -> None:
     torch.manual_seed(0)
     for length in (LEAST_FOR_ONEDNN // 128, LEAST_FOR_ONEDNN // 128 + 1):
-        layers = [each(2, 2, 3, padding=1) for each in (Convolution3d, nn.Conv3d)]
-        found = check_same(*layers, torch.randn(1, 2, 64, length, 3))
+        own, reference = Convolution3d(2, 2, 3, padding=1), nn.Conv3d(2, 2, 3, padding=1)
+        found = check_same(own, reference, torch.randn(1, 2, 64, length, 3))
         assert found.is_contiguous(memory_format=torch.channels_last_3d) == (length <= LEAST_FOR_ONEDNN // 128)
 
 
 def test_an_up_convolution() -> None:
     torch.manual_seed(0)
     for channels, out, count in itertools.product([1, 4], [1, 3], [1, 2]):
-        layers = [each(channels, out, 2, stride=2, bias=False) for each in (UpConvolution3d, nn.ConvTranspose3d)]
-        found = check_same(*layers, torch.randn(count, channels, 3, 4, 5))
+        own = UpConvolution3d(channels, out, 2, stride=2, bias=False)
+        reference = nn.ConvTranspose3d(channels, out, 2, stride=2, bias=False)
+        found = check_same(own, reference, torch.randn(count, channels, 3, 4, 5))
         assert found.shape == (count, out, 6, 8, 10)
 
 

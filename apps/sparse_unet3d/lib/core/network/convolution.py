@@ -63,7 +63,8 @@ class _InHalves(torch.autograd.Function):
         of_halves[1, :, : 2 * half - after] = 0
         features = weights = bias = None
         if ctx.needs_input_grad[0]:
-            first, second = conv3d_input(given.shape, weight, of_halves, padding=ctx.padding).chunk(2)
+            of_given = conv3d_input(given.shape, weight, of_halves, padding=ctx.padding)  # type: ignore[no-untyped-call]
+            first, second = of_given.chunk(2)
             length = first.shape[2]
             overlap = 2 * length - (after + weight.shape[2] - 1)
             joined = torch.cat([first, second[:, :, overlap:]], dim=2)
@@ -71,7 +72,9 @@ class _InHalves(torch.autograd.Function):
             along = (joined.shape[2] - ctx.before) // 2
             features = joined[:, :, along : along + ctx.before]
         if ctx.needs_input_grad[1]:
-            weights = conv3d_weight(given, weight.shape, of_halves, padding=ctx.padding)
+            weights = conv3d_weight(  # type: ignore[no-untyped-call]
+                given, weight.shape, of_halves, padding=ctx.padding
+            )
         if ctx.needs_input_grad[2]:
             bias = gradient.sum(dim=(0, 2, 3, 4))
         return features, weights, bias, None
