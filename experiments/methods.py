@@ -81,7 +81,7 @@ class Size:
 SIZES = {
     "small": Size(
         halved=True,
-        options=PlanOptions(width=8),
+        options=PlanOptions(width=8, loss="cross_entropy"),
         device="cpu",
         memory=4 * 10**9,
         steps=800,

@@ -20,7 +20,7 @@ def test_without_options() -> None:
     assert conf.models == Path("/studies/models")
     assert (conf.plan.width, conf.plan.spacing, conf.plan.statistics) == (None, None, None)
     assert conf.plan.unpainted == "unlabelled"
-    assert (conf.plan.recipe, conf.plan.network, conf.plan.loss) == ("quick", "unet", "cross_entropy")
+    assert (conf.plan.recipe, conf.plan.network, conf.plan.loss) == ("quick", "unet", None)
     assert conf.memory is None
     assert 0 < conf.upload <= min(8e9, psutil.virtual_memory().total / 4)
     assert (conf.unlabelled, conf.create) == (None, False)

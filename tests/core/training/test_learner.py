@@ -43,7 +43,7 @@ def learner(device: str = "cpu", **changes: object) -> Learner:
 @on_each_device
 def test_steps_are_those_of_plain_torch(device: str) -> None:
     """Weighted cross-entropy on labelled voxels, short gradients, Nesterov momentum, a falling rate, no averaging."""
-    ours = learner(device, averaging=0.0)
+    ours = learner(device, averaging=0.0, loss="cross_entropy")
     torch.manual_seed(3)
     network = UNet(1, 2, width=2, padded=True).to(device).train()
     optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, nesterov=True)

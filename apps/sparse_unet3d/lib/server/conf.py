@@ -33,7 +33,7 @@ KEYS = {
     "until volume or running is clearly better on the held-out slices)",
     "recipe": "how to train: quick, or paper for training as in the paper (quick)",
     "network": f"the network: {' or '.join(ARCHITECTURES)} (unet, the paper's)",
-    "loss": f"what training minimises: {' or '.join(LOSSES)} (cross_entropy)",
+    "loss": f"what training minimises: {' or '.join(LOSSES)} (dice_cross_entropy; cross_entropy with recipe paper)",
     "voxel": "voxel size along X, Y, Z in mm of image files that state none, three numbers separated by commas (1,1,1)",
     "memory": "gigabytes of memory that segmenting may take (part of what is free)",
     "upload": "gigabytes that an uploaded file may have, and that reading it may take in memory (a fourth of the "
@@ -120,7 +120,7 @@ class Conf:
                 statistics=cast(Statistics | None, conf.get("statistics")),
                 recipe=cast(Recipe, conf.get("recipe", "quick")),
                 network=conf.get("network", "unet"),
-                loss=conf.get("loss", "cross_entropy"),
+                loss=conf.get("loss"),
                 unpainted=cast(Unpainted, conf.get("unpainted", "unlabelled")),
             ),
             memory=_gigabytes(conf, "memory"),

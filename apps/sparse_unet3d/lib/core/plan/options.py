@@ -24,7 +24,7 @@ class PlanOptions:
         unpainted: what unpainted voxels in annotated slices count as; as in the paper by default.
         recipe: how to train: ``quick``, or as in the ``paper`` except for what is decided here.
         network: name of an architecture.
-        loss: name of a loss.
+        loss: name of a loss; by default weighted cross-entropy for the ``paper`` recipe, with Dice for the other.
 
     Raises:
         InputError: a value that isn't possible.
@@ -36,7 +36,7 @@ class PlanOptions:
     unpainted: Unpainted = "unlabelled"
     recipe: Recipe = "quick"
     network: str = "unet"
-    loss: str = "cross_entropy"
+    loss: str | None = None
 
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
@@ -48,4 +48,5 @@ class PlanOptions:
         check_one_of("unpainted", self.unpainted, get_args(Unpainted))
         check_one_of("recipe", self.recipe, get_args(Recipe))
         architecture(self.network)
-        loss_named(self.loss)
+        if self.loss is not None:
+            loss_named(self.loss)

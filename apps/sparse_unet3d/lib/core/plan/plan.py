@@ -147,7 +147,8 @@ class Plan:
         return (
             options.width in (None, self.width)
             and options.spacing in (None, self.spacing)
-            and (options.recipe, options.network, options.loss) == (self.recipe, self.network, self.loss)
+            and options.loss in (None, self.loss)
+            and (options.recipe, options.network) == (self.recipe, self.network)
         )
 
     def with_statistics(self, options: PlanOptions) -> "Plan":

@@ -73,7 +73,7 @@ def make_plan(volumes: Sequence[Volume | StoredVolume], scheme: LabelScheme, opt
         context=context,
         test_tile=_choose_test_tile(network, largest.tolist(), width),
         network=options.network,
-        loss=options.loss,
+        loss=options.loss or ("cross_entropy" if options.recipe == "paper" else "dice_cross_entropy"),
         voxel_size=voxel_size,
     )
     if options.recipe == "paper":
