@@ -29,6 +29,9 @@ Statistics = Literal["tile", "volume", "running", "mixed"]
 OF_TRAINING: Collection[Statistics] = ("running", "mixed")
 """Statistics that need averages over training tiles."""
 
+OF_VOLUME: Collection[Statistics] = ("volume", "mixed")
+"""Statistics that need a pass over a volume."""
+
 WITHOUT_SEAMS: tuple[Statistics, ...] = ("mixed", "volume", "running")
 """Statistics that all tiles of a volume have in common. Which are best depends on the volumes."""
 

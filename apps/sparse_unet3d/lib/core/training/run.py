@@ -19,9 +19,11 @@ from lib.core.data.training_volumes import as_prepared, prepare_training, prepar
 from lib.core.device.machine import Machine
 from lib.core.device.this_machine import this_machine
 from lib.core.errors import InputError, Stopped
+from lib.core.inference.statistics import sampled_voxels
 from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
 from lib.core.model.model import Model
+from lib.core.network.batch_norm import OF_VOLUME
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
@@ -30,7 +32,7 @@ from lib.core.volumes.working_grid import WorkingGrid
 from .cases import TrainingCase, check_cases, digest
 from .checkpoint import Checkpoint
 from .evaluation import ScoredRegion, score_network
-from .learner import Learner, StepsMade
+from .learner import STATISTICS_TILES, Learner, StepsMade
 from .options import TrainingOptions
 from .publishing import Publisher, fitting_model
 from .ranks import ALONE, Ranks
@@ -47,13 +49,22 @@ SAVING_SHARE = 0.05
 def is_evaluated(epoch: int, interval: int) -> bool:
     """Return whether a run is scored after this epoch, counted from 1.
 
-    A network learns fastest at the beginning. A run is therefore scored after epochs 3, 6, 9, 13, 19, 28, … as long as
-    these are no farther apart than the interval, and after that at the interval.
+    A network learns fastest at the beginning. A run is therefore scored after epochs 3, 6, 12, 24, … as long as these
+    are no farther apart than the interval, and after that at the interval.
     """
     evaluated = min(3, interval)
     while evaluated < epoch:
-        evaluated += min(interval, max(3, evaluated // 2))
+        evaluated += min(interval, evaluated)
     return evaluated == epoch
+
+
+def _is_compared(epoch: int, before: int, finished: bool) -> bool:
+    """Return whether statistics are compared after this epoch, which is scored, as the epoch ``before`` was.
+
+    They are compared when the number of epochs first exceeds 7, 31, 127, …, so that it takes a small part of the time.
+    A shorter run compares them at its end.
+    """
+    return epoch.bit_length() // 2 > max(1, before.bit_length() // 2) or (finished and epoch < 8)
 
 
 def train(
@@ -210,6 +221,8 @@ class _Run:
         self.seconds = 0.0
         self.score: Score | None = None
         self._last_scored = 0
+        # How long the last score took.
+        self._scoring = 0.0
         # When the last checkpoint was saved, and how long that took.
         self._saved = self._saving = 0.0
         # For each case, the annotation to train on and the one held out.
@@ -233,8 +246,7 @@ class _Run:
         self.regions = regions(
             as_prepared(case.volume, volume.image, plan) for case, volume in zip(cases, volumes, strict=True)
         )
-        tiles = plan.architecture.tiles
-        self.evaluation_interval = self._evaluation_interval(sum(region.work(tiles) for region in self.regions))
+        self.evaluation_interval = self._evaluation_interval()
 
         def regions_by(other: Plan) -> list[ScoredRegion]:
             if other.spacing == plan.spacing:
@@ -246,10 +258,17 @@ class _Run:
         )
         ranks.by_first(self.publisher.look)
 
-    def _evaluation_interval(self, voxels: int) -> int:
+    def _evaluation_interval(self) -> int:
         """Return the number of epochs between scores. Voxels decide, not seconds, so that runs can be repeated."""
+        plan, tile = self.plan, self.learner.sampler.tile_voxels
+        voxels = sum(region.work(plan.architecture.tiles) for region in self.regions)
+        # What a run may choose counts, not what it has chosen, so that a continued run has the same interval.
+        if plan.batch_norm and set(OF_VOLUME) & {plan.statistics, *plan.chosen_from}:
+            voxels += sum(sampled_voxels(region.image.grid.working, plan) for region in self.regions)
+        if plan.keeps_averages:
+            voxels += STATISTICS_TILES * tile
         # A training step passes its tile forward once and backward at about twice the cost.
-        one_epoch = 3 * self.plan.steps_per_epoch * self.learner.sampler.tile_voxels
+        one_epoch = 3 * plan.steps_per_epoch * tile
         interval = math.ceil(voxels / (VALIDATION_SHARE * one_epoch))
         # Whoever presses Stop should find a model, however large the volumes are.
         return min(interval, max(1, self.options.max_epochs // 10))
@@ -285,7 +304,9 @@ class _Run:
         """Return the fraction of the run that is done after some epochs, 0 … 1."""
         progress = epochs / self.options.max_epochs
         if self.options.max_minutes:
-            progress = max(progress, self.seconds / (60 * self.options.max_minutes))
+            # The last score has to fit into the time, too.
+            limit = 60 * self.options.max_minutes
+            progress = max(progress, self.seconds / max(limit / 2, limit - self._scoring))
         return min(progress, 1.0)
 
     def go(self, report: Callable[[TrainingReport], None]) -> TrainingReport:
@@ -315,14 +336,14 @@ class _Run:
         if finished or is_evaluated(epoch, self.evaluation_interval):
             network = self.learner.result()
             published = self._offer(network, self._scored(network, self.plan))
-            # Once while the number of epochs grows four-fold, so that it takes a small part of the time.
-            if epoch.bit_length() // 2 > self._last_scored.bit_length() // 2 and self.split.has_validation:
+            if self.split.has_validation and _is_compared(epoch, self._last_scored, finished):
                 published |= self._compare_statistics(network)
             self._last_scored = epoch
             # Runs that published nothing also show whether more slices still help.
             if not published and finished:
                 self.folder.remember(self._model(network))
-            self.seconds = before + time.monotonic() - began
+            self._scoring = time.monotonic() - began
+            self.seconds = before + self._scoring
         self.epoch, self.begun = epoch, 0
         if finished or time.monotonic() - self._saved >= self._saving / SAVING_SHARE:
             self._saving = -time.monotonic()
