@@ -101,7 +101,7 @@ def prepare_rate(
         width: width of the network.
     """
     keep_freed_memory()
-    plan, sample = _sample(device, PlanOptions(width=width))
+    plan, sample = _sample(device, PlanOptions(width=width, loss="cross_entropy"))
     learner = Learner(plan if way == "ours" else literal(plan), [sample], device, seed=0)
     numbers = itertools.count(step=RATE_STEPS)
 
@@ -157,7 +157,7 @@ def prepare_iou(
         tuple(TrainingCase("", *pair) for pair in zip(volumes, annotations, strict=True)),
         tuple(unseen_truth(*pair, SCHEME) for pair in zip(truths, annotations, strict=True)),
     )
-    plan = make_plan(volumes, SCHEME, PlanOptions(width=width), device)
+    plan = make_plan(volumes, SCHEME, PlanOptions(width=width, loss="cross_entropy"), device)
     if way == "literal":
         plan = literal(plan)
     learner = Learner(

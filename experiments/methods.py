@@ -81,6 +81,7 @@ class Size:
 SIZES = {
     "small": Size(
         halved=True,
+        # The loss is the paper's; by default, Dice is added.
         options=PlanOptions(width=8, loss="cross_entropy"),
         device="cpu",
         memory=4 * 10**9,

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from lib.core.inference.statistics import sample_tiles, settle_statistics
+from lib.core.inference.statistics import sample_tiles, sampled_voxels, settle_statistics
 from lib.core.labels import LabelScheme
 from lib.core.network.architectures import PAPER
 from lib.core.network.batch_norm import Statistics, by_average_statistics, by_running_statistics, by_tile_statistics
 from lib.core.network.unet import UNet
 from lib.core.plan.plan import Plan
+from lib.core.plan.planning import STATISTICS_WORK
 from mirrored import mirrored_tile
 
 
@@ -126,6 +127,21 @@ def test_a_large_volume_is_sampled_by_tiles_that_do_not_overlap() -> None:
     assert len(starts) >= 3
     assert all(abs(one - other) >= 92 for one, other in itertools.combinations(starts, 2))
     assert all(-4 <= start <= 320 - 92 + 4 for start in starts)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile"),
+    [
+        ((40, 36, 20), (132, 124, 108)),
+        ((40, 36, 20), (140, 140, 140)),
+        ((400, 36, 20), (92, 124, 108)),
+        ((300, 300, 300), (132, 132, 132)),
+    ],
+)
+def test_the_voxels_of_a_sample_are_counted_without_the_image(shape: tuple[int, ...], tile: tuple[int, ...]) -> None:
+    plan = Plan(LabelScheme(("one",), "outside"), 1, None, 8, tile, test_tile=tile)
+    sample = sample_tiles(torch.zeros(1, *shape), tile, STATISTICS_WORK // 8, PAPER)
+    assert sampled_voxels(shape, plan) == sample.given.numel()
 
 
 def test_average_statistics_are_the_mean_of_the_tiles_own() -> None:

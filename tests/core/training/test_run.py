@@ -18,9 +18,7 @@ from lib.core.metrics import confusion, iou_per_class
 from lib.core.model.folder import ModelFolder
 from lib.core.training import run as training
 from lib.core.training.cases import TrainingCase
-from lib.core.training.learner import Learner
 from lib.core.training.options import TrainingOptions
-from lib.core.training.score import Score
 
 pytestmark = pytest.mark.slow
 
@@ -86,30 +84,23 @@ def test_a_run_is_scored_often_at_first_and_then_at_an_interval() -> None:
     assert scored(100) == [3, 6, 12, 24]
 
 
-@pytest.mark.usefixtures("short_epochs")
-def test_the_last_score_fits_into_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock on which a step takes 1 second and a score 20."""
-    now = 0.0
-    score, step = training.score_network, Learner._step
-
-    def later(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    def slow_score(*given: Any) -> Score:
-        later(20)
-        return score(*given)
-
-    def slow_step(*given: Any) -> float | None:
-        later(1)
-        return step(*given)
-
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    monkeypatch.setattr(training, "score_network", slow_score)
-    monkeypatch.setattr(Learner, "_step", slow_step)
-    final = run(tmp_path, [case()], max_epochs=1000, max_minutes=3, statistics="volume")
-    assert final["finished"]
-    assert 120 < final["seconds"] <= 180
+@pytest.mark.parametrize(
+    ("before", "epoch", "finished", "compared"),
+    [
+        (0, 3, False, False),
+        (0, 3, True, True),
+        (6, 7, True, True),
+        (6, 8, False, True),
+        (0, 12, False, True),
+        (8, 12, True, False),
+        (24, 31, False, False),
+        (24, 48, False, True),
+        (48, 127, False, False),
+        (48, 128, True, True),
+    ],
+)
+def test_statistics_are_compared_ever_more_rarely(before: int, epoch: int, finished: bool, compared: bool) -> None:
+    assert training.is_compared(epoch, before, finished) == compared
 
 
 def test_a_class_is_never_held_out_completely(tmp_path: Path) -> None:

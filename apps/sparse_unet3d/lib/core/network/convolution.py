@@ -15,28 +15,39 @@ from torch.nn.grad import conv3d_input, conv3d_weight
 
 from lib.core.device.precision import onednn_convolves
 
-LEAST_FOR_ONEDNN = 20_480
-"""The product must be larger."""
+TOO_SMALL_FOR_ONEDNN = 20_480
+"""torch passes a sample to oneDNN if channels × X × Y is larger than this."""
 
 _LAST = torch.channels_last_3d
 
 
 class Convolution3d(nn.Conv3d):
-    """A 3-D convolution without stride or dilation."""
+    """A 3-D convolution of stride 1, padded with zeros if at all.
+
+    Args:
+        channels: channels of the input.
+        out: channels of the output.
+        kernel_size: along each axis.
+        padding: zeros at each end of each axis.
+        bias: whether to add one.
+    """
+
+    def __init__(self, channels: int, out: int, kernel_size: int, padding: int = 0, bias: bool = True) -> None:
+        super().__init__(channels, out, kernel_size, padding=padding, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Turn (N, C, X, Y, Z) into (N, out channels, *spatial)."""
-        is_large = len(features) > 1 or features.shape[:4].numel() > LEAST_FOR_ONEDNN
-        before, padding = features.shape[2], int(self.padding[0])
-        after = before + 2 * padding - self.kernel_size[0] + 1
-        if is_large or after < 2 or not _computes_in_float32(features):
+        kernel, padding = self.kernel_size[0], int(self.padding[0])
+        # Without neighbours, torch's own convolution is a single matrix product.
+        is_slow = kernel > 1 and _is_left_to_torch(features) and onednn_convolves(torch.float32)
+        if not is_slow or features.shape[2] + 2 * padding < kernel + 1:
             return super().forward(features)
         found: Tensor = _InHalves.apply(features, self.weight, self.bias, self.padding)  # type: ignore[no-untyped-call]
         return found
 
 
 class _InHalves(torch.autograd.Function):
-    """A convolution of the two halves of a sample as a batch, which torch passes to oneDNN whatever its size.
+    """A convolution of the two halves of a sample as a batch, which torch passes to oneDNN whatever their size.
 
     The halves along the first axis overlap by what the kernel reaches. If the output has an odd length, they also have
     one plane of it in common.
@@ -81,11 +92,19 @@ class _InHalves(torch.autograd.Function):
 
 
 class UpConvolution3d(nn.ConvTranspose3d):
-    """An up-convolution by 2×2×2 with stride 2, without bias."""
+    """An up-convolution by 2×2×2 with stride 2, without bias.
+
+    Args:
+        channels: channels of the input.
+        out: channels of the output.
+    """
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__(channels, out, kernel_size=2, stride=2, bias=False)
 
     def forward(self, features: Tensor, output_size: Any = None) -> Tensor:
         """Turn (N, C, X, Y, Z) into (N, out channels, 2X, 2Y, 2Z)."""
-        if not _computes_in_float32(features):
+        if not _is_left_to_torch(features):
             return super().forward(features, output_size)
         # No voxel of the output gets values from two voxels, so that a matrix product is all that there is to compute.
         count, channels, *sizes = features.shape
@@ -95,11 +114,12 @@ class UpConvolution3d(nn.ConvTranspose3d):
         return found.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(count, *doubled, -1).permute(0, 4, 1, 2, 3)
 
 
-def _computes_in_float32(features: Tensor) -> bool:
-    """Return whether features are computed by the CPU in float32, by oneDNN if possible."""
+def _is_left_to_torch(features: Tensor) -> bool:
+    """Return whether torch computes a convolution of these features by functions of its own on the CPU."""
     return (
         features.device.type == "cpu"
         and features.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and onednn_convolves(torch.float32)
+        and len(features) == 1
+        and features.shape[:4].numel() <= TOO_SMALL_FOR_ONEDNN
     )

@@ -65,7 +65,7 @@ class ResidualUNet(nn.Module):
         self.pool = MAX_POOL[dims](kernel_size=2, stride=2)
         self.up, self.synthesis, self.classify = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for below, own in zip(reversed(maps[1:]), reversed(maps[:-1]), strict=True):
-            self.up.append(UP_CONVOLUTION[dims](below, below, kernel_size=2, stride=2, bias=False))
+            self.up.append(UP_CONVOLUTION[dims](below, below))
             self.synthesis.append(ResidualBlock(below + own, own, dims, batch_norm))
             self.classify.append(CONVOLUTION[dims](own, classes, kernel_size=1))
         self.apply(initialise)

@@ -1,5 +1,6 @@
 """The 3-D U-Net (section 2, figure 2) and, by the same code, its 2-D counterpart."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,11 @@ from .convolution import Convolution3d, UpConvolution3d
 from .crop import centre_crop
 
 CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: Convolution3d}
-UP_CONVOLUTION: dict[int, Any] = {2: nn.ConvTranspose2d, 3: UpConvolution3d}
+# Without bias: the count of the paper's 19 069 955 parameters leaves no room for one.
+UP_CONVOLUTION: dict[int, Any] = {
+    2: functools.partial(nn.ConvTranspose2d, kernel_size=2, stride=2, bias=False),
+    3: UpConvolution3d,
+}
 BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 MAX_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
@@ -69,8 +74,7 @@ class UNet(nn.Module):
         self.synthesis = nn.ModuleList()
         for level in reversed(range(LEVELS - 1)):
             shortcut = width << (level + 1)
-            # Without bias: the count of the paper's 19 069 955 parameters leaves no room for one.
-            self.up.append(UP_CONVOLUTION[dims](before, before, kernel_size=2, stride=2, bias=False))
+            self.up.append(UP_CONVOLUTION[dims](before, before))
             self.synthesis.append(TwoConvolutions(before + shortcut, shortcut, shortcut, dims, batch_norm))
             before = shortcut
         self.classify = CONVOLUTION[dims](before, classes, kernel_size=1)

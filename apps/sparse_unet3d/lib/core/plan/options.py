@@ -24,7 +24,7 @@ class PlanOptions:
         unpainted: what unpainted voxels in annotated slices count as; as in the paper by default.
         recipe: how to train: ``quick``, or as in the ``paper`` except for what is decided here.
         network: name of an architecture.
-        loss: name of a loss; by default weighted cross-entropy for the ``paper`` recipe, with Dice for the other.
+        loss: name of a loss; by default ``cross_entropy`` for the recipe ``paper``, else ``dice_cross_entropy``.
 
     Raises:
         InputError: a value that isn't possible.

@@ -51,7 +51,7 @@ def differences(plan: Plan) -> list[str]:
         "no batch normalisation": not plan.batch_norm,
         "a 2-D network": plan.dims == 2,
         f"the network {plan.network} instead of the paper's": plan.network != PAPER.name,
-        f"the loss {plan.loss} instead of weighted cross-entropy": plan.loss != "cross_entropy",
+        "soft Dice added to weighted cross-entropy: scores were higher": plan.loss == "dice_cross_entropy",
     }
     return [what for what, differs in found.items() if differs]
 
@@ -73,7 +73,7 @@ def choices(plan: Plan) -> list[str]:
         "intensities: each channel's percentiles 0.5 and 99.5 become 0 and 1; large constant parts don't count",
         "weights are initialised as in He et al. 2015; an up-convolution starts as nearest-neighbour up-sampling, with "
         "the same weight for all voxels that come from one feature",
-        "the loss is divided by the sum of the weights",
+        "cross-entropy is divided by the sum of the weights",
         f"with batch normalisation, gradients are clipped to a norm of {LONGEST_GRADIENT:g}",
         "steps whose gradient isn't finite are skipped",
     ]

@@ -58,11 +58,11 @@ def is_evaluated(epoch: int, interval: int) -> bool:
     return evaluated == epoch
 
 
-def _is_compared(epoch: int, before: int, finished: bool) -> bool:
-    """Return whether statistics are compared after this epoch, which is scored, as the epoch ``before`` was.
+def is_compared(epoch: int, before: int, finished: bool) -> bool:
+    """Return whether statistics are compared after this epoch, which is scored; ``before`` is the last one that was.
 
     They are compared when the number of epochs first exceeds 7, 31, 127, …, so that it takes a small part of the time.
-    A shorter run compares them at its end.
+    A run of fewer than 8 epochs compares them at its end.
     """
     return epoch.bit_length() // 2 > max(1, before.bit_length() // 2) or (finished and epoch < 8)
 
@@ -221,8 +221,6 @@ class _Run:
         self.seconds = 0.0
         self.score: Score | None = None
         self._last_scored = 0
-        # How long the last score took.
-        self._scoring = 0.0
         # When the last checkpoint was saved, and how long that took.
         self._saved = self._saving = 0.0
         # For each case, the annotation to train on and the one held out.
@@ -304,9 +302,7 @@ class _Run:
         """Return the fraction of the run that is done after some epochs, 0 … 1."""
         progress = epochs / self.options.max_epochs
         if self.options.max_minutes:
-            # The last score has to fit into the time, too.
-            limit = 60 * self.options.max_minutes
-            progress = max(progress, self.seconds / max(limit / 2, limit - self._scoring))
+            progress = max(progress, self.seconds / (60 * self.options.max_minutes))
         return min(progress, 1.0)
 
     def go(self, report: Callable[[TrainingReport], None]) -> TrainingReport:
@@ -336,14 +332,13 @@ class _Run:
         if finished or is_evaluated(epoch, self.evaluation_interval):
             network = self.learner.result()
             published = self._offer(network, self._scored(network, self.plan))
-            if self.split.has_validation and _is_compared(epoch, self._last_scored, finished):
+            if self.split.has_validation and is_compared(epoch, self._last_scored, finished):
                 published |= self._compare_statistics(network)
             self._last_scored = epoch
             # Runs that published nothing also show whether more slices still help.
             if not published and finished:
                 self.folder.remember(self._model(network))
-            self._scoring = time.monotonic() - began
-            self.seconds = before + self._scoring
+            self.seconds = before + time.monotonic() - began
         self.epoch, self.begun = epoch, 0
         if finished or time.monotonic() - self._saved >= self._saving / SAVING_SHARE:
             self._saving = -time.monotonic()
