@@ -59,22 +59,25 @@ def sample_tiles(image: Image, tile: Sequence[int], most: int, architecture: Arc
     shape, tiles = image.shape[1:], architecture.tiles
     tile = tiles.no_larger_than_needed(tile, shape)
     given = architecture.given_shape(shape, tile)
-    origins = _origins(shape, tile, most, architecture)
+    origins = _origins(shape, tile, given, most, tiles)
     inputs = [cut_tile(image, origin, given, tiles) for origin in origins]
     return Sample(torch.cat(inputs), tile, origins, shape)
 
 
 def sampled_voxels(shape: Sequence[int], plan: Plan) -> int:
     """Return the number of voxels that are computed to take the statistics of an image of this shape by the plan."""
-    tile = plan.architecture.tiles.no_larger_than_needed(plan.test_tile, shape)
-    origins = _origins(shape, tile, STATISTICS_WORK // plan.width, plan.architecture)
-    return len(origins) * math.prod(plan.architecture.given_shape(shape, tile))
+    tiles = plan.architecture.tiles
+    tile = tiles.no_larger_than_needed(plan.test_tile, shape)
+    given = plan.architecture.given_shape(shape, tile)
+    return len(_origins(shape, tile, given, STATISTICS_WORK // plan.width, tiles)) * math.prod(given)
 
 
-def _origins(shape: Sequence[int], tile: Sequence[int], most: int, architecture: Architecture) -> list[tuple[int, ...]]:
+def _origins(
+    shape: Sequence[int], tile: Sequence[int], given: Sequence[int], most: int, tiles: TileSizes
+) -> list[tuple[int, ...]]:
     """Return where the outputs of the tiles of a sample start, see ``sample_tiles``."""
-    along = [_apart(length, size, architecture.tiles) for length, size in zip(shape, tile, strict=True)]
-    count = min(SAMPLED, max(1, most // math.prod(architecture.given_shape(shape, tile))))
+    along = [_apart(length, size, tiles) for length, size in zip(shape, tile, strict=True)]
+    count = min(SAMPLED, max(1, most // math.prod(given)))
     parts = [[((number * (axis + 1)) % count + 0.5) / count for axis in range(len(shape))] for number in range(count)]
     # If few tiles fit along the axes, several parts may give the same tile.
     origins = dict.fromkeys(

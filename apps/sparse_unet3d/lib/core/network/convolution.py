@@ -15,10 +15,10 @@ from torch.nn.grad import conv3d_input, conv3d_weight
 
 from lib.core.device.precision import onednn_convolves
 
+from .crop import channels_last
+
 TOO_SMALL_FOR_ONEDNN = 20_480
 """torch passes a sample to oneDNN if channels × X × Y is larger than this."""
-
-_LAST = torch.channels_last_3d
 
 
 class Convolution3d(nn.Conv3d):
@@ -60,31 +60,32 @@ class _InHalves(torch.autograd.Function):
         reach = weight.shape[2] - 1
         after = padded.shape[2] - reach
         half = (after + 1) // 2
-        given = torch.cat([padded[:, :, : half + reach], padded[:, :, -half - reach :]]).contiguous(memory_format=_LAST)
+        given = channels_last(torch.cat([padded[:, :, : half + reach], padded[:, :, -half - reach :]]))
         ctx.save_for_backward(given, weight)
-        ctx.padding, ctx.half, ctx.before = (0, *across), half, features.shape[2]
-        first, second = functional.conv3d(given, weight, bias, padding=ctx.padding).chunk(2)
+        ctx.padding = padding
+        first, second = functional.conv3d(given, weight, bias, padding=(0, *across)).chunk(2)
         return torch.cat([first, second[:, :, 2 * half - after :]], dim=2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         given, weight = ctx.saved_tensors
-        half, after = ctx.half, gradient.shape[2]
-        of_halves = torch.cat([gradient[:, :, :half], gradient[:, :, -half:]]).contiguous(memory_format=_LAST)
+        along, *across = ctx.padding
+        after = gradient.shape[2]
+        half = (after + 1) // 2
+        of_halves = channels_last(torch.cat([gradient[:, :, :half], gradient[:, :, -half:]]))
         of_halves[1, :, : 2 * half - after] = 0
         features = weights = bias = None
         if ctx.needs_input_grad[0]:
-            of_given = conv3d_input(given.shape, weight, of_halves, padding=ctx.padding)  # type: ignore[no-untyped-call]
+            of_given = conv3d_input(given.shape, weight, of_halves, padding=(0, *across))  # type: ignore[no-untyped-call]
             first, second = of_given.chunk(2)
             length = first.shape[2]
             overlap = 2 * length - (after + weight.shape[2] - 1)
             joined = torch.cat([first, second[:, :, overlap:]], dim=2)
             joined[:, :, length - overlap : length] += second[:, :, :overlap]
-            along = (joined.shape[2] - ctx.before) // 2
-            features = joined[:, :, along : along + ctx.before]
+            features = joined[:, :, along : joined.shape[2] - along]
         if ctx.needs_input_grad[1]:
             weights = conv3d_weight(  # type: ignore[no-untyped-call]
-                given, weight.shape, of_halves, padding=ctx.padding
+                given, weight.shape, of_halves, padding=(0, *across)
             )
         if ctx.needs_input_grad[2]:
             bias = gradient.sum(dim=(0, 2, 3, 4))

@@ -1,6 +1,7 @@
 """The plan: all that is decided from data and device before training, saved with the model as readable JSON."""
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.network.architecture import Architecture
 from lib.core.network.architectures import PAPER, architecture
-from lib.core.network.batch_norm import OF_TRAINING, WITHOUT_SEAMS, Statistics
+from lib.core.network.batch_norm import OF_TRAINING, OF_VOLUME, WITHOUT_SEAMS, Statistics
 
 from .options import PlanOptions, Recipe
 
@@ -140,7 +141,16 @@ class Plan:
     @property
     def keeps_averages(self) -> bool:
         """Whether the published network has averages of batch normalisation's statistics over training tiles."""
-        return self.batch_norm and any(each in OF_TRAINING for each in (self.statistics, *self.chosen_from))
+        return self._may_use(OF_TRAINING)
+
+    @property
+    def passes_volumes(self) -> bool:
+        """Whether batch normalisation may take statistics in a pass over each volume."""
+        return self._may_use(OF_VOLUME)
+
+    def _may_use(self, statistics: Collection[Statistics]) -> bool:
+        """Return whether some of these statistics are in use, or may be chosen in training."""
+        return self.batch_norm and any(each in statistics for each in (self.statistics, *self.chosen_from))
 
     def agrees_with(self, options: PlanOptions) -> bool:
         """Return whether the plan agrees with what a person decided about the network and its training."""

@@ -23,7 +23,6 @@ from lib.core.inference.statistics import sampled_voxels
 from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
 from lib.core.model.model import Model
-from lib.core.network.batch_norm import OF_VOLUME
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
@@ -261,7 +260,7 @@ class _Run:
         plan, tile = self.plan, self.learner.sampler.tile_voxels
         voxels = sum(region.work(plan.architecture.tiles) for region in self.regions)
         # What a run may choose counts, not what it has chosen, so that a continued run has the same interval.
-        if plan.batch_norm and set(OF_VOLUME) & {plan.statistics, *plan.chosen_from}:
+        if plan.passes_volumes:
             voxels += sum(sampled_voxels(region.image.grid.working, plan) for region in self.regions)
         if plan.keeps_averages:
             voxels += STATISTICS_TILES * tile
