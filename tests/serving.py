@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from email import policy
 from email.parser import BytesParser
 from pathlib import Path
@@ -111,7 +112,16 @@ def is_alive(process: psutil.Process) -> bool:
 
 def running(processes: Iterable[psutil.Process], module: str) -> list[psutil.Process]:
     """Those of some processes that run a module. Children of other tests that nobody has waited for don't count."""
-    return [process for process in processes if module in process.as_dict(["cmdline"], [])["cmdline"]]
+    return [process for process in processes if module in _command_line(process)]
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    """The command line of a process, or [] if it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        # For an instant, a program that has just started has none.
+        wait_until(process.cmdline)
+        return list(process.cmdline())
+    return []
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
