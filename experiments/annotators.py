@@ -150,7 +150,10 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, schedule: Schedule, 
         labelled.append(float(np.mean(annotation != UNLABELLED)))
         if game.strategy != DENSE and number < schedule.most_slices:
             evidence = Evidence(scheme, annotation, labels, uncertainty)
-            places.append(STRATEGIES[game.strategy](StrategyInput(evidence, places, generator)))
+            # The last choice is made one slice before the end.
+            progress = (number - 3) / max(1, schedule.most_slices - 4)
+            known = StrategyInput(evidence, places, subject.truth, progress, generator)
+            places.append(STRATEGIES[game.strategy](known))
     return {
         "strategy": game.strategy,
         "seed": game.seed,

@@ -143,17 +143,13 @@ def compare_over_volumes(results: Mapping[str, StrategyComparison]) -> dict[str,
     Returns:
         By baseline.
     """
-    pairs = {
-        baseline: [
-            difference
-            for result in results.values()
-            if {OURS, baseline} <= result["seeds"].keys()
-            for difference in _differences(result["area_under_curve"], result["seeds"], baseline)
-        ]
-        for baseline in BASELINES
-    }
+    pairs: dict[str, list[float]] = {}
+    for result in results.values():
+        for baseline in result["paired"]:
+            differences = _differences(result["area_under_curve"], result["seeds"], baseline)
+            pairs.setdefault(baseline, []).extend(differences)
     compared = _corrected({baseline: _paired(differences) for baseline, differences in pairs.items()})
-    return {baseline: {**own, "pairs": len(pairs[baseline])} for baseline, own in compared.items()}
+    return {baseline: {**compared[baseline], "pairs": len(own)} for baseline, own in pairs.items()}
 
 
 def _slices_to(record: GameRecord, level: float) -> int | None:

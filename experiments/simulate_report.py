@@ -16,14 +16,19 @@ from lib.report.pictures import png_of_figure
 from . import TEMPLATES
 from .annotators import ENOUGH, enough_iou
 from .comparison import Comparison, PairedTest, compare_over_volumes
-from .strategies import BASELINES, OURS, STRATEGIES
+from .strategies import OURS
 
 COLOURS = {
     "next_slice": "#d55e00",
     "evenly_spaced": "#0072b2",
     "random": "#999999",
-    "foreground_random": "#009e73",
+    "random_33_fg": "#56b4e9",
+    "random_66_fg": "#009e73",
+    "clasp_pe": "#cc79a7",
 }
+
+OTHER_COLOUR = "#000000"
+"""Of strategies that aren't compared any more."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,10 @@ def draw_curves(result: Comparison) -> bytes:
     """
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name in STRATEGIES:
-        if name not in result["iou"]:
-            continue
-        slices, curves = result["slices"][name], np.array(result["iou"][name])
-        axes.plot(slices, curves.mean(axis=0), color=COLOURS[name], label=name, linewidth=2.5 if name == OURS else 1.5)
-        axes.fill_between(slices, curves.min(axis=0), curves.max(axis=0), color=COLOURS[name], alpha=0.12, linewidth=0)
+    for name in _strategies(result):
+        slices, curves, colour = result["slices"][name], np.array(result["iou"][name]), COLOURS.get(name, OTHER_COLOUR)
+        axes.plot(slices, curves.mean(axis=0), color=colour, label=name, linewidth=2.5 if name == OURS else 1.5)
+        axes.fill_between(slices, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.12, linewidth=0)
     slices, dense = next(iter(result["slices"].values())), np.mean(result["dense_iou"], axis=0)
     axes.plot(slices, dense, "k:", linewidth=1, label="dense, as many steps")
     axes.axhline(
@@ -79,6 +82,12 @@ def draw_curves(result: Comparison) -> bytes:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
     return png_of_figure(figure, dpi=120)
+
+
+def _strategies(result: Comparison) -> list[str]:
+    """Return the strategies of a data set, ours first, then those that are compared now."""
+    order = list(COLOURS)
+    return sorted(result["iou"], key=lambda name: order.index(name) if name in order else len(order))
 
 
 def _table(result: Comparison) -> Table:
@@ -105,19 +114,14 @@ def _table(result: Comparison) -> Table:
             _each(result["slices_to_first_95_percent"][name], "d"),
             *_difference_and_p(result["paired"].get(name)),
         )
-        for name in STRATEGIES
-        if name in result["iou"]
+        for name in _strategies(result)
     ]
     return Table.of_texts(head, lines)
 
 
 def _paired_table(results: Mapping[str, Comparison]) -> Table:
     head = ("baseline", "pairs of one volume and seed", "next_slice's area is larger by", "p", "p corrected (Holm)")
-    lines = [
-        (name, str(own["pairs"]), *_difference_and_p(own))
-        for name, own in compare_over_volumes(results).items()
-        if own["pairs"]
-    ]
+    lines = [(name, str(own["pairs"]), *_difference_and_p(own)) for name, own in compare_over_volumes(results).items()]
     return Table.of_texts(head, lines)
 
 
@@ -147,8 +151,8 @@ def _provenance(result: Comparison) -> str:
     dense = ", ".join(f"{iou:.3f}" for (*_, iou) in result["dense_iou"])
     return (
         f"{_medians(result)}Dense annotation: IoU {dense}. p is of Wilcoxon's signed-rank test over the seeds, "
-        f"two-sided, against {', '.join(BASELINES)}; of fewer than 6 seeds it can't be below 0.05, of fewer than 7 not "
-        f"when corrected. {result['date']}, commit {', '.join(result['commits'])}, on {'; '.join(result['machines'])}."
+        f"two-sided, against {', '.join(result['paired'])}; of fewer than 6 seeds it can't be below 0.05. "
+        f"{result['date']}, commit {', '.join(result['commits'])}, on {'; '.join(result['machines'])}."
     )
 
 
@@ -158,9 +162,13 @@ def _medians(result: Comparison) -> str:
     sentences = []
     for what, name in named.items():
         medians, saved = result["medians"][what], result["saved"][what]
-        if not {OURS, *BASELINES} <= medians.keys():
+        if not medians:
             continue
-        each = ", ".join(f"{one} {'never' if (n := medians[one]) is None else f'{n:g}'}" for one in (OURS, *BASELINES))
+        each = ", ".join(
+            f"{one} {'never' if (n := medians[one]) is None else f'{n:g}'}"
+            for one in _strategies(result)
+            if one in medians
+        )
         compared = "" if saved is None else f": {abs(saved):.0%} {'less' if saved >= 0 else 'more'} than the best other"
         sentences.append(f"For 95 % of dense, medians of {name}: {each}{compared}. ")
     return "".join(sentences)

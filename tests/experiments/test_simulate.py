@@ -41,9 +41,9 @@ def test_the_command_keeps_what_is_done_and_other_data_sets(tmp_path: Path) -> N
     content = json.loads(results.read_text())
     assert content["other"] == other
     assert set(content) == {"balls, ball_2", "other"}
-    assert set(content["balls, ball_2"]["iou"]) == {"next_slice", "evenly_spaced", "random", "foreground_random"}
+    assert set(content["balls, ball_2"]["iou"]) == set(STRATEGIES)
     report = (tmp_path / "out" / "results" / "simulate.html").read_text()
-    for part in ("<h2>other</h2>", "<h2>balls, ball_2</h2>", "foreground_random", "image/png;base64", ", on a GPU."):
+    for part in ("<h2>other</h2>", "<h2>balls, ball_2</h2>", "clasp_pe", "image/png;base64", ", on a GPU."):
         assert part in report
     assert "All of these volumes" in report
     pictures = sorted((tmp_path / "out" / "results" / "simulate").iterdir())
