@@ -122,6 +122,9 @@ def simulate(
     ] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 8,
     slices: Annotated[int, typer.Option(help="Number of annotated slices at the end.")] = 20,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Training steps after each further slice; three times as many at first.")
+    ] = 100,
     jobs: Jobs = None,
     output: Output = OUTPUT,
 ) -> None:
@@ -138,7 +141,7 @@ def simulate(
             volume=volume,
             strategies=strategies.split(",") if strategies else tuple(STRATEGIES),
             seeds=seeds,
-            schedule=Schedule(most_slices=slices),
+            schedule=Schedule(3 * steps, steps, slices),
             jobs=jobs,
             experiments=output,
         )

@@ -93,11 +93,12 @@ class GameSettings(TypedDict):
 
 
 class PlayedGame(TypedDict):
-    """What happened in a game. The lists from ``slices`` to ``labelled`` have an entry for each training.
+    """What happened in a game. The lists from ``slices`` to ``foreground`` have an entry for each training.
 
     ``slices``: their number; for the reference, the number that the others have after the same steps. ``iou``: mean
-    foreground IoU on the whole volume. ``iou_unannotated``: see ``iou_elsewhere``. ``labelled``: share of the voxels,
-    0 … 1. ``places``: (axis, index) in the order of annotation. ``lengths``: of the boundaries in each of them.
+    foreground IoU on the whole volume. ``iou_unannotated``: see ``iou_elsewhere``. ``labelled`` and ``foreground``:
+    labelled share of all voxels and of the foreground voxels, 0 … 1. ``places``: (axis, index) in the order of
+    annotation. ``lengths``: of the boundaries in each of them.
     """
 
     strategy: str
@@ -106,6 +107,7 @@ class PlayedGame(TypedDict):
     iou: list[float]
     iou_unannotated: list[float]
     labelled: list[float]
+    foreground: list[float]
     places: list[list[int]]
     lengths: list[int]
     seconds: float
@@ -119,9 +121,14 @@ class GameRecord(PlayedGame):
     settings: GameSettings
 
 
+def final_iou(dense: Sequence[Sequence[float]]) -> float:
+    """Return the median of the final IoU of the reference's curves."""
+    return median(curve[-1] for curve in dense)
+
+
 def enough_iou(dense: Sequence[Sequence[float]]) -> float:
-    """Return the IoU at which an annotator could stop: ``ENOUGH`` of the median final IoU of the reference's curves."""
-    return ENOUGH * median(curve[-1] for curve in dense)
+    """Return the IoU at which an annotator could stop: ``ENOUGH`` of the final IoU of dense annotation."""
+    return ENOUGH * final_iou(dense)
 
 
 def first_slices(shape: Sequence[int], generator: Generator) -> list[AnnotatedSlice]:
@@ -139,7 +146,8 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, schedule: Schedule, 
     plan = make_plan([subject.volume], scheme, PlanOptions(), "cpu")
     places = first_slices(subject.truth.shape, generator)
     player = _Player(subject, plan, game.seed, device)
-    slices, iou, elsewhere, labelled = [], [], [], []
+    is_foreground = (subject.truth != UNLABELLED) & (subject.truth != scheme.background_value)
+    slices, iou, elsewhere, labelled, foreground = [], [], [], [], []
     for number, steps in enumerate(schedule.rounds, start=len(places)):
         annotation = subject.truth if game.strategy == DENSE else keep_slices(subject.truth, places)
         player.train(annotation, steps)
@@ -148,6 +156,7 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, schedule: Schedule, 
         iou.append(_iou(labels, subject.truth, scheme))
         elsewhere.append(iou_elsewhere(labels, subject.truth, annotation, scheme))
         labelled.append(float(np.mean(annotation != UNLABELLED)))
+        foreground.append(float(np.mean(annotation[is_foreground] != UNLABELLED)) if is_foreground.any() else 0.0)
         if game.strategy != DENSE and number < schedule.most_slices:
             evidence = Evidence(scheme, annotation, labels, uncertainty)
             # The last choice is made one slice before the end.
@@ -161,6 +170,7 @@ def play(subject: Subject, scheme: LabelScheme, game: Game, schedule: Schedule, 
         "iou": [round(value, 4) for value in iou],
         "iou_unannotated": [round(value, 4) for value in elsewhere],
         "labelled": [round(value, 4) for value in labelled],
+        "foreground": [round(value, 4) for value in foreground],
         "places": [list(place) for place in places],
         "lengths": [int(boundary_lengths(subject.truth, place.axis)[place.index]) for place in places],
         "seconds": round(time.monotonic() - began, 1),

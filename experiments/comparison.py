@@ -8,7 +8,9 @@ from typing import TypedDict
 
 from scipy.stats import wilcoxon
 
-from .annotators import DENSE, GameRecord, enough_iou
+from .annotators import DENSE, GameRecord, enough_iou, final_iou
+from .foreground_efficiency import foreground_efficiency
+from .gains import GainCheck, check_gains, gains
 from .strategies import BASELINES, OURS
 
 ByStrategy = dict[str, list[float]]
@@ -42,36 +44,39 @@ class CompareSettings(TypedDict):
 class StrategyComparison(TypedDict):
     """How the strategies compare on one volume.
 
-    ``dense_iou``: curves of the reference by seed. The other entries are by strategy.
+    ``slices``: numbers of annotated slices, at which all curves are. ``dense_iou``: curves of the reference by seed.
+    The next entries are by strategy.
 
-    - ``seeds``, ``slices`` (numbers of annotated slices), ``iou`` and ``iou_unannotated`` (curves by seed, on the whole
-      volume and where nothing is annotated yet), ``places`` (axis, index) of the slices by seed;
-    - ``area_under_curve``, ``area_unannotated``: mean IoU over the numbers of slices;
+    - ``seeds``, and ``iou``: a curve for each of them, on the whole volume;
+    - ``area_under_curve``, ``area_unannotated``: mean IoU over the numbers of slices, on the whole volume and where
+      nothing is annotated yet;
     - ``slices_to_95_percent``: number of slices from which on the IoU stays at 95 % of the dense IoU, see
       ``enough_iou``; ``slices_to_first_95_percent``: number with which it is first reached;
     - ``length_to_95_percent``: length of the boundaries in the slices of ``slices_to_95_percent``, a measure of the
-      painting time; ``labelled_to_95_percent``: share of all voxels that these slices label, 0 … 1.
+      painting time; ``labelled_to_95_percent``: share of all voxels that these slices label, 0 … 1;
+    - ``foreground_efficiency``: see there.
 
     ``medians``: of these costs (``slices``, ``first``, ``length``), by strategy; None where at least half of the seeds
     never get there. ``saved``: for each cost, the part that ours saves against the best baseline. Both cover the
     seeds that ours and all baselines share. ``paired``: by baseline, over the seeds that it shares with ours.
+    ``expected_gain``: how the gain that the server expects compares with that which followed, over all seeds of ours.
     """
 
+    slices: list[int]
     dense_iou: list[list[float]]
     seeds: dict[str, list[int]]
-    slices: dict[str, list[int]]
     iou: dict[str, list[list[float]]]
-    iou_unannotated: dict[str, list[list[float]]]
-    places: dict[str, list[list[list[int]]]]
     area_under_curve: ByStrategy
     area_unannotated: ByStrategy
     slices_to_95_percent: Reached
     slices_to_first_95_percent: Reached
     length_to_95_percent: Reached
     labelled_to_95_percent: Reached
+    foreground_efficiency: Reached
     medians: dict[str, dict[str, float | None]]
     saved: dict[str, float | None]
     paired: dict[str, PairedTest]
+    expected_gain: GainCheck | None
     commits: list[str]
     machines: list[str]
     date: str
@@ -95,13 +100,12 @@ def summarise(records: Sequence[GameRecord]) -> StrategyComparison:
     areas = {name: [statistics.fmean(record["iou"]) for record in own] for name, own in by_strategy.items()}
     costs = {"slices": _slices_to, "first": _first_slices_to, "length": _length_to}
     medians = {what: _medians(by_strategy, cost, enough) for what, cost in costs.items()}
+    ours = by_strategy.get(OURS, ())
     return {
+        "slices": next(own[0]["slices"] for own in by_strategy.values()),
         "dense_iou": dense,
         "seeds": seeds,
-        "slices": {name: own[0]["slices"] for name, own in by_strategy.items()},
         "iou": {name: [record["iou"] for record in own] for name, own in by_strategy.items()},
-        "iou_unannotated": {name: [record["iou_unannotated"] for record in own] for name, own in by_strategy.items()},
-        "places": {name: [record["places"] for record in own] for name, own in by_strategy.items()},
         "area_under_curve": {name: [round(area, 4) for area in own] for name, own in areas.items()},
         "area_unannotated": {
             name: [round(statistics.fmean(record["iou_unannotated"]), 4) for record in own]
@@ -119,6 +123,9 @@ def summarise(records: Sequence[GameRecord]) -> StrategyComparison:
         "labelled_to_95_percent": {
             name: [_labelled_to(record, enough) for record in own] for name, own in by_strategy.items()
         },
+        "foreground_efficiency": {
+            name: [_efficiency(record, final_iou(dense)) for record in own] for name, own in by_strategy.items()
+        },
         "medians": medians,
         "saved": {what: _saved(own) for what, own in medians.items()},
         "paired": _corrected(
@@ -128,6 +135,7 @@ def summarise(records: Sequence[GameRecord]) -> StrategyComparison:
                 if OURS in by_strategy and baseline in by_strategy
             }
         ),
+        "expected_gain": check_gains([pair for one in ours for pair in gains(one["slices"], one["iou"])]),
         "commits": sorted({record["commit"] for record in records}),
         "machines": sorted({record["machine"] for record in records}),
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -150,6 +158,12 @@ def compare_over_volumes(results: Mapping[str, StrategyComparison]) -> dict[str,
             pairs.setdefault(baseline, []).extend(differences)
     compared = _corrected({baseline: _paired(differences) for baseline, differences in pairs.items()})
     return {baseline: {**compared[baseline], "pairs": len(own)} for baseline, own in pairs.items()}
+
+
+def check_gains_over_volumes(results: Mapping[str, StrategyComparison]) -> GainCheck | None:
+    """Compare the gains that the server expects with those that followed, over all volumes and seeds of ours."""
+    curves = [(result["slices"], curve) for result in results.values() for curve in result["iou"].get(OURS, ())]
+    return check_gains([pair for slices, curve in curves for pair in gains(slices, curve)])
 
 
 def _slices_to(record: GameRecord, level: float) -> int | None:
@@ -208,6 +222,11 @@ def _labelled_to(record: GameRecord, level: float) -> float | None:
     """Return the share of voxels, 0 … 1, that the slices of ``_slices_to`` label."""
     count = _slices_to(record, level)
     return None if count is None else float(record["labelled"][record["slices"].index(count)])
+
+
+def _efficiency(record: GameRecord, dense: float) -> float | None:
+    efficiency = foreground_efficiency(record["foreground"], record["iou"], dense)
+    return None if efficiency is None else round(efficiency, 2)
 
 
 def _differences(

@@ -2,8 +2,9 @@
 
 import functools
 import json
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from lib.core.annotation import suggestion
 from lib.core.device.machine import default_device
 from lib.core.device.memory import keep_freed_memory
 from lib.core.errors import InputError
-from lib.core.files import write_json
+from lib.core.files import replacing, write_json
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.planning import make_plan
 
-from . import annotators, comparison, strategies
+from . import annotators, comparison, foreground_efficiency, gains, strategies
 from .annotators import DENSE, Game, GameRecord, GameSettings, Schedule, play
 from .comparison import Comparison
 from .engine import outcomes
@@ -27,6 +28,9 @@ from .study import Source, checksum_of_code, load_study
 
 CODE = (suggestion, strategies, annotators)
 """The modules that choose slices; when they change, all games are repeated. Records name the commit of the rest."""
+
+COMPARING_CODE = (*CODE, comparison, foreground_efficiency, gains)
+"""The same with the modules that compare; results can be shown together only if all of them are the same."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,7 @@ def simulate(options: SimulateOptions) -> None:
     kept = [game for path in sorted(records.glob("[!.]*.json")) if (game := _finished(path, settings)) is not None]
     summary: Comparison = {
         **comparison.summarise(kept),
-        # Results can be shown together only if the same code compared them.
-        "settings": {"code": checksum_of_code(*CODE, comparison), "course": settings["course"]},
+        "settings": {"code": checksum_of_code(*COMPARING_CODE), "course": settings["course"]},
     }
     results = _merged(experiments / "results" / "simulate.json", f"{source.name}, {name}", summary)
     report = experiments / "results" / "simulate.html"
@@ -138,5 +141,12 @@ def _merged(path: Path, data: str, summary: Comparison) -> dict[str, Comparison]
     for name in sorted(known.keys() - content.keys() - {data}):
         print(f"{name}: left out of the results, as its code or its schedule differs; run `simulate` on it again")
     content[data] = summary
-    write_json(path, content)
+    with replacing(path) as beside:
+        beside.write_text(in_rows(content), encoding="utf-8")
     return content
+
+
+def in_rows(content: Mapping[str, Comparison]) -> str:
+    """Return indented JSON with each list of numbers in one line."""
+    text = json.dumps(content, indent=1)
+    return re.sub(r"\[([^\[\]{}\"]+)\]", lambda row: f"[{' '.join(row[1].split())}]", text) + "\n"

@@ -15,7 +15,8 @@ from lib.report.pictures import png_of_figure
 
 from . import TEMPLATES
 from .annotators import ENOUGH, enough_iou
-from .comparison import Comparison, PairedTest, compare_over_volumes
+from .comparison import Comparison, PairedTest, check_gains_over_volumes, compare_over_volumes
+from .gains import GainCheck
 from .strategies import OURS
 
 COLOURS = {
@@ -56,7 +57,8 @@ def write_simulate_report(path: Path, results: Mapping[str, Comparison]) -> None
         shown = Shown(curves, f"IoU over annotated slices, {data}")
         sections.append(_Section(data, shown, _table(result), _provenance(result)))
     paired = _paired_table(results) if len(results) > 1 else None
-    write_page(path, render("simulate.html.j2", TEMPLATES, sections=sections, paired=paired))
+    gains = _describe_gains(check_gains_over_volumes(results))
+    write_page(path, render("simulate.html.j2", TEMPLATES, sections=sections, paired=paired, gains=gains))
 
 
 def draw_curves(result: Comparison) -> bytes:
@@ -67,12 +69,12 @@ def draw_curves(result: Comparison) -> bytes:
     """
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes = figure.subplots()
+    slices = result["slices"]
     for name in _strategies(result):
-        slices, curves, colour = result["slices"][name], np.array(result["iou"][name]), COLOURS.get(name, OTHER_COLOUR)
+        curves, colour = np.array(result["iou"][name]), COLOURS.get(name, OTHER_COLOUR)
         axes.plot(slices, curves.mean(axis=0), color=colour, label=name, linewidth=2.5 if name == OURS else 1.5)
         axes.fill_between(slices, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.12, linewidth=0)
-    slices, dense = next(iter(result["slices"].values())), np.mean(result["dense_iou"], axis=0)
-    axes.plot(slices, dense, "k:", linewidth=1, label="dense, as many steps")
+    axes.plot(slices, np.mean(result["dense_iou"], axis=0), "k:", linewidth=1, label="dense, as many steps")
     axes.axhline(
         enough_iou(result["dense_iou"]), color="k", linestyle="--", linewidth=1, label=f"{ENOUGH:.0%} of dense"
     )
@@ -99,6 +101,7 @@ def _table(result: Comparison) -> Table:
         "voxels labelled in them",
         "voxel edges between classes in them",
         "slices for 95 % for the first time",
+        "foreground efficiency",
         "next_slice's area is larger by",
         "p",
         "p corrected (Holm)",
@@ -112,6 +115,7 @@ def _table(result: Comparison) -> Table:
             _each(result["labelled_to_95_percent"][name], ".0%"),
             _each(result["length_to_95_percent"][name], "d"),
             _each(result["slices_to_first_95_percent"][name], "d"),
+            _median_and_range(result["foreground_efficiency"][name]),
             *_difference_and_p(result["paired"].get(name)),
         )
         for name in _strategies(result)
@@ -147,11 +151,29 @@ def _mean_and_range(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
+def _median_and_range(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{statistics.median(known):.1f} ({min(known):.1f} to {max(known):.1f})" if known else "–"
+
+
+def _describe_gains(check: GainCheck | None) -> str:
+    """Say in a sentence how the gains that the server expects compare with those that followed."""
+    if check is None:
+        return ""
+    correlation = "isn't defined" if check["spearman"] is None else f"is {check['spearman']:.2f}"
+    return (
+        "The gain in IoU that the server expects of a slice, against the gain of the best IoU so far that followed: "
+        f"Spearman's correlation over {check['choices']} choices of {OURS} {correlation}; on average "
+        f"{check['expected']:.4f} was expected, and {check['followed']:.4f} followed."
+    )
+
+
 def _provenance(result: Comparison) -> str:
     dense = ", ".join(f"{iou:.3f}" for (*_, iou) in result["dense_iou"])
     return (
         f"{_medians(result)}Dense annotation: IoU {dense}. p is of Wilcoxon's signed-rank test over the seeds, "
         f"two-sided, against {', '.join(result['paired'])}; of fewer than 6 seeds it can't be below 0.05. "
+        f"{_describe_gains(result['expected_gain'])} "
         f"{result['date']}, commit {', '.join(result['commits'])}, on {'; '.join(result['machines'])}."
     )
 

@@ -13,6 +13,7 @@ def record(strategy: str, seed: int, iou: list[float]) -> GameRecord:
         "iou": iou,
         "iou_unannotated": [value - 0.1 for value in iou],
         "labelled": [0.1 * count for count in slices],
+        "foreground": [0.1 * count for count in slices],
         "places": [],
         "lengths": [2] * 9,
         "seconds": 1.0,

@@ -8,12 +8,21 @@ import torch
 
 from dense_volumes import write_balls
 from devices import on_each_device
+from experiments import annotators
 from experiments.annotators import DENSE, Game, Schedule, boundary_lengths, iou_elsewhere, play
-from experiments.study import Source, load_study
+from experiments.strategies import STRATEGIES, StrategyInput
+from experiments.study import Source, Subject, load_study
+from lib.core.annotation.slices import AnnotatedSlice
 from lib.core.labels import LabelScheme
 from lib.core.training import learner
 
 SHORT = Schedule(first_steps=2, steps=1, most_slices=6)
+
+
+def part_of_the_ball(subject: Subject, places: list[list[int]]) -> float:
+    """Count the voxels of the ball that lie in slices, voxel by voxel."""
+    ball = [tuple(voxel) for voxel in np.argwhere(subject.truth == 1)]
+    return round(sum(any(voxel[axis] == index for axis, index in places) for voxel in ball) / len(ball), 4)
 
 
 @pytest.mark.usefixtures("small_network")
@@ -32,10 +41,13 @@ def test_a_game_is_repeatable_and_begins_alike_for_all(tmp_path: Path) -> None:
     assert first["iou"][0] == other["iou"][0]
     assert play(subject, study.scheme, Game("random", 2), SHORT, "cpu")["places"] != first["places"]
     assert len(first["iou_unannotated"]) == 4
+    for record in (first, other):
+        assert record["foreground"] == [part_of_the_ball(subject, record["places"][:count]) for count in (3, 4, 5, 6)]
     dense = play(subject, study.scheme, Game(DENSE, 1), SHORT, "cpu")
     # It trains on all voxels, for the steps that others train for with the same number of slices.
     assert dense["slices"] == first["slices"]
     assert dense["places"] == first["places"][:3]
+    assert dense["foreground"] == [1, 1, 1, 1]
 
 
 @pytest.mark.usefixtures("small_network")
@@ -47,6 +59,23 @@ def test_a_game_does_not_depend_on_which_precision_is_faster(tmp_path: Path, mon
         monkeypatch.setattr(learner, "half_precision_of", lambda _, faster=faster: faster)
         curves.append(play(study.subjects["ball_1"], study.scheme, Game("random", 1), SHORT, "cpu")["iou"])
     assert curves[0] == curves[1]
+
+
+@pytest.mark.usefixtures("small_network")
+def test_strategies_know_how_far_the_game_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_balls(tmp_path)
+    study = load_study(Source(tmp_path, "ball", False, tmp_path))
+    subject, progress = study.subjects["ball_1"], []
+
+    def choose(known: StrategyInput) -> AnnotatedSlice:
+        progress.append(known.progress)
+        assert known.truth is subject.truth
+        return STRATEGIES["random"](known)
+
+    monkeypatch.setattr(annotators, "STRATEGIES", {"recording": choose})
+    for most in (6, 4):
+        play(subject, study.scheme, Game("recording", 1), Schedule(1, 1, most), "cpu")
+    assert progress == [0, 0.5, 1, 0]
 
 
 @on_each_device

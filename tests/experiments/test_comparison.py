@@ -38,6 +38,10 @@ def test_curves_are_compared_seed_by_seed() -> None:
     # All six differences have the same sign: twice 1 of 64 cases.
     assert summary["paired"]["random"]["p"] == pytest.approx(2 / 64)
     assert summary["seeds"] == {"next_slice": list(range(6)), "random": list(range(6))}
+    # Two choices of each of ours have an expectation: after 3 and 4, and after 3 to 5 slices.
+    assert summary["expected_gain"] is not None
+    assert summary["expected_gain"]["choices"] == 12
+    assert summary["expected_gain"]["followed"] == pytest.approx((6 * 0.01 + 15 * 0.001) / 12, abs=1e-4)
 
 
 def test_slices_saved_are_those_of_the_best_baseline() -> None:

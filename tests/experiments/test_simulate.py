@@ -9,8 +9,8 @@ import pytest
 
 from dense_volumes import write_balls
 from experiments.annotators import DENSE, Schedule
-from experiments.comparison import summarise
-from experiments.simulate import SimulateOptions, simulate
+from experiments.comparison import Comparison, summarise
+from experiments.simulate import SimulateOptions, in_rows, simulate
 from experiments.simulate_report import write_simulate_report
 from experiments.strategies import STRATEGIES
 from game_records import record
@@ -42,6 +42,7 @@ def test_the_command_keeps_what_is_done_and_other_data_sets(tmp_path: Path) -> N
     assert content["other"] == other
     assert set(content) == {"balls, ball_2", "other"}
     assert set(content["balls, ball_2"]["iou"]) == set(STRATEGIES)
+    assert results.read_text() == in_rows(content)
     report = (tmp_path / "out" / "results" / "simulate.html").read_text()
     for part in ("<h2>other</h2>", "<h2>balls, ball_2</h2>", "clasp_pe", "image/png;base64", ", on a GPU."):
         assert part in report
@@ -52,6 +53,16 @@ def test_the_command_keeps_what_is_done_and_other_data_sets(tmp_path: Path) -> N
         drawn = np.rint(255 * matplotlib.image.imread(path)).astype(int)
         assert (drawn[:, :, :3] == (0xD5, 0x5E, 0x00)).all(axis=2).any()
     assert {path.name: path.stat().st_mtime_ns for path in games.iterdir()} == before
+
+
+def test_results_are_json_with_a_row_for_each_curve() -> None:
+    records = [record(DENSE, seed, [0.5, 0.75]) for seed in (0, 1)] + [record("random", 0, [0.25, 0.5])]
+    course = [2, 1, 4]
+    content = {"a, b": Comparison(**summarise(records), settings={"code": 1, "course": course})}
+    text = in_rows(content)
+    assert json.loads(text) == content
+    assert text.splitlines()[2] == '  "slices": [3, 4],'
+    assert "    [0.25, 0.5]\n" in text
 
 
 @pytest.mark.parametrize(
@@ -82,4 +93,6 @@ def test_committed_results_are_shown(tmp_path: Path) -> None:
     html = (tmp_path / "simulate.html").read_text()
     # As experiments/README.md has it.
     assert "0.878 (0.839 to 0.916)" in html
+    assert "of next_slice is 0.42; on average 0.0219 was expected, and 0.0151 followed" in html
+    assert "16.9 (4.6 to 30.0)" in html
     assert "next_slice 6, evenly_spaced 18, random 16, foreground_random 9: 33% less" in html
