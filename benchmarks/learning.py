@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lib.core.labels import UNLABELLED, LabelScheme
@@ -137,6 +138,7 @@ class Trial:
         budget: seconds after which the trial ends.
         before: seconds that the learner took to start.
         progress: called with the part of the time that has passed, 0 … 1.
+        device: ``cpu`` or ``cuda``; where the learner computes if it can.
 
     Attributes:
         curve: the scores so far.
@@ -144,8 +146,10 @@ class Trial:
         evaluations: duration of each scoring in seconds; it doesn't count as the learner's time.
     """
 
-    def __init__(self, task: Task, budget: float, before: float, progress: Callable[[float], None]) -> None:
-        self.task, self.budget = task, budget
+    def __init__(
+        self, task: Task, budget: float, before: float, progress: Callable[[float], None], device: str = "cpu"
+    ) -> None:
+        self.task, self.budget, self.device = task, budget, device
         self.clock = Clock(before)
         self.curve: Curve = []
         self.iou: dict[str, float | None] = {}
@@ -171,6 +175,9 @@ class Trial:
 
     def score(self, segment: Segment) -> None:
         """Score the learner while the clock stands still."""
+        if self.device == "cuda":
+            # What the GPU has still to compute is part of the learner's time.
+            torch.cuda.synchronize()
         seconds = self.clock.seconds
         with self.clock.paused():
             began = time.monotonic()

@@ -1,7 +1,8 @@
 """Time from the submitted annotation to a level of mean foreground IoU on unpainted voxels.
 
-All learners learn from the same slices on the CPU for the same time, each in its own process. A curve starts when the
-annotation is submitted. Starting the software and everything else that it does counts; scoring doesn't.
+All learners learn from the same slices for the same time, each in its own process. Random forest and interpolations
+compute on the processor, even if there is a GPU. A curve starts when the annotation is submitted. Starting the software
+and everything else that it does counts; scoring doesn't.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ KEYS = tuple(
 
 
 def prepare(
-    learner: str, folder: str, labels: Sequence[str], seconds: float, seed: int
+    learner: str, folder: str, labels: Sequence[str], seconds: float, seed: int, device: str = "cpu"
 ) -> Callable[[Callable[[float], None]], dict[str, Any]]:
     """Prepare a side for ``benchmarks.side``: a run learns until its time is over.
 
@@ -52,6 +53,7 @@ def prepare(
         labels: names of the foreground classes.
         seconds: training time, from the submitted annotation.
         seed: draws the slices that are annotated, and the learner's random numbers.
+        device: ``cpu`` or ``cuda``.
     """
     software = LEARNERS[learner]
     module, function = software.entry.split(":")
@@ -61,7 +63,7 @@ def prepare(
     start = seconds_to_start(software.imports)
 
     def run(progress: Callable[[float], None]) -> dict[str, Any]:
-        trial = Trial(task, seconds, start, progress)
+        trial = Trial(task, seconds, start, progress, device)
         learn(trial, seed)
         curve = [(round(after, 1), round(iou, 4)) for after, iou in trial.curve]
         return {"curve": curve, "iou": trial.iou, "evaluation_seconds": statistics.median(trial.evaluations)}
@@ -75,9 +77,6 @@ def measure(keys: Sequence[str], chosen: BenchmarkOptions, announce: Announce) -
     Raises:
         SideError: a learner failed; raised after the others have been measured.
     """
-    if chosen.device != "cpu":
-        announce(f"{PART}: left out, it compares on the CPU only\n")
-        return
     failures: list[str] = []
     for data in CLASSES:
         wanted = [key for key in keys if key.startswith(f"{PART}.{data}.")]
@@ -109,7 +108,7 @@ def _measure_data(
         for learner in LEARNERS:
             if learner not in named - failed:
                 continue
-            options = {"learner": learner, "folder": str(folder), "labels": CLASSES[data]}
+            options = {"learner": learner, "folder": str(folder), "labels": CLASSES[data], "device": chosen.device}
             side = Side(f"{__name__}:prepare", {**options, "seconds": seconds, "seed": seed})
             try:
                 # One after another, because a process that waits for its turn would hold its memory.

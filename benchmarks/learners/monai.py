@@ -100,28 +100,30 @@ def _learn(trial: Trial, seed: int, build: Callable[[], torch.nn.Module]) -> Non
     torch.manual_seed(seed)
     task = trial.task
     patch, window = (patch_shape(_shapes(task), limit) for limit in (LARGEST_PATCH, LARGEST_WINDOW))
-    network = build()
+    network = build().to(trial.device)
     optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     prepare = _preparation(patch)
     prepared = [prepare(_item(case)) for case in task.cases]
     images = {case.id: item["image"] for case, item in zip(task.cases, prepared, strict=True)}
     # The target of each value of an annotation, which is its index here: ignored, background or foreground.
-    targets = torch.from_numpy(task.scheme.targets(np.arange(task.classes + 1)))
+    targets = torch.from_numpy(task.scheme.targets(np.arange(task.classes + 1))).to(trial.device)
     loss_function = torch.nn.CrossEntropyLoss(ignore_index=int(targets[UNLABELLED]))
 
     def segment(case: TrainingCase) -> NDArray[np.uint8]:
         network.eval()
         with torch.no_grad():
-            logits = sliding_window_inference(images[case.id][None], window, 1, network, overlap=0.25)
+            image = images[case.id][None].to(trial.device)
+            logits = sliding_window_inference(image, window, 1, network, overlap=0.25)
         network.train()
-        classes: NDArray[np.uint8] = logits[0].argmax(0).to(torch.uint8).numpy()
+        classes: NDArray[np.uint8] = logits[0].argmax(0).to(torch.uint8).cpu().numpy()
         # Small volumes were padded, equally at both ends.
         starts = [(size - length) // 2 for size, length in zip(classes.shape, case.volume.shape, strict=True)]
         box = tuple(slice(start, start + n) for start, n in zip(starts, case.volume.shape, strict=True))
         return classes[box]
 
     for batch in batches(prepared, _augmentation(patch, task.classes, seed)):
-        loss = loss_function(network(batch["image"]), targets[batch["label"][:, 0].long()])
+        image, label = (batch[part].to(trial.device) for part in ("image", "label"))
+        loss = loss_function(network(image), targets[label[:, 0].long()])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -152,6 +154,7 @@ def _augmentation(patch: Sequence[int], classes: int, seed: int) -> Compose:
     both["padding_mode"] = ("reflection", "zeros")
     chain = Compose(
         [
+            class_places(classes),
             *balanced_crop(patch, classes),
             *(RandFlipd(("image", "label"), prob=0.5, spatial_axis=axis) for axis in range(3)),
             RandAffined(prob=0.5, rotate_range=[ANGLE] * 3, scale_range=[SCALING] * 3, **both),
@@ -164,10 +167,14 @@ def _augmentation(patch: Sequence[int], classes: int, seed: int) -> Compose:
     return chain
 
 
+def class_places(classes: int) -> Transform:
+    """Return the transform that lists the voxels of each class, for ``balanced_crop``."""
+    return ClassesToIndicesd("label", num_classes=classes + 1)
+
+
 def balanced_crop(patch: Sequence[int], classes: int) -> list[Transform]:
     """Return transforms that cut out a patch, centred on each class equally often and never on an unlabelled voxel."""
     return [
-        ClassesToIndicesd("label", num_classes=classes + 1),
         RandCropByLabelClassesd(
             ("image", "label"),
             "label",

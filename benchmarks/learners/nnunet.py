@@ -45,7 +45,7 @@ def learn(trial: Trial, seed: int) -> None:
         extract_fingerprints([NUMBER], num_processes=PROCESSES)
         plans = plan_experiments([NUMBER])
         preprocess([NUMBER], plans, (CONFIGURATION,), (PROCESSES,))
-        trainer = get_trainer_from_args(str(NUMBER), CONFIGURATION, "all", device=torch.device("cpu"))
+        trainer = get_trainer_from_args(str(NUMBER), CONFIGURATION, "all", device=torch.device(trial.device))
         _train(trainer, trial)
 
 
@@ -72,7 +72,7 @@ class _Segmenter:
     def __init__(self, trainer: nnUNetTrainer) -> None:
         self._trainer = trainer
         self._predictor = nnUNetPredictor(
-            tile_step_size=1 - OVERLAP, use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False
+            tile_step_size=1 - OVERLAP, use_mirroring=False, device=trainer.device, allow_tqdm=False
         )
         self._predictor.manual_initialization(
             trainer.network,

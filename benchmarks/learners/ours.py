@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from benchmarks.learning import Trial
 from lib.core.device.machine import Machine
 from lib.core.device.memory import free_memory, keep_freed_memory
-from lib.core.device.this_machine import SHARE
+from lib.core.device.this_machine import SHARE, this_machine
 from lib.core.inference.segmenter import Segmenter
 from lib.core.model.folder import ModelFolder
 from lib.core.plan.options import PlanOptions
@@ -26,7 +26,7 @@ MAX_EPOCHS = 1_000_000
 def learn(trial: Trial, seed: int) -> None:
     """Train until the time is over; score the published model whenever it has changed."""
     keep_freed_memory()
-    machine = Machine("cpu", int(SHARE * free_memory()))
+    machine = this_machine(None) if trial.device == "cuda" else Machine("cpu", int(SHARE * free_memory()))
     with tempfile.TemporaryDirectory() as path:
         folder = ModelFolder(path)
         scored: int | None = None

@@ -61,7 +61,7 @@ class Prepared:
 
     def classes(self, case: TrainingCase, probabilities: Tensor) -> NDArray[np.uint8]:
         """Return the most probable classes (X, Y, Z) on a volume's own grid, from probabilities (classes, *working)."""
-        back = self.images[case.id].grid.back(probabilities)
+        back = self.images[case.id].grid.back(probabilities.cpu())
         found: NDArray[np.uint8] = back.argmax(0).to(torch.uint8).numpy()
         return found
 

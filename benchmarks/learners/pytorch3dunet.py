@@ -36,13 +36,14 @@ def learn(trial: Trial, seed: int) -> None:
         files = [_write(folder / f"{number}.h5", case, trial.task) for number, case in enumerate(trial.task.cases)]
         # It requires other files for validation, but the time ends before any validation.
         validation = _write(folder / "validation.h5", trial.task.cases[0], trial.task)
-        trainer = create_trainer(_configuration(trial.task, files, validation, folder))
+        trainer = create_trainer(_configuration(trial.task, files, validation, folder, trial.device))
 
         def segment(case: TrainingCase) -> NDArray[np.uint8]:
             trainer.model.eval()
             image = _standardised(_raw(case))
             with torch.no_grad():
-                labels = trainer.model(torch.from_numpy(image)[None])[0].argmax(0).to(torch.uint8).numpy()
+                logits = trainer.model(torch.from_numpy(image)[None].to(trial.device))
+            labels = logits[0].argmax(0).to(torch.uint8).cpu().numpy()
             trainer.model.train()
             classes: NDArray[np.uint8] = labels.transpose(2, 1, 0)
             return classes
@@ -75,14 +76,14 @@ def _write(path: Path, case: TrainingCase, task: Task) -> str:
     return str(path)
 
 
-def _configuration(task: Task, files: list[str], validation: str, folder: Path) -> dict[str, Any]:
+def _configuration(task: Task, files: list[str], validation: str, folder: Path, device: str) -> dict[str, Any]:
     smallest = np.min([case.volume.shape[::-1] for case in task.cases], axis=0).tolist()
     largest = np.max([case.volume.shape[::-1] for case in task.cases], axis=0).tolist()
     patch = [min(sizes) for sizes in zip(smallest, LARGEST_PATCH, strict=True)]
     stride = [max(1, (size - length) // (POSITIONS - 1)) for size, length in zip(largest, patch, strict=True)]
     standardize = {"name": "Standardize", "channelwise": True}
     return {
-        "device": TorchDevice.CPU,
+        "device": TorchDevice(device),
         "model": {
             "name": "UNet3D",
             "in_channels": task.channels,

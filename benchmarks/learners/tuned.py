@@ -1,9 +1,9 @@
-"""Networks of others, tuned for few slices and two cores by somebody who knows MONAI well.
+"""Networks of others, tuned for few slices by somebody who knows MONAI well.
 
-They get what this software gives its own network: the working grid, held-out slices, bfloat16 where the processor has
-it, a learning rate that falls over the time there is, averaged weights, and crops that are centred on all classes
-equally often. What else to choose depends on the data: each of several configurations learns for a part of the time,
-which doesn't count, and the one with the best IoU on the held-out slices is measured.
+They get what this software gives its own network: the working grid, held-out slices, bfloat16 where the device has it,
+a learning rate that falls over the time there is, averaged weights, and crops that are centred on all classes equally
+often. What else to choose depends on the data: each of several configurations learns for a part of the time, which
+doesn't count, and the one with the best IoU on the held-out slices is measured.
 """
 
 import itertools
@@ -36,17 +36,30 @@ from lib.core.loss.dice import dice_and_cross_entropy
 from lib.core.training.cases import TrainingCase
 from lib.core.training.learner import running_average
 
-from .monai import ANGLE, SCALING, balanced_crop, batches, kernels_and_strides, patch_shape
+from .monai import ANGLE, SCALING, balanced_crop, batches, class_places, kernels_and_strides, patch_shape
 from .prepared import Prepared
 
-LARGEST_PATCH = (80, 80, 48)
-FEATURES = (16, 16, 32, 64, 128, 16)
-"""Half of BasicUNet's."""
 
-NARROW = 16
-"""Features of the first level of the other networks: half of theirs."""
+class Scale(NamedTuple):
+    """How large networks and patches are on a device.
 
-MOST_FEATURES = 160
+    Attributes:
+        width: features of a network's first level.
+        patch: the largest patch.
+    """
+
+    width: int
+    patch: tuple[int, ...]
+
+
+SCALES = {"cpu": Scale(16, (80, 80, 48)), "cuda": Scale(32, (128, 128, 64))}
+"""By device: on a processor half of the networks' own widths, for two cores; on a GPU all of them."""
+
+WIDENING = 10
+"""A coarse level of DynUNet has at most so many times the features of the first one, as in nnU-Net."""
+
+Build = Callable[[Prepared, Scale], nn.Module]
+
 LEARNING_RATE = 1e-3
 DECAY = 0.9
 AVERAGED = 0.95
@@ -74,15 +87,20 @@ CONFIGURATIONS = tuple(map(Configuration._make, itertools.product((0.0, 1 / 3), 
 
 def learn_basicunet(trial: Trial, seed: int) -> None:
     """Train MONAI's ``BasicUNet``."""
-    _learn(trial, seed, lambda prepared: BasicUNet(3, prepared.task.channels, prepared.task.classes, FEATURES))
+
+    def build(prepared: Prepared, scale: Scale) -> nn.Module:
+        features = [times * scale.width for times in (1, 1, 2, 4, 8, 1)]
+        return BasicUNet(3, prepared.task.channels, prepared.task.classes, features)
+
+    _learn(trial, seed, build)
 
 
 def learn_dynunet(trial: Trial, seed: int) -> None:
     """Train MONAI's ``DynUNet``, with the kernels and strides that nnU-Net would choose for the patch."""
 
-    def build(prepared: Prepared) -> nn.Module:
-        kernels, strides = kernels_and_strides(_patch(prepared), prepared.voxel_size)
-        filters = [min(NARROW << level, MOST_FEATURES) for level in range(len(kernels))]
+    def build(prepared: Prepared, scale: Scale) -> nn.Module:
+        kernels, strides = kernels_and_strides(patch_shape(prepared.sizes, scale.patch), prepared.voxel_size)
+        filters = [scale.width * min(1 << level, WIDENING) for level in range(len(kernels))]
         channels, classes = prepared.task.channels, prepared.task.classes
         return DynUNet(3, channels, classes, kernels, strides, strides[1:], filters, norm_name="instance")
 
@@ -93,9 +111,9 @@ def learn_pytorch3dunet(trial: Trial, seed: int) -> None:
     """Train pytorch3dunet's ``ResidualUNet3D``."""
     from pytorch3dunet.unet3d.model import ResidualUNet3D
 
-    def build(prepared: Prepared) -> nn.Module:
+    def build(prepared: Prepared, scale: Scale) -> nn.Module:
         network: nn.Module = ResidualUNet3D(
-            prepared.task.channels, prepared.task.classes, final_sigmoid=False, f_maps=NARROW, num_levels=4
+            prepared.task.channels, prepared.task.classes, final_sigmoid=False, f_maps=scale.width, num_levels=4
         )
         return network
 
@@ -103,22 +121,24 @@ def learn_pytorch3dunet(trial: Trial, seed: int) -> None:
 
 
 class _Training:
-    """A network in training by a configuration."""
+    """A network in training by a configuration on a device."""
 
-    def __init__(self, prepared: Prepared, one: Configuration, seed: int, network: nn.Module) -> None:
+    def __init__(self, prepared: Prepared, one: Configuration, seed: int, build: Build, device: str) -> None:
         torch.manual_seed(seed)
-        self._prepared, self._one, self._seed = prepared, one, seed
-        self._patch = _patch(prepared)
+        self.prepared, self._one, self._seed, self._device = prepared, one, seed, device
+        self._patch = patch_shape(prepared.sizes, SCALES[device].patch)
+        network = build(prepared, SCALES[device]).to(device)
         self.network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.averaged = AveragedModel(self.network, multi_avg_fn=running_average(AVERAGED))
-        self._precision = half_precision_of("cpu")
-        self._targets = torch.from_numpy(prepared.task.scheme.targets(np.arange(prepared.task.classes + 1)))
+        self._precision = half_precision_of(device)
+        targets = prepared.task.scheme.targets(np.arange(prepared.task.classes + 1))
+        self._targets = torch.from_numpy(targets).to(device)
         counts = sum(
             np.bincount(values.ravel(), minlength=prepared.task.classes + 1) for values in prepared.training.values()
         )
         by_target = np.zeros(prepared.task.classes, dtype=np.int64)
-        by_target[self._targets[1:]] = np.asarray(counts)[1:]
-        self._weights = torch.tensor(class_weights(by_target.tolist(), one.class_balance))
+        by_target[targets[1:]] = np.asarray(counts)[1:]
+        self._weights = torch.tensor(class_weights(by_target.tolist(), one.class_balance), device=device)
 
     def steps(self, progress: Callable[[], float]) -> Iterator[float]:
         """Make steps without end; yield the progress, 0 … 1, after each."""
@@ -128,7 +148,7 @@ class _Training:
             for group in optimiser.param_groups:
                 group["lr"] = LEARNING_RATE * max(0.0, 1 - done) ** DECAY
             self.network.train()
-            with half_precision("cpu", self._precision):
+            with half_precision(self._device, self._precision):
                 logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last_3d))
             # DynUNet and others return a tensor unless asked for deep supervision.
             loss = dice_and_cross_entropy(logits.float(), self._targets[batch["label"][:, 0].long()], self._weights)
@@ -140,29 +160,34 @@ class _Training:
 
     def segment(self, case: TrainingCase) -> NDArray[np.uint8]:
         """Return the classes (X, Y, Z) of a volume."""
-        prepared = self._prepared.images[case.id]
+        prepared = self.prepared.images[case.id]
         network, size = self.averaged.module.eval(), prepared.grid.working
-        with torch.no_grad(), half_precision("cpu", self._precision):
+        image = prepared.image[None].to(self._device)
+        with torch.no_grad(), half_precision(self._device, self._precision):
             logits = sliding_window_inference(
-                prepared.image[None], self._patch, 1, network, overlap=OVERLAP, mode="gaussian", padding_mode="reflect"
+                image, self._patch, 1, network, overlap=OVERLAP, mode="gaussian", padding_mode="reflect"
             )
         probabilities = logits[0].float().softmax(0)
         assert probabilities.shape[1:] == size
-        return self._prepared.classes(case, probabilities)
+        return self.prepared.classes(case, probabilities)
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
-        pad = SpatialPadd(("image", "label"), self._patch, mode="constant", value=UNLABELLED)
+        both = ("image", "label")
+        prepare = Compose(
+            [
+                SpatialPadd(both, self._patch, mode="constant", value=UNLABELLED),
+                class_places(self.prepared.task.classes),
+                # Patches are cut and changed where the network computes.
+                EnsureTyped(both, device=torch.device(self._device)),
+            ]
+        )
         items = [
-            pad({"image": self._prepared.images[name].image, "label": torch.from_numpy(values)[None]})
-            for name, values in self._prepared.training.items()
+            prepare({"image": self.prepared.images[name].image, "label": torch.from_numpy(values)[None]})
+            for name, values in self.prepared.training.items()
         ]
-        augmentation = _augmentation(self._patch, self._prepared.task.classes, self._one.mirrored)
+        augmentation = _augmentation(self._patch, self.prepared.task.classes, self._one.mirrored)
         augmentation.set_random_state(self._seed)
         return batches(items, augmentation)
-
-
-def _patch(prepared: Prepared) -> tuple[int, ...]:
-    return patch_shape(prepared.sizes, LARGEST_PATCH)
 
 
 def _augmentation(patch: Sequence[int], classes: int, mirrored: bool) -> Compose:
@@ -187,25 +212,22 @@ def _augmentation(patch: Sequence[int], classes: int, mirrored: bool) -> Compose
     )
 
 
-def _learn(trial: Trial, seed: int, build: Callable[[Prepared], nn.Module]) -> None:
+def _learn(trial: Trial, seed: int, build: Build) -> None:
     """Choose a configuration, and train by it until the trial is over."""
     prepared = Prepared.of(trial.task, seed)
     with trial.clock.paused():
         seconds = TUNING_SHARE * trial.budget
-        best = max(CONFIGURATIONS, key=lambda one: _tried(prepared, one, seed, build, seconds))
-    training = _Training(prepared, best, seed, build(prepared))
+        best = max(CONFIGURATIONS, key=lambda one: _tried(_Training(prepared, one, seed, build, trial.device), seconds))
+    training = _Training(prepared, best, seed, build, trial.device)
     for _ in training.steps(lambda: trial.clock.seconds / trial.budget):
         if not trial.goes_on(training.segment):
             return
 
 
-def _tried(
-    prepared: Prepared, one: Configuration, seed: int, build: Callable[[Prepared], nn.Module], seconds: float
-) -> float:
-    """Return the IoU on the held-out slices that a configuration reaches in these seconds."""
-    training = _Training(prepared, one, seed, build(prepared))
+def _tried(training: _Training, seconds: float) -> float:
+    """Return the IoU on the held-out slices that a training reaches in these seconds."""
     began = time.monotonic()
     for progress in training.steps(lambda: (time.monotonic() - began) / seconds):
         if progress >= 1:
             break
-    return prepared.score(training.segment)
+    return training.prepared.score(training.segment)

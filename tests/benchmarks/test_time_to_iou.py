@@ -22,14 +22,6 @@ from lib.core.volumes.volume import Volume
 
 CLASSES = ("inside", "wall")
 SHAPE = (40, 36, 32)
-NEEDS = {
-    "pytorch3dunet_tuned": "pytorch3dunet",
-    "pytorch3dunet": "pytorch3dunet",
-    "nnunetv2": "nnunetv2",
-    "random_forest": "sklearn",
-    "biomedisa": "biomedisa",
-    "interpolation": "itk.itkMorphologicalContourInterpolatorPython",
-}
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +137,8 @@ def test_task_is_the_same_each_time_and_hides_the_last_volume(balls: Path) -> No
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_learner_is_scored_on_the_way_and_at_the_end(name: str, balls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name in NEEDS:
-        pytest.importorskip(NEEDS[name])
+    if not LEARNERS[name].is_installed:
+        pytest.skip(f"{LEARNERS[name].package} isn't installed")
     monkeypatch.setattr(learning, "FIRST_CHECKPOINT", 1.0)
     module, function = LEARNERS[name].entry.split(":")
     learn = getattr(importlib.import_module(f"benchmarks.learners.{module}"), function)
