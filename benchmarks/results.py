@@ -126,6 +126,22 @@ class RateEntry(Entry):
     load: dict[str, list[float]]
 
 
+class TrainingEntry(Entry):
+    """A training that may be unfinished; without peers, so ``ratio`` and ``bar`` are None.
+
+    ``steps`` of ``all_steps`` took ``seconds``; at this speed, all of them take ``projected_seconds``. ``iou``: mean
+    foreground IoU at the end, None before.
+    """
+
+    ratio: None
+    bar: None
+    steps: int
+    all_steps: int
+    seconds: float
+    projected_seconds: float
+    iou: float | None
+
+
 class _CurveDetails(TypedDict, total=False):
     """``peak_gb``: memory of the last run. ``setup``: how the learner was used, in words."""
 

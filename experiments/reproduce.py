@@ -104,6 +104,19 @@ def reproduce(options: ReproduceOptions) -> bool:
             in which case the others were still done.
     """
     _check(options)
+    runs, study, context = planned(options)
+    # Seed by seed, so that every table is complete before any is repeated.
+    runs.sort(key=lambda run: run.seed)
+    with _locked(context.work):
+        return _make(runs, study, context, options)
+
+
+def planned(options: ReproduceOptions) -> tuple[list[Run], Study, RunContext]:
+    """Return the runs that the options ask for, finished or not, with their volumes and what they share.
+
+    Raises:
+        InputError: the volumes can't be used, or no method can do a table.
+    """
     size = SIZES[options.size]
     work = options.experiments.resolve() / "work" / options.part()
     folder = options.folder.resolve() if options.folder else None
@@ -121,10 +134,7 @@ def reproduce(options: ReproduceOptions) -> bool:
                 "give other --methods"
             )
         runs += of_table
-    # Seed by seed, so that every table is complete before any is repeated.
-    runs.sort(key=lambda run: run.seed)
-    with _locked(work):
-        return _make(runs, study, context, options)
+    return runs, study, context
 
 
 @contextmanager

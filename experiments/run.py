@@ -22,6 +22,8 @@ from lib.core.errors import InputError
 from lib.core.files import replacing, write_json
 from lib.core.labels import UNLABELLED
 from lib.core.metrics import confusion, iou_per_class, mean_iou
+from lib.core.model.folder import ModelFolder
+from lib.core.model.model import load_content
 
 from .methods import METHODS, MethodInput, OutOfTimeError, Size, training_precision
 from .provenance import commit, machine_name
@@ -138,6 +140,14 @@ def finished(run: Run, study: Study, context: RunContext) -> RunRecord | None:
         return None
     record: RunRecord = json.loads(path.read_text(encoding="utf-8"))
     return record if record["settings"] == run_settings(run, study, context) else None
+
+
+def trained(run: Run, context: RunContext) -> tuple[int, float]:
+    """Return the steps and the seconds of an unfinished training of the paper's network, as its checkpoint has them."""
+    work = context.work_of(run)
+    checkpoint = ModelFolder(work).checkpoint
+    steps: int = load_content(checkpoint)["steps"] if checkpoint.is_file() else 0
+    return steps, _pieces(work)["seconds"]
 
 
 def perform(run: Run, context: RunContext) -> RunRecord:
