@@ -3,17 +3,17 @@
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Protocol, cast
+from typing import Annotated, NoReturn, Protocol, cast
 
 import typer
 
 from lib.commands.command_line import make_app, run
 from lib.core.errors import InputError
 
-from . import PROJECT, inference, large, many, step, tiles, time_to_iou
+from . import PROJECT, gpu, inference, large, many, paper, step, tiles, time_to_iou
 from .picture import draw_curves, draw_picture
 from .results import Entry, SpeedEntry, machine, merge_result, read_results
 from .timing import Announce, BenchmarkOptions, SideError, select
@@ -34,9 +34,11 @@ class Part(Protocol):
     ) -> Iterator[tuple[str, Entry]]: ...
 
 
-PARTS: tuple[Part, ...] = (tiles, inference, step, time_to_iou, large, many)
+PARTS: tuple[Part, ...] = (tiles, inference, step, time_to_iou, large, many, paper)
 KEYS = [key for part in PARTS for key in part.KEYS]
 GROUPS = list(dict.fromkeys(key.split(".")[0] for key in KEYS))
+GPU = "gpu"
+"""Typed instead of parts: measure what is missing on a GPU, see ``gpu``."""
 
 
 class Device(str, Enum):
@@ -58,7 +60,8 @@ def benchmark(
         list[str] | None,
         typer.Argument(
             metavar="PART",
-            help=f"What to measure: a group ({', '.join(GROUPS)}) or a key below. Default: everything.",
+            help=f"What to measure: a group ({', '.join(GROUPS)}) or a key below. Default: everything. {GPU}: what is "
+            "still missing on a GPU, here and in the experiments, in order.",
             show_default=False,
         ),
     ] = None,
@@ -75,7 +78,12 @@ def benchmark(
         ),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Minutes that each learner trains. Default: 8.", show_default=False)
+        float | None,
+        typer.Option(
+            help=f"Time limit of each learner's training (default: 8), of the paper's training, and of all that {GPU} "
+            "does. The last two continue by the same command.",
+            show_default=False,
+        ),
     ] = None,
     results: Annotated[
         Path,
@@ -95,6 +103,8 @@ def benchmark(
         "--paper-tiles": paper_tiles,
         "--minutes": None if minutes is None else f"{minutes:g}",
     }
+    if GPU in (parts or ()):
+        _measure_on_gpu(parts or (), given, results, minutes)
     repeated = " ".join(f"{name} {value}" for name, value in given.items() if value is not None)
     chosen = BenchmarkOptions(device.value, repeats, paper_tiles, minutes, repeated)
     failed = _measure(select(KEYS, parts or ()), chosen, results)
@@ -104,6 +114,21 @@ def benchmark(
         draw_curves(entries, results.with_name("time_to_iou.png"))
     if failed:
         raise typer.Exit(1)
+
+
+def _measure_on_gpu(
+    parts: Sequence[str], given: Mapping[str, object], results: Path, minutes: float | None
+) -> NoReturn:
+    """Measure what is missing on a GPU, and exit.
+
+    Raises:
+        InputError: other parts or options were given that don't go with it.
+    """
+    others = [part for part in parts if part != GPU]
+    others += [name for name, value in given.items() if value is not None and name != "--minutes"]
+    if others:
+        raise InputError(f"{others[0]}: {GPU} takes --minutes and --results only; leave it out")
+    raise typer.Exit(gpu.measure_all(results.resolve(), minutes))
 
 
 def _measure(wanted: Sequence[str], chosen: BenchmarkOptions, results: Path) -> bool:

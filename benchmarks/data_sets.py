@@ -5,6 +5,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,13 @@ PARTS = 3
 
 RESOLUTION = 2
 """Voxel size of the template of the brain in mm."""
+
+
+def is_there(data: str) -> bool:
+    """Whether a data set can be had here."""
+    if data == "mni152":
+        return find_spec("nilearn") is not None
+    return data in _MADE or (REAL_DATA / data / "images").is_dir()
 
 
 @contextlib.contextmanager

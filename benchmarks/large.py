@@ -12,20 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel
 import numpy as np
 import psutil
 import requests
-from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
 
 from lib.commands.errors import ServerError
-from lib.commands.server_process import running_server
 
 from .results import Entry, LargeEntry
 from .timing import Announce, BenchmarkOptions, SideError
+
+if TYPE_CHECKING:
+    # A rented machine may lack MONAI Label.
+    from monailabel.client import MONAILabelClient
 
 KEYS: tuple[str, ...] = ("large",)
 
@@ -163,7 +165,9 @@ def _play(folder: Path, announce: Announce) -> _Meter:
 
 
 @contextmanager
-def _server(studies: Path, folder: Path) -> Iterator[tuple[MONAILabelClient, psutil.Process]]:
+def _server(studies: Path, folder: Path) -> Iterator[tuple["MONAILabelClient", psutil.Process]]:
+    from lib.commands.server_process import running_server
+
     before = set(psutil.Process().children())
     try:
         with running_server(studies, {}, folder / "server.log", folder) as client:
@@ -173,7 +177,7 @@ def _server(studies: Path, folder: Path) -> Iterator[tuple[MONAILabelClient, psu
         raise SideError(f"large: {error}") from error
 
 
-def _round(meter: _Meter, client: MONAILabelClient, server: psutil.Process, label: Path) -> None:
+def _round(meter: _Meter, client: "MONAILabelClient", server: psutil.Process, label: Path) -> None:
     url = _url(client)
     idle = server.memory_info().rss
 
@@ -219,11 +223,11 @@ def _round(meter: _Meter, client: MONAILabelClient, server: psutil.Process, labe
     meter.step("submit with a prediction", submit, above_idle)
 
 
-def _url(client: MONAILabelClient) -> str:
+def _url(client: "MONAILabelClient") -> str:
     return str(client.get_server_url()).rstrip("/")
 
 
-def _run(client: MONAILabelClient, model: str, **params: object) -> requests.Response:
+def _run(client: "MONAILabelClient", model: str, **params: object) -> requests.Response:
     return requests.post(
         f"{_url(client)}/infer/{model}",
         params={"image": "ct"},
@@ -232,7 +236,7 @@ def _run(client: MONAILabelClient, model: str, **params: object) -> requests.Res
     )
 
 
-def _is_published(client: MONAILabelClient) -> bool:
+def _is_published(client: "MONAILabelClient") -> bool:
     return bool(client.info()["train_stats"]["sparse_unet3d"].get("published"))
 
 

@@ -24,7 +24,6 @@ from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
 from lib.core.model.model import Model, build_network
 from lib.core.plan.plan import Plan
-from lib.server.store.datastore import AnnotationStore
 
 from . import PROJECT
 from .data import smooth_volume, sparse_annotation
@@ -96,6 +95,9 @@ def _segment(folder: Path, chosen: BenchmarkOptions, announce: Announce) -> Rate
 
 
 def _train(folder: Path, chosen: BenchmarkOptions, announce: Announce) -> RateEntry:
+    # Imported here, because a rented machine may lack MONAI Label.
+    from lib.server.store.datastore import AnnotationStore
+
     studies = folder / "studies"
     studies.mkdir()
     image = smooth_volume((SIDE,) * 3, 1)

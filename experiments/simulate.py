@@ -20,7 +20,7 @@ from lib.core.plan.planning import make_plan
 
 from . import annotators, comparison, foreground_efficiency, gains, strategies
 from .annotators import DENSE, Game, GameRecord, GameSettings, Schedule, play
-from .comparison import Comparison
+from .comparison import CompareSettings, Comparison
 from .engine import outcomes
 from .simulate_report import write_simulate_report
 from .strategies import BASELINES, STRATEGIES
@@ -87,7 +87,7 @@ def simulate(options: SimulateOptions) -> None:
     settings: GameSettings = {
         "checksum": subject.checksum,
         "code": checksum_of_code(*CODE),
-        "course": [options.schedule.first_steps, options.schedule.steps, options.schedule.most_slices],
+        "course": _course(options.schedule),
         "plan": json.loads(json.dumps(make_plan([subject.volume], study.scheme, PlanOptions(), "cpu").to_json())),
     }
     due = [game for game in games if _finished(records / f"{game.key}.json", settings) is None]
@@ -104,12 +104,21 @@ def simulate(options: SimulateOptions) -> None:
     kept = [game for path in sorted(records.glob("[!.]*.json")) if (game := _finished(path, settings)) is not None]
     summary: Comparison = {
         **comparison.summarise(kept),
-        "settings": {"code": checksum_of_code(*COMPARING_CODE), "course": settings["course"]},
+        "settings": compared_by(options.schedule),
     }
     results = _merged(experiments / "results" / "simulate.json", f"{source.name}, {name}", summary)
     report = experiments / "results" / "simulate.html"
     write_simulate_report(report, results)
     print(f"Report: {report}")
+
+
+def compared_by(schedule: Schedule) -> CompareSettings:
+    """Return the settings of results that are made now. Results can be shown together only if these are the same."""
+    return {"code": checksum_of_code(*COMPARING_CODE), "course": _course(schedule)}
+
+
+def _course(schedule: Schedule) -> list[int]:
+    return [schedule.first_steps, schedule.steps, schedule.most_slices]
 
 
 def _finished(path: Path, settings: GameSettings) -> GameRecord | None:
