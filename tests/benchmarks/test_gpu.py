@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 import typer
+from typer.testing import CliRunner
 
 from benchmarks import __main__ as benchmarks_command
 from benchmarks import gpu
@@ -22,24 +23,31 @@ from dense_volumes import write_balls
 from experiments import __main__ as experiments_command
 from experiments.annotators import Schedule
 from experiments.simulate import compared_by
+from lib.core.errors import InputError
 from project import PROJECT
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("gpu",), "gpu: computing on the CPU"),
-        (("gpu", "tiles"), "tiles: gpu takes --minutes and --results only"),
-        (("gpu", "--repeats", "2"), "--repeats: gpu takes --minutes and --results only"),
-    ],
-)
-def test_what_cannot_be_done_is_said_in_one_line(arguments: tuple[str, ...], message: str) -> None:
-    command = [sys.executable, "-m", "benchmarks", *arguments]
+def test_without_a_gpu_it_says_what_to_do() -> None:
+    """On a machine, too, that lacks what benchmarks/README.md doesn't list."""
+    lacking = ("monailabel", "joblib", "itk", "fastapi", "distributed", "h5py", "skimage", "sklearn", "zarr")
+    code = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({lacking})); sys.argv[1:] = ['gpu', '--minutes', '9']; "
+        "runpy.run_module('benchmarks', run_name='__main__')"
+    )
     no_gpu = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=PROJECT, env=no_gpu, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith(message)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("gpu: computing on the CPU")
+    assert "give the same command on a computer with an NVIDIA GPU" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("also", "named"), [(["tiles"], "tiles"), (["--repeats", "2"], "--repeats")])
+def test_what_does_not_go_with_it_is_refused(also: list[str], named: str) -> None:
+    done = CliRunner().invoke(benchmarks_command.app, ["gpu", *also])
+    assert isinstance(done.exception, InputError)
+    assert str(done.exception) == f"{named}: gpu takes --minutes and --results only; leave it out"
 
 
 def measured(**entries: dict[str, Any]) -> dict[str, dict[str, Any]]:
