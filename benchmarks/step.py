@@ -197,15 +197,16 @@ def prepare_paper(
 
     def run(progress: Callable[[float], None]) -> dict[str, Any]:
         # The first step includes work that is done once, such as the choice of algorithms.
-        losses = [learner.train(range(1), lambda: 0.0).loss]
+        learner.train(range(1), lambda: 0.0)
+        losses = []
         seconds = waited = 0.0
-        for step in range(1, steps + 1):
-            made = learner.train(range(step, step + 1), lambda: 0.0)
+        for part in np.array_split(np.arange(1, steps + 1), min(PARTS_OF_CURVE, steps)):
+            made = learner.train(range(int(part[0]), int(part[-1]) + 1), lambda: 0.0)
             losses.append(made.loss)
             seconds, waited = seconds + made.seconds, waited + made.waited
-            progress(step / steps)
+            progress(int(part[-1]) / steps)
         return {
-            "losses": [float(part.mean()) for part in np.array_split(losses, min(PARTS_OF_CURVE, steps))],
+            "losses": losses,
             "step_seconds": seconds / steps,
             "waited": waited / seconds,
             "precision": str(learner.precision),

@@ -26,7 +26,6 @@ from monai.transforms import (
 )
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.learning import Trial
 from lib.core.device.precision import half_precision, half_precision_of
@@ -34,7 +33,7 @@ from lib.core.labels import UNLABELLED
 from lib.core.loss.cross_entropy import class_weights
 from lib.core.loss.dice import dice_and_cross_entropy
 from lib.core.training.cases import TrainingCase
-from lib.core.training.learner import running_average
+from lib.core.training.learner import RunningAverage
 
 from .monai import ANGLE, SCALING, balanced_crop, batches, class_places, kernels_and_strides, patch_shape
 from .prepared import Prepared
@@ -129,7 +128,7 @@ class _Training:
         self._patch = patch_shape(prepared.sizes, SCALES[device].patch)
         network = build(prepared, SCALES[device]).to(device)
         self.network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.averaged = AveragedModel(self.network, multi_avg_fn=running_average(AVERAGED))
+        self.averaged = RunningAverage(self.network, AVERAGED)
         self._precision = half_precision_of(device)
         targets = prepared.task.scheme.targets(np.arange(prepared.task.classes + 1))
         self._targets = torch.from_numpy(targets).to(device)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from lib.core.data.sampling import SampledVolume, TileSampler
 from lib.core.device.machine import is_out_of_memory
@@ -104,7 +104,7 @@ class Learner:
             self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.precision = half_precision_of(device) if plan.half_precision else torch.float32
         self.loss = loss_named(plan.loss)
-        self.averaged = AveragedModel(self.network, multi_avg_fn=running_average(plan.averaging))
+        self.averaged = RunningAverage(self.network, plan.averaging)
         self.optimiser = torch.optim.SGD(
             self.network.parameters(), lr=plan.learning_rate, momentum=plan.momentum, nesterov=plan.nesterov
         )
@@ -167,7 +167,9 @@ class Learner:
                 the learning rate.
         """
         self.network.train()
-        began, waited, labelled = time.monotonic(), 0.0, 0
+        began, waited = time.monotonic(), 0.0
+        # Counted where the tiles are: each look at a GPU's number waits until it has nothing left to compute.
+        labelled = torch.zeros((), dtype=torch.int64, device=self.device)
         losses: list[float] = []
         left_out = 0
         for step in steps:
@@ -182,9 +184,9 @@ class Learner:
                 left_out += 1
             else:
                 losses.append(loss)
-                labelled += int((targets >= 0).sum())
+                labelled += (targets >= 0).sum()
         loss = sum(losses) / len(losses) if losses else math.nan
-        return StepsMade(loss, labelled, time.monotonic() - began, waited, left_out)
+        return StepsMade(loss, int(labelled), time.monotonic() - began, waited, left_out)
 
     def _draw(self, step: int) -> tuple[Tensor, Tensor]:
         # One generator per step: a continued run draws what an uninterrupted one would have drawn. A zero at the end of
@@ -252,11 +254,13 @@ class Learner:
         loss.backward()  # type: ignore[no-untyped-call]
         longest = LONGEST_GRADIENT if self.plan.batch_norm else math.inf
         length = clip_grad_norm_(self.network.parameters(), longest)
-        if not torch.isfinite(length):
+        # The only look at a GPU's numbers in a step. While it does the rest, the next step can be prepared.
+        length, found = torch.stack([length, loss.detach()]).tolist()
+        if not math.isfinite(length):
             return None
         self.optimiser.step()
         self.averaged.update_parameters(self.network)
-        return loss.item()
+        return float(found)
 
     def _loss(self, logits: Sequence[Tensor], targets: Tensor) -> Tensor:
         """Return the loss of a network's outputs; under deep supervision each counts half as much as the one before."""
@@ -281,19 +285,28 @@ def _batch(image: Tensor) -> Tensor:
     return channels_last(image.unsqueeze(0))
 
 
-def running_average(share: float) -> Callable[..., None]:
-    """Return the function by which ``AveragedModel`` adds a step's weights to its running average.
+class RunningAverage(AveragedModel):
+    """A network with the running average of another one's weights.
 
     Args:
+        network: the other one.
         share: share of the average that each step keeps, 0 (only the last step's weights) … 1. The first steps keep
             less, so that the untrained weights are soon forgotten.
     """
 
-    def take(averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
-        kept = min(share, (int(steps) + 1) / (int(steps) + 10))
-        get_ema_multi_avg_fn(kept)(averaged, current, steps)  # type: ignore[no-untyped-call]
+    def __init__(self, network: nn.Module, share: float) -> None:
+        super().__init__(network)
+        self._share = share
 
-    return take
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Add a step's weights. ``AveragedModel`` does the same, but waits for the GPU to know the number of steps."""
+        steps = int(self.n_averaged)
+        kept = min(self._share, (steps + 1) / (steps + 10)) if steps else 0.0
+        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), 1 - kept)
+        for own, current in zip(self.module.buffers(), model.buffers(), strict=True):
+            own.copy_(current)
+        self.n_averaged += 1
 
 
 class _DrawnAhead:
