@@ -254,7 +254,7 @@ class Learner:
         loss.backward()  # type: ignore[no-untyped-call]
         longest = LONGEST_GRADIENT if self.plan.batch_norm else math.inf
         length = clip_grad_norm_(self.network.parameters(), longest)
-        # The only look at a GPU's numbers in a step. While it does the rest, the next step can be prepared.
+        # One look at the GPU's numbers for both. While it does the rest of the step, the next one can be prepared.
         length, found = torch.stack([length, loss.detach()]).tolist()
         if not math.isfinite(length):
             return None
