@@ -29,8 +29,8 @@ def test_on_a_gpu_the_network_is_the_papers() -> None:
 
 def test_on_a_cpu_the_network_is_narrower_and_tiles_are_smaller() -> None:
     plan = make_plan([volume((248, 244, 64), (1.76, 1.76, 2.04))], SCHEME, PlanOptions(), "cpu")
-    assert (plan.width, plan.context) == (8, 14)
-    assert np.prod(np.array(plan.tile) - 60) < 350_000
+    assert (plan.width, plan.context) == (8, 6)
+    assert np.prod(np.array(plan.tile) - 76) < 200_000
     assert plan.augmentation.deformation.elastic_sd == 4
     assert plan.augmentation.deformation.elastic_spacing == 32
 
@@ -139,6 +139,14 @@ def test_flat_voxels_are_resampled_to_nearly_cubes() -> None:
     assert make_plan([volume((40, 40, 20), (1, 1, 2))], SCHEME, PlanOptions(), "cpu").spacing is None
 
 
+def test_padded_networks_of_earlier_versions_get_the_context_of_todays() -> None:
+    for device, now in (("cpu", 6), ("cuda", 44)):
+        plan = make_plan([volume((60, 60, 60))], SCHEME, PlanOptions(), device)
+        earlier = {**plan.to_json(), "context": 14 if device == "cpu" else 44}
+        assert Plan.from_json(earlier) == plan
+        assert plan.context == now
+
+
 def test_plan_survives_json() -> None:
     plan = make_plan([volume((60, 60, 20), (0.25, 0.25, 2.0))], SCHEME, PlanOptions(spacing=(1, 1, 2)), "cpu")
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
@@ -179,7 +187,7 @@ def test_other_number_of_channels_is_refused() -> None:
 
 
 def test_a_context_that_the_network_cannot_use_is_refused() -> None:
-    with pytest.raises(InputError, match=r"context 18; expected 14 or 44"):
+    with pytest.raises(InputError, match=r"context 18; expected 6 or 44"):
         Plan(SCHEME, 1, None, 8, (132, 132, 132), context=18)
 
 

@@ -37,7 +37,8 @@ class Architecture(ABC):
             width: feature maps of the first convolution, or what scales all layers alike.
             dims: 3, or 2 for the network of slices.
             batch_norm: normalise after convolutions.
-            padded: pad the convolutions of the analysis path with zeros; the weights' names and shapes stay.
+            padded: pad some convolutions with zeros, so that a tile needs less context; the weights' names and shapes
+                stay.
         """
 
     @functools.cached_property

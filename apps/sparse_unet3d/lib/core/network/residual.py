@@ -50,7 +50,7 @@ class ResidualUNet(nn.Module):
         width: half of the feature maps of the first step, as in ``UNet``.
         dims: 3, or 2 for the network of slices.
         batch_norm: normalise after each convolution.
-        padded: pad the convolutions of the analysis path with zeros, for training on tiles with less context.
+        padded: pad convolutions with zeros, as in ``UNet``.
     """
 
     def __init__(
@@ -64,9 +64,10 @@ class ResidualUNet(nn.Module):
         )
         self.pool = MAX_POOL[dims](kernel_size=2, stride=2)
         self.up, self.synthesis, self.classify = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for below, own in zip(reversed(maps[1:]), reversed(maps[:-1]), strict=True):
+        for level in reversed(range(LEVELS - 1)):
+            below, own = maps[level + 1], maps[level]
             self.up.append(UP_CONVOLUTION[dims](below, below))
-            self.synthesis.append(ResidualBlock(below + own, own, dims, batch_norm))
+            self.synthesis.append(ResidualBlock(below + own, own, dims, batch_norm, padded and level == LEVELS - 2))
             self.classify.append(CONVOLUTION[dims](own, classes, kernel_size=1))
         self.apply(initialise)
 

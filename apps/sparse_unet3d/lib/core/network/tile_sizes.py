@@ -21,11 +21,11 @@ class TileSizes:
     commutes with shifts by multiples of the lattice only: tiles whose output starts on that lattice, in a frame fixed
     to the volume, compute exactly the same voxels as one pass over the whole volume.
 
-    For the paper's network, the attributes are 44, 14, 8 and 92.
+    For the paper's network, the attributes are 44, 6, 8 and 92.
 
     Attributes:
         context: voxels that the network cuts off on each side of a tile.
-        padded_context: the same if the convolutions of the analysis path are padded with zeros.
+        padded_context: the same if the network is padded, see ``Architecture.build``.
         lattice: distance in voxels between admissible tile origins, and between valid sizes.
         smallest: smallest valid input size along an axis.
     """
@@ -37,7 +37,7 @@ class TileSizes:
 
     @classmethod
     def of(cls, network: nn.Module, padded: nn.Module) -> "TileSizes":
-        """Derive the sizes from the layers of a network, and of the same network with a padded analysis path."""
+        """Derive the sizes from the layers of a network, and of the same network, padded."""
         (*_, (_, context, _)), (*_, (_, padded_context, _)) = layers(network), layers(padded)
         lattice = max(size for _, _, size in layers(network))
         smallest = next(size for size in itertools.count(1) if _passes(network, size))

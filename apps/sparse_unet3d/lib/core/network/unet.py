@@ -49,8 +49,8 @@ class UNet(nn.Module):
         width: feature maps of the first convolution; the paper's network has 32.
         dims: 3, or 2 for the network of slices.
         batch_norm: normalise before each ReLU.
-        padded: pad the convolutions of the analysis path with zeros. This is for training on tiles with less context
-            than the network sees; the weights are the same.
+        padded: pad convolutions with zeros: those of the analysis path, and of the coarsest step of the synthesis path.
+            This is for training on tiles with less context than the network sees; the weights are the same.
     """
 
     def __init__(
@@ -75,7 +75,8 @@ class UNet(nn.Module):
         for level in reversed(range(LEVELS - 1)):
             shortcut = width << (level + 1)
             self.up.append(UP_CONVOLUTION[dims](before, before))
-            self.synthesis.append(TwoConvolutions(before + shortcut, shortcut, shortcut, dims, batch_norm))
+            padded_here = padded and level == LEVELS - 2
+            self.synthesis.append(TwoConvolutions(before + shortcut, shortcut, shortcut, dims, batch_norm, padded_here))
             before = shortcut
         self.classify = CONVOLUTION[dims](before, classes, kernel_size=1)
         self.apply(initialise)
@@ -87,7 +88,7 @@ class UNet(nn.Module):
             image: (N, C, X, Y, Z), or (N, C, X, Y) in 2-D; valid sizes, see ``TileSizes``.
 
         Returns:
-            (N, classes, *spatial), each axis 88 voxels shorter than the image's; 28 if the analysis path is padded.
+            (N, classes, *spatial), each axis 88 voxels shorter than the image's; 12 if the network is padded.
 
         Raises:
             InputError: a size that doesn't pass all poolings evenly.

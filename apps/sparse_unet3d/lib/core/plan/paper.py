@@ -33,8 +33,8 @@ def differences(plan: Plan) -> list[str]:
             plan.tile != PAPER_TILE
         ),
         f"{plan.context} voxels of context around a training tile's output instead of "
-        f"{plan.architecture.tiles.context}, and the analysis path padded with zeros in training: a step takes a "
-        "fraction of the time": plan.is_padded,
+        f"{plan.architecture.tiles.context}, and convolutions padded with zeros in training: a step takes a fraction "
+        "of the time": plan.is_padded,
         f"class weights are the numbers of voxels to the power of -{plan.class_balance:.2g}, and training tiles are "
         "centred on all classes equally often, instead of class weights that alone give each class the same influence: "
         "rare classes are learnt sooner": (plan.class_balance, plan.centres) != (1, "voxels"),

@@ -22,6 +22,9 @@ Centres = Literal["classes", "voxels"]
 PAPER_WIDTH = 32
 PAPER_TILE = (132, 132, 116)
 
+EARLIER_PADDED_CONTEXT = 14
+"""Context of padded networks in earlier versions, which padded the analysis path only."""
+
 LONGEST_GRADIENT = 5.0
 """Norm to which gradients are clipped with batch normalisation. Most norms are about 2. That of a nearly constant tile
 is far larger, since batch normalisation then divides by almost zero."""
@@ -44,7 +47,7 @@ class Plan:
         unpainted: what unpainted voxels in annotated slices counted as in training.
         tile: input sizes of training tiles.
         context: voxels of image around a training tile's output. If it is less than the network sees, the
-            convolutions of the analysis path are padded with zeros in training.
+            network is padded in training, see ``Architecture.build``.
         centres: what training tiles are centred on with equal probability: each of the ``classes``, or each labelled
             voxel (``voxels``).
         class_balance: exponent of the class weights, 0 (each voxel has the same weight) … 1 (each class has).
@@ -108,7 +111,7 @@ class Plan:
 
     @property
     def is_padded(self) -> bool:
-        """Whether the analysis path is padded in training: tiles have less context than the network sees."""
+        """Whether the network is padded in training: tiles have less context than the network sees."""
         return self.context < self.architecture.tiles.context
 
     def to_json(self) -> dict[str, Any]:
@@ -121,10 +124,12 @@ class Plan:
         scheme, augmentation = values["scheme"], values["augmentation"]
         # Plans of earlier versions don't name their recipe.
         recipe = "paper" if values["averaging"] == 0 else "quick"
+        tiles, context = architecture(values.get("network", PAPER.name)).tiles, values["context"]
         return cls(
             **{
                 "recipe": recipe,
                 **values,
+                "context": tiles.padded_context if context == EARLIER_PADDED_CONTEXT else context,
                 "scheme": LabelScheme(tuple(scheme["foreground"]), scheme["background"]),
                 "spacing": None if values["spacing"] is None else tuple(values["spacing"]),
                 "voxel_size": values.get("voxel_size") and tuple(values["voxel_size"]),

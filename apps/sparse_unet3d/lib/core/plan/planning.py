@@ -22,7 +22,7 @@ from .plan import PAPER_WIDTH, Plan
 TILE_VOXELS = 2_250_000
 """Most voxels of a training tile on a GPU; the paper's has two million."""
 
-CPU_TILE_VOXELS = 350_000
+CPU_TILE_VOXELS = 200_000
 """The same on a CPU. Measured over the same time, many steps on small tiles taught a network more than a few steps on
 large ones, down to about this size."""
 
@@ -46,7 +46,7 @@ def make_plan(volumes: Sequence[Volume | StoredVolume], scheme: LabelScheme, opt
     """Decide on the plan for a set of annotated volumes.
 
     On a GPU the network has the paper's width, and training tiles are about as large as the paper's. On a CPU the
-    network is narrower, and tiles are smaller: they have no more context than a padded analysis path needs (figures in
+    network is narrower, and tiles are smaller: they have no more context than a padded network needs (figures in
     ``benchmarks/README.md``). In both cases, the tile's shape has the most output for its size.
 
     Args:

@@ -121,8 +121,7 @@ class Learner:
     def result(self) -> nn.Module:
         """Return the network to score and publish: the averaged weights with batch normalisation statistics for them.
 
-        Its analysis path is not padded. The statistics are taken with the network in training, whose analysis path may
-        be padded.
+        It is not padded. The statistics are taken with the network in training, which may be padded.
         """
         averaged = self.averaged.module
         if self.plan.keeps_averages:
