@@ -60,7 +60,7 @@ def _at_random(known: StrategyInput) -> AnnotatedSlice:
     """Draw an axis, then one of its slices."""
     places = _free(known)
     chances = np.array([1 / known.shape[place.axis] for place in places])
-    return places[known.generator.choice(len(places), p=chances / chances.sum())]
+    return _drawn(places, chances, known.generator)
 
 
 def _foreground_aware(part: float) -> Choose:
@@ -90,7 +90,7 @@ def _foreground_aware(part: float) -> Choose:
         chances = _by_slice(area, places)
         if not chances.any():
             return _at_random(known)
-        return places[known.generator.choice(len(places), p=chances / chances.sum())]
+        return _drawn(places, chances, known.generator)
 
     return choose
 
@@ -142,6 +142,11 @@ def _free(known: StrategyInput) -> list[AnnotatedSlice]:
     places = (AnnotatedSlice(axis, index) for axis, length in enumerate(known.shape) for index in range(length))
     taken = set(known.annotated)
     return [place for place in places if place not in taken]
+
+
+def _drawn(places: Sequence[AnnotatedSlice], chances: NDArray[np.float64], generator: Generator) -> AnnotatedSlice:
+    """Draw one of the slices in proportion to their chances."""
+    return places[generator.choice(len(places), p=chances / chances.sum())]
 
 
 def _by_slice(values: NDArray[Any], places: Sequence[AnnotatedSlice]) -> NDArray[np.float64]:
