@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,12 @@ from lib.core.errors import InputError
 from lib.core.inference.segmenter import Segmenter
 from lib.core.metrics import confusion, iou_per_class
 from lib.core.model.folder import ModelFolder
+from lib.core.plan.options import PlanOptions
 from lib.core.training import run as training
 from lib.core.training.cases import TrainingCase
 from lib.core.training.options import TrainingOptions
+from lib.core.training.run import train
+from lib.core.training.score import Score
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +105,32 @@ def test_a_run_is_scored_often_at_first_and_then_at_an_interval() -> None:
 )
 def test_statistics_are_compared_ever_more_rarely(before: int, epoch: int, finished: bool, compared: bool) -> None:
     assert training.is_compared(epoch, before, finished) == compared
+
+
+@pytest.mark.usefixtures("short_epochs")
+@pytest.mark.parametrize("minutes", [2, 4])
+def test_the_time_limit_includes_the_last_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: float
+) -> None:
+    """Also if statistics are compared at the end. By a clock on which a step takes a second and a score about 30."""
+    now = 0.0
+    score_network = training.score_network
+
+    def pass_a_second() -> None:
+        nonlocal now
+        now += 1
+
+    def scored(*arguments: Any) -> Score:
+        nonlocal now
+        now += 30
+        return score_network(*arguments)
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(training, "score_network", scored)
+    options = TrainingOptions(max_epochs=1000, max_minutes=minutes)
+    plan_options, ignore = PlanOptions(width=2), lambda _: None
+    final = train([case()], SCHEME, ModelFolder(tmp_path), options, plan_options, MACHINE, ignore, pass_a_second)
+    assert final["seconds"] == pytest.approx(60 * minutes, abs=5)
 
 
 def test_a_class_is_never_held_out_completely(tmp_path: Path) -> None:

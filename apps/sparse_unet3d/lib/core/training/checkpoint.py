@@ -27,6 +27,7 @@ class Checkpoint:
         run: time when the run started, which identifies it.
         epoch: epochs done.
         seconds: duration of training so far.
+        scoring: duration of the last score in seconds.
         steps: training steps since the network was initialised, over all runs.
         begun: how many of these steps belong to the epoch that had begun.
         finished: whether the run came to its end.
@@ -38,6 +39,7 @@ class Checkpoint:
     run: str
     epoch: int
     seconds: float
+    scoring: float
     steps: int
     begun: int
     finished: bool
@@ -52,6 +54,7 @@ class Checkpoint:
             "run": self.run,
             "epoch": self.epoch,
             "seconds": self.seconds,
+            "scoring": self.scoring,
             "steps": self.steps,
             "begun": self.begun,
             "finished": self.finished,
@@ -87,8 +90,9 @@ class Checkpoint:
                 run=content["run"],
                 epoch=content["epoch"],
                 seconds=content["seconds"],
+                # Earlier versions saved only between epochs, and kept no time for the last score.
+                scoring=content.get("scoring", 0.0),
                 steps=content["steps"],
-                # Earlier versions saved only between epochs.
                 begun=content.get("begun", 0),
                 finished=content["finished"],
             )

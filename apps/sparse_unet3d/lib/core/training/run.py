@@ -23,6 +23,7 @@ from lib.core.inference.statistics import sampled_voxels
 from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
 from lib.core.model.model import Model
+from lib.core.network.batch_norm import Statistics
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
@@ -220,6 +221,8 @@ class _Run:
         self.seconds = 0.0
         self.score: Score | None = None
         self._last_scored = 0
+        # How many seconds the last score took.
+        self._scoring = 0.0
         # When the last checkpoint was saved, and how long that took.
         self._saved = self._saving = 0.0
         # For each case, the annotation to train on and the one held out.
@@ -282,6 +285,7 @@ class _Run:
         if checkpoint.finished:
             return
         self.epoch, self.seconds, self.begun = checkpoint.epoch, checkpoint.seconds, checkpoint.begun
+        self._scoring = checkpoint.scoring
         if self._progress(self.epoch) >= 1:
             # The options ask for less than is already done: that run has ended, and a new one starts from its weights.
             self.epoch, self.seconds, self.begun = 0, 0.0, 0
@@ -294,15 +298,30 @@ class _Run:
     def _save_checkpoint(self, finished: bool) -> None:
         state = self.learner.state()
         Checkpoint(
-            self.plan, self.split, state, self.id, self.epoch, self.seconds, self.steps, self.begun, finished
+            plan=self.plan,
+            split=self.split,
+            learner=state,
+            run=self.id,
+            epoch=self.epoch,
+            seconds=self.seconds,
+            scoring=self._scoring,
+            steps=self.steps,
+            begun=self.begun,
+            finished=finished,
         ).save(self.folder.checkpoint)
 
-    def _progress(self, epochs: int) -> float:
-        """Return the fraction of the run that is done after some epochs, 0 … 1."""
+    def _progress(self, epochs: int, more: float = 0.0) -> float:
+        """Return the fraction of the run's training steps that is done after some epochs and more seconds, 0 … 1."""
         progress = epochs / self.options.max_epochs
         if self.options.max_minutes:
-            progress = max(progress, self.seconds / (60 * self.options.max_minutes))
+            limit = 60 * self.options.max_minutes
+            progress = max(progress, (self.seconds + more) / (limit - min(self._ending(), limit / 2)))
         return min(progress, 1.0)
+
+    def _ending(self) -> float:
+        """Return the seconds that scores would take if this epoch were the last, judged by the last score."""
+        compared = self.split.has_validation and is_compared(self.epoch + 1, self._last_scored, finished=True)
+        return self._scoring * (1 + (len(self._other_statistics()) if compared else 0))
 
     def go(self, report: Callable[[TrainingReport], None]) -> TrainingReport:
         """Train as long as the options say; return the last report."""
@@ -327,10 +346,15 @@ class _Run:
     def _end_epoch(self, made: StepsMade, report: Callable[[TrainingReport], None]) -> TrainingReport:
         """Score and publish the network if it is time for that, save the checkpoint, and report."""
         began, before = time.monotonic(), self.seconds
-        epoch, finished = self.epoch + 1, self._progress(self.epoch + 1) >= 1
-        if finished or is_evaluated(epoch, self.evaluation_interval):
+        epoch = self.epoch + 1
+        finished = self._progress(epoch) >= 1
+        # The last score follows at once if this one would leave no time for training in between.
+        is_due = is_evaluated(epoch, self.evaluation_interval) and self._progress(epoch, self._scoring) < 1
+        if finished or is_due:
             network = self.learner.result()
-            published = self._offer(network, self._scored(network, self.plan))
+            score = self._scored(network, self.plan)
+            self._scoring = time.monotonic() - began
+            published = self._offer(network, score)
             if self.split.has_validation and is_compared(epoch, self._last_scored, finished):
                 published |= self._compare_statistics(network)
             self._last_scored = epoch
@@ -364,16 +388,18 @@ class _Run:
         """
         assert self.score is not None
         published = False
-        for statistics in [each for each in self.plan.chosen_from if each != self.plan.statistics]:
-            if statistics == "running" and len(self.regions) == 1:
-                # They depend on the training volumes' brightness. One volume can't show whether they suit others.
-                continue
+        for statistics in self._other_statistics():
             other = replace(self.plan, statistics=statistics)
             score = self._scored(network, other)
             if self.score.is_credibly_worse_than(score):
                 self.plan = self.learner.plan = other
                 published |= self._offer(network, score)
         return published
+
+    def _other_statistics(self) -> list[Statistics]:
+        # Running statistics depend on the training volumes' brightness. One volume can't show whether they suit others.
+        left_out = {self.plan.statistics, "running" if len(self.regions) == 1 else ""}
+        return [each for each in self.plan.chosen_from if each not in left_out]
 
     def _report(self, made: StepsMade, finished: bool) -> TrainingReport:
         best, published = self.publisher.score and self.publisher.score.mean, self.publisher.run == self.id
