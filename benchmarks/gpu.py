@@ -20,6 +20,7 @@ from typing import cast
 
 import torch
 
+from experiments import UNFINISHED
 from experiments.annotators import Schedule
 from experiments.assembly import read_table
 from experiments.simulate import compared_by
@@ -34,9 +35,6 @@ from .learners import LEARNERS
 from .results import Entry, SpeedEntry, TrainingEntry, read_results, result_key
 
 DEVICE = "cuda"
-UNFINISHED = 3
-"""Exit code if something is missing or unfinished, as of ``python -m experiments``."""
-
 ENDING = 60.0
 """Seconds that a command which takes ``--minutes`` needs besides them, to start and to write its result."""
 
@@ -186,7 +184,7 @@ def go_through(items: Callable[[], Sequence[Item]], minutes: float | None) -> in
         minutes: time limit; None: no limit.
 
     Returns:
-        0 if everything is finished, 1 if an item failed, else 3.
+        0 if everything is finished, 1 if an item failed, else ``UNFINISHED``.
     """
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     begun, failed = set[str](), set[str]()

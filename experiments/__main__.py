@@ -9,10 +9,7 @@ import typer
 
 from lib.commands.command_line import make_app, run
 
-from . import PROJECT
-
-UNFINISHED = 3
-"""Exit code if runs are unfinished."""
+from . import PROJECT, UNFINISHED
 
 app = make_app("The paper's tables 1 to 3 and figure 3, and simulated annotators.")
 

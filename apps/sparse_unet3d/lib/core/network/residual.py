@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from .architecture import Architecture
 from .crop import centre_crop
-from .unet import BATCH_NORM, CONVOLUTION, LEVELS, MAX_POOL, UP_CONVOLUTION, even, initialise
+from .unet import BATCH_NORM, COARSEST_SYNTHESIS, CONVOLUTION, LEVELS, MAX_POOL, UP_CONVOLUTION, even, initialise
 
 
 class ResidualBlock(nn.Module):
@@ -67,7 +67,8 @@ class ResidualUNet(nn.Module):
         for level in reversed(range(LEVELS - 1)):
             below, own = maps[level + 1], maps[level]
             self.up.append(UP_CONVOLUTION[dims](below, below))
-            self.synthesis.append(ResidualBlock(below + own, own, dims, batch_norm, padded and level == LEVELS - 2))
+            padded_here = padded and level == COARSEST_SYNTHESIS
+            self.synthesis.append(ResidualBlock(below + own, own, dims, batch_norm, padded_here))
             self.classify.append(CONVOLUTION[dims](own, classes, kernel_size=1))
         self.apply(initialise)
 

@@ -24,6 +24,9 @@ MAX_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 LEVELS = 4
 """Resolution steps."""
 
+COARSEST_SYNTHESIS = LEVELS - 2
+"""Number of the coarsest resolution step of the synthesis path, the only one of this path that can be padded."""
+
 
 class TwoConvolutions(nn.Sequential):
     """Two 3×3×3 convolutions, each followed by batch normalisation (if wanted) and ReLU."""
@@ -75,7 +78,7 @@ class UNet(nn.Module):
         for level in reversed(range(LEVELS - 1)):
             shortcut = width << (level + 1)
             self.up.append(UP_CONVOLUTION[dims](before, before))
-            padded_here = padded and level == LEVELS - 2
+            padded_here = padded and level == COARSEST_SYNTHESIS
             self.synthesis.append(TwoConvolutions(before + shortcut, shortcut, shortcut, dims, batch_norm, padded_here))
             before = shortcut
         self.classify = CONVOLUTION[dims](before, classes, kernel_size=1)
