@@ -6,9 +6,9 @@ from typing import TypedDict
 
 from scipy.stats import spearmanr
 
-from lib.core.annotation.suggestion import expected_gain
+from lib.core.annotation.expected_gain import ExpectedGain, expected_gain
 
-Pair = tuple[float, float]
+Pair = tuple[ExpectedGain, float]
 """The gain in IoU that was expected of a slice, and the one that followed."""
 
 
@@ -16,13 +16,14 @@ class GainCheck(TypedDict):
     """How expected gains compare with those that followed.
 
     ``choices``: their number. ``spearman``: Spearman's rank correlation; None where either gain is always the same.
-    ``expected`` and ``followed``: mean gains in IoU.
+    ``expected`` and ``followed``: mean gains in IoU. ``within``: the share of gains within the expected interval.
     """
 
     choices: int
     spearman: float | None
     expected: float
     followed: float
+    within: float
 
 
 def gains(slices: Sequence[int], iou: Sequence[float]) -> list[Pair]:
@@ -48,11 +49,12 @@ def check_gains(pairs: Sequence[Pair]) -> GainCheck | None:
     """Compare expected gains with those that followed; None if there are none."""
     if not pairs:
         return None
-    expected, followed = zip(*pairs, strict=True)
+    expected, followed = [gain.mean for gain, _ in pairs], [gain for _, gain in pairs]
     varies = len(set(expected)) > 1 and len(set(followed)) > 1
     return {
         "choices": len(pairs),
         "spearman": round(float(spearmanr(expected, followed).statistic), 3) if varies else None,
         "expected": round(statistics.fmean(expected), 4),
         "followed": round(statistics.fmean(followed), 4),
+        "within": round(statistics.fmean(gain.low <= actual <= gain.high for gain, actual in pairs), 3),
     }

@@ -5,6 +5,12 @@ import pytest
 from scipy import stats
 
 from experiments.gains import check_gains, gains
+from lib.core.annotation.expected_gain import ExpectedGain
+
+
+def expected(*gains: float) -> list[ExpectedGain]:
+    """Expectations with an interval of 0.1 on both sides."""
+    return [ExpectedGain(gain, max(0.0, gain - 0.1), gain + 0.1) for gain in gains]
 
 
 def test_where_the_model_of_the_gain_is_right_it_follows() -> None:
@@ -12,7 +18,7 @@ def test_where_the_model_of_the_gain_is_right_it_follows() -> None:
     slices = [3, 4, 5, 6, 7]
     pairs = gains(slices, [0.9 - 0.6 / n for n in slices])
     exact = [0.6 / n - 0.6 / (n + 1) for n in (4, 5, 6)]
-    assert [expected for expected, _ in pairs] == pytest.approx(exact)
+    assert [gain.mean for gain, _ in pairs] == pytest.approx(exact)
     assert [followed for _, followed in pairs] == pytest.approx(exact)
     check = check_gains(pairs)
     assert check is not None
@@ -22,23 +28,24 @@ def test_where_the_model_of_the_gain_is_right_it_follows() -> None:
 
 def test_a_choice_is_foreseen_by_what_came_before_it_and_its_gain_is_that_of_the_best() -> None:
     """With two points, 0.2 and 0.5 after 1 and 2 slices, the model is 0.8 - 0.6/n."""
-    (expected, followed), (_, none), (_, last) = gains([1, 2, 3, 4, 5], [0.2, 0.5, 0.7, 0.6, 0.75])
-    assert expected == pytest.approx(0.6 / 2 - 0.6 / 3)
+    (gain, followed), (_, none), (_, last) = gains([1, 2, 3, 4, 5], [0.2, 0.5, 0.7, 0.6, 0.75])
+    assert gain.mean == pytest.approx(0.6 / 2 - 0.6 / 3)
     assert (followed, none, last) == pytest.approx((0.2, 0, 0.05))
 
 
 def test_the_correlation_is_of_ranks() -> None:
     rng = np.random.default_rng(0)
-    expected = rng.random(40)
-    followed = expected**5 + 0.2 * rng.random(40)
-    check = check_gains(list(zip(expected, followed, strict=True)))
+    means = rng.random(40)
+    followed = means**5 + 0.2 * rng.random(40)
+    check = check_gains(list(zip(expected(*means), followed, strict=True)))
     assert check is not None
     assert check["choices"] == 40
-    ranks = [stats.rankdata(values) for values in (expected, followed)]
+    ranks = [stats.rankdata(values) for values in (means, followed)]
     assert check["spearman"] == pytest.approx(1 - 6 * np.sum((ranks[0] - ranks[1]) ** 2) / (40 * (40**2 - 1)), abs=1e-3)
-    assert check["spearman"] != pytest.approx(np.corrcoef(expected, followed)[0, 1], abs=1e-2)
+    assert check["spearman"] != pytest.approx(np.corrcoef(means, followed)[0, 1], abs=1e-2)
 
 
 def test_no_correlation_where_nothing_follows() -> None:
     assert check_gains([]) is None
-    assert check_gains([(0.1, 0.0), (0.2, 0.0)]) == {"choices": 2, "spearman": None, "expected": 0.15, "followed": 0.0}
+    check = check_gains(list(zip(expected(0.1, 0.2), [0.0, 0.0], strict=True)))
+    assert check == {"choices": 2, "spearman": None, "expected": 0.15, "followed": 0.0, "within": 0.5}

@@ -9,7 +9,6 @@ from lib.core.annotation.suggestion import (
     Evidence,
     best_slices,
     evenly_spaced,
-    expected_gain,
     mean_by_class,
     newly_reached,
     suggest_slices,
@@ -194,21 +193,6 @@ def test_without_a_model_slices_halve_the_widest_gaps_of_the_axes_in_turn() -> N
     first = [AnnotatedSlice(0, 2), AnnotatedSlice(1, 0), AnnotatedSlice(1, 8)]
     assert evenly_spaced(first, (9, 9, 9), 2) == [AnnotatedSlice(2, 4), AnnotatedSlice(0, 5)]
     assert len(evenly_spaced([], (2, 1, 1), 99)) == 4
-
-
-def test_expected_gain_extrapolates_the_scores() -> None:
-    # Scores that approach 0.9 as 1/n, and some worse ones with the same numbers of slices.
-    history = [(n, 0.9 - 1.2 / n) for n in (3, 4, 6, 9)]
-    assert expected_gain([*history, (6, 0.1), (9, 0.2)]) == pytest.approx(1.2 / 9 - 1.2 / 10)
-    # A lower score with more slices counts as no change.
-    assert expected_gain([(3, 0.8), (9, 0.5)]) == pytest.approx(0, abs=1e-12)
-    # A training that has just begun with one more slice doesn't look like a failure.
-    assert expected_gain([*history, (10, 0.3)]) == pytest.approx(expected_gain([*history, (10, 0.9 - 1.2 / 9)]))
-    assert expected_gain([*history, (10, 0.3)]) > 0
-    # The gain is that of the slice after the latest number of slices, even if there were more before.
-    assert expected_gain([*history, (4, 0.6)]) == pytest.approx(1.2 / 4 - 1.2 / 5)
-    assert expected_gain([(3, 0.8), (3, 0.9)]) is None
-    assert expected_gain([]) is None
 
 
 def test_when_all_slices_are_covered_those_with_most_unpainted_worth_are_suggested() -> None:

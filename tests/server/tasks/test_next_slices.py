@@ -149,17 +149,19 @@ def test_the_image_with_the_most_uncertain_prediction_comes_first(with_model: Se
 
 
 def test_the_expected_gain_of_the_next_slice(with_model: Server, served: Path, tmp_path: Path) -> None:
-    assert ask(with_model).json()["expected_gain"] is None
+    unknown = ask(with_model).json()
+    assert (unknown["expected_gain"], unknown["expected_gain_interval"]) == (None, None)
     history = served / "models/history.json"
     (one,) = json.loads(history.read_text())
     history.write_text(json.dumps([{**one, "slices": n, "score": 0.9 - 1.2 / n} for n in (6, 10)]))
     for known in (ask(with_model).json(), parts(with_model.infer("a", "next_slices"), tmp_path)[0]):
         assert known["expected_gain"] == pytest.approx(1.2 / 10 - 1.2 / 11, abs=1e-4)
+        assert known["expected_gain_interval"] == pytest.approx([0, 1.2 / 10 - 1.2 / 11 + 0.0189], abs=1e-4)
     label, params = as_slicer_sends(paint())
     reply = with_model.put_label("b", write_label(tmp_path / "label.nii.gz", label), params).json()
     (best,) = parts(with_model.infer("b", "next_slices", slices=1), tmp_path)[0]["slices"]
     assert reply["paint_next"].startswith(f"{best['name']}: newly covers ")
-    assert reply["paint_next"].endswith("it adds about 0.011 IoU")
+    assert reply["paint_next"].endswith("it adds about 0.011 IoU (0.000 to 0.030)")
     history.write_text(json.dumps([one]))
 
 

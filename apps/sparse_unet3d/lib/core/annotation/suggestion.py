@@ -336,26 +336,3 @@ def _widest_gap(indices: Sequence[int], length: int) -> int:
     gaps = [(2 * ends[0], ends[0] // 2), (2 * (length - 1 - ends[-1]), (ends[-1] + length) // 2)]
     gaps += [(after - before - 1, (before + after) // 2) for before, after in itertools.pairwise(ends)]
     return max(gaps)[1]
-
-
-def expected_gain(history: Sequence[tuple[int, float]]) -> float | None:
-    """Estimate how much validation IoU the next annotated slice adds, from the gains so far.
-
-    The model is IoU = limit - c/n for n annotated slices, fitted by least squares to the best IoU with at most n
-    slices. Taking the best keeps a training that has just begun from looking like a failure.
-
-    Args:
-        history: number of annotated slices and validation IoU, 0 … 1, of the models so far, the latest last.
-
-    Returns:
-        At least 0; None with fewer than two different numbers of slices.
-    """
-    best: dict[int, float] = {}
-    for slices, score in history:
-        best[slices] = max(score, best.get(slices, 0.0))
-    if len(best) < 2:
-        return None
-    counts = np.array(sorted(best))
-    slope, _ = np.polyfit(1 / counts, np.maximum.accumulate([best[count] for count in counts]), 1)
-    latest, _ = history[-1]
-    return max(0.0, -float(slope) * (1 / latest - 1 / (latest + 1)))

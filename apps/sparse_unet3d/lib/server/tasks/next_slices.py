@@ -70,7 +70,7 @@ class NextSlices(InferTask):
         info = {
             "label_names": {ANNOTATE_HERE: 1},
             "slices": [described(suggestion, volume, names) for suggestion in suggestions],
-            "expected_gain": self.suggestions.gain(),
+            **self.suggestions.described_gain(),
             "note": note if suggestions else NOTHING_LEFT,
         }
         return write_result(marks, volume, ending), info

@@ -85,7 +85,7 @@ class NextSlice(Strategy):
                     "id": image_id,
                     "slice": described(suggestions[0], volume, SliceNames.of(volume)),
                     "uncertainty": _uncertainty(image_id, datastore),
-                    "expected_gain": self.suggestions.gain(),
+                    **self.suggestions.described_gain(),
                     "note": note,
                 }
         return None

@@ -5,13 +5,14 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.core.annotation.expected_gain import ExpectedGain, expected_gain
 from lib.core.annotation.slices import AnnotatedSlice, fill_unpainted
-from lib.core.annotation.suggestion import Evidence, Suggestion, expected_gain, suggest_slices
+from lib.core.annotation.suggestion import Evidence, Suggestion, suggest_slices
 from lib.core.errors import InputError
 from lib.core.volumes.grids import onto_grid
 from lib.core.volumes.reading import read_geometry, read_label_map
@@ -83,15 +84,26 @@ class Suggestions:
         if not suggestions:
             return NOTHING_LEFT
         (suggestion,) = suggestions
-        brings = "" if gain is None else f"; judging by the slices so far, it adds about {gain:.3f} IoU"
+        brings = ""
+        if gain is not None:
+            brings = (
+                f"; judging by the slices so far, it adds about {gain.mean:.3f} IoU ({gain.low:.3f} to {gain.high:.3f})"
+            )
         older = f" ({note})" if note and suggestion.score is not None else ""
         return f"{_named(suggestion, SliceNames.of(image))}: {suggestion.why}{older}{brings}"
 
-    def gain(self) -> float | None:
+    def gain(self) -> ExpectedGain | None:
         """Return the validation IoU that the next slice is expected to add; None if too few scores are known."""
         scored = self.segmentation.folder.history()
-        gain = expected_gain([(one["slices"], one["score"]) for one in scored if one["metric"] == "validation IoU"])
-        return None if gain is None else round(gain, 4)
+        return expected_gain([(one["slices"], one["score"]) for one in scored if one["metric"] == "validation IoU"])
+
+    def described_gain(self) -> dict[str, Any]:
+        """Return what replies say about ``gain``."""
+        gain = self.gain()
+        return {
+            "expected_gain": None if gain is None else round(gain.mean, 4),
+            "expected_gain_interval": None if gain is None else [round(gain.low, 4), round(gain.high, 4)],
+        }
 
     def _evidence(
         self, image_id: str, image: Geometry, painted: Sequence[AnnotatedSlice], at_once: bool
