@@ -14,6 +14,7 @@ from lib.commands.command_line import make_app, run
 from lib.core.errors import InputError
 
 from . import PROJECT, gpu, inference, large, many, paper, step, tiles, time_to_iou
+from .bars import describe_bars
 from .picture import draw_curves, draw_picture
 from .results import Entry, SpeedEntry, machine, merge_result, read_results
 from .timing import Announce, BenchmarkOptions, SideError, select
@@ -85,6 +86,19 @@ def benchmark(
             show_default=False,
         ),
     ] = None,
+    slices: Annotated[
+        int | None,
+        typer.Option(min=1, help="Annotated slices along each axis, for time_to_iou. Default: 3.", show_default=False),
+    ] = None,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Annotate everything instead, for time_to_iou; score the same voxels.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Don't repeat runs of time_to_iou that the results have by the same minutes and slices."
+        ),
+    ] = False,
     results: Annotated[
         Path,
         typer.Option(
@@ -97,18 +111,25 @@ def benchmark(
     """Time this software against the alternatives; write the results and their pictures."""
     if minutes is not None and not 0 < minutes < math.inf:
         raise InputError(f"--minutes: {minutes:g}; give more than 0")
+    if dense and slices is not None:
+        raise InputError("--slices: --dense annotates everything; leave one of them out")
     given = {
         "--device": device.value if device is not Device.CPU else None,
         "--repeats": repeats,
         "--paper-tiles": paper_tiles,
         "--minutes": None if minutes is None else f"{minutes:g}",
+        "--slices": slices,
+        "--dense": "" if dense else None,
     }
     if GPU in (parts or ()):
         _measure_on_gpu(parts or (), given, results, minutes)
     repeated = " ".join(f"{name} {value}" for name, value in given.items() if value is not None)
-    chosen = BenchmarkOptions(device.value, repeats, paper_tiles, minutes, repeated)
+    known = read_results(results) if resume else {}
+    chosen = BenchmarkOptions(device.value, repeats, paper_tiles, minutes, slices, dense, known, repeated)
     failed = _measure(select(KEYS, parts or ()), chosen, results)
     entries = read_results(results)
+    for line in describe_bars(entries, device.value):
+        print(line)
     if entries:
         draw_picture(entries, results.with_suffix(".png"))
         draw_curves(entries, results.with_name("time_to_iou.png"))

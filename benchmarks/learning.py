@@ -43,7 +43,7 @@ class Task:
     Attributes:
         scheme: the label scheme.
         cases: the annotated volumes.
-        unseen: the truth of each case where nobody painted, in an annotation's values; elsewhere unlabelled.
+        unseen: the truth of each case on the voxels to score, in an annotation's values; elsewhere unlabelled.
     """
 
     scheme: LabelScheme
@@ -61,7 +61,9 @@ class Task:
         return len(self.scheme.classes)
 
 
-def read_task(folder: Path, labels: Sequence[str], seed: int, slices_per_axis: int = SLICES_PER_AXIS) -> Task:
+def read_task(
+    folder: Path, labels: Sequence[str], seed: int, slices_per_axis: int = SLICES_PER_AXIS, dense: bool = False
+) -> Task:
     """Read volumes and annotate some slices of all but the last, as the demo does; the same for all learners.
 
     Args:
@@ -69,6 +71,8 @@ def read_task(folder: Path, labels: Sequence[str], seed: int, slices_per_axis: i
         labels: names of the foreground classes.
         seed: draws the slices.
         slices_per_axis: number of annotated slices along each axis.
+        dense: annotate everything. The score still counts the voxels that aren't in the slices, so that it can be
+            compared with what these slices teach.
 
     Raises:
         InputError: fewer than two volumes have a truth, or a truth has another grid than its volume.
@@ -78,8 +82,9 @@ def read_task(folder: Path, labels: Sequence[str], seed: int, slices_per_axis: i
     cases, unseen = [], []
     for name, case in list(read_cases(folder / "images", folder / "labels").items())[:-1]:
         annotation = paint_slices(case.truth, scheme, slices_per_axis, generator)
-        cases.append(TrainingCase(name, case.volume, annotation))
         unseen.append(unseen_truth(case.truth, annotation, scheme))
+        learnt = truth_as_annotation(case.truth, scheme) if dense else annotation
+        cases.append(TrainingCase(name, case.volume, learnt))
     return Task(scheme, tuple(cases), tuple(unseen))
 
 

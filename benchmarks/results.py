@@ -152,13 +152,15 @@ class _CurveDetails(TypedDict, total=False):
 class CurveEntry(Entry, _CurveDetails):
     """How fast a learner learns.
 
-    ``curves``: of each run. ``final``: mean foreground IoU at the end of each run. ``iou``: by class at the end of the
-    last run. ``evaluation_seconds``: median duration of a scoring in the last run.
+    ``curves``: of each run. ``final``: mean foreground IoU at the end of each run. ``iou``: by class, there.
+    ``slices``: what was learnt from, annotated slices along each axis; None: dense annotation. ``evaluation_seconds``:
+    median duration of a scoring in the last run.
     """
 
     curves: list[Curve]
     final: list[float]
-    iou: dict[str, float | None]
+    iou: list[dict[str, float | None]]
+    slices: int | None
     budget_seconds: float
     evaluation_seconds: float
 

@@ -8,16 +8,16 @@ and everything else that it does counts; scoring doesn't.
 import contextlib
 import importlib
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lib.core.errors import InputError
 
 from .data_sets import CLASSES, folder_of
 from .learners import LEARNERS
-from .learning import Trial, read_task, seconds_to_start, time_to_level
-from .results import Curve, CurveEntry, Entry, SpeedEntry, UnreachedEntry
+from .learning import SLICES_PER_AXIS, Trial, read_task, seconds_to_start, time_to_level
+from .results import Curve, CurveEntry, Entry, SpeedEntry, UnreachedEntry, result_key
 from .timing import Announce, BenchmarkOptions, Side, SideError, gigabytes
 from .timing import measure as measure_sides
 
@@ -43,7 +43,13 @@ KEYS = tuple(
 
 
 def prepare(
-    learner: str, folder: str, labels: Sequence[str], seconds: float, seed: int, device: str = "cpu"
+    learner: str,
+    folder: str,
+    labels: Sequence[str],
+    seconds: float,
+    seed: int,
+    device: str = "cpu",
+    slices: int | None = SLICES_PER_AXIS,
 ) -> Callable[[Callable[[float], None]], dict[str, Any]]:
     """Prepare a side for ``benchmarks.side``: a run learns until its time is over.
 
@@ -54,11 +60,12 @@ def prepare(
         seconds: training time, from the submitted annotation.
         seed: draws the slices that are annotated, and the learner's random numbers.
         device: ``cpu`` or ``cuda``.
+        slices: annotated slices along each axis; None: dense annotation.
     """
     software = LEARNERS[learner]
     module, function = software.entry.split(":")
     learn = getattr(importlib.import_module(f"benchmarks.learners.{module}"), function)
-    task = read_task(Path(folder), labels, seed)
+    task = read_task(Path(folder), labels, seed, slices or SLICES_PER_AXIS, dense=slices is None)
     # The operating system has cached the software's files by now, as on a computer in daily use.
     start = seconds_to_start(software.imports)
 
@@ -102,14 +109,15 @@ def _measure_data(
     if not all(f".{CURVE}." in key for key in keys):
         named.add(OURS)
     seconds = 60 * (chosen.minutes or MINUTES)
-    curves: dict[str, CurveEntry] = {}
+    slices = None if chosen.dense else chosen.slices or SLICES_PER_AXIS
+    curves = _known_curves(data, named, seconds, slices, chosen)
     failed = set[str]()
     for seed in range(chosen.repeats or 1):
         for learner in LEARNERS:
-            if learner not in named - failed:
+            if learner not in named - failed or (learner in curves and seed < len(curves[learner]["curves"])):
                 continue
             options = {"learner": learner, "folder": str(folder), "labels": CLASSES[data], "device": chosen.device}
-            side = Side(f"{__name__}:prepare", {**options, "seconds": seconds, "seed": seed})
+            side = Side(f"{__name__}:prepare", {**options, "seconds": seconds, "seed": seed, "slices": slices})
             try:
                 # One after another, because a process that waits for its turn would hold its memory.
                 (runs,) = measure_sides({f"{data}, {learner}": side}, 1, warm_up=False, announce=announce).values()
@@ -118,8 +126,7 @@ def _measure_data(
                 failed.add(learner)
                 continue
             key = f"{PART}.{data}.{CURVE}.{learner}"
-            earlier = curves[learner]["curves"] if learner in curves else []
-            entry = curve_entry([*earlier, runs.facts["curve"]], runs.facts, seconds, chosen.command(key))
+            entry = curve_entry(curves.get(learner), runs.facts, seconds, slices, chosen.command(key))
             curves[learner] = {**entry, "peak_gb": gigabytes(runs), "setup": LEARNERS[learner].setup}
             yield key, curves[learner]
     for key in keys:
@@ -128,21 +135,40 @@ def _measure_data(
             yield key, comparison(curves[OURS], curves[peer], peer, what, chosen.command(key))
 
 
-def curve_entry(curves: Sequence[Curve], facts: Mapping[str, Any], seconds: float, command: str) -> CurveEntry:
-    """Make the entry of a learner.
+def _known_curves(
+    data: str, learners: Iterable[str], seconds: float, slices: int | None, chosen: BenchmarkOptions
+) -> dict[str, CurveEntry]:
+    """Return the entries to go on with: those of the same budget and annotation."""
+    keys = {learner: result_key(f"{PART}.{data}.{CURVE}.{learner}", chosen.device) for learner in learners}
+    entries = {learner: cast(CurveEntry, chosen.known[key]) for learner, key in keys.items() if key in chosen.known}
+    return {name: entry for name, entry in entries.items() if course_of(entry) == (seconds, slices)}
+
+
+def course_of(entry: CurveEntry) -> tuple[float, int | None]:
+    """Return how long a learner learnt in seconds, and from how many slices along each axis, None for all."""
+    return entry["budget_seconds"], entry["slices"]
+
+
+def curve_entry(
+    earlier: CurveEntry | None, facts: Mapping[str, Any], seconds: float, slices: int | None, command: str
+) -> CurveEntry:
+    """Add a run to the entry of a learner.
 
     Args:
-        curves: the curve of each run.
-        facts: facts that the last run returned.
+        earlier: the entry of the runs before, if there were any.
+        facts: facts that the run returned.
         seconds: the budget.
+        slices: annotated slices along each axis; None: dense annotation.
         command: the command that repeats the measurement.
     """
+    curves: list[Curve] = [*(earlier["curves"] if earlier else ()), facts["curve"]]
     final = [curve[-1][1] for curve in curves]
     classes = ", ".join(f"{name} {value or 0:.3f}" for name, value in facts["iou"].items())
     return {
-        "curves": list(curves),
+        "curves": curves,
         "final": final,
-        "iou": facts["iou"],
+        "iou": [*(earlier["iou"] if earlier else ()), facts["iou"]],
+        "slices": slices,
         "budget_seconds": seconds,
         "evaluation_seconds": facts["evaluation_seconds"],
         "note": f"mean foreground IoU {statistics.median(final):.3f} after {curves[-1][-1][0]:.0f} s ({classes})",

@@ -14,7 +14,7 @@ from typing import Any
 from lib.core.errors import InputError
 
 from . import PROJECT
-from .results import SpeedEntry
+from .results import Entry, SpeedEntry
 
 Announce = Callable[[str], None]
 """Called with a text about the current work."""
@@ -29,6 +29,9 @@ class BenchmarkOptions:
         repeats: number of timed runs of each side; None: the part's default.
         paper_tiles: number of tiles on which the paper's literal tiling is timed; None: all.
         minutes: training time of each learner; None: the part's default.
+        slices: annotated slices along each axis that learners learn from; None: the part's default.
+        dense: whether learners learn from dense annotation instead.
+        known: results to go on with: runs that they have aren't repeated.
         options: the options as typed, to repeat the results.
     """
 
@@ -36,6 +39,9 @@ class BenchmarkOptions:
     repeats: int | None = None
     paper_tiles: int | None = None
     minutes: float | None = None
+    slices: int | None = None
+    dense: bool = False
+    known: Mapping[str, Entry] = field(default_factory=dict)
     options: str = ""
 
     def command(self, key: str) -> str:

@@ -1,6 +1,8 @@
 import importlib
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import learning
+from benchmarks import learning, time_to_iou
 from benchmarks.__main__ import _describe
+from benchmarks.bars import describe_bars, standings
 from benchmarks.learners import LEARNERS
 from benchmarks.learning import Clock, Task, Trial, read_task, score, time_to_level
 from benchmarks.picture import draw_curves, draw_picture
 from benchmarks.time_to_iou import KEYS, comparison, curve_entry
-from benchmarks.timing import Side, measure, select
+from benchmarks.timing import BenchmarkOptions, Side, measure, select
 from lib.core.labels import LabelScheme
 from lib.core.training.cases import TrainingCase
 from lib.core.volumes.volume import Volume
@@ -158,7 +161,7 @@ def test_a_side_learns_from_the_start_of_its_software(balls: Path) -> None:
     (runs,) = measure({"ours": Side("benchmarks.time_to_iou:prepare", options)}, 1, False, lambda _: None).values()
     # The time is over before the first step; one step is done nevertheless.
     assert all(seconds > 0.1 for seconds, _ in runs.facts["curve"])
-    entry = curve_entry([runs.facts["curve"]], runs.facts, 1.0, "command")
+    entry = curve_entry(None, runs.facts, 1.0, 3, "command")
     assert entry["final"] == [runs.facts["curve"][-1][1]]
 
 
@@ -170,7 +173,60 @@ def test_parts_with_a_level_are_named_by_key_or_group() -> None:
 
 
 def made_up_entry(*curves: list[tuple[float, float]]) -> dict[str, Any]:
-    return curve_entry(curves, {"iou": {"inside": 0.5, "wall": None}, "evaluation_seconds": 1.0}, 100.0, "command")
+    entry: Any = None
+    for curve in curves:
+        facts = {"curve": curve, "iou": {"inside": 0.5, "wall": None}, "evaluation_seconds": 1.0}
+        entry = curve_entry(entry, facts, 100.0, 3, "command")
+    return entry
+
+
+def test_runs_that_the_results_have_are_not_repeated(balls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_to_iou, "folder_of", lambda _: nullcontext(balls))
+    key = "time_to_iou.phantom.curve.random_forest"
+    options = BenchmarkOptions(minutes=0.05)
+    ((_, first),) = time_to_iou.measure([key], options, lambda _: None)
+    assert (len(first["curves"]), len(first["iou"]), first["slices"]) == (1, 1, 3)
+    for same, runs in ((True, 2), (False, 1)):
+        minutes = options.minutes if same else 0.04
+        again = replace(options, repeats=runs, minutes=minutes, known={key: first})
+        entries = [entry for _, entry in time_to_iou.measure([key], again, lambda _: None)]
+        assert [len(entry["curves"]) for entry in entries] == [runs]
+        assert (entries[0]["curves"][:1] == first["curves"]) == same
+
+
+def test_dense_annotation_is_scored_on_the_voxels_beside_the_slices(balls: Path) -> None:
+    sparse, dense = (read_task(balls, CLASSES, seed=0, dense=dense) for dense in (False, True))
+    for few, everything, scored, same in zip(sparse.cases, dense.cases, sparse.unseen, dense.unseen, strict=True):
+        assert everything.annotation.all()
+        np.testing.assert_array_equal(scored, same)
+        np.testing.assert_array_equal(few.annotation + scored, everything.annotation)
+
+
+def test_standing_beside_the_best_tuned_alternative() -> None:
+    """By hand: medians 0.8 and 0.7; ours has 0.7 after 20 and 60 s."""
+    entries = {
+        "ours": made_up_entry([(20, 0.75), (100, 0.7)], [(30, 0.5), (60, 0.9)]),
+        "monai_basicunet_tuned": made_up_entry([(90, 0.65)], [(90, 0.75)]),
+        "monai_dynunet_tuned": made_up_entry([(90, 0.1)], [(90, 0.2)]),
+        "monai_dynunet": made_up_entry([(90, 0.99)], [(90, 0.99)]),
+    }
+    results = {f"time_to_iou.organoid.curve.{name}": entry for name, entry in entries.items()}
+    (one,) = standings(results, "cpu")
+    assert (one.peer, one.runs, one.budget, one.forgotten) == ("monai_basicunet_tuned", 2, 100.0, [])
+    assert (one.ours, one.theirs, one.lowest, one.highest, one.seconds) == pytest.approx((0.8, 0.7, 0.05, 0.15, 40))
+    assert list(standings(results, "cuda")) == []
+    # The other learnt for another time; then ours never gets there, and forgets a class.
+    entries["monai_basicunet_tuned"]["budget_seconds"] = 50.0
+    entries["ours"]["iou"][1]["wall"] = 0.0
+    results["time_to_iou.phantom.curve.ours"] = made_up_entry([(20, 0.05)])
+    results["time_to_iou.phantom.curve.monai_dynunet_tuned"] = made_up_entry([(90, 0.1)])
+    phantom, organoid, mean = describe_bars(results, "cpu")
+    assert phantom.endswith("ours has 0.100 never")
+    assert "monai_dynunet_tuned 0.150" in organoid
+    assert organoid.endswith("ours has 0.150 after 25 of 100 s; IoU 0: wall")
+    assert mean == (
+        "Mean over 2 data sets: ours is +0.300, and has the other's IoU after 62% of the time; never counts as 100 %"
+    )
 
 
 def test_comparison_at_a_level() -> None:
