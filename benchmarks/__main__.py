@@ -126,10 +126,12 @@ def benchmark(
     repeated = " ".join(f"{name} {value}" for name, value in given.items() if value is not None)
     known = read_results(results) if resume else {}
     chosen = BenchmarkOptions(device.value, repeats, paper_tiles, minutes, slices, dense, known, repeated)
-    failed = _measure(select(KEYS, parts or ()), chosen, results)
+    wanted = select(KEYS, parts or ())
+    failed = _measure(wanted, chosen, results)
     entries = read_results(results)
-    for line in describe_bars(entries, device.value):
-        print(line)
+    if set(wanted) & set(time_to_iou.KEYS):
+        for line in describe_bars(entries, device.value):
+            print(line)
     if entries:
         draw_picture(entries, results.with_suffix(".png"))
         draw_curves(entries, results.with_name("time_to_iou.png"))
