@@ -135,7 +135,7 @@ def test_the_archive_is_gone_for_a_while(archive: Orthanc, open_project: Open, t
     # A server starts without it, too.
     store = open_project(archive.address)
     assert store.list_images() == [A, B]
-    assert "can't be reached to search for series" in store.describe_source()[0]
+    assert "can't be reached to" in store.describe_source()[0]
     assert store.undelivered() == [(A, 2)]
     archive.start()
     wait_until(lambda: is_all_there(store))
