@@ -26,7 +26,9 @@ def check_same(own: nn.Module, reference: nn.Module, features: Tensor) -> Tensor
     pairs = [(found, expected), (given.grad, expected_given.grad)]
     pairs += [(a.grad, b.grad) for a, b in zip(own.parameters(), reference.parameters(), strict=True)]
     for one, other in pairs:
-        torch.testing.assert_close(one, other.float(), atol=1e-4, rtol=1e-4)
+        # A sum over many voxels is as exact as its largest parts, even where they cancel out.
+        largest = other.abs().max()
+        torch.testing.assert_close(one.double() / largest, other / largest, atol=1e-5, rtol=0)
     return found
 
 

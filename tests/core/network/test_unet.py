@@ -63,6 +63,15 @@ def test_features_keep_their_variance_without_normalisation() -> None:
     assert 0.1 < float(logits.std()) < 10
 
 
+def test_pooling_keeps_half_precision() -> None:
+    """A CPU's autocast would make it float32; the maxima are those of a plain reduction."""
+    features = torch.randn(2, 3, 4, 6, 8).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = UNet(1, 2, width=1).pool(features)
+    assert pooled.dtype == torch.bfloat16
+    torch.testing.assert_close(pooled, features.view(2, 3, 2, 2, 3, 2, 4, 2).amax((3, 5, 7)), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_an_untrained_up_convolution_is_nearest_neighbour_up_sampling(dims: int) -> None:
     """Otherwise each of eight voxels starts with its own weights, and regions unlike those in training show dots."""

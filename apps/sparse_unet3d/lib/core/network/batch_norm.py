@@ -235,11 +235,13 @@ def _moments(features: Tensor, boxes: Iterable[tuple[Any, ...]]) -> Moments:
     """Return mean and variance (population) of each channel of features (N, C, *spatial) in these boxes, as float64."""
     counts, means, variances = [], [], []
     for box in boxes:
-        for rows in torch.split(features[box], ROWS_AT_ONCE, dim=1):
-            variance, mean = torch.var_mean(rows.float().flatten(1), dim=1, correction=0)
-            counts.append(rows[0].numel())
+        # Channels are last in memory: sums over all but the last axis are several times as fast as ``torch.var_mean``.
+        for rows in torch.split(features[box].movedim(0, -1), ROWS_AT_ONCE):
+            values = rows.float().flatten(end_dim=-2)
+            mean = values.mean(dim=0)
+            counts.append(len(values))
             means.append(mean.double())
-            variances.append(variance.double())
+            variances.append((values - mean).square_().mean(dim=0).double())
     weights = torch.tensor(counts, dtype=torch.float64, device=features.device).unsqueeze(1)
     weights /= weights.sum()
     every = torch.stack(means)

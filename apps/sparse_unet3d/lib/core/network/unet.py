@@ -19,7 +19,21 @@ UP_CONVOLUTION: dict[int, Any] = {
     3: UpConvolution3d,
 }
 BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-MAX_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+
+class MaxPool3d(nn.MaxPool3d):
+    """Max pooling in the features' own precision.
+
+    On a CPU, autocast would convert them to float32 first: three times as long, and the maxima are the same.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            pooled: Tensor = super().forward(features)
+        return pooled
+
+
+MAX_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: MaxPool3d}
 
 LEVELS = 4
 """Resolution steps."""
