@@ -16,7 +16,7 @@ from lib.core.errors import InputError
 from . import PROJECT, gpu, inference, large, many, paper, step, tiles, time_to_iou
 from .bars import describe_bars
 from .picture import draw_curves, draw_picture
-from .results import Entry, SpeedEntry, machine, merge_result, read_results
+from .results import Entry, SpeedEntry, machine, merge_result, read_results, read_results_of
 from .timing import Announce, BenchmarkOptions, SideError, select
 
 
@@ -122,11 +122,12 @@ def benchmark(
         "--dense": "" if dense else None,
     }
     if GPU in (parts or ()):
-        _measure_on_gpu(parts or (), given, results, minutes)
+        _measure_on_gpu(parts or (), {**given, "--resume": resume or None}, results, minutes)
     repeated = " ".join(f"{name} {value}" for name, value in given.items() if value is not None)
-    known = read_results(results) if resume else {}
+    known = read_results_of(results, machine(device.value)) if resume else {}
     chosen = BenchmarkOptions(device.value, repeats, paper_tiles, minutes, slices, dense, known, repeated)
     wanted = select(KEYS, parts or ())
+    results.parent.mkdir(parents=True, exist_ok=True)
     failed = _measure(wanted, chosen, results)
     entries = read_results(results)
     if set(wanted) & set(time_to_iou.KEYS):

@@ -39,7 +39,7 @@ class Standing(NamedTuple):
 
 
 def standings(results: Mapping[str, Entry], device: str) -> Iterator[Standing]:
-    """Compare on each data set where ours and a tuned alternative learnt as long, from as many slices."""
+    """Compare on each data set where ours and a tuned alternative learnt as long, from as many slices, on a machine."""
     for data in CLASSES:
         keys = {name: result_key(f"{PART}.{data}.{CURVE}.{name}", device) for name in LEARNERS}
         curves = {name: cast(CurveEntry, results[key]) for name, key in keys.items() if key in results}
@@ -49,10 +49,14 @@ def standings(results: Mapping[str, Entry], device: str) -> Iterator[Standing]:
         tuned = {
             name: entry
             for name, entry in curves.items()
-            if LEARNERS[name].tuned and course_of(entry) == course_of(ours)
+            if LEARNERS[name].tuned and _conditions(entry) == _conditions(ours)
         }
         if tuned:
             yield _standing(data, ours, tuned)
+
+
+def _conditions(entry: CurveEntry) -> tuple[object, ...]:
+    return *course_of(entry), entry.get("machine")
 
 
 def _standing(data: str, ours: CurveEntry, tuned: Mapping[str, CurveEntry]) -> Standing:
@@ -81,11 +85,13 @@ def describe_bars(results: Mapping[str, Entry], device: str) -> list[str]:
     found = list(standings(results, device))
     lines = []
     for one in found:
-        reached = "never" if one.seconds is None else f"after {one.seconds:.0f} of {one.budget:.0f} s"
+        reached = f"never has {one.theirs:.3f}"
+        if one.seconds is not None:
+            reached = f"has {one.theirs:.3f} after {one.seconds:.0f} of {one.budget:.0f} s"
         forgotten = f"; IoU 0: {', '.join(one.forgotten)}" if one.forgotten else ""
         lines.append(
             f"{one.data}: ours {one.ours:.3f}, {one.peer} {one.theirs:.3f} (medians of {one.runs}; differences "
-            f"{one.lowest:+.3f} to {one.highest:+.3f}); ours has {one.theirs:.3f} {reached}{forgotten}"
+            f"{one.lowest:+.3f} to {one.highest:+.3f}); ours {reached}{forgotten}"
         )
     if len(found) > 1:
         difference = statistics.fmean(one.ours - one.theirs for one in found)

@@ -12,6 +12,7 @@ from typing import Any, TypedDict, cast
 
 import torch
 
+from lib.core.errors import InputError
 from lib.core.files import replacing
 
 MACHINES = "machines"
@@ -229,6 +230,20 @@ def result_key(key: str, device: str) -> str:
 def read_results(path: Path) -> dict[str, Entry]:
     """Read the entries by key; none if there is no file."""
     return {key: entry for key, entry in _content(path).items() if key != MACHINES}
+
+
+def read_results_of(path: Path, facts: MachineFacts) -> dict[str, Entry]:
+    """Read the entries to go on with; none if there is no file.
+
+    Raises:
+        InputError: some are of another machine, and would be mixed with this one's.
+    """
+    machines = _content(path).get(MACHINES, [])
+    found = read_results(path)
+    for key, entry in found.items():
+        if machines[cast(dict[str, int], entry)["machine"]] != facts:
+            raise InputError(f"--resume: {path}: {key} was measured on another machine; name another file by --results")
+    return found
 
 
 def _content(path: Path) -> dict[str, Any]:

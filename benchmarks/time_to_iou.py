@@ -138,10 +138,17 @@ def _measure_data(
 def _known_curves(
     data: str, learners: Iterable[str], seconds: float, slices: int | None, chosen: BenchmarkOptions
 ) -> dict[str, CurveEntry]:
-    """Return the entries to go on with: those of the same budget and annotation."""
+    """Return the entries to go on with.
+
+    Raises:
+        InputError: an entry is of another budget or annotation.
+    """
     keys = {learner: result_key(f"{PART}.{data}.{CURVE}.{learner}", chosen.device) for learner in learners}
     entries = {learner: cast(CurveEntry, chosen.known[key]) for learner, key in keys.items() if key in chosen.known}
-    return {name: entry for name, entry in entries.items() if course_of(entry) == (seconds, slices)}
+    for learner, entry in entries.items():
+        if course_of(entry) != (seconds, slices):
+            raise InputError(f"--resume: {keys[learner]} is of other minutes or slices; name another file by --results")
+    return entries
 
 
 def course_of(entry: CurveEntry) -> tuple[float, int | None]:
@@ -171,7 +178,8 @@ def curve_entry(
         "slices": slices,
         "budget_seconds": seconds,
         "evaluation_seconds": facts["evaluation_seconds"],
-        "note": f"mean foreground IoU {statistics.median(final):.3f} after {curves[-1][-1][0]:.0f} s ({classes})",
+        "note": f"mean foreground IoU {statistics.median(final):.3f} after {curves[-1][-1][0]:.0f} s ({classes}), from "
+        + ("dense annotation" if slices is None else f"{slices} slices along each axis"),
         "command": command,
     }
 
@@ -183,7 +191,7 @@ def comparison(
 
     Args:
         ours: entry of our curves.
-        theirs: entry of the peer's curves, with the same number of runs.
+        theirs: entry of the peer's curves. Runs that only one of both has are left out.
         peer: name of the peer.
         level: mean foreground IoU, as in the key.
         command: the command that repeats the measurement.
@@ -192,14 +200,15 @@ def comparison(
         With a ratio if all runs reach the level; with ``final``, the IoU of both at the end.
     """
     sides = {OURS: ours, peer: theirs}
+    shared = min(len(side["curves"]) for side in sides.values())
     runs = {
-        name: [time_to_level(curve, float(level), LEARNERS[name].published) for curve in side["curves"]]
+        name: [time_to_level(curve, float(level), LEARNERS[name].published) for curve in side["curves"][:shared]]
         for name, side in sides.items()
     }
     # Only sides whose runs all reach the level have a median.
     reached = {name: times for name, seconds in runs.items() if (times := _all_reached(seconds)) is not None}
     medians = {name: statistics.median(times) for name, times in reached.items()}
-    final = {name: statistics.median(side["final"]) for name, side in sides.items()}
+    final = {name: statistics.median(side["final"][:shared]) for name, side in sides.items()}
     note = f"seconds to mean foreground IoU {level}, {ours['budget_seconds']:g} s for each"
     note += "".join(
         f"; {name} {'reaches' if name in medians else 'does not reach'} it, {final[name]:.3f} at the end"

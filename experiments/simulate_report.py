@@ -164,8 +164,8 @@ def _describe_gains(check: GainCheck | None) -> str:
     return (
         "The gain in IoU that the server expects of a slice, against the gain of the best IoU so far that followed: "
         f"Spearman's correlation over {check['choices']} choices of {OURS} {correlation}; on average "
-        f"{check['expected']:.4f} was expected, and {check['followed']:.4f} followed. {check['within']:.0%} of them "
-        "were in the expected interval, which should hold at least 80 %."
+        f"{check['expected']:.4f} was expected, and {check['followed']:.4f} followed. {check['within']:.0%} of "
+        "the gains were in the expected interval, which should hold at least 80 %."
     )
 
 

@@ -18,7 +18,7 @@ from lib.core.training.report import TrainingReport
 from lib.core.training.run import train
 
 ENDING = 0.03
-"""Part of the time for planning and the last validation, which the training's own limit doesn't include."""
+"""Part of the time for planning, preparing and saving, which the training's own limit doesn't include."""
 
 MAX_EPOCHS = 1_000_000
 

@@ -17,8 +17,10 @@ from benchmarks.bars import describe_bars, standings
 from benchmarks.learners import LEARNERS
 from benchmarks.learning import Clock, Task, Trial, read_task, score, time_to_level
 from benchmarks.picture import draw_curves, draw_picture
+from benchmarks.results import machine, merge_result, read_results_of
 from benchmarks.time_to_iou import KEYS, comparison, curve_entry
 from benchmarks.timing import BenchmarkOptions, Side, measure, select
+from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
 from lib.core.training.cases import TrainingCase
 from lib.core.volumes.volume import Volume
@@ -183,15 +185,24 @@ def made_up_entry(*curves: list[tuple[float, float]]) -> dict[str, Any]:
 def test_runs_that_the_results_have_are_not_repeated(balls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_to_iou, "folder_of", lambda _: nullcontext(balls))
     key = "time_to_iou.phantom.curve.random_forest"
-    options = BenchmarkOptions(minutes=0.05)
-    ((_, first),) = time_to_iou.measure([key], options, lambda _: None)
-    assert (len(first["curves"]), len(first["iou"]), first["slices"]) == (1, 1, 3)
-    for same, runs in ((True, 2), (False, 1)):
-        minutes = options.minutes if same else 0.04
-        again = replace(options, repeats=runs, minutes=minutes, known={key: first})
-        entries = [entry for _, entry in time_to_iou.measure([key], again, lambda _: None)]
-        assert [len(entry["curves"]) for entry in entries] == [runs]
-        assert (entries[0]["curves"][:1] == first["curves"]) == same
+    there = {**made_up_entry([(0.5, 0.25)]), "budget_seconds": 3.0}
+    options = BenchmarkOptions(repeats=2, minutes=0.05, known={key: there})
+    ((_, entry),) = time_to_iou.measure([key], options, lambda _: None)
+    assert (len(entry["curves"]), len(entry["iou"]), entry["slices"]) == (2, 2, 3)
+    assert (entry["curves"][0], entry["iou"][0]) == (there["curves"][0], there["iou"][0])
+    assert list(time_to_iou.measure([key], replace(options, repeats=1), lambda _: None)) == []
+    for other in ({"minutes": 0.04}, {"slices": 2}, {"dense": True}):
+        with pytest.raises(InputError, match=f"--resume: {key} is of other minutes or slices"):
+            list(time_to_iou.measure([key], replace(options, **other), lambda _: None))
+
+
+def test_results_of_another_machine_are_not_gone_on_with(tmp_path: Path) -> None:
+    path, facts = tmp_path / "results.json", machine("cpu")
+    assert read_results_of(path, facts) == {}
+    merge_result(path, "cpu", facts, "key", made_up_entry([(1, 0.5)]))
+    assert read_results_of(path, facts).keys() == {"key"}
+    with pytest.raises(InputError, match="key was measured on another machine"):
+        read_results_of(path, {**facts, "processor": "another"})
 
 
 def test_dense_annotation_is_scored_on_the_voxels_beside_the_slices(balls: Path) -> None:
@@ -221,7 +232,7 @@ def test_standing_beside_the_best_tuned_alternative() -> None:
     results["time_to_iou.phantom.curve.ours"] = made_up_entry([(20, 0.05)])
     results["time_to_iou.phantom.curve.monai_dynunet_tuned"] = made_up_entry([(90, 0.1)])
     phantom, organoid, mean = describe_bars(results, "cpu")
-    assert phantom.endswith("ours has 0.100 never")
+    assert phantom.endswith("ours never has 0.100")
     assert "monai_dynunet_tuned 0.150" in organoid
     assert organoid.endswith("ours has 0.150 after 25 of 100 s; IoU 0: wall")
     assert mean == (
@@ -237,6 +248,8 @@ def test_comparison_at_a_level() -> None:
     assert entry["spread"] == pytest.approx([3.0, 3.0])
     assert entry["final"] == {"ours": pytest.approx(0.85), "monai_dynunet": pytest.approx(0.8)}
     assert _describe(entry).endswith("3.00 times as fast (3.00 to 3.00), target 3")
+    more = made_up_entry(*ours["curves"], [(99, 0.1)])
+    assert comparison(more, theirs, "monai_dynunet", "0.70", "command")["runs"] == entry["runs"]
 
 
 def test_a_level_that_is_not_reached_has_no_ratio(tmp_path: Path) -> None:

@@ -27,6 +27,12 @@ def test_it_extrapolates_the_scores() -> None:
     assert of([*CURVE, (4, 0.6)]).mean == pytest.approx(1.2 / 4 - 1.2 / 5)
 
 
+def test_no_iou_above_1_is_expected() -> None:
+    gain = of([(3, 0.9), (4, 0.99)])
+    assert (gain.mean, gain.high) == pytest.approx((0.01, 0.01))
+    assert gain.low == 0
+
+
 def test_too_few_scores_expect_nothing() -> None:
     assert expected_gain([(3, 0.8), (3, 0.9)]) is None
     assert expected_gain([]) is None
@@ -34,13 +40,13 @@ def test_too_few_scores_expect_nothing() -> None:
 
 def test_the_interval_narrows_while_the_scores_follow_the_curve() -> None:
     """Without any deviation, the assumed one of 0.01 counts twice among n - 2 + 2 degrees of freedom."""
-    for n, quantile in ((2, 1.8856), (3, 1.6377), (4, 1.5332)):
+    for n, quantile in ((2, 2.9200), (3, 2.3534), (4, 2.1318)):
         gain = of(CURVE[:n])
         assert gain.high - gain.mean == pytest.approx(quantile * 0.01 * (2 / n) ** 0.5, rel=1e-4)
         assert gain.low == pytest.approx(max(0, 2 * gain.mean - gain.high), rel=1e-6)
 
 
-@pytest.mark.parametrize("deviation", [0.005, 0.01, 0.03])
+@pytest.mark.parametrize("deviation", [0.005, 0.01, 0.03, 0.05])
 def test_most_gains_are_within_the_interval(deviation: float) -> None:
     """Of curves with noise; where the noise is small, the interval is too wide rather than too narrow."""
     rng = np.random.default_rng(0)
@@ -50,4 +56,4 @@ def test_most_gains_are_within_the_interval(deviation: float) -> None:
         scores = 0.9 - rng.uniform(0.2, 1.2) / counts + rng.normal(0, deviation, len(counts))
         gain = of(list(zip(counts[:-1].tolist(), scores[:-1].tolist(), strict=True)))
         within.append(gain.low <= max(0.0, scores[-1] - scores[:-1].max()) <= gain.high)
-    assert 0.75 < np.mean(within) < 0.97
+    assert 0.8 < np.mean(within) < 0.99

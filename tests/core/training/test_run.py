@@ -1,5 +1,7 @@
 """What a training run learns, from which voxels, and what it refuses; minutes of training would be a benchmark."""
 
+import math
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ from ball import MACHINE, SCHEME, SHAPE, case, run, truth, weights
 from devices import on_each_device
 from lib.core.annotation.slices import annotated_slices
 from lib.core.data import training_volumes
-from lib.core.errors import InputError
+from lib.core.errors import InputError, Stopped
 from lib.core.inference.segmenter import Segmenter
 from lib.core.metrics import confusion, iou_per_class
 from lib.core.model.folder import ModelFolder
@@ -21,6 +23,7 @@ from lib.core.plan.options import PlanOptions
 from lib.core.training import run as training
 from lib.core.training.cases import TrainingCase
 from lib.core.training.options import TrainingOptions
+from lib.core.training.report import TrainingReport
 from lib.core.training.run import train
 from lib.core.training.score import Score
 
@@ -107,30 +110,66 @@ def test_statistics_are_compared_ever_more_rarely(before: int, epoch: int, finis
     assert training.is_compared(epoch, before, finished) == compared
 
 
+class SlowScores:
+    """A clock on which a training step takes a second, and a score many."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds_of_score: float) -> None:
+        self.now = 0.0
+        score_network = training.score_network
+
+        def scored(*arguments: Any) -> Score:
+            self.now += seconds_of_score
+            return score_network(*arguments)
+
+        monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(training, "score_network", scored)
+
+    def train(self, folder: Path, minutes: float, stop_after: float = math.inf) -> list[TrainingReport]:
+        """Train; return the reports."""
+        reports: list[TrainingReport] = []
+        stop = self.now + stop_after
+
+        def pass_a_second() -> None:
+            self.now += 1
+            if self.now > stop:
+                raise Stopped
+
+        options = TrainingOptions(max_epochs=1000, max_minutes=minutes)
+        arguments = [case()], SCHEME, ModelFolder(folder), options, PlanOptions(width=2), MACHINE
+        with suppress(Stopped):
+            train(*arguments, reports.append, pass_a_second)
+        return reports
+
+
 @pytest.mark.usefixtures("short_epochs")
 @pytest.mark.parametrize("minutes", [2, 4])
 def test_the_time_limit_includes_the_last_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: float
 ) -> None:
-    """Also if statistics are compared at the end. By a clock on which a step takes a second and a score about 30."""
-    now = 0.0
-    score_network = training.score_network
+    """Also if statistics are compared at the end."""
+    *_, last = SlowScores(monkeypatch, 30).train(tmp_path, minutes)
+    assert last["finished"]
+    assert last["seconds"] == pytest.approx(60 * minutes, abs=5)
 
-    def pass_a_second() -> None:
-        nonlocal now
-        now += 1
 
-    def scored(*arguments: Any) -> Score:
-        nonlocal now
-        now += 30
-        return score_network(*arguments)
+@pytest.mark.usefixtures("short_epochs")
+def test_a_run_ends_with_a_score_that_leaves_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first score is made after epoch 3, and takes longer than what is left."""
+    reports = SlowScores(monkeypatch, 55).train(tmp_path, 1)
+    assert [report["epoch"] for report in reports] == [1, 2, 3]
+    assert reports[-1]["finished"]
 
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(training, "score_network", scored)
-    options = TrainingOptions(max_epochs=1000, max_minutes=minutes)
-    plan_options, ignore = PlanOptions(width=2), lambda _: None
-    final = train([case()], SCHEME, ModelFolder(tmp_path), options, plan_options, MACHINE, ignore, pass_a_second)
-    assert final["seconds"] == pytest.approx(60 * minutes, abs=5)
+
+@pytest.mark.usefixtures("short_epochs")
+def test_a_stopped_run_with_a_time_limit_keeps_the_same_time_for_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SlowScores(monkeypatch, 30)
+    *_, before = clock.train(tmp_path, 4, stop_after=205)
+    assert not before["finished"]
+    first, *_, last = clock.train(tmp_path, 4)
+    assert (first["run"], first["epoch"], last["finished"]) == (before["run"], before["epoch"] + 1, True)
+    assert last["seconds"] == pytest.approx(240, abs=5)
 
 
 def test_a_class_is_never_held_out_completely(tmp_path: Path) -> None:

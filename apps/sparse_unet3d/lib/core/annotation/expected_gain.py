@@ -13,8 +13,8 @@ PRIOR_DEVIATION = 0.01
 PRIOR_WEIGHT = 2
 """How many deviations the assumption counts as."""
 
-UPPER = 0.9
-"""Quantile at the upper end of the interval, which holds the middle 80 %."""
+UPPER = 0.95
+"""Quantile at the upper end of the interval. It isn't the one of 80 %, because the fit is uncertain, too."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ExpectedGain:
     Attributes:
         mean: the gain that is expected, at least 0.
         low: lower end of the interval that at least 80 % of the gains should be in, at least 0.
-        high: its upper end.
+        high: its upper end; no IoU above 1 is expected.
     """
 
     mean: float
@@ -57,6 +57,7 @@ def expected_gain(history: Sequence[tuple[int, float]]) -> ExpectedGain | None:
     degrees = len(counts) - 2 + PRIOR_WEIGHT
     deviation = math.sqrt((squares + PRIOR_WEIGHT * PRIOR_DEVIATION**2) / degrees)
     latest, _ = history[-1]
-    mean = max(0.0, -float(slope) * (1 / latest - 1 / (latest + 1)))
+    most = 1 - float(highest[-1])
+    mean = min(max(0.0, -float(slope) * (1 / latest - 1 / (latest + 1))), most)
     reach = float(stdtrit(degrees, UPPER)) * deviation
-    return ExpectedGain(mean, max(0.0, mean - reach), mean + reach)
+    return ExpectedGain(mean, max(0.0, mean - reach), min(mean + reach, most))

@@ -28,6 +28,7 @@ class Checkpoint:
         epoch: epochs done.
         seconds: duration of training so far.
         scoring: duration of the last score in seconds.
+        last_scored: the epoch after which it was made; 0 if this run has none yet.
         steps: training steps since the network was initialised, over all runs.
         begun: how many of these steps belong to the epoch that had begun.
         finished: whether the run came to its end.
@@ -40,6 +41,7 @@ class Checkpoint:
     epoch: int
     seconds: float
     scoring: float
+    last_scored: int
     steps: int
     begun: int
     finished: bool
@@ -55,6 +57,7 @@ class Checkpoint:
             "epoch": self.epoch,
             "seconds": self.seconds,
             "scoring": self.scoring,
+            "last_scored": self.last_scored,
             "steps": self.steps,
             "begun": self.begun,
             "finished": self.finished,
@@ -90,9 +93,11 @@ class Checkpoint:
                 run=content["run"],
                 epoch=content["epoch"],
                 seconds=content["seconds"],
-                # Earlier versions saved only between epochs, and kept no time for the last score.
+                # Earlier versions didn't record scores.
                 scoring=content.get("scoring", 0.0),
+                last_scored=content.get("last_scored", 0),
                 steps=content["steps"],
+                # Earlier versions saved only between epochs.
                 begun=content.get("begun", 0),
                 finished=content["finished"],
             )

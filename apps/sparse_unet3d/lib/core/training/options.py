@@ -15,7 +15,8 @@ class TrainingOptions:
     Attributes:
         max_epochs: training ends after this many epochs,
         max_minutes: or after this many minutes, if that is earlier; 0 for no limit. The last score is expected to take
-            as long as the one before, and training steps end so much earlier. Before the first score, nothing is known.
+            as long as the one before, and training steps end so much earlier, at most half of the time. How long the
+            first score takes isn't known.
         start: ``continue`` where the last training stood, or ``afresh`` with an untrained network.
         seed: of all randomness.
 

@@ -39,6 +39,9 @@ from .ranks import ALONE, Ranks
 from .report import TrainingReport
 from .score import Score
 
+FIRST_COMPARED = 8
+"""Statistics are first compared when at least so many epochs are done, or at the end of a shorter run."""
+
 VALIDATION_SHARE = 0.1
 """Approximate share of the training time that validation takes, except in the first epochs."""
 
@@ -62,9 +65,9 @@ def is_compared(epoch: int, before: int, finished: bool) -> bool:
     """Return whether statistics are compared after this epoch, which is scored; ``before`` is the last one that was.
 
     They are compared when the number of epochs first exceeds 7, 31, 127, …, so that it takes a small part of the time.
-    A run of fewer than 8 epochs compares them at its end.
+    A run of fewer than ``FIRST_COMPARED`` epochs compares them at its end.
     """
-    return epoch.bit_length() // 2 > max(1, before.bit_length() // 2) or (finished and epoch < 8)
+    return epoch.bit_length() // 2 > max(1, before.bit_length() // 2) or (finished and epoch < FIRST_COMPARED)
 
 
 def train(
@@ -282,18 +285,18 @@ class _Run:
         self.learner.load(checkpoint.learner, with_momentum=False)
         # Step numbers continue even after the end of a run, so that no training tile is ever drawn twice.
         self.steps = checkpoint.steps
+        # The scores of a new run will take about as long, too.
+        self._scoring = checkpoint.scoring
         if checkpoint.finished:
             return
         self.epoch, self.seconds, self.begun = checkpoint.epoch, checkpoint.seconds, checkpoint.begun
-        self._scoring = checkpoint.scoring
+        self._last_scored = checkpoint.last_scored
         if self._progress(self.epoch) >= 1:
             # The options ask for less than is already done: that run has ended, and a new one starts from its weights.
-            self.epoch, self.seconds, self.begun = 0, 0.0, 0
+            self.epoch, self.seconds, self.begun, self._last_scored = 0, 0.0, 0, 0
             return
         self.learner.load(checkpoint.learner, with_momentum=True)
         self.id = checkpoint.run
-        before = range(self.epoch, 0, -1)
-        self._last_scored = next((epoch for epoch in before if is_evaluated(epoch, self.evaluation_interval)), 0)
 
     def _save_checkpoint(self, finished: bool) -> None:
         state = self.learner.state()
@@ -305,6 +308,7 @@ class _Run:
             epoch=self.epoch,
             seconds=self.seconds,
             scoring=self._scoring,
+            last_scored=self._last_scored,
             steps=self.steps,
             begun=self.begun,
             finished=finished,
@@ -315,13 +319,23 @@ class _Run:
         progress = epochs / self.options.max_epochs
         if self.options.max_minutes:
             limit = 60 * self.options.max_minutes
-            progress = max(progress, (self.seconds + more) / (limit - min(self._ending(), limit / 2)))
+            # Whatever scores take, half of the time is for training.
+            ending = min(self._scoring + (0.0 if self._has_compared else self._comparing()), limit / 2)
+            progress = max(progress, (self.seconds + more) / (limit - ending))
         return min(progress, 1.0)
 
-    def _ending(self) -> float:
-        """Return the seconds that scores would take if this epoch were the last, judged by the last score."""
-        compared = self.split.has_validation and is_compared(self.epoch + 1, self._last_scored, finished=True)
-        return self._scoring * (1 + (len(self._other_statistics()) if compared else 0))
+    @property
+    def _has_compared(self) -> bool:
+        """Whether statistics have been compared in this run, or never are."""
+        return not self.split.has_validation or self._last_scored >= FIRST_COMPARED
+
+    def _comparing(self) -> float:
+        """Return the seconds that a comparison of statistics would take, judged by the last score."""
+        return self._scoring * len(self._other_statistics())
+
+    def _leaves_time(self, seconds: float) -> bool:
+        """Return whether so many seconds are left."""
+        return not self.options.max_minutes or self.seconds + seconds <= 60 * self.options.max_minutes
 
     def go(self, report: Callable[[TrainingReport], None]) -> TrainingReport:
         """Train as long as the options say; return the last report."""
@@ -355,7 +369,11 @@ class _Run:
             score = self._scored(network, self.plan)
             self._scoring = time.monotonic() - began
             published = self._offer(network, score)
-            if self.split.has_validation and is_compared(epoch, self._last_scored, finished):
+            self.seconds = before + time.monotonic() - began
+            finished = finished or self._progress(epoch) >= 1
+            is_due = self.split.has_validation and is_compared(epoch, self._last_scored, finished)
+            # Time is kept for the first comparison. A later one is left out where it doesn't fit.
+            if is_due and (not self._has_compared or self._leaves_time(self._comparing())):
                 published |= self._compare_statistics(network)
             self._last_scored = epoch
             # Runs that published nothing also show whether more slices still help.

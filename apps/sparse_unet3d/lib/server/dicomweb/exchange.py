@@ -149,7 +149,7 @@ class Exchange:
             except (InputError, OSError) as error:
                 is_down = isinstance(error, ArchiveError) and not isinstance(error, Refused)
                 if is_down:
-                    # Before ``hurry`` replies, so that who has read the reply sees the archive as unreachable.
+                    # Before ``hurry`` replies, so that whoever has read the reply sees the archive as unreachable.
                     self._note_fault(error)
                 self._note_failures(waiting if is_down else [key], str(error))
                 if is_down:
