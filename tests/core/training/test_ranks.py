@@ -31,6 +31,8 @@ from ranked import Died, TwoRanks
 SCHEME = LabelScheme(("ball",), "outside")
 SHAPE = (40, 20, 12)
 STEPS = 2
+SMALL = 0.01
+"""Factor of the loss, so that gradients aren't clipped: of what is clipped, the sum and the mean are the same."""
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +62,20 @@ def learner(ranks: Ranks) -> Learner:
 def arrays(state: Any) -> dict[str, np.ndarray]:
     """Return the weights in a state; batch normalisation's averages are each rank's own."""
     own = ("running_mean", "running_var", "num_batches_tracked")
-    return {name: value.numpy().copy() for name, value in state.items() if not name.endswith(own)}
+    return {name: np.array(value) for name, value in state.items() if not name.endswith(own)}
+
+
+def flat(state: Any) -> np.ndarray:
+    """Return all weights in a state as one vector."""
+    return np.concatenate([np.ravel(value) for value in arrays(state).values()])
 
 
 def make_steps(ranks: Ranks) -> list[dict[str, np.ndarray]]:
     """Return the weights after each step, and the averaged ones at the end."""
     found = []
     with learner(ranks) as ours:
+        loss = ours.loss
+        ours.loss = lambda *given: SMALL * loss(*given)
         for step in range(STEPS):
             ours.train(range(step, step + 1), lambda step=step: 0.25 * step)  # type: ignore[misc]
             found.append(arrays(ours.network.state_dict()))
@@ -82,8 +91,8 @@ def test_a_step_follows_the_mean_gradient_of_the_tiles_of_all_ranks(in_ranks: Tw
     with learner(ALONE) as alone:
         draw, weights = alone.sampler.draw, alone.weights
     torch.manual_seed(3)
-    # Few steps in the same memory layout: sums in another order round differently, which changes ever more.
     network = UNet(1, 2, width=2, padded=True).to(memory_format=torch.channels_last_3d).train()
+    before = flat(network.state_dict())
     optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     for step in range(STEPS):
         for group in optimiser.param_groups:
@@ -93,11 +102,12 @@ def test_a_step_follows_the_mean_gradient_of_the_tiles_of_all_ranks(in_ranks: Tw
             image, targets = draw(np.random.default_rng(seed))
             labelled = targets != IGNORED
             logits = network(image[None].contiguous(memory_format=torch.channels_last_3d))[0][:, labelled].T
-            (nn.functional.cross_entropy(logits, targets[labelled], weight=weights) / 2).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5)
+            (SMALL * nn.functional.cross_entropy(logits, targets[labelled], weight=weights) / 2).backward()
+        assert nn.utils.clip_grad_norm_(network.parameters(), 5) < 5
         optimiser.step()
-        for name, value in arrays(network.state_dict()).items():
-            np.testing.assert_allclose(first[step][name], value, rtol=1e-3, atol=2e-3, err_msg=name)
+        # Rounding alone makes 1 %, depending on threads and processor: few voxels are normalised on coarse levels.
+        expected, found = (weights - before for weights in (flat(network.state_dict()), flat(first[step])))
+        assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
 
 
 def step_over_bad_gradient(ranks: Ranks) -> tuple[int, list[dict[str, np.ndarray]]]:
