@@ -16,7 +16,7 @@ from lib.core.errors import InputError
 from . import PROJECT, gpu, inference, large, many, paper, step, tiles, time_to_iou
 from .bars import describe_bars
 from .picture import draw_curves, draw_picture
-from .results import Entry, SpeedEntry, machine, merge_result, read_results, read_results_of
+from .results import Entry, MachineFacts, SpeedEntry, machine, merge_result, read_results, read_results_of
 from .timing import Announce, BenchmarkOptions, SideError, select
 
 
@@ -124,11 +124,12 @@ def benchmark(
     if GPU in (parts or ()):
         _measure_on_gpu(parts or (), {**given, "--resume": resume or None}, results, minutes)
     repeated = " ".join(f"{name} {value}" for name, value in given.items() if value is not None)
-    known = read_results_of(results, machine(device.value)) if resume else {}
+    facts = machine(device.value)
+    known = read_results_of(results, facts) if resume else {}
     chosen = BenchmarkOptions(device.value, repeats, paper_tiles, minutes, slices, dense, known, repeated)
     wanted = select(KEYS, parts or ())
     results.parent.mkdir(parents=True, exist_ok=True)
-    failed = _measure(wanted, chosen, results)
+    failed = _measure(wanted, chosen, facts, results)
     entries = read_results(results)
     if set(wanted) & set(time_to_iou.KEYS):
         for line in describe_bars(entries, device.value):
@@ -155,9 +156,9 @@ def _measure_on_gpu(
     raise typer.Exit(gpu.measure_all(results.resolve(), minutes))
 
 
-def _measure(wanted: Sequence[str], chosen: BenchmarkOptions, results: Path) -> bool:
+def _measure(wanted: Sequence[str], chosen: BenchmarkOptions, facts: MachineFacts, results: Path) -> bool:
     """Measure, and write each entry as soon as it is measured; return whether a side failed."""
-    facts, line, failed = machine(chosen.device), _StatusLine(), False
+    line, failed = _StatusLine(), False
     for part in PARTS:
         keys = [key for key in part.KEYS if key in wanted]
         if not keys:

@@ -363,17 +363,17 @@ class _Run:
         epoch = self.epoch + 1
         finished = self._progress(epoch) >= 1
         # The last score follows at once if this one would leave no time for training in between.
-        is_due = is_evaluated(epoch, self.evaluation_interval) and self._progress(epoch, self._scoring) < 1
-        if finished or is_due:
+        scores = is_evaluated(epoch, self.evaluation_interval) and self._progress(epoch, self._scoring) < 1
+        if finished or scores:
             network = self.learner.result()
             score = self._scored(network, self.plan)
             self._scoring = time.monotonic() - began
             published = self._offer(network, score)
             self.seconds = before + time.monotonic() - began
             finished = finished or self._progress(epoch) >= 1
-            is_due = self.split.has_validation and is_compared(epoch, self._last_scored, finished)
+            compares = self.split.has_validation and is_compared(epoch, self._last_scored, finished)
             # Time is kept for the first comparison. A later one is left out where it doesn't fit.
-            if is_due and (not self._has_compared or self._leaves_time(self._comparing())):
+            if compares and (not self._has_compared or self._leaves_time(self._comparing())):
                 published |= self._compare_statistics(network)
             self._last_scored = epoch
             # Runs that published nothing also show whether more slices still help.
