@@ -139,17 +139,27 @@ def test_a_label_is_found_with_any_ending(studies: Path, ending: str, kind: str)
     assert open_store(studies).get_label_info("a", "final")["version"] == 1
 
 
-def test_a_label_that_is_still_being_copied_is_read_when_complete(
-    studies: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_label_that_is_still_being_copied_is_read_when_complete(studies: Path) -> None:
+    content = put(studies, paint()).read_bytes()
+    with (studies / "labels/final/a.nii.gz").open("wb") as file:
+        file.write(content[:200])
+        file.flush()
+        store = open_store(studies, watch=True)
+        assert "is left out" in store.describe_left_out()[0]
+        file.write(content[200:])
+    wait_until(store.get_labeled_images)
+    assert (stored(studies, "final") == paint()).all()
+    assert store.describe_left_out() == []
+
+
+def test_a_label_that_is_copied_in_parts_beside_a_server_is_read_when_complete(studies: Path) -> None:
     content = put(studies, paint()).read_bytes()
     (studies / "labels/final/a.nii.gz").unlink()
     store = open_store(studies, watch=True)
     with (studies / "labels/final/a.nii.gz").open("wb") as file:
-        file.write(content[:200])
-        file.flush()
-        wait_until(lambda: "is left out" in caplog.text)
-        file.write(content[200:])
+        for start in range(0, len(content), 100):
+            file.write(content[start : start + 100])
+            file.flush()
     wait_until(store.get_labeled_images)
     assert (stored(studies, "final") == paint()).all()
     assert store.describe_left_out() == []
