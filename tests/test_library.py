@@ -1,4 +1,4 @@
-"""The examples of the five public functions, and the script in docs/library.md, run and give good results."""
+"""The examples of the six public functions, and the script in docs/library.md, run and give good results."""
 
 import doctest
 import os
@@ -14,11 +14,12 @@ import pytest
 from lib.core.annotation.suggestion import suggest_slices
 from lib.core.evaluation import evaluate
 from lib.core.inference.segmenter import Segmenter
+from lib.core.measurement.measures import measure
 from lib.core.training.run import train
 from lib.core.volumes.reading import read_volume
 from project import APP, PROJECT
 
-FUNCTIONS = (read_volume, train, Segmenter.segment, suggest_slices, evaluate)
+FUNCTIONS = (read_volume, train, Segmenter.segment, suggest_slices, evaluate, measure)
 """In the order of their story: each example uses files that earlier ones made, and no names."""
 
 
@@ -31,7 +32,7 @@ def iou(prediction: Path) -> float:
 
 
 @pytest.mark.slow
-def test_the_examples_of_the_five_functions_run(tmp_path, monkeypatch):
+def test_the_examples_of_the_six_functions_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runner, said = doctest.DocTestRunner(), list[str]()
     for function in FUNCTIONS:
@@ -62,7 +63,7 @@ def test_the_script_of_the_page_runs(tmp_path):
     assert float(printed[1]) == pytest.approx(actual, abs=0.001)
 
 
-def test_the_page_names_the_five_functions():
+def test_the_page_names_the_six_functions():
     page = (PROJECT / "docs" / "library.md").read_text(encoding="utf-8")
     for function in FUNCTIONS:
         path = f"apps/sparse_unet3d/{function.__module__.replace('.', '/')}.py"

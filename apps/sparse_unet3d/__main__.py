@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -205,6 +205,59 @@ def evaluate(
     from lib.commands.evaluation import run_evaluation
 
     raise typer.Exit(0 if run_evaluation(predictions, labels, csv, as_json, classes, ignore) else 1)
+
+
+@app.command(epilog="Example: python apps/sparse_unet3d measure project/ --out measured/ --tubes tubule --surfaces stl")
+def measure(
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Folder of a project, whose predictions are measured; a folder of label maps; or one label map.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the tables and surfaces go.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Images of the label maps' names, for mean intensities. Default: those of the project.",
+            show_default=False,
+        ),
+    ] = None,
+    classes: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Class names in order, separated by commas. Default: those stored beside the label maps.",
+        ),
+    ] = "",
+    tubes: Annotated[
+        str, typer.Option(metavar="NAMES", help="Classes of tubes, whose length is measured, separated by commas.")
+    ] = "",
+    neighbours: Annotated[
+        Literal["6", "18", "26"],
+        typer.Option(help="Voxels of one object touch by faces (6), also by edges (18), also by corners (26)."),
+    ] = "26",
+    min_voxels: Annotated[int, typer.Option(min=1, help="Leave out objects with fewer voxels.")] = 1,
+    split: Annotated[bool, typer.Option("--split", help="Split touching, round objects.")] = False,
+    surfaces: Annotated[
+        Literal["stl", "ply", "obj"] | None,
+        typer.Option(help="Write the surface of each class, in LPS mm.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the measures as JSON, and nothing else.")] = False,
+) -> None:
+    """Measure classes and objects: volume, surface, place, intensity, length.
+
+    Objects are connected components. A volume that can't be measured is reported at the end, and makes the exit code 1.
+    """
+    from lib.commands.measurement import measure_and_report
+    from lib.core.measurement.measures import MeasuringOptions
+    from lib.core.measurement.objects import Neighbours
+
+    names = tuple(name.strip() for name in tubes.split(",") if name.strip())
+    options = MeasuringOptions(cast(Neighbours, int(neighbours)), min_voxels, split, names)
+    raise typer.Exit(0 if measure_and_report(labels, images, out, classes, options, surfaces, as_json) else 1)
 
 
 @app.command(epilog="Example: python apps/sparse_unet3d inspect project/models/model.pt --json")

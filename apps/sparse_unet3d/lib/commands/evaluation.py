@@ -1,6 +1,5 @@
 """Scores predicted label maps against true ones, and reports the scores as a table, as CSV and as JSON."""
 
-import csv
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,10 +13,9 @@ from rich.table import Table
 
 from lib.core.errors import InputError
 from lib.core.evaluation import ABSENT, ClassScores, evaluate_files, mean_scores, pair_files
-from lib.core.files import replacing
 from lib.core.labels import LabelScheme
 
-from .tables import print_table
+from .tables import print_table, write_csv
 
 HEADINGS = {
     "iou": "IoU",
@@ -124,11 +122,8 @@ def _text(key: str, value: object) -> str:
 
 
 def _write_csv(path: Path, report: Report) -> None:
+    rows = [{"volume": volume, "class": name, **scores} for volume, name, scores in _rows(report)]
     try:
-        with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["volume", "class", *HEADINGS.values()])
-            for volume, name, scores in _rows(report):
-                writer.writerow([volume, name, *("" if scores[key] is None else scores[key] for key in HEADINGS)])
+        write_csv(path, {"volume": "volume", "class": "class", **HEADINGS}, rows)
     except OSError as error:
         raise InputError(f"--csv {path}: can't be written ({error.strerror})") from error

@@ -14,9 +14,7 @@ from typing_extensions import TypedDict
 from .errors import InputError
 from .volumes.formats import split_ending
 from .volumes.grids import onto_grid
-from .volumes.image_files import is_listed
-from .volumes.reading import read_label_map
-from .volumes.slicer_segmentation import is_slicer_segmentation
+from .volumes.label_maps import is_map, maps_in, read_exported
 from .volumes.volume import Geometry, LabelMap, spacing_of
 
 Labels = NDArray[np.integer[Any]]
@@ -66,11 +64,11 @@ def pair_files(predictions: Path, labels: Path) -> tuple[dict[str, tuple[Path, P
     for path in (predictions, labels):
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give a label map, or a folder of label maps")
-    if _is_map(predictions) != _is_map(labels):
+    if is_map(predictions) != is_map(labels):
         raise InputError(f"{predictions}, {labels}: give two label maps, or two folders of label maps")
-    if _is_map(predictions):
+    if is_map(predictions):
         return {split_ending(predictions.name)[0]: (predictions, labels)}, []
-    predicted, true = _maps_in(predictions), _maps_in(labels)
+    predicted, true = maps_in(predictions), maps_in(labels)
     faults = [
         f"{name}: {' and '.join(map(str, files))} have the same name; keep one of them"
         for of in (predicted, true)
@@ -91,19 +89,6 @@ def pair_files(predictions: Path, labels: Path) -> tuple[dict[str, tuple[Path, P
     return pairs, faults
 
 
-def _is_map(path: Path) -> bool:
-    """Tell a label map, which may be a folder of a known ending, from a folder of label maps."""
-    return path.is_file() or bool(split_ending(path.name)[1])
-
-
-def _maps_in(folder: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if is_listed(path.name):
-            found.setdefault(split_ending(path.name)[0], []).append(path)
-    return found
-
-
 def evaluate_files(
     prediction: Path, label: Path, ignore: int | None = None, classes: Sequence[str] = ()
 ) -> dict[str, ClassScores]:
@@ -121,7 +106,7 @@ def evaluate_files(
     Raises:
         InputError: a file can't be read, has values that are no class, or the two lie on different grids.
     """
-    predicted, true = _read(prediction), _read(label)
+    predicted, true = read_exported(prediction), read_exported(label)
     x, y, z = predicted.array.shape
     grid = Geometry((x, y, z), predicted.affine, 1, predicted.array.dtype, name=predicted.name)
     values = onto_grid(true, grid)
@@ -131,14 +116,6 @@ def evaluate_files(
         _check_values(true, allowed, classes)
     scores = evaluate(predicted.array, values, spacing_of(predicted.affine), ignore, range(1, len(classes) + 1))
     return {classes[value - 1] if classes else str(value): of for value, of in scores.items()}
-
-
-def _read(path: Path) -> LabelMap:
-    if is_slicer_segmentation(path):
-        raise InputError(
-            f"{path}: a segmentation of 3D Slicer, whose numbers depend on its segments; export it as a label map"
-        )
-    return read_label_map(path)
 
 
 def _check_values(of: LabelMap, allowed: set[int | None], classes: Sequence[str]) -> None:

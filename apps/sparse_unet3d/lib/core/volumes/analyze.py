@@ -40,6 +40,9 @@ class AnalyzeSource(DetachedHeader, NiftiSource):
         """
         return super().read(box) if self._is_nifti else ItkSource.read(self, box)
 
+    def _unit_note(self) -> str:
+        return super()._unit_note() if self._is_nifti else ItkSource._unit_note(self)
+
     @property
     def _is_nifti(self) -> bool:
         return self._magic() == b"ni1\0"

@@ -95,7 +95,16 @@ class ItkSource(ABC):
         shape = (size[0], size[1], size[2])
         slicer_affine, slicer_reverses = self._as_in_slicer(shape, affine, axes, components)
         channels = components * math.prod(size[3:])
-        self.geometry = Geometry(shape, affine, channels, dtype_of(reader), slicer_affine, str(path), slicer_reverses)
+        self.geometry = Geometry(
+            shape,
+            affine,
+            channels,
+            dtype_of(reader),
+            slicer_affine,
+            str(path),
+            slicer_reverses,
+            unit_note=self._unit_note(),
+        )
         # Bytes that aren't UTF-8 come as characters that can't be sent on.
         keys = [key for key in reader.GetMetaDataKeys() if key.isascii()]
         self.fields = {key: reader.GetMetaData(key).encode(errors="replace").decode() for key in keys}
@@ -109,6 +118,10 @@ class ItkSource(ABC):
                 f"{path}: the header declares {self.geometry.nbytes} bytes of voxels (shape {size}), but the file can "
                 f"hold {declared.capacity} at most; the file is damaged or incomplete, copy or export it again"
             )
+
+    def _unit_note(self) -> str:
+        """Return ``Geometry.unit_note``."""
+        return f"{self.path}: the file states no unit of length; its numbers count as millimetres, as in 3D Slicer"
 
     def read(self, box: Box | None = None) -> NDArray[Any]:
         """Read the voxels of a box (C, X, Y, Z), or all of them; the whole file is read in any case.

@@ -51,6 +51,10 @@ class NiftiSource(ItkSource):
             array += intercept
         return array
 
+    def _unit_note(self) -> str:
+        # The lowest three bits are the unit of length.
+        return "" if int(self._header["xyzt_units"]) & 7 else super()._unit_note()
+
     def _inspect(self) -> Declared:
         path = self.path
         with reading(path):

@@ -89,6 +89,16 @@ class NrrdSource(ItkSource):
         # Grey values hardly get smaller.
         cls._write(path, image, affine, is_compressed=False)
 
+    def _unit_note(self) -> str:
+        stated = self._text.get("space units", "").replace('"', "").split()
+        if not stated:
+            return super()._unit_note()
+        if set(stated) == {"mm"}:
+            return ""
+        return (
+            f"{self.path}: the file states lengths in {' '.join(stated)}, which count as millimetres, as in 3D Slicer"
+        )
+
     def _inspect(self) -> Declared:
         path = self.path
         with reading(path), path.open("rb") as file:

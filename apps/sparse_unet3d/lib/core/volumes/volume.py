@@ -57,6 +57,7 @@ class Geometry:
         channels: number of channels.
         dtype: data type of the image's array: floats if the file asks to rescale its values.
         slicer_affine, name, slicer_reverses, crop: as in ``Volume``.
+        unit_note: for people who measure, that the file states no unit of length, or another than is used; else empty.
     """
 
     shape: tuple[int, int, int]
@@ -67,6 +68,7 @@ class Geometry:
     name: str = "the image"
     slicer_reverses: bool = False
     crop: Crop | None = None
+    unit_note: str = ""
 
     @property
     def spacing(self) -> tuple[float, float, float]:

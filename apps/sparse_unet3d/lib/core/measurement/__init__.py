@@ -1,0 +1,1 @@
+"""Measures segmentations: objects, volumes, surfaces, lengths."""
