@@ -280,6 +280,29 @@ def inspect(
     raise typer.Exit(inspect_and_report(path, models, as_json))
 
 
+@app.command(epilog="Example: python apps/sparse_unet3d report project/ --out report.html")
+def report(
+    studies: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the project.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="HTML file to write. Default: report.html in the folder.", show_default=False
+        ),
+    ] = None,
+    conf: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of the server's --conf; may be given several times."),
+    ] = None,
+) -> None:
+    """Write a page that shows where a project stands: volumes, paint, predictions, training, held-out slices, versions.
+
+    It is one file, for people without the server. The classes are those of the project.
+    """
+    from lib.commands.report import write_report
+
+    print(write_report(studies, out or studies / "report.html", conf or []))
+
+
 @app.command(
     "import-nnunet",
     epilog="Example: python apps/sparse_unet3d import-nnunet nnUNet_raw/Dataset004_Hippocampus --studies hippocampus",

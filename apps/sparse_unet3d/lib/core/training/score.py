@@ -71,12 +71,22 @@ class Score:
         Args:
             other: score of the other network on the same voxels.
         """
-        units = len(self.counts)
-        if not units:
+        if not len(self.counts):
             return False
+        return bool(np.mean(self._resampled() < other._resampled()) >= CREDIBLE)
+
+    def interval(self) -> tuple[float, float] | None:
+        """Return the interval that 95 % of the mean IoUs of all resamplings are in; None without voxels."""
+        if not len(self.counts):
+            return None
+        low, high = np.quantile(self._resampled(), [0.025, 0.975])
+        return float(low), float(high)
+
+    def _resampled(self) -> NDArray[np.float64]:
+        """Return the mean IoU of each resampling of the units."""
+        units = len(self.counts)
         drawn = np.random.default_rng(0).multinomial(units, np.full(units, 1 / units), size=RESAMPLINGS)
-        own, others = (_mean_ious(np.tensordot(drawn, score.counts, 1)) for score in (self, other))
-        return bool(np.mean(own < others) >= CREDIBLE)
+        return _mean_ious(np.tensordot(drawn, self.counts, 1))
 
 
 def _units(place: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:

@@ -1,0 +1,1 @@
+"""Gathers what the page of a project shows."""
