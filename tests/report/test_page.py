@@ -1,14 +1,20 @@
 """Pages from templates: escaping, missing values, and where templates are found."""
 
+import base64
+import io
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jinja2 import UndefinedError
+from PIL import Image
 
 from lib.report.page import Cell, Legend, Shown, Table, render
+from lib.report.pictures import file_of
 from project import APP
 
 PAGE = """{% extends "page.html.j2" %}{% import "parts.html.j2" as parts %}
@@ -48,6 +54,7 @@ def test_templates_are_found_where_the_app_folder_was_copied_to(tmp_path: Path) 
     program = """import sys
 sys.path.insert(0, "app")
 from jinja2 import UndefinedError
+from PIL import Image
 from lib.report import page
 assert page.__file__.startswith(sys.argv[1]), page.__file__
 try:
@@ -59,3 +66,16 @@ except UndefinedError:
         [sys.executable, "-c", program, tmp_path], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "it asks for its values"
+
+
+@pytest.mark.parametrize(("side", "kind"), [(150, "png"), (151, "jpeg")])
+def test_large_pictures_are_jpeg_files(side: int, kind: str, tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (side, side, 3)).astype(np.uint8)
+    (tmp_path / "own.html.j2").write_text(PAGE)
+    shown = Shown(file_of(picture), "a picture")
+    html = render("own.html.j2", tmp_path, title="", table=Table([], []), legend=Legend([], ""), shown=shown)
+    (content,) = re.findall(rf'src="data:image/{kind};base64,([^"]+)"', html)
+    read = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert (read.format, read.size) == (kind.upper(), (side, side))
+    # Noise is the hardest picture for JPEG.
+    assert np.abs(np.asarray(read).astype(int) - picture).mean() < (1 if kind == "png" else 15)

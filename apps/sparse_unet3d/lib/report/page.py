@@ -20,14 +20,14 @@ class Shown:
     """A picture on a page.
 
     Args:
-        png: the PNG file.
+        file: the PNG or JPEG file.
         alternative: what it shows, for those who can't see it.
         caption: the line below it.
         width: in pixels on the screen; None: the picture's own width.
         height: in pixels on the screen; None: the picture's own height.
     """
 
-    png: bytes
+    file: bytes
     alternative: str
     caption: str = ""
     width: float | None = None
@@ -108,5 +108,6 @@ def write_page(path: Path, html: str) -> None:
         beside.write_text(html, encoding="utf-8")
 
 
-def _data_url(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _data_url(picture: bytes) -> str:
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

@@ -22,6 +22,7 @@ AXES = "xyz"
 PICTURE_PIXELS = 270
 """Width on the screen of a volume's longest side."""
 DIMMED = 0.45
+MOST_PNG_PIXELS = 150**2
 
 Picture = NDArray[np.uint8]
 """RGB, (rows, columns, 3)."""
@@ -96,6 +97,18 @@ def png_of(picture: Picture) -> bytes:
     """Return a picture as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def file_of(picture: Picture) -> bytes:
+    """Return a picture as a PNG file if it is small, else as a JPEG file.
+
+    Voxels of small pictures are seen one by one. Large pictures of noisy volumes take a fifth of the space as JPEG.
+    """
+    if picture.shape[0] * picture.shape[1] <= MOST_PNG_PIXELS:
+        return png_of(picture)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=90, subsampling=0)
     return buffer.getvalue()
 
 

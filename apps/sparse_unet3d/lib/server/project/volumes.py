@@ -17,7 +17,7 @@ from lib.core.volumes.reading import read_label_map, read_volume
 from lib.core.volumes.volume import Geometry, Volume
 from lib.report.outlines import OutlinedSlice, outlines
 from lib.report.page import Shown
-from lib.report.pictures import composite, png_of, view
+from lib.report.pictures import composite, file_of, view
 from lib.report.project_page import Advice, Axis, Version, VolumeSection
 from lib.server.records import AnnotationInfo
 from lib.server.slicer.replies import time_text
@@ -103,7 +103,7 @@ def outlined(
         volume.spacing[axis] * volume.shape[axis] * PICTURE_PIXELS / longest for axis in (layout.across, layout.down)
     )
     text = names.text([[place.index] if axis == place.axis else [] for axis in range(3)])
-    shown = Shown(png_of(composite(plane)), f"Slice of {volume.name}, {text}", text, width, height)
+    shown = Shown(file_of(composite(plane)), f"Slice of {volume.name}, {text}", text, width, height)
     planes = {kind: layout.of(array) for kind, array in labels.items() if array is not None}
     _, rows, columns = plane.shape
     return OutlinedSlice(shown, rows, columns, outlines(planes, scheme.foreground, colours(scheme)))
