@@ -58,6 +58,9 @@ PATCH_SHARE = 0.75
 """A patch has at most this share of a volume along each axis. If patches hold whole volumes, they all lie at the same
 place, and a network learns the annotated slices by heart: on hippocampus, it had 0.31 instead of 0.82."""
 
+LEAST_PATCH = 32
+"""Least size of a patch along the longest axis: after four poolings, instance normalisation needs two voxels."""
+
 WIDENING = 10
 """A coarse level of DynUNet has at most so many times the features of the first one, as in nnU-Net."""
 
@@ -197,8 +200,9 @@ class _Training:
 def _patch(prepared: Prepared, scale: Scale) -> tuple[int, ...]:
     """Return the sizes of patches."""
     largest = np.max(prepared.sizes, axis=0)
-    sizes = [max(MULTIPLE, MULTIPLE * int(PATCH_SHARE * size / MULTIPLE)) for size in largest]
-    return tuple(min(size, most) for size, most in zip(sizes, scale.patch, strict=True))
+    sizes = np.maximum(MULTIPLE * (PATCH_SHARE * largest / MULTIPLE).astype(int), LEAST_PATCH // 2)
+    sizes[largest.argmax()] = max(sizes[largest.argmax()], LEAST_PATCH)
+    return tuple(np.minimum(sizes, scale.patch).tolist())
 
 
 def _augmentation(patch: Sequence[int], classes: int, mirrored: bool) -> Compose:
