@@ -191,7 +191,8 @@ def described(suggestion: Suggestion, volume: Placed, names: SliceNames) -> Sugg
         "axis": axis,
         "index": index,
         "name": _named(suggestion, names),
-        "position": [round(float(value), 3) for value in (affine @ [*middle, 1.0])[:3]],
+        # Microscopes have voxels of less than a micrometre; more digits are noise.
+        "position": [round(float(value), 9) for value in (affine @ [*middle, 1.0])[:3]],
         "score": suggestion.score,
         "why": suggestion.why,
     }
