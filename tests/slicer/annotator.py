@@ -58,9 +58,8 @@ class Annotator:
     def close(self) -> None:
         """Quit Slicer."""
         self._slicer.activate()
-        self._slicer.timers.clear()
         self._widget.cleanup()
-        self._slicer.scene.Clear(1)
+        self._slicer.quit()
 
     # What Slicer shows
 
@@ -99,6 +98,11 @@ class Annotator:
         array = slicer.util.arrayFromSegmentBinaryLabelmap(self._widget._segmentNode, self._id(segment), self.volume)
         return np.flip(array.T, self._flips) > 0
 
+    def voxels(self, volume: Any) -> NDArray[Any]:
+        """The voxels of a volume node on the grid of the open image."""
+        self._slicer.activate()
+        return np.flip(slicer.util.arrayFromVolume(volume).T, self._flips)
+
     def annotation(self) -> NDArray[np.uint8]:
         """The paint as an annotation: 1 inside, 2 tubule, 3 outside, the classes by default."""
         return self._together(CLASSES)
@@ -106,6 +110,12 @@ class Annotator:
     def prediction(self) -> NDArray[np.uint8]:
         """The model's segments as a prediction: 1 inside, 2 tubule."""
         return self._together(PREDICTED)
+
+    def to_ras(self, volume: Any) -> NDArray[np.float64]:
+        """The matrix (4, 4) of a volume node from (i, j, k, 1) to RAS in mm."""
+        matrix = vtk.vtkMatrix4x4()
+        volume.GetIJKToRASMatrix(matrix)
+        return np.asarray(slicer.util.arrayFromVTKMatrix(matrix))
 
     # The plugin's buttons
 
@@ -117,6 +127,16 @@ class Annotator:
     def connect(self) -> None:
         """Press the button beside the server's address."""
         self.press("fetchServerInfoButton")
+
+    def log_in(self, name: str, password: str) -> None:
+        """Fill in the dialog in which the plugin asks for a login."""
+        logic = self._widget.logic
+        logic.username, logic.password, logic.auth_token = name, password, None
+
+    def open_file(self, path: Path) -> None:
+        """Load an image from a file by File > Add Data."""
+        self._slicer.activate()
+        slicer.util.loadVolume(str(path))
 
     def next_sample(self, strategy: str = "sparse") -> str | None:
         """Press Next Sample; return the id of the image, None if there is none."""
@@ -181,7 +201,55 @@ class Annotator:
         points.GetDisplayNode().SetActiveControlPoint(points.GetNumberOfControlPoints())
         points.AddControlPoint(to_ras.MultiplyDoublePoint([*at, 1.0])[:3])
 
+    # The window, its views and its keys
+
+    def load_script(self, path: Path) -> None:
+        """Load a script in the Python console, as its documentation says."""
+        self._slicer.activate()
+        exec(compile(path.read_text(encoding="ascii"), str(path), "exec"), {})
+
+    def press_key(self, key: str) -> None:
+        """Press a key in the window."""
+        self._slicer.activate()
+        self._slicer.window.press(key)
+
+    @property
+    def status(self) -> str:
+        """The message in the status bar."""
+        return str(self._slicer.window.statusBar().message)
+
+    @property
+    def scene(self) -> Any:
+        """The vtkMRMLScene."""
+        return self._slicer.scene
+
+    def view(self, name: str) -> Any:
+        """The MRML node of a slice view: ``Red``, ``Yellow`` or ``Green``."""
+        return self.scene.GetNodeByID(f"vtkMRMLSliceNode{name}")
+
+    def turn(self, view: str, axis: int, position: Sequence[float]) -> None:
+        """Let a slice view show the slice across an axis of the open image, at a position (RAS in mm)."""
+        self.view(view).RotateToAxes(slicer.util.vtkMatrixFromArray(self.to_ras(self.volume)), axis)
+        self.view(view).JumpSlice(*position)
+
+    def point_at(self, view: str | None) -> None:
+        """Move the mouse over a slice view, or out of all of them."""
+        crosshair = self.scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+        if view is None:
+            crosshair.SetCursorPositionInvalid()
+        else:
+            crosshair.SetCursorPositionXYZ([10.0, 10.0, 0.0], self.view(view))
+
     # The segment editor
+
+    def choose_effect(self, name: str) -> None:
+        """Choose a tool, such as ``Draw``."""
+        self.ui.embeddedSegmentEditorWidget.logic.GetSegmentEditorNode().SetActiveEffectName(name)
+
+    def undo(self) -> None:
+        """Press Undo."""
+        self._slicer.activate()
+        self.ui.embeddedSegmentEditorWidget.undo()
 
     def paint(self, segment: str, mask: NDArray[np.bool_]) -> None:
         """Add voxels to a segment; by default, Slicer removes them from the other visible ones."""

@@ -20,6 +20,8 @@ from slicer_core import vtkSegmentationCore  # noqa: E402
 import slicer  # noqa: E402
 
 sys.path[:] = [str(HERE / "stand_ins"), *_path]
+import qt  # noqa: E402
+
 # In Slicer this is a separate module, in the wheel a part of the package.
 sys.modules["vtkSegmentationCore"] = vtkSegmentationCore
 
@@ -58,6 +60,8 @@ class Application:
         self.settings = dict(settings)
         self.dialogs: list[Dialog] = []
         self.timers: list[Any] = []
+        self.window = qt.QMainWindow()
+        self.window.objectName = "qSlicerMainWindow"
         self.scene = slicer.vtkMRMLScene()
         self._logic = slicer.vtkSlicerApplicationLogic()
         self._logic.SetHomeDirectory(str(folder))
@@ -77,8 +81,32 @@ class Application:
             **{name: types.SimpleNamespace(logic=lambda logic=logic: logic) for name, logic in logics.items()}
         )
 
+        self._layout = self._add_views()
+
+    def _add_views(self) -> Any:
+        """Add what the window's views have in the scene, as at Slicer's start; return the logic of their layout."""
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.scene)
+        crosshair = slicer.vtkMRMLCrosshairNode()
+        crosshair.SetSingletonTag("default")
+        self.scene.AddNode(crosshair)
+        layout = slicer.vtkMRMLLayoutLogic()
+        layout.SetMRMLScene(self.scene)
+        layout.GetLayoutNode().SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        for name in ("Red", "Yellow", "Green"):
+            layers = slicer.vtkMRMLSliceCompositeNode()
+            layers.SetSingletonTag(name)
+            layers.SetLayoutName(name)
+            self.scene.AddNode(layers)
+        return layout
+
     def activate(self) -> None:
         slicer.app, slicer.mrmlScene, slicer.modules = self, self.scene, self.modules
+
+    def quit(self) -> None:
+        self.timers.clear()
+        # It can't bear the loss of its views.
+        self._layout.SetMRMLScene(None)
+        self.scene.Clear(1)
 
     def note(self, box: Any) -> None:
         """Keep the message of a message box."""
@@ -98,7 +126,7 @@ class Application:
         pass
 
     def topLevelWidgets(self) -> list[Any]:
-        return [types.SimpleNamespace(objectName="qSlicerMainWindow")]
+        return [self.window]
 
     def coreIOManager(self) -> "FileDialogs":
         return FileDialogs()

@@ -48,6 +48,7 @@ class QObject:
 
     def __init__(self, parent: object = None) -> None:
         self.signalsBlocked = False
+        self.objectName = ""
         self._signals = {signature.partition("(")[0]: Signal(self) for signature in self.SIGNALS}
 
     def connect(self, signature: str, slot: Slot) -> None:
@@ -67,11 +68,11 @@ class QWidget(QObject):
         self.enabled = True
         self.visible = True
         self.toolTip = ""
-        self._children: list[QWidget] = []
+        self._children: list[QObject] = []
         self._layout = QVBoxLayout(self)
 
-    def children(self) -> list["QWidget"]:
-        return self._children
+    def children(self) -> list[QObject]:
+        return list(self._children)
 
     def layout(self) -> "QVBoxLayout":
         return self._layout
@@ -93,6 +94,65 @@ class QWidget(QObject):
 
     def setStyleSheet(self, text: str) -> None:
         _text(text)
+
+
+class QStatusBar(QWidget):
+    """Keeps the message that it shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.message = ""
+
+    def showMessage(self, message: str, milliseconds: int) -> None:
+        self.message = _text(message)
+
+
+class QMainWindow(QWidget):
+    def __init__(self) -> None:
+        super().__init__()
+        self._status = QStatusBar()
+
+    def statusBar(self) -> QStatusBar:
+        return self._status
+
+    def press(self, key: str) -> None:
+        """Press a key while the window has the focus. Like Qt, activate no shortcut if several have this key."""
+        shortcuts = [child for child in self.children() if isinstance(child, QShortcut) and child.key == key]
+        if len(shortcuts) != 1:
+            raise RuntimeError(f"{len(shortcuts)} shortcuts have the key {key}")
+        shortcuts[0].activate()
+
+
+class QKeySequence:
+    def __init__(self, key: str) -> None:
+        self.key = _text(key)
+
+
+class QShortcut(QObject):
+    SIGNALS = ("activated()",)
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.key = ""
+        self.autoRepeat = True
+        self._parent: QWidget | None = None
+        self.setParent(parent)
+
+    def setKey(self, sequence: QKeySequence) -> None:
+        self.key = sequence.key
+
+    def setParent(self, parent: QWidget | None) -> None:
+        if self._parent is not None:
+            self._parent._children.remove(self)
+        if parent is not None:
+            parent._children.append(self)
+        self._parent = parent
+
+    def deleteLater(self) -> None:
+        pass
+
+    def activate(self) -> None:
+        self._signals["activated"].emit()
 
 
 class QVBoxLayout:
@@ -377,7 +437,7 @@ class QUiLoader:
         while inside:
             part = inside.pop(0)
             if part.tag == "widget":
-                widget.children().append(self._make(part))
+                widget._children.append(self._make(part))
             elif part.tag in ("layout", "item"):
                 inside += list(part)
         return widget

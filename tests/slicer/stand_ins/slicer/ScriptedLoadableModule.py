@@ -16,6 +16,7 @@ class ScriptedLoadableModuleWidget:
     def __init__(self, parent: Any) -> None:
         self.parent = parent
         self.layout = parent.layout()
+        setattr(slicer.modules, type(self).__name__, self)
 
     def setup(self) -> None:
         pass

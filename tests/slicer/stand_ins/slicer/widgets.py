@@ -75,6 +75,16 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
     def setSegmentationNode(self, node: Any) -> None:
         self.logic.SetSegmentationNode(node)
 
+    def segmentationNodeID(self) -> str:
+        node = self.logic.GetSegmentationNode()
+        return str(node.GetID()) if node else ""
+
+    def saveStateForUndo(self) -> None:
+        self.logic.SaveStateForUndo()
+
+    def undo(self) -> None:
+        self.logic.Undo()
+
     def setSourceVolumeNode(self, node: Any) -> None:
         self.logic.SetSourceVolumeNode(node)
 
