@@ -344,6 +344,14 @@ def export_nnunet(
     print(export_dataset(studies, out))
 
 
+@app.command("slicer-script")
+def slicer_script() -> None:
+    """Write a script of shortcuts for 3D Slicer into this folder, and print how to load it."""
+    from lib.commands.slicer_script import write_slicer_script
+
+    print(write_slicer_script(Path.cwd()))
+
+
 @annotations.command("list")
 def list_annotations(studies: Studies = DATASTORE) -> None:
     """List all versions of each image's annotation, and mark the current one."""
