@@ -4,7 +4,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -246,8 +246,17 @@ class Annotator:
         """Choose a tool, such as ``Draw``."""
         self.ui.embeddedSegmentEditorWidget.logic.GetSegmentEditorNode().SetActiveEffectName(name)
 
+    def open_segment_editor(self) -> Any:
+        """Open the module Segment Editor; return its widget, which has an Undo of its own."""
+        self._slicer.activate()
+        editor = slicer.qMRMLSegmentEditorWidget()
+        editor.setMRMLScene(self.scene)
+        editor.setMRMLSegmentEditorNode(self.ui.embeddedSegmentEditorWidget.logic.GetSegmentEditorNode())
+        slicer.modules.SegmentEditorWidget = SimpleNamespace(editor=editor)
+        return editor
+
     def undo(self) -> None:
-        """Press Undo."""
+        """Press Undo in the plugin's own editor."""
         self._slicer.activate()
         self.ui.embeddedSegmentEditorWidget.undo()
 

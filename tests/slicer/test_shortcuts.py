@@ -136,6 +136,20 @@ def test_the_view_under_the_mouse_counts_and_then_the_one_used_last(
 
 
 @pytest.mark.usefixtures("published")
+def test_the_module_segment_editor_takes_it_back_too(open_image: Callable[..., Annotator]) -> None:
+    annotator = open_image()
+    editor = annotator.open_segment_editor()
+    annotator.run()
+    before = masks(annotator)
+    annotator.turn("Red", 2, middle_of(PLACES["RAS"], 2, 3))
+    annotator.point_at("Red")
+    annotator.press_key("A")
+    assert annotator.annotation().any()
+    editor.undo()
+    assert_same(masks(annotator), before)
+
+
+@pytest.mark.usefixtures("published")
 def test_nothing_is_accepted_where_it_is_unclear_what(open_image: Callable[..., Annotator]) -> None:
     annotator = open_image("oblique")
     annotator.point_at("Red")
