@@ -303,6 +303,42 @@ def report(
     print(write_report(studies, out or studies / "report.html", conf or []))
 
 
+@app.command(epilog="Example: python apps/sparse_unet3d export project/ --as onnx --out exported/")
+def export(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Model file, or folder of a project whose model is trained.")
+    ],
+    kind: Annotated[
+        Literal["bundle", "onnx", "bioimageio", "torchscript"],
+        typer.Option("--as", help="MONAI bundle, ONNX with a runner, BioImage.IO package, or TorchScript."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.")],
+    statistics_of: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="Freeze the statistics that Run takes for this image. Default: the averages over training tiles.",
+            show_default=False,
+        ),
+    ] = None,
+    licence: Annotated[
+        str, typer.Option(metavar="NAME", help="Licence of the model, an SPDX identifier such as CC-BY-4.0.")
+    ] = "",
+    provenance: Annotated[
+        bool,
+        typer.Option("--provenance", help="Tell in the model card which versions of annotations it learnt, and whose."),
+    ] = False,
+) -> None:
+    """Export a trained model for other software, with a model card.
+
+    Statistics of batch normalisation are frozen. A model that takes those of each image gets a warning, which says when
+    the labels of the exported model are those of Run.
+    """
+    from lib.commands.exporting import export_and_report
+
+    export_and_report(model, kind, out, statistics_of, licence, provenance)
+
+
 @app.command(
     "import-nnunet",
     epilog="Example: python apps/sparse_unet3d import-nnunet nnUNet_raw/Dataset004_Hippocampus --studies hippocampus",

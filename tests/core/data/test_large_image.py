@@ -44,7 +44,7 @@ def saved(folder: Path, array: NDArray[Any]) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Boxes and samples are small enough that the image has many of them."""
     monkeypatch.setattr(stored_volume, "SURVEYED", 1000)
-    monkeypatch.setattr(intensity, "_SAMPLE", 1000)
+    monkeypatch.setattr(intensity, "SAMPLE", 1000)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])

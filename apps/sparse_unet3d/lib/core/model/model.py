@@ -17,6 +17,8 @@ from lib.core.files import replacing
 from lib.core.labels import LabelScheme
 from lib.core.plan.plan import Plan
 
+from .origin import Origin
+
 FORMAT = 1
 """Version of the model file's content."""
 
@@ -41,6 +43,7 @@ class Model:
         run: identifies the training run, by the time it started.
         epoch: the epoch after which its weights were taken.
         precision: floating point format in which it was scored, and in which it segments if the device supports it.
+        origin: what it was made from; None in files of earlier versions of this software.
     """
 
     network: nn.Module
@@ -51,6 +54,7 @@ class Model:
     run: str
     epoch: int
     precision: torch.dtype = torch.float32
+    origin: Origin | None = None
 
     def save(self, path: Path) -> None:
         """Write the model file, renamed into place."""
@@ -64,6 +68,7 @@ class Model:
             "run": self.run,
             "epoch": self.epoch,
             "precision": self.precision,
+            "origin": self.origin and self.origin.to_json(),
         }
         with replacing(path) as temporary:
             torch.save(content, temporary)
@@ -89,6 +94,7 @@ class Model:
                 run=content["run"],
                 epoch=content["epoch"],
                 precision=content.get("precision", torch.float32),
+                origin=Origin.from_json(content["origin"]) if content.get("origin") else None,
             )
         except InputError as error:
             raise InputError(f"{path}: {error}") from error

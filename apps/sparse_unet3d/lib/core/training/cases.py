@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from lib.core.annotation.paint import Paint
 from lib.core.errors import InputError
 from lib.core.labels import LabelScheme
+from lib.core.model.origin import PaintVersion
 from lib.core.volumes.reading import read_volume
 from lib.core.volumes.stored_volume import StoredVolume
 from lib.core.volumes.volume import Volume
@@ -22,9 +23,16 @@ class TrainingCase:
         id: of the image; each case has another.
         volume: the image, in memory or in its file.
         paint: its annotation.
+        version: which version of the image's annotation that is; None if nobody keeps versions.
     """
 
-    def __init__(self, id: str, volume: Volume | StoredVolume, annotation: NDArray[np.uint8] | Paint) -> None:
+    def __init__(
+        self,
+        id: str,
+        volume: Volume | StoredVolume,
+        annotation: NDArray[np.uint8] | Paint,
+        version: PaintVersion | None = None,
+    ) -> None:
         """Put a volume and its annotation together.
 
         Args:
@@ -32,6 +40,7 @@ class TrainingCase:
             volume: the image.
             annotation: (X, Y, Z) on the volume's grid, 0 unlabelled, 1 … K foreground, K+1 background. An array must
                 not change afterwards; if few voxels are labelled, only these are kept.
+            version: which version of the image's annotation that is.
 
         Raises:
             InputError: the annotation has another shape than the volume, or another data type.
@@ -43,7 +52,7 @@ class TrainingCase:
                     f"expected uint8 of shape {volume.shape}, a value for each voxel of the image"
                 )
             annotation = Paint(annotation)
-        self.id, self.volume, self.paint = id, volume, annotation
+        self.id, self.volume, self.paint, self.version = id, volume, annotation, version
 
     @property
     def annotation(self) -> NDArray[np.uint8]:

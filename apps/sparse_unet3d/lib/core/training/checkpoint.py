@@ -10,6 +10,7 @@ from lib.core.errors import InputError
 from lib.core.files import replacing
 from lib.core.labels import LabelScheme
 from lib.core.model.model import FORMAT, check_fit, load_content
+from lib.core.model.origin import Paint, paint_from_json, paint_to_json
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 
@@ -32,6 +33,7 @@ class Checkpoint:
         steps: training steps since the network was initialised, over all runs.
         begun: how many of these steps belong to the epoch that had begun.
         finished: whether the run came to its end.
+        paint: what the network has learnt from since it was initialised.
     """
 
     plan: Plan
@@ -45,6 +47,7 @@ class Checkpoint:
     steps: int
     begun: int
     finished: bool
+    paint: Paint
 
     def save(self, path: Path) -> None:
         """Write the file, renamed into place."""
@@ -61,6 +64,7 @@ class Checkpoint:
             "steps": self.steps,
             "begun": self.begun,
             "finished": self.finished,
+            "paint": paint_to_json(self.paint),
         }
         with replacing(path) as temporary:
             torch.save(content, temporary)
@@ -100,6 +104,8 @@ class Checkpoint:
                 # Earlier versions saved only between epochs.
                 begun=content.get("begun", 0),
                 finished=content["finished"],
+                # Earlier versions didn't record it.
+                paint=paint_from_json(content.get("paint")),
             )
         except (KeyError, TypeError) as error:
             raise InputError(f"{path}: the checkpoint is incomplete ({error})") from error

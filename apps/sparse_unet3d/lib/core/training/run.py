@@ -23,10 +23,12 @@ from lib.core.inference.statistics import sampled_voxels
 from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
 from lib.core.model.model import Model
+from lib.core.model.origin import Origin, Paint, together
 from lib.core.network.batch_norm import Statistics
 from lib.core.plan.options import PlanOptions
 from lib.core.plan.plan import Plan
 from lib.core.plan.planning import make_plan
+from lib.core.software import software
 from lib.core.volumes.working_grid import WorkingGrid
 
 from .cases import TrainingCase, check_cases, digest
@@ -136,7 +138,12 @@ def train(
     detected = {case.id: detect(case.paint) for case in cases}
     if plan_options.unpainted == "background":
         cases = [
-            TrainingCase(case.id, case.volume, fill_unpainted(case.paint.array(), detected[case.id].slices, scheme))
+            TrainingCase(
+                case.id,
+                case.volume,
+                fill_unpainted(case.paint.array(), detected[case.id].slices, scheme),
+                case.version,
+            )
             for case in cases
         ]
     check_cases(cases, scheme)
@@ -219,6 +226,8 @@ class _Run:
         self.folder, self.options, self.machine, self.plan, self.split = folder, options, machine, plan, split
         self.note, self.raise_if_stopping, self.ranks = start.note, raise_if_stopping, ranks
         self.id = datetime.now(timezone.utc).isoformat(timespec="microseconds")
+        versions = [case.version for case in cases if case.version]
+        self.paint: Paint = tuple(sorted(versions)) if len(versions) == len(cases) else None
         self.epoch = 0
         self.steps = self.begun = 0
         self.seconds = 0.0
@@ -283,6 +292,7 @@ class _Run:
     def continue_from(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint's network and, unless its run has ended, continue that run."""
         self.learner.load(checkpoint.learner, with_momentum=False)
+        self.paint = together(self.paint, checkpoint.paint)
         # Step numbers continue even after the end of a run, so that no training tile is ever drawn twice.
         self.steps = checkpoint.steps
         # The scores of a new run will take about as long, too.
@@ -312,6 +322,7 @@ class _Run:
             steps=self.steps,
             begun=self.begun,
             finished=finished,
+            paint=self.paint,
         ).save(self.folder.checkpoint)
 
     def _progress(self, epochs: int, more: float = 0.0) -> float:
@@ -487,4 +498,5 @@ class _Run:
             self.id,
             self.epoch + 1,
             self.learner.precision,
+            Origin(self.options.seed, software(), self.score.per_class, self.paint),
         )

@@ -17,7 +17,7 @@ CONSTANT_SHARE = 0.05
 LEAST_REST = 0.01
 """At least this fraction of a channel must have other values. Otherwise, the most frequent value counts too."""
 
-_SAMPLE = 1 << 22
+SAMPLE = 1 << 22
 """Most values of a channel from which the percentiles are computed."""
 
 
@@ -134,7 +134,7 @@ def sample_step(size: int) -> int:
     Args:
         size: number of a channel's values.
     """
-    step = -(-size // _SAMPLE)
+    step = -(-size // SAMPLE)
     # A step that shares a factor with the size could skip whole planes.
     while math.gcd(step, size) > 1:
         step += 1

@@ -18,12 +18,14 @@ from lib.core.errors import InputError
 from lib.core.files import write_json
 from lib.core.labels import LabelScheme
 from lib.core.model.folder import ModelFolder
+from lib.core.model.origin import PaintVersion
 from lib.core.training.cases import TrainingCase, check_painted
 from lib.core.training.options import TrainingOptions
 from lib.core.training.ranks import ALONE, Ranks
 from lib.core.training.report import TrainingReport
 from lib.core.training.run import train
 from lib.server.conf import Conf
+from lib.server.records import AnnotationInfo
 from lib.server.stopping import raise_if_stopping
 from lib.server.store.annotations import AnnotationReader
 from lib.server.store.datastore import AnnotationStore
@@ -177,11 +179,24 @@ def read_cases(datastore: AnnotationReader, scheme: LabelScheme) -> tuple[list[T
     def read(image_id: str) -> TrainingCase:
         datastore.image_files(image_id)
         volume = read_for_training(datastore.get_image_uri(image_id))
-        return TrainingCase(image_id, volume, datastore.annotation(image_id, volume.geometry, scheme))
+        while True:
+            info = datastore.current(image_id)
+            annotation = datastore.annotation(image_id, volume.geometry, scheme)
+            # Somebody may submit a version while the file is read.
+            if datastore.current(image_id).get("version") == info.get("version"):
+                return TrainingCase(image_id, volume, annotation, _version(image_id, info))
 
     cases, left_out = read_all(datastore, read)
     left_out |= unlike_channels({image_id: case.volume.channels for image_id, case in cases.items()})
     return [case for image_id, case in cases.items() if image_id not in left_out], list(left_out.values())
+
+
+def _version(image_id: str, info: AnnotationInfo) -> PaintVersion | None:
+    """Return which version of an image's annotation it is; None if it has no number."""
+    if "version" not in info:
+        return None
+    by, time, sha256 = info.get("client_id"), info.get("time"), info.get("sha256")
+    return PaintVersion(image_id, info["version"], by or "", time or "", sha256 or "")
 
 
 def _and_left_out(message: str, left_out: Sequence[str]) -> str:

@@ -1,0 +1,1 @@
+"""Trained models for other software: networks of torch's own layers, model cards, and packages."""

@@ -1,0 +1,61 @@
+"""An ONNX file with a runner that needs onnxruntime and numpy only."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib.core.errors import InputError
+
+from .card import ModelCard
+from .freezing import Frozen
+from .torchscript import quiet
+
+OPSET = 17
+"""Version of ONNX's operators: one that programs of 2022 and later know."""
+
+RUNNER = Path(__file__).with_name("runner.py")
+
+USE = """
+## Use
+
+```sh
+pip install onnxruntime numpy
+python run.py IMAGE.npy LABELS.npy 0.5 0.5 1.0
+```
+
+`IMAGE.npy` has the axes channel, X, Y, Z and finite values; the numbers are the size of a voxel along X, Y, Z in mm.
+`LABELS.npy` gets the labels (X, Y, Z) uint8.
+
+The input of `model.onnx` is an image (1, channel, X, Y, Z) float32 of any size, and its output probabilities (1, class,
+X, Y, Z). `preprocessing.json` says what has to be done before and after it, and `run.py` does it.
+"""
+
+
+def write_onnx(folder: Path, frozen: Frozen, facts: dict[str, Any], card: ModelCard) -> None:
+    """Write ``model.onnx``, ``preprocessing.json``, ``run.py`` and the card into a folder.
+
+    Raises:
+        InputError: the package onnx isn't installed.
+    """
+    if importlib.util.find_spec("onnx") is None:
+        raise InputError("--as onnx needs the package onnx; install it with pip install -r requirements-export.txt")
+    spatial = {2: "x", 3: "y", 4: "z"}
+    with quiet():
+        torch.onnx.export(
+            torch.jit.script(frozen.network),
+            (torch.zeros(1, facts["channels"], 8, 8, 8),),
+            folder / "model.onnx",
+            input_names=["image"],
+            output_names=["probabilities"],
+            dynamic_axes={"image": spatial, "probabilities": spatial},
+            opset_version=OPSET,
+            # The other exporter can't tell that sizes which depend on the image's fit together.
+            dynamo=False,
+        )
+    (folder / "preprocessing.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    shutil.copyfile(RUNNER, folder / "run.py")
+    (folder / "README.md").write_text(card.to_markdown() + USE, encoding="utf-8")

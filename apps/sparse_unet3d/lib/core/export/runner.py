@@ -1,0 +1,82 @@
+"""Segments an image by the network beside this file: python run.py IMAGE.npy LABELS.npy X Y Z.
+
+IMAGE.npy has the axes channel, X, Y, Z and finite values; X Y Z is the size of a voxel in mm. LABELS.npy gets the
+labels (X, Y, Z), uint8. preprocessing.json says what is done here, and which label is which class.
+"""
+
+import itertools
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+FACTS = json.loads(Path(__file__).with_name("preprocessing.json").read_text(encoding="utf-8"))
+
+
+def scaled(channel: NDArray[Any]) -> NDArray[np.float32]:
+    step = -(-channel.size // FACTS["sampled_values"])
+    sample = np.sort(channel.ravel()[:: next(n for n in itertools.count(step) if math.gcd(n, channel.size) == 1)])
+    values, counts = np.unique(sample, return_counts=True)
+    most = values[counts.argmax()]
+    least, greatest = FACTS["constant_share"]
+    rest = sample[sample != most] if least <= counts.max() / len(sample) <= greatest else sample
+    low, high = np.percentile(rest.astype(float), FACTS["percentiles"])
+    if low == high:
+        low, high = np.percentile(sample.astype(float), FACTS["percentiles"])
+    elif most < low == rest[0]:
+        low = max(float(most), low - (high - low) / 2)
+    elif most > high == rest[-1]:
+        high = min(float(most), high + (high - low) / 2)
+    if low == high:
+        low, high = float(channel.min()), float(channel.max())
+    return np.asarray(np.clip((channel - low) / ((high - low) or 1), 0, 1), np.float32)
+
+
+def resampled(image: NDArray[np.float32], shape: list[int], smooth: bool) -> NDArray[np.float32]:
+    for axis, (old, new) in enumerate(zip(image.shape[1:], shape, strict=True), start=1):
+        at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(old)))
+        if smooth and old > new:
+            unit = (old / new - 1) / math.sqrt(2)
+            reach = int(max(2 * (old / new - 1), 0.5) + 0.5)
+            edges = np.array([math.erf((k - 0.5) / unit) for k in range(reach + 2)])
+            kernel = np.append((edges[1:] - edges[:-1]) / 2, np.zeros(old))
+            weights = weights @ kernel[np.abs(np.arange(old)[:, None] - np.arange(old))]
+        image = np.moveaxis(np.tensordot(weights.astype(np.float32), image, (1, axis)), 0, axis)
+    return image
+
+
+def probabilities(image: NDArray[np.float32], network: onnxruntime.InferenceSession) -> NDArray[np.float32]:
+    found = np.empty((len(FACTS["classes"]), *image.shape[1:]), np.float32)
+    core, margin, lattice = FACTS["core"], FACTS["margin"], FACTS["lattice"]
+    last = [max(0, -(-(length - core) // lattice) * lattice) for length in image.shape[1:]]
+    for corner in itertools.product(*([*range(0, end, core), end] for end in last)):
+        first = [max(0, start - margin) for start in corner]
+        given = (slice(None), *(slice(a, start + core + margin) for a, start in zip(first, corner, strict=True)))
+        inner = (slice(None), *(slice(start - a, start - a + core) for a, start in zip(first, corner, strict=True)))
+        outer = (slice(None), *(slice(start, start + core) for start in corner))
+        found[outer] = network.run(None, {"image": image[given][None]})[0][0][inner]
+    return found
+
+
+def segment(image: NDArray[Any], voxel_size: list[float], network: onnxruntime.InferenceSession) -> NDArray[np.uint8]:
+    if len(image) != FACTS["channels"] or not np.isfinite(image).all():
+        sys.exit(f"{len(image)} channel(s); expected {FACTS['channels']}, and finite values only")
+    native = list(image.shape[1:])
+    spacing = FACTS["spacing_mm"] or voxel_size
+    working = [max(1, round(n * own / new)) for n, own, new in zip(native, voxel_size, spacing, strict=True)]
+    given = np.stack([scaled(channel) for channel in image])
+    if working == native:
+        return np.asarray(probabilities(given, network).argmax(axis=0), np.uint8)
+    found = probabilities(resampled(given, working, smooth=True), network)
+    return np.asarray(resampled(found, native, smooth=False).argmax(axis=0), np.uint8)
+
+
+if __name__ == "__main__":
+    session = onnxruntime.InferenceSession(str(Path(__file__).with_name("model.onnx")))
+    np.save(sys.argv[2], segment(np.load(sys.argv[1]), [float(size) for size in sys.argv[3:6]], session))
