@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from lib.core.errors import InputError
 from lib.core.export.package import Package
 from lib.core.volumes.reading import read_volume
 
@@ -26,8 +27,14 @@ def export_and_report(
     Raises:
         InputError: the model or the image can't be used, or the folder exists or can't be written.
     """
-    volume = read_volume(statistics_of) if statistics_of else None
-    package = Package.of(model_file(model), volume, licence, provenance)
+    file = model_file(model)
+    try:
+        volume = read_volume(statistics_of) if statistics_of else None
+        package = Package.of(file, volume, licence, provenance)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or file}: cannot be read ({error.strerror or error}); it is damaged, or the disk is"
+        ) from error
     with saying_what_failed(out):
         package.write(out, kind)
     print(f"{out}: {package.frozen.statistics}", file=sys.stdout if package.frozen.equals_run else sys.stderr)

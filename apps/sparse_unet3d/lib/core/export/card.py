@@ -133,15 +133,18 @@ class ModelCard:
     def _lines(self) -> Iterator[str]:
         yield f"# Segmentation of {', '.join(self.classes)}"
         yield ""
-        yield "A network that segments images like those that it was trained on. It learnt from annotated slices, by Sparse"
-        yield "U-Net for 3D Slicer, which follows Çiçek et al. 2016 (https://arxiv.org/abs/1606.06650). It wasn't tested for"
-        yield "medical decisions."
+        yield "A network that segments images like those that it was trained on. It learnt from annotated slices, by"
+        yield "Sparse U-Net for 3D Slicer, which follows Çiçek et al. 2016 (https://arxiv.org/abs/1606.06650). It was"
+        yield "never tested for medical decisions."
         yield ""
         yield from _table(("label", "class"), enumerate([f"{self.background} (background)", *self.classes]))
         yield from _table(("what", "of this model"), self._facts())
         yield "## Statistics"
         yield ""
-        yield f"{self.statistics} They are frozen. All other numbers are computed in float32."
+        yield f"{self.statistics} They are frozen."
+        yield ""
+        yield "The network computes in float32. Where Run uses half precision, as on most GPUs, rounding gives some"
+        yield "voxels at the borders of classes another label."
         yield ""
         yield "## Quality"
         yield ""

@@ -12,6 +12,7 @@ from lib.core.errors import InputError
 
 from .card import ModelCard
 from .freezing import Frozen
+from .frozen import FrozenNetwork
 from .torchscript import quiet
 
 OPSET = 17
@@ -41,14 +42,22 @@ def write_onnx(folder: Path, frozen: Frozen, facts: dict[str, Any], card: ModelC
     Raises:
         InputError: the package onnx isn't installed.
     """
+    save_onnx(folder / "model.onnx", frozen.network, facts["channels"])
+    (folder / "preprocessing.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    shutil.copyfile(RUNNER, folder / "run.py")
+    (folder / "README.md").write_text(card.to_markdown() + USE, encoding="utf-8")
+
+
+def save_onnx(path: Path, network: FrozenNetwork, channels: int) -> None:
+    """Write a network as ONNX; see ``write_onnx``."""
     if importlib.util.find_spec("onnx") is None:
         raise InputError("--as onnx needs the package onnx; install it with pip install -r requirements-export.txt")
     spatial = {2: "x", 3: "y", 4: "z"}
     with quiet():
         torch.onnx.export(
-            torch.jit.script(frozen.network),
-            (torch.zeros(1, facts["channels"], 8, 8, 8),),
-            folder / "model.onnx",
+            torch.jit.script(network),
+            (torch.zeros(1, channels, 8, 8, 8),),
+            path,
             input_names=["image"],
             output_names=["probabilities"],
             dynamic_axes={"image": spatial, "probabilities": spatial},
@@ -56,6 +65,3 @@ def write_onnx(folder: Path, frozen: Frozen, facts: dict[str, Any], card: ModelC
             # The other exporter can't tell that sizes which depend on the image's fit together.
             dynamo=False,
         )
-    (folder / "preprocessing.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    shutil.copyfile(RUNNER, folder / "run.py")
-    (folder / "README.md").write_text(card.to_markdown() + USE, encoding="utf-8")

@@ -43,8 +43,8 @@ MEANING = {
     "sampled_values": "if there are more values than this, percentiles are those of every n-th one, Z fastest; n is "
     "the least number by which no more are taken and which has no factor in common with the number of values",
     "constant_share": "if the most frequent of these values makes up a share between the two, percentiles leave it "
-    "out. If it lies beyond a percentile that is the least (greatest) of the others, the range is widened towards it by "
-    "up to a half. If the percentiles are equal, take those with the value; if these are, least and greatest value",
+    "out. If it lies beyond a percentile that is the least (greatest) of the others, the range is widened towards it "
+    "by up to a half. If the percentiles are equal, take those with the value; if these are, least and greatest value",
     "spacing_mm": "size of a working voxel along X, Y, Z. The image is resampled linearly to round(length * own / "
     "working) voxels over the same extent, along axes that get coarser after a Gaussian of (old / new - 1) / 2 voxels, "
     "zeros outside. Probabilities are resampled back linearly. null: nothing is resampled",
