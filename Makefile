@@ -60,8 +60,10 @@ help:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt requirements-formats.txt requirements-dask.txt .venv/installed
+.venv/installed-dev: requirements-dev.txt requirements-formats.txt requirements-dask.txt requirements-export.txt \
+  requirements-bioimageio.txt .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-bioimageio.txt
 	@touch $@
 
 .venv/installed-benchmarks: benchmarks/requirements.txt .venv/installed

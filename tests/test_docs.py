@@ -50,6 +50,7 @@ def test_versions_agree():
             ("pyproject.toml", r'^version = "(.*)"'),
             ("CITATION.cff", r"^version: (.*)"),
             ("apps/sparse_unet3d/lib/server/dicomweb/segmentations.py", r'^SOFTWARE_VERSION = "(.*)"'),
+            ("apps/sparse_unet3d/lib/core/software.py", r'^VERSION = "(.*)"'),
             ("apps/sparse_unet3d/main.py", r'version="(.*)"'),
             ("CHANGELOG.md", r"^Version (\S+) in development|^## \[\d"),
         )

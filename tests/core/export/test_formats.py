@@ -26,7 +26,7 @@ LEAST = 0.9995
 """Share of equal labels. The same numbers are computed in another order."""
 
 PLANS: dict[str, dict[str, Any]] = {
-    "resampled": {"statistics": "running"},
+    "resampled": {"statistics": "running", "spacing": (1.9, 1.1, 1.5)},
     "own voxels": {"statistics": "running", "spacing": VOXEL, "channels": 1},
     "residual": {"statistics": "running", "network": "residual", "spacing": VOXEL},
 }

@@ -43,9 +43,7 @@ def resampled(image: NDArray[np.float32], shape: list[int], smooth: bool) -> NDA
         weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(old)))
         if smooth and old > new:
             unit = (old / new - 1) / math.sqrt(2)
-            reach = int(max(2 * (old / new - 1), 0.5) + 0.5)
-            edges = np.array([math.erf((k - 0.5) / unit) for k in range(reach + 2)])
-            kernel = np.append((edges[1:] - edges[:-1]) / 2, np.zeros(old))
+            kernel = np.diff([math.erf((apart - 0.5) / unit) for apart in range(old + 1)]) / 2
             weights = weights @ kernel[np.abs(np.arange(old)[:, None] - np.arange(old))]
         image = np.moveaxis(np.tensordot(weights.astype(np.float32), image, (1, axis)), 0, axis)
     return image

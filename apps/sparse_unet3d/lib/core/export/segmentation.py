@@ -135,10 +135,8 @@ class Segmentation(nn.Module):
                 weights = (1 - (at.clamp(0, old - 1).unsqueeze(1) - numbers).abs()).clamp(min=0)
                 if smooth and old > new:
                     unit = (old / new - 1) / math.sqrt(2)
-                    reach = int(max(2 * (old / new - 1), 0.5) + 0.5)
                     apart = (numbers.unsqueeze(1) - numbers).abs()
-                    kernel = (torch.erf((apart + 0.5) / unit) - torch.erf((apart - 0.5) / unit)) / 2
-                    weights = weights @ torch.where(apart <= reach, kernel, torch.zeros_like(kernel))
+                    weights = weights @ (torch.erf((apart + 0.5) / unit) - torch.erf((apart - 0.5) / unit)) / 2
                 image = torch.tensordot(image.movedim(axis + 1, -1), weights.to(image.dtype), dims=([3], [1]))
                 image = image.movedim(-1, axis + 1)
         return image
