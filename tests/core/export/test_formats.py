@@ -64,7 +64,7 @@ def test_onnx_by_the_runner_with_onnxruntime_and_numpy_only(
     Package.of(model).write(tmp_path / "out", "onnx")
     if times > 1:
         facts = tmp_path / "out/preprocessing.json"
-        facts.write_text(json.dumps({**json.loads(facts.read_text()), "core": 56}))
+        facts.write_text(json.dumps({**json.loads(facts.read_text()), "piece": 56}))
     array = np.tile(image(shape, channels_of(model), seed=4, masked=masked), (1, times, 1, 1))
     np.save(tmp_path / "image.npy", array)
     others = ("torch", "monai", "scipy", "skimage", "nibabel", "SimpleITK", "onnx", "lib")
@@ -121,6 +121,7 @@ def check_segmented(model: Path, path: Path, result: Path) -> None:
     assert agreement(np.asarray(found.dataobj), labels_of_run(model, volume)) >= LEAST
 
 
+@pytest.mark.slow
 def test_a_bundle_by_monai_bundle_run(model: Path, tmp_path: Path) -> None:
     bundle, out = tmp_path / "bundle", tmp_path / "out"
     Package.of(model).write(bundle, "bundle")
@@ -151,6 +152,7 @@ parser.get_parsed_content("evaluator").run()
 """
 
 
+@pytest.mark.slow
 def test_a_bundle_by_a_program_that_sets_its_parts(model: Path, tmp_path: Path) -> None:
     """As 3D Slicer's extension MONAIAuto3DSeg does, from another folder than the bundle's."""
     Package.of(model).write(tmp_path / "bundle", "bundle")
@@ -190,6 +192,7 @@ numpy.save(sys.argv[3], found.members["probabilities"].data.to_numpy()[0].argmax
 """
 
 
+@pytest.mark.slow
 def test_bioimageio_validates_and_runs_there(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("bioimageio.core", reason="needs pip install --no-deps -r requirements-bioimageio.txt")
     Package.of(model, licence="CC-BY-4.0").write(tmp_path / "out", "bioimageio")
@@ -216,4 +219,6 @@ def test_what_is_there_stays(model: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
     with pytest.raises(InputError, match="--as: 'caffe'; give one of bundle, onnx, bioimageio, torchscript"):
         package.write(tmp_path / "new", "caffe")
+    with pytest.raises(InputError, match=r"--licence 'ask me': BioImage\.IO needs an SPDX identifier"):
+        Package.of(model, licence="ask me").write(tmp_path / "new", "bioimageio")
     assert not (tmp_path / "new").exists()

@@ -9,7 +9,7 @@ from torch import nn
 from lib.core.errors import InputError
 from lib.core.export.frozen import FrozenNetwork
 from lib.core.export.onnx_model import save_onnx
-from lib.core.export.preprocessing import piece_sizes, preprocessing
+from lib.core.export.preprocessing import piece_side, preprocessing
 from lib.core.export.segmentation import Segmentation
 from lib.core.labels import LabelScheme
 from lib.core.model.model import build_network
@@ -45,6 +45,11 @@ def in_one_pass(network: nn.Module, image: torch.Tensor) -> np.ndarray:
     return found[:, :x, :y, :z].numpy()
 
 
+def whole(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The box that is the whole image."""
+    return torch.zeros(3, dtype=torch.int64), torch.tensor(shape)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("network", "batch_norm"), [("unet", True), ("unet", False), ("residual", True)])
 def test_any_size(network: str, batch_norm: bool, shape: tuple[int, ...]) -> None:
@@ -53,7 +58,7 @@ def test_any_size(network: str, batch_norm: bool, shape: tuple[int, ...]) -> Non
     expected = in_one_pass(trained, image)
     assert expected.std() > 0.01
     frozen = FrozenNetwork(trained, plan.architecture.tiles)
-    np.testing.assert_allclose(frozen(image[None])[0].numpy(), expected, atol=2e-4)
+    np.testing.assert_allclose(frozen(image[None], *whole(shape))[0].numpy(), expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("network", ["unet", "residual"])
@@ -68,28 +73,27 @@ def test_as_onnx_and_as_torchscript(network: str, tmp_path) -> None:
     for shape in SHAPES:
         image = torch.rand(2, *shape)
         expected = in_one_pass(trained, image)
-        (found,) = session.run(None, {"image": image[None].numpy()})
+        first, size = whole(shape)
+        (found,) = session.run(None, {"image": image[None].numpy(), "first": first.numpy(), "size": size.numpy()})
         np.testing.assert_allclose(found[0], expected, atol=2e-4)
-        np.testing.assert_allclose(script(image[None])[0].numpy(), expected, atol=2e-4)
+        np.testing.assert_allclose(script(image[None], first, size)[0].numpy(), expected, atol=2e-4)
 
 
-def test_pieces_join_without_seams() -> None:
-    """Of an image of several pieces, along two axes."""
+@pytest.mark.parametrize("shape", [(73, 60, 9), (131, 17, 41)])
+def test_pieces_join_without_seams(shape: tuple[int, ...]) -> None:
     plan = plan_of()
     frozen = FrozenNetwork(network_of(plan), plan.architecture.tiles)
-    facts = {**preprocessing(plan), "core": 56}
-    image = torch.rand(1, 2, 131, 121, 9)
-    np.testing.assert_allclose(Segmentation(frozen, facts)(image).numpy(), frozen(image).numpy(), atol=2e-4)
+    image = torch.rand(1, 2, *shape)
+    in_pieces = Segmentation(frozen, {**preprocessing(plan), "piece": 24})(image)
+    np.testing.assert_allclose(in_pieces.numpy(), frozen(image, *whole(shape)).numpy(), atol=2e-4)
 
 
 @pytest.mark.parametrize("width", [1, 8, 32, 128])
-def test_a_piece_is_long_enough_to_be_mirrored_like_the_whole_image(width: int) -> None:
+def test_pieces_start_on_the_lattice(width: int) -> None:
     tiles = plan_of().architecture.tiles
-    core, margin = piece_sizes(width, tiles)
-    assert core % tiles.lattice == margin % tiles.lattice == 0
-    assert margin >= tiles.context
-    # ``mirrored`` extends axes of up to 89 voxels. The last piece may reach one lattice step beyond the image.
-    assert core + margin - tiles.lattice > 89
+    side = piece_side(width, tiles)
+    assert side % tiles.lattice == 0
+    assert side >= tiles.lattice
 
 
 def test_another_architecture_is_refused() -> None:

@@ -34,4 +34,5 @@ def _commit() -> str:
 
 def _git(*arguments: str) -> str:
     folder = Path(__file__).parent
-    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    command = ["git", "--no-optional-locks", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lib.core.errors import InputError
+
 from .card import ModelCard
 from .freezing import Frozen
+from .segmentation import Segmentation
 from .torchscript import save_segmentation
 
 FORMAT = "0.5.3"
-"""Version of the description's format: the first in which percentiles are clipped as here, or an earlier one."""
+"""Version of the description's format. Programs for any later 0.5 read it too."""
 
 DESCRIPTION = "bioimageio.yaml"
 
@@ -44,11 +48,17 @@ def write_bioimageio(folder: Path, frozen: Frozen, facts: dict[str, Any], card: 
     """Write a package into a folder: ``bioimageio.yaml`` and the files that it names.
 
     What the format can't say of the way from an image to its labels, the page in the package says.
+
+    Raises:
+        InputError: the licence can't be an SPDX identifier.
     """
+    if card.licence and not re.fullmatch(r"[A-Za-z0-9.+-]+", card.licence):
+        raise InputError(f"--licence {card.licence!r}: BioImage.IO needs an SPDX identifier such as CC-BY-4.0")
     save_segmentation(folder / "model.ts", frozen, facts)
     image = np.random.default_rng(0).normal(1000, 100, (1, facts["channels"], *TEST_SHAPE)).astype(np.float32)
     np.save(folder / "test_input.npy", image)
-    np.save(folder / "test_output.npy", frozen.network(torch.as_tensor(_scaled(image, facts["percentiles"]))).numpy())
+    scaled = torch.as_tensor(_scaled(image, facts["percentiles"]))
+    np.save(folder / "test_output.npy", Segmentation(frozen.network, facts)(scaled).numpy())
     limits = [SCALED]
     if spacing := facts["spacing_mm"]:
         limits.append(NOT_RESAMPLED.format(spacing=" × ".join(f"{size:.6g}" for size in spacing)))

@@ -1,8 +1,8 @@
 """A trained network as one module of torch's own layers, which other software can run on images of any size.
 
 The network's own modules choose between implementations while they run. What other software reads has to be a fixed
-graph: convolutions with batch normalisation folded in, poolings, and crops of constant size. The mirrored border is
-part of the graph, so that the output is as large as the input.
+graph: convolutions with batch normalisation folded in, poolings, and crops of constant size. What the network sees
+around a box of the image, or beyond the image's border, is cut out by the graph too.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from lib.core.network.unet import UNet
 
 
 class FrozenNetwork(nn.Module):
-    """A 3-D network with frozen statistics that takes images of any size.
+    """A 3-D network with frozen statistics that computes a box of an image of any size.
 
     Outside the image it sees what inference sees: the image's mirror image, see ``mirroring``. It computes on the CPU
     or a GPU, in float32.
@@ -61,16 +61,20 @@ class FrozenNetwork(nn.Module):
         self.context, self.lattice, self.smallest = tiles.context, tiles.lattice, tiles.smallest
         self.eval().requires_grad_(False)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Compute class probabilities.
+    def forward(self, image: Tensor, first: Tensor, size: Tensor) -> Tensor:
+        """Compute the class probabilities of a box, which are the same as in the whole image.
 
         Args:
             image: (1, C, X, Y, Z) float32 on the working grid, scaled to 0 … 1.
+            first: (3,) int64, the first voxel of the box; multiples of the lattice.
+            size: (3,) int64, the number of its voxels along each axis.
 
         Returns:
-            (1, K + 1, X, Y, Z) float32 in 0 … 1: the background first.
+            (1, K + 1, *size) float32 in 0 … 1: the background first.
         """
-        features = self._mirrored(self._mirrored(self._mirrored(image, 2), 3), 4)
+        features = image
+        for axis in range(3):
+            features = self._around(features, axis + 2, int(first[axis]), int(size[axis]))
         shortcuts: list[Tensor] = []
         for level, step in enumerate(self.analysis):
             if level > 0:
@@ -85,17 +89,20 @@ class FrozenNetwork(nn.Module):
             shortcut = shortcut[:, :, crop:-crop, crop:-crop, crop:-crop]
             features = step(torch.cat([features, shortcut], dim=1))
         logits: Tensor = self.classify(features)
-        return logits[:, :, : image.shape[2], : image.shape[3], : image.shape[4]].softmax(dim=1)
+        return logits[:, :, : int(size[0]), : int(size[1]), : int(size[2])].softmax(dim=1)
 
-    def _mirrored(self, image: Tensor, axis: int) -> Tensor:
+    def _around(self, image: Tensor, axis: int, first: int, size: int) -> Tensor:
+        """Cut out what the network needs for a part of an axis, mirrored as by ``mirroring.mirror``."""
         length = image.shape[axis]
-        needed = length + 2 * self.context
-        size = max(self.smallest, needed + (self.smallest - needed) % self.lattice)
         repeat = max(2, (2 * (length - 1) + self.lattice - 1) // self.lattice) * self.lattice
-        thin = int(repeat < size)
-        at = torch.arange(size, device=image.device) - self.context
+        thin = int(repeat < self._input_size(length))
+        at = torch.arange(self._input_size(size), device=image.device) + (first - self.context)
         at = _folded(at, thin * (repeat // 2 + 1) + (1 - thin) * length)
         return image.index_select(axis, _folded(at, length))
+
+    def _input_size(self, output: int) -> int:
+        needed = output + 2 * self.context
+        return max(self.smallest, needed + (self.smallest - needed) % self.lattice)
 
 
 def _folded(positions: Tensor, length: int) -> Tensor:

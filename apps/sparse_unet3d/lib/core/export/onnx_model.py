@@ -31,8 +31,10 @@ python run.py IMAGE.npy LABELS.npy 0.5 0.5 1.0
 `IMAGE.npy` has the axes channel, X, Y, Z and finite values; the numbers are the size of a voxel along X, Y, Z in mm.
 `LABELS.npy` gets the labels (X, Y, Z) uint8.
 
-The input of `model.onnx` is an image (1, channel, X, Y, Z) float32 of any size, and its output probabilities (1, class,
-X, Y, Z). `preprocessing.json` says what has to be done before and after it, and `run.py` does it.
+`model.onnx` takes an `image` (1, channel, X, Y, Z) float32 of any size, and a box in it: its `first` voxel (3,) int64,
+a multiple of 8 along each axis, and its `size` (3,) int64. It returns the `probabilities` (1, class, *size) of the box.
+The box at 0, 0, 0 of the size X, Y, Z is the whole image. `preprocessing.json` says what has to be done before and
+after it, and `run.py` does it.
 """
 
 
@@ -56,9 +58,9 @@ def save_onnx(path: Path, network: FrozenNetwork, channels: int) -> None:
     with quiet():
         torch.onnx.export(
             torch.jit.script(network),
-            (torch.zeros(1, channels, 8, 8, 8),),
+            (torch.zeros(1, channels, 8, 8, 8), torch.tensor([0, 0, 0]), torch.tensor([8, 8, 8])),
             path,
-            input_names=["image"],
+            input_names=["image", "first", "size"],
             output_names=["probabilities"],
             dynamic_axes={"image": spatial, "probabilities": spatial},
             opset_version=OPSET,

@@ -6,11 +6,12 @@ from lib.core.network.tile_sizes import TileSizes
 from lib.core.plan.plan import Plan
 from lib.core.volumes.intensity import CONSTANT_SHARE, LEAST_REST, PERCENTILES, SAMPLE
 
-PIECE_WORK = 100_000_000
-"""Most voxels of a piece that is computed at once, times the network's width: some 3 GB in float32."""
+PIECE_WORK = 110_000_000
+"""Most voxels of a piece and of what the network sees around it, times the network's width. At widths of 8 and 32, a
+piece took 2 to 2.5 GB by torch, and 3 GB by onnxruntime."""
 
-THINNEST = 56
-"""Least side of a piece without its margin. It makes pieces longer than those in which mirroring takes another way."""
+SMALLEST_PIECE = 24
+"""Least side of a piece. Smaller ones would take hardly less memory, and far longer for the whole image."""
 
 
 def preprocessing(plan: Plan) -> dict[str, Any]:
@@ -19,8 +20,6 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
     Returns:
         JSON values; each has an explanation in ``meaning``.
     """
-    tiles = plan.architecture.tiles
-    core, margin = piece_sizes(plan.width, tiles)
     return {
         "channels": plan.channels,
         "classes": ["background", *plan.scheme.foreground],
@@ -29,9 +28,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
         "sampled_values": SAMPLE,
         "constant_share": (CONSTANT_SHARE, 1 - LEAST_REST),
         "spacing_mm": plan.spacing,
-        "core": core,
-        "margin": margin,
-        "lattice": tiles.lattice,
+        "piece": piece_side(plan.width, plan.architecture.tiles),
         "meaning": MEANING,
     }
 
@@ -48,14 +45,12 @@ MEANING = {
     "spacing_mm": "size of a working voxel along X, Y, Z. The image is resampled linearly to round(length * own / "
     "working) voxels over the same extent, along axes that get coarser after a Gaussian of (old / new - 1) / 2 voxels, "
     "zeros outside. Probabilities are resampled back linearly. null: nothing is resampled",
-    "core": "large images are computed in pieces of this side in voxels, which start at multiples of the lattice,",
-    "margin": "with this many voxels more on each side inside the image, whose results are dropped",
-    "lattice": "the last piece starts at the least multiple from which it reaches the image's end",
+    "piece": "side in voxels of the boxes in which a large image is computed, from the first voxel on. Less takes less "
+    "memory, but it has to be a multiple of 8",
 }
 
 
-def piece_sizes(width: int, tiles: TileSizes) -> tuple[int, int]:
-    """Return the side of a piece without its margin, and the margin, in voxels; both are multiples of the lattice."""
-    margin = -(-tiles.context // tiles.lattice) * tiles.lattice
-    side = int((PIECE_WORK / width) ** (1 / 3))
-    return max(THINNEST, (side - 2 * margin) // tiles.lattice * tiles.lattice), margin
+def piece_side(width: int, tiles: TileSizes) -> int:
+    """Return the side in voxels of the pieces in which a large image is computed, a multiple of the lattice."""
+    side = int((PIECE_WORK / width) ** (1 / 3)) - 2 * tiles.context
+    return max(SMALLEST_PIECE, side // tiles.lattice * tiles.lattice)

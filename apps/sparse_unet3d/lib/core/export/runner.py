@@ -19,6 +19,7 @@ FACTS = json.loads(Path(__file__).with_name("preprocessing.json").read_text(enco
 
 
 def scaled(channel: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale a channel (X, Y, Z) to 0 … 1."""
     step = -(-channel.size // FACTS["sampled_values"])
     sample = np.sort(channel.ravel()[:: next(n for n in itertools.count(step) if math.gcd(n, channel.size) == 1)])
     values, counts = np.unique(sample, return_counts=True)
@@ -38,6 +39,7 @@ def scaled(channel: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def resampled(image: NDArray[np.float32], shape: list[int], smooth: bool) -> NDArray[np.float32]:
+    """Resample (C, *spatial) to (C, *shape)."""
     for axis, (old, new) in enumerate(zip(image.shape[1:], shape, strict=True), start=1):
         at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
         weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(old)))
@@ -50,19 +52,19 @@ def resampled(image: NDArray[np.float32], shape: list[int], smooth: bool) -> NDA
 
 
 def probabilities(image: NDArray[np.float32], network: onnxruntime.InferenceSession) -> NDArray[np.float32]:
-    found = np.empty((len(FACTS["classes"]), *image.shape[1:]), np.float32)
-    core, margin, lattice = FACTS["core"], FACTS["margin"], FACTS["lattice"]
-    last = [max(0, -(-(length - core) // lattice) * lattice) for length in image.shape[1:]]
-    for corner in itertools.product(*([*range(0, end, core), end] for end in last)):
-        first = [max(0, start - margin) for start in corner]
-        given = (slice(None), *(slice(a, start + core + margin) for a, start in zip(first, corner, strict=True)))
-        inner = (slice(None), *(slice(start - a, start - a + core) for a, start in zip(first, corner, strict=True)))
-        outer = (slice(None), *(slice(start, start + core) for start in corner))
-        found[outer] = network.run(None, {"image": image[given][None]})[0][0][inner]
+    """Return (class, X, Y, Z) for an image (C, X, Y, Z) on the network's voxels."""
+    shape, side = image.shape[1:], FACTS["piece"]
+    found = np.empty((len(FACTS["classes"]), *shape), np.float32)
+    for first in itertools.product(*(range(0, length, side) for length in shape)):
+        size = [min(side, length - start) for length, start in zip(shape, first, strict=True)]
+        given = {"image": image[None], "first": np.array(first, np.int64), "size": np.array(size, np.int64)}
+        box = (slice(None), *(slice(start, start + side) for start in first))
+        found[box] = network.run(None, given)[0][0]
     return found
 
 
 def segment(image: NDArray[Any], voxel_size: list[float], network: onnxruntime.InferenceSession) -> NDArray[np.uint8]:
+    """Return the labels (X, Y, Z) of an image (C, X, Y, Z) with voxels of this size in mm."""
     if len(image) != FACTS["channels"] or not np.isfinite(image).all():
         sys.exit(f"{len(image)} channel(s); expected {FACTS['channels']}, and finite values only")
     native = list(image.shape[1:])

@@ -32,7 +32,7 @@ class Segmentation(nn.Module):
         self.spacing = list(facts["spacing_mm"] or ())
         self.percentiles, self.shares = [at / 100 for at in facts["percentiles"]], list(facts["constant_share"])
         self.sampled = int(facts["sampled_values"])
-        self.core, self.margin, self.lattice = int(facts["core"]), int(facts["margin"]), int(facts["lattice"])
+        self.piece = int(facts["piece"])
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute class probabilities, a large image piece by piece.
@@ -45,14 +45,13 @@ class Segmentation(nn.Module):
         """
         _, _, x, y, z = image.shape
         found = torch.empty([1, self.classes, x, y, z], dtype=torch.float32, device=image.device)
-        core, margin = self.core, self.margin
-        for i in self._starts(x):
-            for j in self._starts(y):
-                for k in self._starts(z):
-                    a, b, c = max(0, i - margin), max(0, j - margin), max(0, k - margin)
-                    piece = image[:, :, a : i + core + margin, b : j + core + margin, c : k + core + margin]
-                    computed = self.network(piece)[:, :, i - a :, j - b :, k - c :]
-                    found[:, :, i : i + core, j : j + core, k : k + core] = computed[:, :, :core, :core, :core]
+        side = self.piece
+        for i in range(0, x, side):
+            for j in range(0, y, side):
+                for k in range(0, z, side):
+                    first, size = [i, j, k], [min(side, x - i), min(side, y - j), min(side, z - k)]
+                    box = self.network(image, torch.tensor(first), torch.tensor(size))
+                    found[:, :, i : i + side, j : j + side, k : k + side] = box
         return found
 
     @torch.jit.export
@@ -85,11 +84,6 @@ class Segmentation(nn.Module):
     def back(self, probabilities: Tensor, shape: list[int]) -> Tensor:
         """Resample probabilities (K + 1, *working) to the image's own grid of this shape."""
         return self._resampled(probabilities, shape, False)
-
-    def _starts(self, length: int) -> list[int]:
-        """Return where pieces start along an axis; the last one reaches its end."""
-        last = max(0, (length - self.core + self.lattice - 1) // self.lattice * self.lattice)
-        return [start for start in range(0, last, self.core)] + [last]  # noqa: C416 (TorchScript has no list(range))
 
     def _scaled(self, channel: Tensor) -> Tensor:
         count = channel.numel()
