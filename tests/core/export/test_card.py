@@ -39,6 +39,7 @@ def test_it_says_what_the_model_was_trained_on_and_how_well_it_did(model: Model)
     assert ["ball", f"{found.iou['ball']:.3f}"] in page
     assert ["a", str(found.images["a"].trained), str(found.images["a"].held_out)] in page
     assert ["licence", "CC-BY-4.0"] in page
+    assert "measured with running statistics" in found.to_markdown()
     assert UNKNOWN not in found.to_markdown()
 
 

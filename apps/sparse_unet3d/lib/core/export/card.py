@@ -41,6 +41,7 @@ class ModelCard:
         images: the training images by name.
         metric: name of the score, ``validation IoU`` on held-out slices, or ``training IoU`` if none were held out.
         score: mean foreground IoU, 0 … 1.
+        scored_with: the statistics of batch normalisation by which the scores were measured.
         iou: IoU by class, None for a class that isn't in the scored slices; None if it isn't known.
         run: when the training started.
         epoch: the epoch after which the weights were taken.
@@ -62,6 +63,7 @@ class ModelCard:
     images: dict[str, ImageSlices]
     metric: str
     score: float
+    scored_with: str
     iou: dict[str, float | None] | None
     run: str
     epoch: int
@@ -112,6 +114,7 @@ class ModelCard:
             },
             metric=model.metric,
             score=model.score,
+            scored_with=plan.statistics,
             iou=dict(origin.iou) if origin else None,
             run=model.run,
             epoch=model.epoch,
@@ -139,9 +142,9 @@ class ModelCard:
         yield ""
         yield from _table(("label", "class"), enumerate([f"{self.background} (background)", *self.classes]))
         yield from _table(("what", "of this model"), self._facts())
-        yield "## Statistics"
+        yield "## Frozen statistics"
         yield ""
-        yield f"{self.statistics} They are frozen."
+        yield self.statistics
         yield ""
         yield "The network computes in float32. Where Run uses half precision, as on most GPUs, rounding gives some"
         yield "voxels at the borders of classes another label."
@@ -152,6 +155,7 @@ class ModelCard:
             yield "No slice was held out, so the scores are those of slices that it was trained on, and say little."
         else:
             yield "Scores of slices that it wasn't trained on. They are slices of the training images."
+        yield f"They were measured with {self.scored_with} statistics of batch normalisation."
         yield ""
         if self.iou is None:
             yield f"IoU by class: {UNKNOWN}."
