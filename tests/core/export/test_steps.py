@@ -60,7 +60,9 @@ def steps(tmp_path: Path) -> Callable[[Plan], tuple[Any, Any]]:
         (tmp_path / "preprocessing.json").write_text(json.dumps(facts))
         shutil.copyfile(RUNNER, tmp_path / "run.py")
         frozen = FrozenNetwork(build_network(plan).eval(), plan.architecture.tiles)
-        return runpy.run_path(str(tmp_path / "run.py")), torch.jit.script(Segmentation(frozen, facts))
+        runner = runpy.run_path(str(tmp_path / "run.py"))
+        runner["FACTS"].update(json.loads((tmp_path / "preprocessing.json").read_text()))
+        return runner, torch.jit.script(Segmentation(frozen, facts))
 
     return of
 

@@ -15,7 +15,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-FACTS = json.loads(Path(__file__).with_name("preprocessing.json").read_text(encoding="utf-8"))
+FACTS: dict[str, Any] = {}
+"""What preprocessing.json says."""
 
 
 def scaled(channel: NDArray[Any]) -> NDArray[np.float32]:
@@ -78,5 +79,6 @@ def segment(image: NDArray[Any], voxel_size: list[float], network: onnxruntime.I
 
 
 if __name__ == "__main__":
+    FACTS.update(json.loads(Path(__file__).with_name("preprocessing.json").read_text(encoding="utf-8")))
     session = onnxruntime.InferenceSession(str(Path(__file__).with_name("model.onnx")))
     np.save(sys.argv[2], segment(np.load(sys.argv[1]), [float(size) for size in sys.argv[3:6]], session))
